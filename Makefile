@@ -1,0 +1,31 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test check lock
+
+run: $(INSTALLED)
+	@exec $(BIN)/eventstream up
+
+test: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
+$(INSTALLED): requirements.lock setup.cfg setup.py
+	$(PYTHON) -m venv $(VENV) || { \
+		echo "python3-venv is missing, installing it"; \
+		apt-get update -qq && apt-get install -qq -y python3-venv && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[embedded,dev]'
+	@touch $@
+
+# One lock for all supported Pythons; pip takes the lines that apply to its own.
+lock: $(INSTALLED)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+		--upgrade --extra embedded --extra dev setup.cfg --output-file requirements.lock

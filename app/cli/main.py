@@ -1,0 +1,236 @@
+"""The commands of `eventstream`."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from app.cli import send as sending
+from app.cli.simulate import MAX_DAYS, Expectation, simulate
+from app.csv import as_csv
+from app.errors import EventstreamError
+from app.journal import Journal, connect
+from app.settings import read, settings
+from app.store import connection, months, reports
+
+POLL_SECONDS = 0.1
+
+
+class _Day(click.ParamType[date]):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> date:
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a day YYYY-MM-DD.", param, ctx)
+
+
+class _Month(click.ParamType[str]):
+    name = "YYYY-MM"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        try:
+            return date.fromisoformat(f"{value}-01").isoformat()[:7]
+        except ValueError:
+            self.fail(f"{value!r} is not a month YYYY-MM.", param, ctx)
+
+
+class _Commands(click.Group):
+    """Commands whose own errors end in a sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EventstreamError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands)
+def main() -> None:
+    """Collects ad events over HTTP and counts each of them exactly once."""
+
+
+@main.command()
+@click.option("--host", help="Where the web server listens.  [HOST, 127.0.0.1]")
+@click.option("--port", type=int, help="[PORT, 8000]")
+@click.option("--flower-port", type=int, help="[FLOWER_PORT, 5555]")
+@click.option("--data-dir", help="What is kept over restarts.  [DATA_DIR, ./var]")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes for each queue.  [1]")
+def up(workers: int, **given: Any) -> None:
+    """Run everything until Ctrl-C: Redis, database, web server, workers, beat and Flower.
+
+    Redis and the database are not started where REDIS_URL and MONGODB_URL name them.
+    """
+    # Needs what is installed for running on one machine only, unlike the other commands.
+    from app.cli.up import Supervisor  # noqa: PLC0415
+
+    os.environ.update(
+        {name.upper(): str(value) for name, value in given.items() if value is not None}
+    )
+    urls = {name: os.environ[name] for name in ("REDIS_URL", "MONGODB_URL") if os.environ.get(name)}
+    Supervisor(read(os.environ), urls, workers).run()
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.File("rb"))
+@click.option("--url", help="The collector.  [http://HOST:PORT]")
+@click.option(
+    "--batch", type=click.IntRange(1, 5_000), default=500, help="Events a request.  [500]"
+)
+def send(files: tuple[IO[bytes], ...], url: str | None, batch: int) -> None:
+    """Post the events of NDJSON or JSON FILES (-: standard input), retrying while refused."""
+    url = url or f"http://{settings().host}:{settings().port}"
+    keys = settings().write_keys
+    with _progress() as progress:
+        outcome = sending.send(files, url, batch, keys[0] if keys else None, progress)
+    for reason, number in outcome.reasons.most_common(10):
+        click.echo(f"{number} rejected: {reason}", err=True)
+    click.echo(f"accepted {outcome.accepted}, rejected {outcome.rejected}")
+    sys.exit(1 if outcome.rejected else 0)
+
+
+@main.command("simulate")
+@click.option("--events", type=click.IntRange(0), default=1_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--sites", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--users", type=click.IntRange(1), default=500, show_default=True)
+@click.option(
+    "--days", type=click.IntRange(1), default=30, show_default=True, help="Days until today."
+)
+@click.option(
+    "--expect",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write the reports they must lead to.",
+)
+def simulate_events(
+    events: int, seed: int, sites: int, users: int, days: int, expect: Path | None
+) -> None:
+    """Write realistic events as NDJSON, the same for the same seed and day."""
+    if days > MAX_DAYS:
+        click.echo(
+            f"Events older than 35 days are not accepted: spread over {MAX_DAYS} days.", err=True
+        )
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    expectation = Expectation(
+        settings().timezone, settings().click_hits, settings().click_scope, now
+    )
+    out = click.get_binary_stream("stdout")
+    with _progress() as progress:
+        written = progress.track(
+            simulate(events, seed, sites, users, min(days, MAX_DAYS), midnight),
+            total=events,
+            description="simulating",
+        )
+        for event in written:
+            expectation.add(event)
+            out.write(msgspec.json.encode(event.sent) + b"\n")
+    if expect:
+        expect.write_bytes(msgspec.json.format(msgspec.json.encode(expectation.reports())))
+
+
+@main.group()
+def report() -> None:
+    """Show a report as a table."""
+
+
+_website = click.option("--website", help="Only this website.")
+_csv = click.option("--csv", "csv", is_flag=True, help="As CSV.")
+
+
+@report.command("page-views")
+@_website
+@click.option("--from", "first", type=_Day(), help="First day.")
+@click.option("--to", "last", type=_Day(), help="Last day.")
+@_csv
+def report_page_views(csv: bool, **filters: Any) -> None:
+    """Views of each page of each website."""
+    _show(reports.page_views, filters, csv)
+
+
+@report.command("impressions")
+@click.option("--month", type=_Month(), help="Only this month.")
+@_website
+@_csv
+def report_impressions(csv: bool, **filters: Any) -> None:
+    """Impressions and visitors of each website and month; * is all websites together."""
+    _show(reports.impressions, filters, csv)
+
+
+@report.command("clicks")
+@_website
+@click.option("--ad-id", help="Only this ad.")
+@_csv
+def report_clicks(csv: bool, **filters: Any) -> None:
+    """Hits and clicks of each ad on each website."""
+    _show(reports.clicks, filters, csv)
+
+
+@main.command()
+@click.argument("month", type=_Month())
+def aggregate(month: str) -> None:
+    """Aggregate MONTH (YYYY-MM) now; it is closed if it is over."""
+    connection.connect(settings().mongodb_url)
+    websites = months.aggregate(month, datetime.now(settings().timezone))
+    click.echo(f"{month}: {websites} websites")
+
+
+@main.command()
+@click.option("--timeout", type=float, default=300, show_default=True, help="Seconds to wait.")
+def drain(timeout: float) -> None:
+    """Return when all that was accepted is counted; exit 1 if it is not by the timeout."""
+    journal = Journal(connect(settings().redis_url))
+    until = time.monotonic() + timeout
+    with _progress() as progress:
+        task = progress.add_task("batches waiting", total=None)
+        while waiting := sum(journal.waiting().values()):
+            progress.update(task, description=f"{waiting} batches waiting")
+            if time.monotonic() > until:
+                raise click.ClickException(f"{waiting} batches are not counted yet.")
+            time.sleep(POLL_SECONDS)
+
+
+def _show(read_report: Callable[..., reports.Report], filters: dict[str, Any], csv: bool) -> None:
+    connection.connect(settings().mongodb_url)
+    pages = list(_pages(read_report, filters))
+    columns, rows = pages[0].columns, [row for page in pages for row in page.items]
+    if csv:
+        click.echo(as_csv(columns, rows), nl=False)
+        return
+    table = Table(*columns)
+    for row in rows:
+        # A Text, unlike a str, is not searched for markup.
+        table.add_row(*(_text(row[name]) for name in columns))
+    Console().print(table)
+
+
+def _text(value: Any) -> Any:
+    return Text(f"{value:,}" if type(value) is int else str(value))
+
+
+def _pages(
+    read_report: Callable[..., reports.Report], filters: dict[str, Any]
+) -> Iterator[reports.Report]:
+    cursor = None
+    while True:
+        page = read_report(reports.Page(reports.MAX_LIMIT, cursor), **filters)
+        yield page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)

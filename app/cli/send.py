@@ -1,0 +1,120 @@
+"""`eventstream send`: posts the events of files to a collector."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+import click
+import httpx
+import msgspec
+from rich.progress import Progress
+
+MAX_BODY_BYTES = 1_900_000
+REQUEST_SECONDS = 30.0
+UNREACHABLE_SECONDS = 30.0
+
+
+@dataclass
+class Outcome:
+    """How many events were accepted and rejected, and the reasons with how often each was given."""
+
+    accepted: int = 0
+    rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+def send(
+    files: Sequence[IO[bytes]], url: str, batch: int, write_key: str | None, progress: Progress
+) -> Outcome:
+    """Post the events of NDJSON or JSON files to the collector at `url`, so many a request.
+
+    A request that gets 503 or 429 is posted again, for as long as it takes. Raises a click error
+    where the collector can't be reached or does not take events from here.
+    """
+    outcome = Outcome()
+    headers = {"Content-Type": "application/x-ndjson"}
+    if write_key:
+        headers["X-Write-Key"] = write_key
+    with httpx.Client(
+        base_url=url, headers=headers, timeout=REQUEST_SECONDS, trust_env=False
+    ) as client:
+        for file in files:
+            task = progress.add_task(f"sending {file.name}", total=_size(file))
+            for lines in _batched(_events(file), batch):
+                _post(client, lines, outcome)
+                progress.advance(task, sum(map(len, lines)))
+    return outcome
+
+
+def _size(file: IO[bytes]) -> int | None:
+    if not file.seekable():
+        return None
+    size = file.seek(0, 2)
+    file.seek(0)
+    return size
+
+
+def _events(file: IO[bytes]) -> Iterator[bytes]:
+    """The file's events, each a line of JSON."""
+    lines = (line for line in file if line.strip())
+    first = next(lines, b"")
+    if not first.lstrip().startswith(b"["):
+        yield from [first] if first else []
+        yield from lines
+        return
+    try:
+        events = msgspec.json.decode(first + b"".join(lines))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{file.name} is not valid JSON: {error}") from error
+    yield from (msgspec.json.encode(event) for event in events)
+
+
+def _batched(events: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    lines: list[bytes] = []
+    size = 0
+    for event in events:
+        if len(lines) == most or (lines and size + len(event) > MAX_BODY_BYTES):
+            yield lines
+            lines, size = [], 0
+        lines.append(event.rstrip(b"\r\n") + b"\n")
+        size += len(event) + 1
+    if lines:
+        yield lines
+
+
+def _post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
+    give_up = time.monotonic() + UNREACHABLE_SECONDS
+    while True:
+        try:
+            response = client.post("/events", content=b"".join(lines))
+        except httpx.ConnectError as error:
+            # Not even connected, so nothing was accepted; it may be starting.
+            if time.monotonic() > give_up:
+                raise click.ClickException(f"No answer from {client.base_url}: {error}") from error
+            time.sleep(1)
+            continue
+        except httpx.HTTPError as error:
+            raise click.ClickException(
+                f"The connection to {client.base_url} broke while it had events that it may have "
+                f"accepted: {error!r}. Those with an EventId can be sent again."
+            ) from error
+        if response.status_code not in (429, 503):
+            break
+        time.sleep(float(response.headers.get("Retry-After", 1)))
+    if response.status_code == 413 or "accepted" not in response.text[:20]:
+        _refused(response, lines, outcome)
+        return
+    answer = response.json()
+    outcome.accepted += answer["accepted"]
+    outcome.rejected += len(answer["rejected"])
+    for bad in answer["rejected"]:
+        outcome.reasons[msgspec.json.encode(bad["errors"]).decode()] += 1
+
+
+def _refused(response: httpx.Response, lines: list[bytes], outcome: Outcome) -> None:
+    if response.status_code not in (400, 413):
+        raise click.ClickException(f"{response.request.url} answered {response.status_code}.")
+    outcome.rejected += len(lines)
+    outcome.reasons[response.text[:200]] += len(lines)

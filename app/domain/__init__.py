@@ -1,0 +1,1 @@
+"""The rules of the domain: pure functions and schemas, no input or output of any kind."""

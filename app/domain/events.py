@@ -1,0 +1,204 @@
+"""The three kinds of event: the rules their fields obey, and the form in which they are counted."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, tzinfo
+from typing import Any, NamedTuple
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
+from msgspec import Struct
+
+from app.domain.calendar import day_of
+from app.domain.urls import website_and_page
+
+MAX_ID_LENGTH = 128
+MAX_URL_LENGTH = 2_048
+MAX_AGE_MS = 35 * 24 * 3_600_000
+MAX_AHEAD_MS = 24 * 3_600_000
+
+
+class PageView(Struct, frozen=True):
+    """A page was seen on a day (YYYY-MM-DD in the collector's time zone)."""
+
+    event_id: str | None
+    website: str
+    page: str
+    day: str
+
+
+class AdImpression(Struct, frozen=True):
+    """An ad was shown to a user in a month (YYYY-MM in the collector's time zone)."""
+
+    event_id: str | None
+    website: str
+    ad_id: str
+    user_id: str
+    month: str
+
+
+class AdClick(Struct, frozen=True):
+    """A user clicked an ad. `time` is in milliseconds since the epoch."""
+
+    event_id: str | None
+    website: str
+    ad_id: str
+    user_id: str
+    time: int
+
+
+Event = PageView | AdImpression | AdClick
+
+QUEUES: dict[str, type[Event]] = {
+    "page_view": PageView,
+    "ad_impression": AdImpression,
+    "ad_click": AdClick,
+}
+"""The queue of each kind of event."""
+
+QUEUE_OF: dict[type[Event], str] = {kind: queue for queue, kind in QUEUES.items()}
+
+_KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES.values()}
+
+
+class _Kind(fields.String):
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        kind = _KINDS.get(super()._deserialize(*args, **kwargs).lower())
+        if kind is None:
+            raise ValidationError("Must be one of: PageView, AdImpression, AdClick.")
+        return kind
+
+
+class _Address(fields.String):
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(*args, **kwargs)
+        if not 1 <= len(text) <= MAX_URL_LENGTH:
+            raise ValidationError(f"Length must be between 1 and {MAX_URL_LENGTH}.")
+        try:
+            return website_and_page(text)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+class _Identifier(fields.Field[str]):
+    """A string or an integer; 7 and "7" are the same."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValidationError("Not a string or an integer.")
+        text = str(value)
+        if not 1 <= len(text) <= MAX_ID_LENGTH:
+            raise ValidationError(f"Length must be between 1 and {MAX_ID_LENGTH}.")
+        return text
+
+
+class _Moment(fields.Field[int]):
+    """ISO 8601 with a zone, or milliseconds since the epoch; loaded as the latter."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
+        if isinstance(value, str):
+            try:
+                moment = datetime.fromisoformat(value)
+                if moment.tzinfo is None:
+                    raise ValidationError("The time zone is missing.")
+                milliseconds = moment.timestamp() * 1000
+            except (ValueError, OverflowError) as error:
+                raise ValidationError("Not a valid ISO 8601 time.") from error
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            milliseconds = value
+        else:
+            raise ValidationError("Not an ISO 8601 time or milliseconds since the epoch.")
+        now = self.parent.now_ms()  # type: ignore[union-attr]
+        if milliseconds > now + MAX_AHEAD_MS:
+            raise ValidationError("More than 24 hours ahead.")
+        if milliseconds < now - MAX_AGE_MS:
+            raise ValidationError("More than 35 days back.")
+        return math.floor(milliseconds)
+
+
+class _Meta(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    UserId = _Identifier(allow_none=True)
+    AdId = _Identifier(allow_none=True)
+
+
+class _EventSchema(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    error_messages = {"type": "Not a JSON object."}  # noqa: RUF012
+
+    Type = _Kind(required=True)
+    Url = _Address(required=True)
+    Meta_ = fields.Nested(_Meta, data_key="Meta", allow_none=True)
+    EventId = fields.String(allow_none=True, validate=validate.Length(1, MAX_ID_LENGTH))
+    Timestamp = _Moment(allow_none=True)
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(many=True)
+        self._clock = clock
+
+    def now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def _names_user_and_ad(self, data: dict[str, Any], original: Any, **_: Any) -> None:
+        if data.get("Type") not in (AdImpression, AdClick):
+            return
+        given = original.get("Meta")
+        if given is not None and not isinstance(given, dict):
+            return
+        absent = [name for name in ("UserId", "AdId") if (given or {}).get(name) is None]
+        if absent:
+            missing = ["Missing data for required field."]
+            raise ValidationError({"Meta": dict.fromkeys(absent, missing)})
+
+
+class Rejection(NamedTuple):
+    """An event that was not accepted: its position in the request, itself, and what is wrong.
+
+    `errors` maps a field's name to its messages, or to such a map for the fields inside it.
+    """
+
+    position: int
+    event: Any
+    errors: dict[str, Any]
+
+
+class EventReader:
+    """Turns what a client sent into events.
+
+    `timezone` decides the day and month of an event; `clock` returns seconds since the epoch.
+    """
+
+    def __init__(self, timezone: tzinfo, clock: Callable[[], float] = time.time) -> None:
+        self._timezone = timezone
+        self._schema = _EventSchema(clock)
+
+    def read(self, raw_events: Sequence[Any]) -> tuple[list[Event], list[Rejection]]:
+        """The valid events in order, and a rejection for each of the others."""
+        errors: dict[Any, Any] = {}
+        try:
+            loaded = self._schema.load(raw_events)
+        except ValidationError as error:
+            loaded, errors = error.valid_data, error.normalized_messages()
+        rejections = [
+            Rejection(index, raw_events[index], errors[index]) for index in sorted(errors)
+        ]
+        events = [self._event(values) for index, values in enumerate(loaded) if index not in errors]
+        return events, rejections
+
+    def _event(self, values: dict[str, Any]) -> Event:
+        kind = values["Type"]
+        event_id = values.get("EventId")
+        moment = values.get("Timestamp") or self._schema.now_ms()
+        website, page = values["Url"]
+        if kind is PageView:
+            return PageView(event_id, website, page, day_of(moment, self._timezone))
+        ad_id, user_id = values["Meta_"]["AdId"], values["Meta_"]["UserId"]
+        if kind is AdImpression:
+            month = day_of(moment, self._timezone)[:7]
+            return AdImpression(event_id, website, ad_id, user_id, month)
+        return AdClick(event_id, website, ad_id, user_id, moment)

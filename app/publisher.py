@@ -1,0 +1,129 @@
+"""Group commit: the requests that wait at the same time share one write to the journal."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from celery import Celery
+
+from app.domain.events import Event, Rejection
+from app.errors import Unavailable
+from app.journal import Batch, Journal, OutcomeUnknown, batches
+
+MAX_WAITING_EVENTS = 50_000
+PUBLISH_SECONDS = 1.9
+WITHDRAW_EVERY_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+def bell() -> Callable[[Batch], None]:
+    """A function that sends the message for a batch: a Celery task by its name and the batch's id.
+
+    It raises whatever the broker's client does.
+    """
+    celery = Celery("eventstream-publisher")
+    celery.config_from_object("celeryconfig")
+    celery.finalize()
+
+    def ring(batch: Batch) -> None:
+        celery.send_task(f"tasks.{batch.queue}", task_id=batch.id)
+
+    return ring
+
+
+class _Request(NamedTuple):
+    events: Sequence[Event]
+    rejections: Sequence[Rejection]
+    written: Future[None]
+
+
+class Publisher:
+    """Writes what requests bring to the journal, and rings for the workers.
+
+    One thread writes. While it does, the next requests gather, and go together in the next write:
+    little delay at low load, large batches at high load. `ring` is called with each written batch.
+    """
+
+    def __init__(self, journal: Journal, ring: Callable[[Batch], None]) -> None:
+        self._journal = journal
+        self._ring = ring
+        self._gathered: list[_Request] = []
+        self._waiting_events = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def publish(self, events: Sequence[Event], rejections: Sequence[Rejection] = ()) -> None:
+        """Return once these are durably kept: the events to be counted, the others to be seen.
+
+        Raises Unavailable where the broker is away or full, or too many events wait for it; none
+        of these events is then counted.
+        """
+        request = _Request(events, rejections, Future())
+        size = len(events) + len(rejections)
+        with self._changed:
+            if self._waiting_events + size > MAX_WAITING_EVENTS:
+                raise Unavailable("broker", "too many events wait to be written")
+            if self._thread is None:
+                # Not before the first request: a server forks its processes after it loads this.
+                self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+                self._thread.start()
+            self._gathered.append(request)
+            self._waiting_events += size
+            self._changed.notify()
+        try:
+            request.written.result(PUBLISH_SECONDS)
+        except TimeoutError:
+            if request.written.cancel():
+                raise Unavailable("broker", "too slow") from None
+            request.written.result()
+        finally:
+            with self._changed:
+                self._waiting_events -= size
+
+    def resubmit(self, batch: Batch) -> None:
+        """Publish a batch that exists already, on its own. Raises Unavailable like `publish`."""
+        self._journal.write([batch])
+        self._ring_for(batch)
+
+    def _run(self) -> None:
+        unsure: list[Batch] = []
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._gathered, WITHDRAW_EVERY_SECONDS if unsure else None
+                )
+                gathered, self._gathered = self._gathered, []
+            unsure = self._write(
+                [request for request in gathered if request.written.set_running_or_notify_cancel()],
+                unsure,
+            )
+
+    def _write(self, requests: list[_Request], unsure: list[Batch]) -> list[Batch]:
+        """Write these and withdraw `unsure`; return the batches now not known to be in or out."""
+        new: list[Batch] = []
+        try:
+            new = batches(event for request in requests for event in request.events)
+            rejections = [rejection for request in requests for rejection in request.rejections]
+            if new or rejections or unsure:
+                self._journal.write(new, rejections, withdrawn=unsure)
+        except Exception as error:  # whatever it is, each of these requests waits for an outcome
+            for request in requests:
+                request.written.set_exception(error)
+            # Their ids are enough to withdraw them.
+            return unsure + [
+                batch._replace(payload=b"") for batch in new if isinstance(error, OutcomeUnknown)
+            ]
+        for request in requests:
+            request.written.set_result(None)
+        for batch in new:
+            self._ring_for(batch)
+        return []
+
+    def _ring_for(self, batch: Batch) -> None:
+        try:
+            self._ring(batch)
+        except Exception as error:  # it is in the journal, and will be rung for again
+            logger.warning("no message for batch %s: %s", batch.id, type(error).__name__)

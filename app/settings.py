@@ -1,0 +1,141 @@
+"""Configuration: the environment, read once into one typed object."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import limits
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+
+ADDRESSES_FILE = "addresses.json"
+
+
+class SettingsError(SystemExit):
+    """A wrong setting. A SystemExit, so that whichever program reads it stops with the sentence."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting, checked. The README lists them for operators."""
+
+    redis_url: str
+    broker_url: str
+    mongodb_url: str
+    data_dir: Path
+    host: str
+    port: int
+    flower_port: int
+    flower_basic_auth: str | None
+    timezone: ZoneInfo
+    click_hits: int
+    click_scope: Literal["user", "ad"]
+    allowed_origins: tuple[str, ...]
+    write_keys: tuple[str, ...]
+    admin_token: str | None
+    rate_limit: str | None
+    log_level: str
+
+
+class _TimeZone(fields.String):
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return ZoneInfo(super()._deserialize(*args, **kwargs))
+        except (KeyError, ValueError, OSError) as error:
+            raise ValidationError("Not a time zone of the IANA database.") from error
+
+
+class _Names(fields.String):
+    """A comma-separated list."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(*args, **kwargs)
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _is_rate(text: str) -> None:
+    try:
+        limits.parse_many(text)
+    except ValueError as error:
+        raise ValidationError("Not a rate such as 600/minute.") from error
+
+
+def _scheme(*schemes: str) -> validate.Regexp:
+    return validate.Regexp(
+        f"^({'|'.join(schemes)})://", error=f"Must begin with {' or '.join(schemes)}://."
+    )
+
+
+_port = validate.Range(1, 65535)
+
+
+class _Environment(Schema):
+    """One field for each variable."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    REDIS_URL = fields.String(
+        load_default="redis://127.0.0.1:6379/0", validate=_scheme("redis", "rediss")
+    )
+    BROKER_URL = fields.String(load_default=None, validate=_scheme("redis", "rediss"))
+    MONGODB_URL = fields.String(
+        load_default="mongodb://127.0.0.1:27017/eventstream",
+        validate=_scheme("mongodb", r"mongodb\+srv"),
+    )
+    DATA_DIR = fields.String(load_default="./var")
+    HOST = fields.String(load_default="127.0.0.1")
+    PORT = fields.Integer(load_default=8000, validate=_port)
+    FLOWER_PORT = fields.Integer(load_default=5555, validate=_port)
+    FLOWER_BASIC_AUTH = fields.String(
+        load_default=None, validate=validate.Regexp("^[^:]+:.+", error="Must be user:password.")
+    )
+    TIMEZONE = _TimeZone(load_default=ZoneInfo("UTC"))
+    CLICK_HITS = fields.Integer(load_default=3, validate=validate.Range(min=1))
+    CLICK_SCOPE = fields.String(load_default="user", validate=validate.OneOf(["user", "ad"]))
+    ALLOWED_ORIGINS = _Names(load_default=())
+    WRITE_KEYS = _Names(load_default=())
+    ADMIN_TOKEN = fields.String(load_default=None)
+    RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
+    LOG_LEVEL = fields.String(
+        load_default="INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
+    )
+
+    @post_load
+    def _build(self, values: dict[str, Any], **_: Any) -> Settings:
+        values["DATA_DIR"] = Path(values["DATA_DIR"]).resolve()
+        values["BROKER_URL"] = values["BROKER_URL"] or values["REDIS_URL"]
+        return Settings(**{name.lower(): value for name, value in values.items()})
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Settings from environment variables; an empty variable counts as unset.
+
+    Where the environment does not name Redis or MongoDB, the ones that `eventstream up` runs in
+    DATA_DIR are meant; it leaves their addresses there in a file.
+
+    Raises SettingsError, with a sentence for each wrong variable that names it.
+    """
+    given = {name: value for name, value in environment.items() if value}
+    addresses = Path(given.get("DATA_DIR", "./var")) / ADDRESSES_FILE
+    if addresses.exists():
+        given = json.loads(addresses.read_text()) | given
+    try:
+        settings: Settings = _Environment().load(given)
+    except ValidationError as error:
+        sentences = [
+            f"{name}={given.get(name)!r} is wrong: {' '.join(found)}"
+            for name, found in error.normalized_messages().items()
+        ]
+        raise SettingsError("\n".join(sentences)) from error
+    return settings
+
+
+@cache
+def settings() -> Settings:
+    """This process's settings, read from its environment at the first call."""
+    return read(os.environ)

@@ -1,0 +1,91 @@
+"""The connection to MongoDB: transactions, deadlines, and the errors that mean it is away."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import mongoengine
+import pymongo
+from bson.errors import InvalidDocument
+from mongoengine.connection import get_connection, get_db
+from pymongo.client_session import ClientSession
+from pymongo.errors import (
+    BulkWriteError,
+    OperationFailure,
+    PyMongoError,
+    WriteError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from app.errors import Unavailable
+from app.store.documents import COLLECTIONS
+
+Session = ClientSession
+Result = TypeVar("Result")
+
+NAMESPACE_EXISTS = 48
+
+
+def connect(url: str) -> None:
+    """Use the database at this URL. It need not be up: pymongo connects at the first command.
+
+    Call it in the process that uses it, after any fork.
+    """
+    mongoengine.connect(
+        host=url, tz_aware=True, uuidRepresentation="standard", appname="eventstream"
+    )
+
+
+def disconnect() -> None:
+    """Close the connection; `connect` opens another."""
+    mongoengine.disconnect()
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Give the database so long for all that is asked of it inside.
+
+    Raises Unavailable where it is away, too slow, or refuses to serve; an error that lies in what
+    was written is left as it is.
+    """
+    try:
+        with pymongo.timeout(seconds):
+            yield
+    except (BulkWriteError, WriteError, InvalidDocument):
+        raise
+    except PyMongoError as error:
+        raise Unavailable("database", f"{type(error).__name__}: {error}"[:500]) from error
+
+
+def transaction(work: Callable[[Session], Result]) -> Result:
+    """Run `work` in a transaction, again while it conflicts with another, and return its result."""
+    with get_connection().start_session() as session:
+        result: Result = session.with_transaction(
+            work,
+            read_concern=ReadConcern("snapshot"),
+            write_concern=WriteConcern("majority"),
+        )
+        return result
+
+
+def ping() -> None:
+    """Raise Unavailable unless the database answers."""
+    with deadline(1):
+        get_db().command("ping")
+
+
+def create_collections() -> None:
+    """Make every collection and index that is not there yet."""
+    for document in COLLECTIONS:
+        try:
+            get_db().command("create", document._get_collection_name())
+        except OperationFailure as error:
+            if error.code != NAMESPACE_EXISTS:
+                raise
+        document.ensure_indexes()
+
+
+def collection(document: type[mongoengine.Document]) -> Any:
+    """The pymongo collection of a document, for work by the batch."""
+    return document._get_collection()

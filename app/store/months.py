@@ -1,0 +1,95 @@
+"""Month end: the month's counts set down as its report, and again whenever they changed since."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from pymongo import ReplaceOne
+
+from app.domain.calendar import is_over, month_of, next_month, stage
+from app.store.connection import Session, collection, deadline, transaction
+from app.store.documents import ALL_WEBSITES, MonthCounts, MonthlyReport, key, key_range
+
+AGGREGATE_SECONDS = 50.0
+
+SUM_OF_STRIPES: list[dict[str, Any]] = [
+    {
+        "$group": {
+            "_id": {"month": "$month", "website": "$website"},
+            "impressions": {"$sum": "$impressions"},
+            "visitors": {"$sum": "$visitors"},
+        }
+    },
+    {
+        "$project": {
+            "_id": 0,
+            "month": "$_id.month",
+            "website": "$_id.website",
+            "impressions": 1,
+            "visitors": 1,
+        }
+    },
+]
+"""Pipeline stages that lead from MonthCounts to a row for each month and website."""
+
+
+def aggregate(month: str, now: datetime) -> int:
+    """Aggregate a month (YYYY-MM); return the number of websites in it.
+
+    `now`, in the collector's zone, decides whether the month is closed: when it is over.
+    Idempotent. Raises Unavailable where the database is away.
+    """
+    closed = is_over(month, now)
+
+    def work(session: Session) -> int:
+        # Within one snapshot: impressions and visitors of the same moment.
+        pipeline = [{"$match": {"_id": key_range(month)}}, *SUM_OF_STRIPES]
+        rows = list(collection(MonthCounts).aggregate(pipeline, session=session))
+        if rows:
+            collection(MonthlyReport).bulk_write(
+                [
+                    ReplaceOne({"_id": key(month, row["website"])}, row | {"closed": closed}, True)
+                    for row in rows
+                ],
+                ordered=False,
+                session=session,
+            )
+        return sum(row["website"] != ALL_WEBSITES for row in rows)
+
+    with deadline(AGGREGATE_SECONDS):
+        return transaction(work)
+
+
+def aggregate_due(now: datetime) -> list[str]:
+    """Aggregate every month for which it is due at `now` (in the collector's zone); return these.
+
+    Due is a month that has come to its provisional or final stage without such a report, however
+    long ago, and one whose report no longer holds what was counted, as a late event does.
+    Raises Unavailable where the database is away.
+    """
+    with deadline(AGGREGATE_SECONDS):
+        due = [month for month in _months_until(month_of(now)) if _is_due(month, now)]
+    for month in due:
+        aggregate(month, now)
+    return due
+
+
+def _months_until(last: str) -> Iterator[str]:
+    first = collection(MonthCounts).find_one({}, {"month": 1}, sort=[("_id", 1)])
+    month = first["month"] if first else last
+    while first and month <= last:
+        yield month
+        month = next_month(month)
+
+
+def _is_due(month: str, now: datetime) -> bool:
+    reached = stage(month, now)
+    report = collection(MonthlyReport).find_one({"_id": key(month, ALL_WEBSITES)})
+    if report is None:
+        return reached != "open"
+    # Every impression adds one here, and what a late one changed cannot go unnoticed.
+    counted = sum(
+        counts["impressions"]
+        for counts in collection(MonthCounts).find({"_id": key_range(month, ALL_WEBSITES)})
+    )
+    return bool(report["impressions"] != counted or (reached == "closed" and not report["closed"]))

@@ -1,0 +1,1 @@
+"""The web process: HTTP in and out. It reaches the workers by message alone."""

@@ -1,0 +1,69 @@
+"""Puts the web application together, and turns errors into HTTP."""
+
+import logging
+
+from flask import Flask, Response
+from flask_cors import CORS
+from werkzeug.exceptions import HTTPException
+
+from app.domain.events import EventReader
+from app.errors import InvalidRequest, Unavailable
+from app.journal import Journal, connect
+from app.publisher import Publisher, bell
+from app.settings import Settings, settings
+from app.store import connection
+from app.web import ingest, operations, reports
+from app.web.context import RETRY_AFTER_SECONDS, Context, answer, install
+from app.web.limiting import limit_rate
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+
+
+def create_app(config: Settings | None = None) -> Flask:
+    """The application with these settings, by default those of the environment."""
+    config = config or settings()
+    logging.basicConfig(
+        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    connection.connect(config.mongodb_url)
+    journal = Journal(connect(config.redis_url))
+
+    app = Flask("eventstream", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    context = Context(config, EventReader(config.timezone), journal, Publisher(journal, bell()))
+    install(app, context)
+    CORS(
+        ingest.blueprint,
+        origins=list(config.allowed_origins) or "*",
+        send_wildcard=not config.allowed_origins,
+        methods=["POST", "OPTIONS"],
+        allow_headers=["Content-Type", "Content-Encoding", "X-Write-Key"],
+        max_age=24 * 3600,
+    )
+    if config.rate_limit:
+        limit_rate(ingest.blueprint, app, config)
+    for blueprint in (ingest.blueprint, reports.blueprint, operations.blueprint):
+        app.register_blueprint(blueprint)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Unavailable, _unavailable)
+    app.register_error_handler(InvalidRequest, _invalid_request)
+    return app
+
+
+def _http_error(error: HTTPException) -> Response:
+    response = answer({"error": error.description}, error.code or 500)
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After", "WWW-Authenticate"):
+            response.headers[name] = value
+    return response
+
+
+def _unavailable(error: Unavailable) -> Response:
+    logging.getLogger(__name__).warning("%s", error)
+    response = answer({"error": f"The {error.part} is unavailable. Try again."}, 503)
+    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def _invalid_request(error: InvalidRequest) -> Response:
+    return answer({"error": "Invalid request.", "errors": error.errors}, 400)

@@ -1,0 +1,84 @@
+"""Health of the process and its parts, and the dead letters."""
+
+import msgspec
+from flask import Blueprint, Response, abort, request
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from app import dead_letters
+from app.errors import InvalidRequest, Unavailable
+from app.journal import Batch, batches, broker_errors
+from app.store import connection
+from app.web.context import answer, context, require_operator
+
+blueprint = Blueprint("operations", __name__)
+
+
+@blueprint.get("/health")
+def health() -> Response:
+    """200 while the process lives, whatever it depends on."""
+    return answer({"status": "ok"})
+
+
+@blueprint.get("/ready")
+def ready() -> Response:
+    """200 when all that events need is there, or 503 with the part that is away."""
+    parts = {"broker": "ok", "database": "ok"}
+    for check in (context().journal.waiting, connection.ping):
+        try:
+            check()
+        except Unavailable as error:
+            parts[error.part] = "away"
+    return answer(parts, 200 if set(parts.values()) == {"ok"} else 503)
+
+
+class _LettersQuery(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1_000))
+    cursor = fields.String(
+        load_default=None, validate=validate.Regexp(r"\d{1,19}-\d{1,19}$", error="Not a cursor.")
+    )
+
+
+@blueprint.get("/dead-letters")
+def list_dead_letters() -> Response:
+    """Rejected events and failed batches, newest first."""
+    require_operator()
+    try:
+        query = _LettersQuery().load(request.args)
+    except ValidationError as error:
+        raise InvalidRequest(error.normalized_messages()) from error
+    with broker_errors():
+        letters = dead_letters.newest(context().journal.redis, query["limit"] + 1, query["cursor"])
+    more = len(letters) > query["limit"]
+    letters = letters[: query["limit"]]
+    return answer({"items": letters, "next_cursor": letters[-1].id if more else None})
+
+
+@blueprint.post("/dead-letters/<letter_id>/replay")
+def replay_dead_letter(letter_id: str) -> Response:
+    """Try a dead letter again: 202 and it is gone, or 400 with what is still wrong."""
+    require_operator()
+    redis = context().journal.redis
+    with broker_errors():
+        letter = dead_letters.get(redis, letter_id)
+    if letter is None:
+        abort(404, "There is no such dead letter.")
+    if letter.truncated:
+        abort(409, "This event was too large to be kept whole.")
+    if letter.batch_id:
+        batch = Batch(letter.batch_id, letter.queue, msgspec.json.encode(letter.batch))
+        size = len(letter.batch)
+    else:
+        events, rejections = context().reader.read([letter.event_as_of_receipt()])
+        if rejections:
+            rejected = [{"index": 0, "errors": rejections[0].errors}]
+            return answer({"accepted": 0, "rejected": rejected}, 400)
+        # The letter's id stands for the batch, so that a letter replayed twice is counted once.
+        batch = batches(events)[0]._replace(id=f"dead-letter-{letter.id}")
+        size = 1
+    context().publisher.resubmit(batch)
+    with broker_errors():
+        dead_letters.remove(redis, letter_id)
+    return answer({"accepted": size, "rejected": []}, 202)

@@ -1,0 +1,92 @@
+"""GET /reports/…: the reports, as JSON or CSV."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, request
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from app.csv import as_csv
+from app.errors import InvalidRequest
+from app.store import reports
+from app.web.context import answer, require_operator
+
+blueprint = Blueprint("reports", __name__, url_prefix="/reports")
+blueprint.before_request(require_operator)
+
+
+def _day(parameter: str) -> fields.Date:
+    return fields.Date(format="%Y-%m-%d", data_key=parameter, load_default=None)
+
+
+class _Query(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    limit = fields.Integer(
+        load_default=reports.DEFAULT_LIMIT, validate=validate.Range(1, reports.MAX_LIMIT)
+    )
+    cursor = fields.String(load_default=None)
+    format = fields.String(load_default="json", validate=validate.OneOf(["json", "csv"]))
+    website = fields.String(load_default=None)
+
+
+class _PageViewsQuery(_Query):
+    first = _day("from")
+    last = _day("to")
+
+
+class _DailyQuery(_PageViewsQuery):
+    page_path = fields.String(data_key="page", load_default=None)
+
+
+class _ImpressionsQuery(_Query):
+    month = fields.String(
+        load_default=None,
+        validate=validate.Regexp(r"\d{4}-(0[1-9]|1[0-2])$", error="Not a month YYYY-MM."),
+    )
+
+
+class _ClicksQuery(_Query):
+    ad_id = fields.String(load_default=None)
+
+
+@blueprint.get("/page-views")
+def page_views() -> Response:
+    """Views by website and page."""
+    return _report(_PageViewsQuery(), reports.page_views)
+
+
+@blueprint.get("/page-views/daily")
+def daily_page_views() -> Response:
+    """Views by day."""
+    return _report(_DailyQuery(), reports.daily_page_views)
+
+
+@blueprint.get("/impressions")
+def impressions() -> Response:
+    """Impressions and visitors by month and website."""
+    return _report(_ImpressionsQuery(), reports.impressions)
+
+
+@blueprint.get("/clicks")
+def clicks() -> Response:
+    """Hits and clicks by website and ad."""
+    return _report(_ClicksQuery(), reports.clicks)
+
+
+def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:
+    try:
+        query: dict[str, Any] = schema.load(request.args)
+    except ValidationError as error:
+        raise InvalidRequest(error.normalized_messages()) from error
+    form = query.pop("format")
+    report = read(reports.Page(query.pop("limit"), query.pop("cursor")), **query)
+    if form == "json":
+        return answer({"items": report.items, "next_cursor": report.next_cursor})
+    response = Response(as_csv(report.columns, report.items), mimetype="text/csv")
+    if report.next_cursor:
+        following = request.args.to_dict() | {"cursor": report.next_cursor}
+        response.headers["Link"] = f'<{request.path}?{urlencode(following)}>; rel="next"'
+    return response

@@ -1,0 +1,52 @@
+"""Celery's configuration: for the workers, beat, Flower, and for the web that sends to them."""
+
+from celery.schedules import crontab
+from kombu.entity import Queue
+
+from app.domain.events import QUEUES
+from app.settings import settings
+
+broker_url = settings().broker_url
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_transport_options = {
+    # A message taken by a worker that died is handed out again after this long, at the latest.
+    "visibility_timeout": 120,
+    "unacked_restore_interval": 2,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 1,
+}
+broker_heartbeat = 10
+
+imports = (
+    "tasks.page_view",
+    "tasks.ad_impression",
+    "tasks.ad_click",
+    "tasks.month_end",
+    "tasks.sweep",
+)
+task_queues = [Queue(name) for name in (*QUEUES, "maintenance")]
+task_default_queue = "maintenance"
+task_routes = {f"tasks.{queue}": {"queue": queue} for queue in QUEUES}
+task_create_missing_queues = False
+
+# A message is acknowledged once its batch is counted, and comes again if its worker dies first.
+task_acks_late = True
+task_reject_on_worker_lost = True
+worker_prefetch_multiplier = 1
+task_time_limit = 60
+worker_soft_shutdown_timeout = 5.0
+task_ignore_result = True
+task_publish_retry = False
+
+# What Flower shows.
+worker_send_task_events = True
+task_send_sent_event = False
+worker_hijack_root_logger = False
+
+timezone = str(settings().timezone)
+beat_schedule = {
+    # Every five minutes, 23:55 and 01:00 among them: what is due then is for the task to find out.
+    "month-end": {"task": "tasks.month_end", "schedule": crontab(minute="*/5")},
+    "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": {"expires": 5.0}},
+}
