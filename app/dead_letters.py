@@ -20,13 +20,16 @@ MAX_LETTERS = 10_000
 MAX_EVENT_BYTES = 8_192
 KEPT_SECONDS = 7 * 24 * 3600
 
+ID_PATTERN = r"[0-9]{1,19}-[0-9]{1,19}\Z"
+"""What ids look like, as a regular expression."""
+
 _KEY = "dead_letters"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """One entry: a rejected event, or else a failed batch of a queue.
 
-    `time` is UTC; `truncated` means too large to be kept whole, so not replayable.
+    `time` is UTC; `truncated` means that it is not there in whole, so can't be replayed.
     """
 
     id: str
@@ -90,13 +93,19 @@ def remove(redis: Redis, letter_id: str) -> None:
 
 def _letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     milliseconds = int(letter_id.split(b"-")[0])
+    truncated = b"truncated" in fields
+    payload = fields.get(b"batch", b"[]")
+    try:
+        batch = msgspec.json.decode(payload, type=list[Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        batch, truncated = [payload.decode(errors="replace")], True
     return DeadLetter(
         id=letter_id.decode(),
         time=datetime.fromtimestamp(milliseconds / 1000, UTC),
         reason=msgspec.json.decode(fields[b"reason"]),
         event=msgspec.json.decode(fields.get(b"event", b"null")),
-        truncated=b"truncated" in fields,
+        truncated=truncated,
         queue=fields.get(b"queue", b"").decode(),
         batch_id=fields.get(b"id", b"").decode(),
-        batch=msgspec.json.decode(fields.get(b"batch", b"[]")),
+        batch=batch,
     )

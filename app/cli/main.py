@@ -126,7 +126,7 @@ def simulate_events(
     expectation = Expectation(
         settings().timezone, settings().click_hits, settings().click_scope, now
     )
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     with _progress() as progress:
         written = progress.track(
             simulate(events, seed, sites, users, min(days, MAX_DAYS), midnight),

@@ -111,7 +111,7 @@ class Supervisor:
         _check_free(_flower_host(settings), settings.flower_port, "FLOWER_PORT", "--flower-port")
 
         self._addresses = {
-            name: given.get(name) or f"{scheme}://127.0.0.1:{_free_port()}/{path}"
+            name: given.get(name) or f"{scheme}://127.0.0.1:{free_port()}/{path}"
             for name, scheme, path in (
                 ("REDIS_URL", "redis", "0"),
                 ("MONGODB_URL", "mongodb", "eventstream"),
@@ -196,7 +196,7 @@ class Supervisor:
         home.mkdir(exist_ok=True)
         return self._part(
             "redis",
-            _redis_server(),
+            redis_server(),
             *("--bind", "127.0.0.1", "--port", _port_of(url)),
             *("--dir", str(home), "--appendonly", "yes", "--appendfsync", "everysec"),
             *("--save", "", "--maxmemory-policy", "noeviction"),
@@ -319,7 +319,8 @@ def _check_free(host: str, port: int, variable: str, option: str) -> None:
         ) from error
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -334,7 +335,7 @@ def _flower_host(settings: Settings) -> str:
     return settings.host if settings.flower_basic_auth else "127.0.0.1"
 
 
-def _redis_server() -> str:
+def redis_server() -> str:
     """The machine's own Redis where it is new enough, else the one that was installed with this."""
     installed = shutil.which("redis-server")
     if installed:

@@ -109,7 +109,7 @@ class _Moment(fields.Field[int]):
         else:
             raise ValidationError("Not an ISO 8601 time or milliseconds since the epoch.")
         now = self.parent.now_ms()  # type: ignore[union-attr]
-        if milliseconds > now + MAX_AHEAD_MS:
+        if not milliseconds <= now + MAX_AHEAD_MS:  # unlike >, true for NaN
             raise ValidationError("More than 24 hours ahead.")
         if milliseconds < now - MAX_AGE_MS:
             raise ValidationError("More than 35 days back.")

@@ -30,16 +30,12 @@ NAMESPACE_EXISTS = 48
 def connect(url: str) -> None:
     """Use the database at this URL. It need not be up: pymongo connects at the first command.
 
-    Call it in the process that uses it, after any fork.
+    Call it in the process that uses it, after any fork; again, to use another.
     """
+    mongoengine.disconnect()
     mongoengine.connect(
         host=url, tz_aware=True, uuidRepresentation="standard", appname="eventstream"
     )
-
-
-def disconnect() -> None:
-    """Close the connection; `connect` opens another."""
-    mongoengine.disconnect()
 
 
 @contextmanager

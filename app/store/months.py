@@ -84,12 +84,12 @@ def _months_until(last: str) -> Iterator[str]:
 
 def _is_due(month: str, now: datetime) -> bool:
     reached = stage(month, now)
-    report = collection(MonthlyReport).find_one({"_id": key(month, ALL_WEBSITES)})
-    if report is None:
-        return reached != "open"
-    # Every impression adds one here, and what a late one changed cannot go unnoticed.
     counted = sum(
         counts["impressions"]
         for counts in collection(MonthCounts).find({"_id": key_range(month, ALL_WEBSITES)})
     )
+    report = collection(MonthlyReport).find_one({"_id": key(month, ALL_WEBSITES)})
+    if report is None:
+        return counted > 0 and reached != "open"
+    # Every impression adds one, so that a late one can't go unnoticed.
     return bool(report["impressions"] != counted or (reached == "closed" and not report["closed"]))

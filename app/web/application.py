@@ -33,7 +33,8 @@ def create_app(config: Settings | None = None) -> Flask:
     context = Context(config, EventReader(config.timezone), journal, Publisher(journal, bell()))
     install(app, context)
     CORS(
-        ingest.blueprint,
+        app,
+        resources=["/events"],
         origins=list(config.allowed_origins) or "*",
         send_wildcard=not config.allowed_origins,
         methods=["POST", "OPTIONS"],

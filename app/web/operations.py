@@ -1,5 +1,7 @@
 """Health of the process and its parts, and the dead letters."""
 
+import re
+
 import msgspec
 from flask import Blueprint, Response, abort, request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
@@ -37,7 +39,7 @@ class _LettersQuery(Schema):
 
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1_000))
     cursor = fields.String(
-        load_default=None, validate=validate.Regexp(r"\d{1,19}-\d{1,19}$", error="Not a cursor.")
+        load_default=None, validate=validate.Regexp(dead_letters.ID_PATTERN, error="Not a cursor.")
     )
 
 
@@ -61,12 +63,14 @@ def replay_dead_letter(letter_id: str) -> Response:
     """Try a dead letter again: 202 and it is gone, or 400 with what is still wrong."""
     require_operator()
     redis = context().journal.redis
-    with broker_errors():
-        letter = dead_letters.get(redis, letter_id)
+    letter = None
+    if re.match(dead_letters.ID_PATTERN, letter_id):
+        with broker_errors():
+            letter = dead_letters.get(redis, letter_id)
     if letter is None:
         abort(404, "There is no such dead letter.")
     if letter.truncated:
-        abort(409, "This event was too large to be kept whole.")
+        abort(409, "This was not kept whole.")
     if letter.batch_id:
         batch = Batch(letter.batch_id, letter.queue, msgspec.json.encode(letter.batch))
         size = len(letter.batch)

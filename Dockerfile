@@ -1,0 +1,19 @@
+# One image for every process of the project; docker-compose.yml gives each its command.
+FROM python:3.13-slim
+
+ENV PYTHONUNBUFFERED=1 HOST=0.0.0.0
+RUN useradd --system --create-home eventstream
+WORKDIR /src
+
+# Before the source, so that a change of the source alone installs nothing but the project anew.
+COPY requirements.lock setup.cfg setup.py ./
+RUN pip install --no-cache-dir --constraint requirements.lock .
+
+COPY celeryconfig.py wsgi.py ./
+COPY app app
+COPY tasks tasks
+RUN pip install --no-cache-dir --no-deps .
+
+USER eventstream
+WORKDIR /home/eventstream
+CMD ["gunicorn", "--config", "python:app.web.server", "wsgi:app"]

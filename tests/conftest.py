@@ -1,0 +1,169 @@
+"""Real servers for the tests: each pytest process starts its own Redis and database."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pymongo
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from pymongo.errors import PyMongoError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.cli.up import free_port, redis_server
+from app.journal import Journal, connect
+from app.settings import Settings, read
+
+# Known before any test imports a module that reads it, such as celeryconfig.
+REDIS_PORT = str(free_port())
+os.environ["REDIS_URL"] = f"redis://127.0.0.1:{REDIS_PORT}/0"
+
+hypothesis_settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+hypothesis_settings.load_profile("suite")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Return once the condition holds; fail if it does not in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {seconds} s: {condition}")
+        time.sleep(0.02)
+
+
+@contextmanager
+def running(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a group of its own, killed with all that it started at the end."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a process that `running` started, and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+@dataclass
+class Server:
+    """A server that a test may kill and start again, on the same port and data."""
+
+    command: list[str]
+    url: str
+    log: Path
+    answers: Callable[[str], object]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        wait_until(lambda: self.answers(self.url))
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+
+def redis_answers(url: str) -> bool:
+    try:
+        return bool(Redis.from_url(url, socket_timeout=1).ping())
+    except RedisError:
+        return False
+
+
+def database_answers(url: str) -> bool:
+    client: pymongo.MongoClient[dict[str, object]]
+    try:
+        with pymongo.MongoClient(url) as client, pymongo.timeout(1):
+            return bool(client.admin.command("ping"))
+    except PyMongoError:
+        return False
+
+
+def make_redis(home: Path) -> Server:
+    command = [redis_server(), "--port", REDIS_PORT, "--bind", "127.0.0.1", "--dir", str(home)]
+    command += ["--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
+    return Server(command, os.environ["REDIS_URL"], home / "redis.log", redis_answers)
+
+
+def make_database(home: Path) -> Server:
+    port = str(free_port())
+    command = [sys.executable, "-m", "secantus", "--host", "127.0.0.1", "--port", port]
+    command += ["--storage-path", str(home / "mongodb"), "--sync-on-commit"]
+    url = f"mongodb://127.0.0.1:{port}"
+    return Server(command, url, home / "database.log", database_answers)
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = make_redis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = make_database(tmp_path_factory.mktemp("database"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def journal(redis: Server) -> Iterator[Journal]:
+    """An empty journal. Nothing else is in its Redis either."""
+    client = connect(redis.url)
+    client.flushall()
+    yield Journal(client)
+    client.close()
+
+
+@pytest.fixture
+def mongodb_url(database: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty database."""
+    name = f"test_{os.getpid()}_{time.monotonic_ns()}"
+    yield f"{database.url}/{name}"
+    if not database_answers(database.url):
+        database.start()
+    with pymongo.MongoClient[dict[str, object]](database.url) as client:
+        client.drop_database(name)
+
+
+@pytest.fixture
+def settings(redis: Server, mongodb_url: str, tmp_path: Path) -> Settings:
+    """The default settings, with the test's own servers."""
+    return read(
+        {"REDIS_URL": redis.url, "MONGODB_URL": mongodb_url, "DATA_DIR": str(tmp_path / "var")}
+    )

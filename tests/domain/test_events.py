@@ -1,0 +1,200 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.events import AdClick, AdImpression, Event, EventReader, PageView
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+NOW_MS = int(NOW.timestamp() * 1000)
+META = {"UserId": "u1", "AdId": "34"}
+
+reader = EventReader(UTC, clock=NOW.timestamp)
+
+
+def event(**fields: Any) -> dict[str, Any]:
+    return {"Type": "AdClick", "Url": "site1.com/page1", "Meta": META} | fields
+
+
+def read_one(raw: Any) -> Event:
+    events, rejections = reader.read([raw])
+    assert rejections == []
+    return events[0]
+
+
+def errors_of(raw: Any) -> dict[str, Any]:
+    events, rejections = reader.read([raw])
+    assert events == []
+    return rejections[0].errors
+
+
+def test_a_page_view_is_read_with_website_page_and_day() -> None:
+    raw = {"Type": "PageView", "Url": "site1.com/page1", "Meta": META, "EventId": "e1"}
+    assert read_one(raw) == PageView("e1", "site1.com", "/page1", "2026-11-24")
+
+
+def test_an_impression_is_read_with_ad_user_and_month() -> None:
+    raw = event(Type="AdImpression")
+    assert read_one(raw) == AdImpression(None, "site1.com", "34", "u1", "2026-11")
+
+
+def test_a_click_is_read_with_ad_user_and_time() -> None:
+    assert read_one(event()) == AdClick(None, "site1.com", "34", "u1", NOW_MS)
+
+
+@pytest.mark.parametrize("kind", ["pageView", "PAGEVIEW", "pageview", "PageView"])
+def test_the_case_of_a_type_does_not_matter(kind: str) -> None:
+    assert isinstance(read_one(event(Type=kind)), PageView)
+
+
+def test_a_page_view_needs_neither_user_nor_ad() -> None:
+    assert isinstance(read_one({"Type": "PageView", "Url": "a.com"}), PageView)
+    assert isinstance(read_one({"Type": "PageView", "Url": "a.com", "Meta": None}), PageView)
+
+
+def test_unknown_fields_are_ignored() -> None:
+    raw = event(Extra={"$gt": ""}, Meta=META | {"Campaign": [1]})
+    assert read_one(raw) == read_one(event())
+
+
+def test_a_number_and_the_same_digits_are_one_id() -> None:
+    raw = event(Meta={"UserId": 7, "AdId": 10**127})
+    assert read_one(raw) == AdClick(None, "site1.com", "1" + "0" * 127, "7", NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("raw", "errors"),
+    [
+        ({"Url": "a.com"}, {"Type": ["Missing data for required field."]}),
+        ({"Type": "PageView"}, {"Url": ["Missing data for required field."]}),
+        (event(Type="Sale"), {"Type": ["Must be one of: PageView, AdImpression, AdClick."]}),
+        (event(Type=["AdClick"]), {"Type": ["Not a valid string."]}),
+        (event(Url=7), {"Url": ["Not a valid string."]}),
+        (event(Url="ftp://a.com"), {"Url": ["Not an http or https URL."]}),
+        (event(Url="a.com/" + "x" * 2_043), {"Url": ["Length must be between 1 and 2048."]}),
+        (event(Meta={"AdId": 1}), {"Meta": {"UserId": ["Missing data for required field."]}}),
+        (event(Meta={"UserId": 1}), {"Meta": {"AdId": ["Missing data for required field."]}}),
+        (
+            {"Type": "AdImpression", "Url": "a.com"},
+            {
+                "Meta": {
+                    "UserId": ["Missing data for required field."],
+                    "AdId": ["Missing data for required field."],
+                }
+            },
+        ),
+        (event(Meta="u1"), {"Meta": {"_schema": ["Invalid input type."]}}),
+        (
+            event(Meta={"UserId": "", "AdId": "x" * 129}),
+            {
+                "Meta": {
+                    "UserId": ["Length must be between 1 and 128."],
+                    "AdId": ["Length must be between 1 and 128."],
+                }
+            },
+        ),
+        (
+            event(Meta={"UserId": True, "AdId": {"$gt": ""}}),
+            {
+                "Meta": {
+                    "UserId": ["Not a string or an integer."],
+                    "AdId": ["Not a string or an integer."],
+                }
+            },
+        ),
+        (event(EventId=""), {"EventId": ["Length must be between 1 and 128."]}),
+        (event(EventId=5), {"EventId": ["Not a valid string."]}),
+        (event(Timestamp="2026-11-24T12:00:00"), {"Timestamp": ["The time zone is missing."]}),
+        (event(Timestamp="yesterday"), {"Timestamp": ["Not a valid ISO 8601 time."]}),
+        (
+            event(Timestamp=True),
+            {"Timestamp": ["Not an ISO 8601 time or milliseconds since the epoch."]},
+        ),
+        (event(Timestamp=float("inf")), {"Timestamp": ["More than 24 hours ahead."]}),
+        (event(Timestamp=float("nan")), {"Timestamp": ["More than 24 hours ahead."]}),
+        (event(Timestamp=-1e300), {"Timestamp": ["More than 35 days back."]}),
+        ("PageView", {"_schema": ["Not a JSON object."]}),
+        (None, {"_schema": ["Not a JSON object."]}),
+        ([], {"_schema": ["Not a JSON object."]}),
+    ],
+)
+def test_a_wrong_field_is_named(raw: Any, errors: dict[str, Any]) -> None:
+    assert errors_of(raw) == errors
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        "2026-11-24T13:00:00+01:00",
+        "2026-11-24T12:00:00Z",
+        "2026-11-24T12:00:00.000000Z",
+        NOW_MS,
+        NOW_MS + 0.5,
+        None,
+    ],
+)
+def test_a_timestamp_is_iso_8601_with_a_zone_or_milliseconds(timestamp: Any) -> None:
+    assert read_one(event(Timestamp=timestamp)) == read_one(event())
+
+
+@pytest.mark.parametrize(
+    ("offset", "accepted"),
+    [
+        (timedelta(hours=24), True),
+        (timedelta(hours=24, milliseconds=1), False),
+        (-timedelta(days=35), True),
+        (-timedelta(days=35, milliseconds=1), False),
+    ],
+)
+def test_a_timestamp_is_at_most_a_day_ahead_and_35_days_back(
+    offset: timedelta, accepted: bool
+) -> None:
+    events, rejections = reader.read([event(Timestamp=(NOW + offset).isoformat())])
+    assert (len(events), len(rejections)) == ((1, 0) if accepted else (0, 1))
+
+
+def test_days_and_months_are_those_of_the_timestamp_in_the_time_zone() -> None:
+    berlin = EventReader(ZoneInfo("Europe/Berlin"), clock=NOW.timestamp)
+    late = "2026-10-31T23:30:00Z"
+    events, _ = berlin.read(
+        [event(Type="PageView", Timestamp=late), event(Type="AdImpression", Timestamp=late)]
+    )
+    assert events == [
+        PageView(None, "site1.com", "/page1", "2026-11-01"),
+        AdImpression(None, "site1.com", "34", "u1", "2026-11"),
+    ]
+
+
+def test_the_good_events_are_read_and_the_bad_ones_named_by_position() -> None:
+    bad = event(Url="")
+    events, rejections = reader.read([event(), bad, event(Type="PageView"), 5])
+    assert [type(good) for good in events] == [AdClick, PageView]
+    assert [(rejection.position, rejection.event) for rejection in rejections] == [(1, bad), (3, 5)]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=8,
+)
+named = st.fixed_dictionaries(
+    {},
+    optional={
+        "Type": st.sampled_from(["PageView", "AdImpression", "AdClick"]) | json_values,
+        "Url": st.just("a.com/b") | json_values,
+        "Meta": st.fixed_dictionaries({}, optional={"UserId": json_values, "AdId": json_values})
+        | json_values,
+        "EventId": json_values,
+        "Timestamp": json_values,
+    },
+)
+
+
+@given(st.lists(named | json_values, max_size=5))
+def test_every_event_is_either_read_or_rejected(raw_events: list[Any]) -> None:
+    events, rejections = reader.read(raw_events)
+    assert len(events) + len(rejections) == len(raw_events)
+    assert all(rejection.errors for rejection in rejections)

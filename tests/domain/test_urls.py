@@ -1,0 +1,90 @@
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from app.domain.urls import website_and_page
+
+
+@pytest.mark.parametrize(
+    ("url", "website", "page"),
+    [
+        ("https://WWW.Site1.com:443/a/../page1/?x=1#f", "site1.com", "/page1"),
+        ("google.com/kill", "google.com", "/kill"),
+        ("site1.com", "site1.com", "/"),
+        ("http://site1.com", "site1.com", "/"),
+        ("  http://site1.com/a\n", "site1.com", "/a"),
+        ("ht\ntp://site1.com/a", "site1.com", "/a"),
+        ("//site1.com/a", "site1.com", "/a"),
+        ("http:site1.com/a", "site1.com", "/a"),
+        ("site1.com/go?to=http://other.com/", "site1.com", "/go"),
+        ("http://www.www.com/", "www.com", "/"),
+        ("http://wwwsite.com/", "wwwsite.com", "/"),
+        ("site1.com:8080/a", "site1.com:8080", "/a"),
+        ("localhost:80", "localhost", "/"),
+        ("https://site1.com:80/", "site1.com:80", "/"),
+        ("http://site1.com:80/", "site1.com", "/"),
+        ("http://site1.com/Page/One", "site1.com", "/Page/One"),
+        ("http://site1.com/a//", "site1.com", "/a"),
+        ("http://site1.com//a", "site1.com", "//a"),
+        ("http://site1.com/a/%2e%2e/b", "site1.com", "/b"),
+        ("http://site1.com/%7euser/%41%2d%2f%c3%a4", "site1.com", "/~user/A-%2F%C3%A4"),
+        ("http://site1.com/ä b", "site1.com", "/%C3%A4%20b"),
+        ("http://site1.com/%2541", "site1.com", "/%2541"),
+        ("http://site1.com/100%", "site1.com", "/100%"),
+        ("http://bücher.example/", "xn--bcher-kva.example", "/"),
+        ("http://[2001:DB8::1]/a", "[2001:db8::1]", "/a"),
+        ("http://0x7f.1/", "127.0.0.1", "/"),
+        ("http://site1.com\\a", "site1.com", "/a"),
+    ],
+)
+def test_an_address_names_its_website_and_page(url: str, website: str, page: str) -> None:
+    assert website_and_page(url) == (website, page)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://site1.com/",
+        "javascript:alert(1)",
+        "mailto:someone@site1.com",
+        "data:text/html,x",
+        "http://",
+        "http:///",
+        "",
+        " ",
+        "http://[::1/",
+        "http://[not-an-address]/",
+        "http://user@site1.com/",
+        "http://user:secret@site1.com/",
+        "http://:secret@site1.com/",
+        "user@site1.com/a",
+        "http://a b/",
+        "http://site1.com:99999/",
+        "http://www./",
+        "http://*/",
+        "http://xn--/",
+    ],
+)
+def test_an_address_of_no_web_page_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="URL|website"):
+        website_and_page(url)
+
+
+@given(st.text(max_size=60).map("http://site1.com/".__add__))
+@example("http://site1.com/%%41")
+@example("http://site1.com/%2%35")
+def test_a_page_is_in_a_form_that_names_itself(url: str) -> None:
+    website, page = website_and_page(url)
+    assert website_and_page(website + page) == (website, page)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_an_address_or_refused(text: str) -> None:
+    try:
+        website, page = website_and_page(text)
+    except ValueError:
+        return
+    assert website
+    assert website == website.lower()
+    assert page.startswith("/")
+    assert " " not in website + page, "the store joins its keys by spaces"

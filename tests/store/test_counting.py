@@ -1,0 +1,271 @@
+import threading
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.store import connection, documents, reports
+from app.store.counting import ClickRule, Counting
+from tests.conftest import Server
+
+
+def view(page: str = "/a", event_id: str | None = None, day: str = "2026-11-24") -> PageView:
+    return PageView(event_id, "site1.com", page, day)
+
+
+def impression(user: str, website: str = "site1.com", month: str = "2026-11") -> AdImpression:
+    return AdImpression(None, website, "34", user, month)
+
+
+def click(user: str = "u1", ad: str = "34", website: str = "site1.com", time: int = 1) -> AdClick:
+    return AdClick(None, website, ad, user, time)
+
+
+def apply(counting: Counting, *events: Event, batch_id: str | None = None) -> int | None:
+    return counting.apply(batch_id or str(uuid.uuid4()), type(events[0]), events)
+
+
+def rows(read: Any, **filters: Any) -> list[tuple[Any, ...]]:
+    report = read(reports.Page(reports.MAX_LIMIT), **filters)
+    return [tuple(row[name] for name in report.columns) for row in report.items]
+
+
+def test_views_are_counted_by_website_and_page(counting: Counting) -> None:
+    apply(counting, view("/a"), view("/b"), view("/a"))
+    apply(counting, view("/a"))
+    assert rows(reports.page_views) == [("site1.com", "/a", 3), ("site1.com", "/b", 1)]
+
+
+def test_a_batch_is_counted_once_however_often_it_is_delivered(counting: Counting) -> None:
+    assert apply(counting, view(), batch_id="b1") == 1
+    assert apply(counting, view(), batch_id="b1") is None
+    assert rows(reports.page_views) == [("site1.com", "/a", 1)]
+
+
+def test_an_event_id_is_counted_once_within_a_batch_and_over_batches(counting: Counting) -> None:
+    assert apply(counting, view(event_id="e1"), view(event_id="e1"), view()) == 2
+    assert apply(counting, view(event_id="e1"), view(event_id="e2")) == 1
+    assert rows(reports.page_views) == [("site1.com", "/a", 3)]
+
+
+def test_an_event_id_is_the_same_event_whatever_its_type(counting: Counting) -> None:
+    apply(counting, view(event_id="e1"))
+    assert apply(counting, AdImpression("e1", "site1.com", "34", "u1", "2026-11")) == 0
+
+
+def test_visitors_are_distinct_by_website_and_month_and_over_all_websites(
+    counting: Counting,
+) -> None:
+    apply(counting, impression("u1"), impression("u1"), impression("u2"))
+    apply(counting, impression("u1", "site2.com"), impression("u1", month="2026-10"))
+    assert rows(reports.impressions) == [
+        ("2026-11", "*", 4, 2, False),
+        ("2026-11", "site1.com", 3, 2, False),
+        ("2026-10", "*", 1, 1, False),
+        ("2026-10", "site1.com", 1, 1, False),
+        ("2026-11", "site2.com", 1, 1, False),
+    ]
+
+
+def test_impressions_are_counted_by_website_ad_and_month(counting: Counting) -> None:
+    apply(counting, impression("u1"), impression("u2"))
+    assert [
+        (counts.website, counts.ad_id, counts.month, counts.impressions)
+        for counts in documents.Impressions.objects
+    ] == [("site1.com", "34", "2026-11", 2)]
+
+
+@pytest.mark.parametrize(("hits", "clicks"), [(1, 0), (2, 0), (3, 1), (5, 1), (7, 2)])
+def test_every_third_hit_of_a_user_is_a_click(counting: Counting, hits: int, clicks: int) -> None:
+    for time in range(hits):
+        apply(counting, click(time=time))
+    assert rows(reports.clicks) == [("site1.com", "34", hits, clicks)]
+
+
+def test_hits_of_different_users_are_not_added_up(counting: Counting) -> None:
+    apply(counting, click("u1"), click("u2"), click("u3"))
+    assert rows(reports.clicks) == [("site1.com", "34", 3, 0)]
+
+
+def test_in_the_user_scope_hits_count_over_all_ads(counting: Counting) -> None:
+    apply(counting, click(ad="1", time=1), click(ad="2", time=2))
+    apply(counting, click(ad="3", website="site2.com", time=3))
+    assert rows(reports.clicks) == [
+        ("site2.com", "3", 1, 1),
+        ("site1.com", "1", 1, 0),
+        ("site1.com", "2", 1, 0),
+    ]
+
+
+def test_in_the_ad_scope_hits_count_for_each_website_and_ad_apart() -> None:
+    counting = Counting(ClickRule(hits=3, scope="ad"))
+    apply(counting, click(ad="1"), click(ad="2"), click(ad="1", website="site2.com"))
+    apply(counting, click(ad="1"), click(ad="1"))
+    assert rows(reports.clicks) == [
+        ("site1.com", "1", 3, 1),
+        ("site1.com", "2", 1, 0),
+        ("site2.com", "1", 1, 0),
+    ]
+
+
+def test_a_click_moves_to_the_ad_of_a_hit_that_arrives_late(counting: Counting) -> None:
+    apply(counting, click(ad="1", time=1), click(ad="1", time=2), click(ad="4", time=4))
+    assert rows(reports.clicks, ad_id="4") == [("site1.com", "4", 1, 1)]
+    apply(counting, click(ad="3", time=3))
+    assert rows(reports.clicks, ad_id="4") == [("site1.com", "4", 1, 0)]
+    assert rows(reports.clicks, ad_id="3") == [("site1.com", "3", 1, 1)]
+
+
+def test_ids_that_look_like_operators_or_keys_are_only_text(counting: Counting) -> None:
+    odd = ["$gt", "a b", "site1.com 34", "a\0b", "\n", "é\U0001f600", "*"]
+    apply(counting, *(AdImpression(None, "site1.com", ad, ad, "2026-11") for ad in odd))
+    apply(counting, *(click(user=ad, ad=ad) for ad in odd))
+    assert sorted(row[1] for row in rows(reports.clicks)) == sorted(odd)
+    assert rows(reports.impressions)[0] == ("2026-11", "*", 7, 7, False)
+
+
+def test_a_batch_that_fails_halfway_changes_nothing(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "_add", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        apply(counting, view(event_id="e1"), batch_id="b1")
+    monkeypatch.undo()
+    assert apply(counting, view(event_id="e1"), batch_id="b1") == 1
+
+
+def in_parallel(work: Sequence[Any]) -> None:
+    """Run these functions at the same time; raise what the first to fail raised."""
+    failures: list[BaseException] = []
+
+    def run(function: Any) -> None:
+        try:
+            function()
+        except BaseException as error:  # reported below
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(function,)) for function in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def test_writers_at_the_same_time_lose_no_count() -> None:
+    def write() -> None:
+        counting = Counting(ClickRule(hits=3, scope="user"))
+        for _ in range(10):
+            apply(counting, view(), view(event_id="same"))
+            apply(counting, impression("u1"), impression("u2"))
+            apply(counting, click())
+
+    in_parallel([write] * 4)
+    assert rows(reports.page_views) == [("site1.com", "/a", 41)]
+    assert rows(reports.impressions)[0] == ("2026-11", "*", 80, 2, False)
+    assert rows(reports.clicks) == [("site1.com", "34", 40, 13)]
+
+
+def test_a_batch_delivered_to_several_workers_at_once_is_counted_once() -> None:
+    outcomes: list[int | None] = []
+    start = threading.Barrier(4)
+
+    def write() -> None:
+        counting = Counting(ClickRule(hits=3, scope="user"))
+        start.wait()
+        outcomes.append(apply(counting, view(), batch_id="b1"))
+
+    in_parallel([write] * 4)
+    assert sorted(outcomes, key=str) == [1, None, None, None]
+    assert rows(reports.page_views) == [("site1.com", "/a", 1)]
+
+
+def test_what_was_committed_outlives_a_kill_of_the_database(
+    counting: Counting, database: Server
+) -> None:
+    apply(counting, view(), batch_id="b1")
+    database.kill()
+    database.start()
+    assert apply(counting, view(), batch_id="b1") is None
+    assert rows(reports.page_views) == [("site1.com", "/a", 1)]
+
+
+def test_ledger_and_claims_expire_after_seven_days_and_no_earlier_than_redelivery() -> None:
+    expiry = {
+        document: document._get_collection().index_information()["at_1"]["expireAfterSeconds"]
+        for document in (documents.SeenEvent, documents.AppliedBatch)
+    }
+    week = 7 * 24 * 3600
+    assert expiry[documents.SeenEvent] == week
+    assert expiry[documents.AppliedBatch] > week
+
+
+some_events = st.lists(
+    st.one_of(
+        st.builds(
+            PageView,
+            event_id=st.none() | st.sampled_from("ab"),
+            website=st.sampled_from(["a.com", "b.com"]),
+            page=st.sampled_from(["/", "/p"]),
+            day=st.sampled_from(["2026-10-31", "2026-11-01"]),
+        ),
+        st.builds(
+            AdImpression,
+            event_id=st.none() | st.sampled_from("cd"),
+            website=st.sampled_from(["a.com", "b.com"]),
+            ad_id=st.sampled_from("12"),
+            user_id=st.sampled_from("uvw"),
+            month=st.sampled_from(["2026-10", "2026-11"]),
+        ),
+        st.builds(
+            AdClick,
+            event_id=st.none(),
+            website=st.sampled_from(["a.com", "b.com"]),
+            ad_id=st.sampled_from("12"),
+            user_id=st.sampled_from("uv"),
+            time=st.integers(0, 9),
+        ),
+    ),
+    max_size=25,
+)
+
+
+def all_reports() -> list[list[tuple[Any, ...]]]:
+    return [
+        rows(read)
+        for read in (
+            reports.page_views,
+            reports.daily_page_views,
+            reports.impressions,
+            reports.clicks,
+        )
+    ]
+
+
+@settings(max_examples=15)
+@given(events=some_events, data=st.data())
+def test_any_order_split_and_redelivery_leads_to_the_same_reports(
+    events: list[Event], data: st.DataObject
+) -> None:
+    # An id stands for one event: what differs under it would be counted as whichever came first.
+    by_id: dict[str, Event] = {}
+    events = [by_id.setdefault(event.event_id or str(id(event)), event) for event in events]
+    results = []
+    for arrangement in (events, data.draw(st.permutations(events))):
+        for document in documents.COLLECTIONS:
+            connection.collection(document).delete_many({})
+        counting = Counting(ClickRule(hits=3, scope="user"))
+        size = data.draw(st.integers(1, 10))
+        for kind in (PageView, AdImpression, AdClick):
+            of_kind = [event for event in arrangement if isinstance(event, kind)]
+            for start in range(0, len(of_kind), size):
+                batch_id = str(uuid.uuid4())
+                for _ in range(data.draw(st.integers(1, 2))):
+                    counting.apply(batch_id, kind, of_kind[start : start + size])
+        results.append(all_reports())
+    assert results[0] == results[1]

@@ -1,0 +1,167 @@
+from collections.abc import Callable
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from app.domain.events import AdClick, AdImpression, PageView
+from app.errors import InvalidRequest
+from app.store import months, reports
+from app.store.counting import Counting
+from app.store.reports import Page, Report
+
+
+def count_views(counting: Counting, *views: tuple[str, str, str]) -> None:
+    events = [PageView(None, website, page, day) for website, page, day in views]
+    counting.apply(str(views), PageView, events)
+
+
+def values(report: Report) -> list[tuple[Any, ...]]:
+    assert all(tuple(row) == report.columns for row in report.items)
+    return [tuple(row.values()) for row in report.items]
+
+
+def all_pages(read: Callable[..., Report], limit: int, **filters: Any) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        report = read(Page(limit, cursor), **filters)
+        assert len(report.items) <= limit
+        items += report.items
+        cursor = report.next_cursor
+        if cursor is None:
+            return items
+
+
+def test_page_views_are_sorted_by_count_and_then_by_name(counting: Counting) -> None:
+    day = "2026-11-24"
+    count_views(counting, ("b.com", "/", day), ("a.com", "/z", day), ("a.com", "/y", day))
+    count_views(counting, ("b.com", "/x", day), ("b.com", "/x", "2026-11-25"))
+    assert values(reports.page_views(Page())) == [
+        ("b.com", "/x", 2),
+        ("a.com", "/y", 1),
+        ("a.com", "/z", 1),
+        ("b.com", "/", 1),
+    ]
+
+
+@pytest.mark.parametrize("website", [None, "a.com"])
+def test_page_views_are_those_of_the_days_asked_for(
+    counting: Counting, website: str | None
+) -> None:
+    days = ["2026-10-31", "2026-11-01", "2026-11-30", "2026-12-01"]
+    count_views(counting, *(("a.com", f"/{day}", day) for day in days))
+    november = {"first": date(2026, 11, 1), "last": date(2026, 11, 30)}
+    found = reports.page_views(Page(), website=website, **november)
+    assert [row["page"] for row in found.items] == ["/2026-11-01", "/2026-11-30"]
+    since = reports.page_views(Page(), website=website, first=date(2026, 12, 1))
+    assert [row["page"] for row in since.items] == ["/2026-12-01"]
+    until = reports.page_views(Page(), website=website, last=date(2026, 10, 31))
+    assert [row["page"] for row in until.items] == ["/2026-10-31"]
+
+
+def test_a_website_is_not_mixed_up_with_one_whose_name_it_begins(counting: Counting) -> None:
+    day = "2026-11-24"
+    count_views(counting, ("a.co", "/", day), ("a.com", "/", day), ("a.co:80", "/", day))
+    assert values(reports.page_views(Page(), website="a.co")) == [("a.co", "/", 1)]
+
+
+def test_days_come_in_order_and_empty_ones_are_zero(counting: Counting) -> None:
+    count_views(counting, ("a.com", "/", "2026-11-04"), ("a.com", "/", "2026-11-01"))
+    assert values(reports.daily_page_views(Page())) == [
+        ("2026-11-01", 1),
+        ("2026-11-02", 0),
+        ("2026-11-03", 0),
+        ("2026-11-04", 1),
+    ]
+
+
+def test_days_reach_over_the_range_asked_for(counting: Counting) -> None:
+    count_views(counting, ("a.com", "/", "2026-11-02"), ("a.com", "/x", "2026-11-02"))
+    november = {"first": date(2026, 11, 1), "last": date(2026, 11, 3)}
+    for filters in ({"website": "a.com", "page_path": "/x"}, {"page_path": "/x"}):
+        found = reports.daily_page_views(Page(), **filters, **november)
+        assert values(found) == [("2026-11-01", 0), ("2026-11-02", 1), ("2026-11-03", 0)]
+    assert values(reports.daily_page_views(Page(), website="b.com")) == []
+    nowhere = reports.daily_page_views(Page(), website="b.com", **november)
+    assert [row["views"] for row in nowhere.items] == [0, 0, 0]
+
+
+def test_days_end_where_the_calendar_does(counting: Counting) -> None:
+    last = date.max
+    found = reports.daily_page_views(Page(), first=last, last=last)
+    assert values(found) == [("9999-12-31", 0)]
+
+
+def test_clicks_are_filtered_by_website_and_ad(counting: Counting) -> None:
+    events = [
+        AdClick(None, website, ad, "u1", 1) for website in ("a.com", "b.com") for ad in ("1", "2")
+    ]
+    counting.apply("clicks", AdClick, events)
+    assert values(reports.clicks(Page(), website="a.com", ad_id="2")) == [("a.com", "2", 1, 0)]
+    assert len(reports.clicks(Page(), ad_id="2").items) == 2
+    assert len(reports.clicks(Page(), website="b.com").items) == 2
+    assert reports.clicks(Page(), website="$ne", ad_id="1").items == []
+
+
+def test_impressions_are_live_until_a_month_is_aggregated(counting: Counting) -> None:
+    for month in ("2026-10", "2026-11"):
+        events = [AdImpression(None, "a.com", "1", "u1", month)]
+        counting.apply(month, AdImpression, events)
+    months.aggregate("2026-10", datetime(2026, 11, 24, tzinfo=ZoneInfo("UTC")))
+    assert values(reports.impressions(Page(), website="a.com")) == [
+        ("2026-10", "a.com", 1, 1, True),
+        ("2026-11", "a.com", 1, 1, False),
+    ]
+    assert values(reports.impressions(Page(), month="2026-10", website="*")) == [
+        ("2026-10", "*", 1, 1, True)
+    ]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 1_000])
+def test_pages_together_are_the_whole_report(counting: Counting, limit: int) -> None:
+    days = ["2026-10-31", "2026-11-01", "2026-11-05"]
+    count_views(counting, *(("a.com", f"/{n % 5}", day) for n in range(12) for day in days))
+    counting.apply(
+        "impressions",
+        AdImpression,
+        [AdImpression(None, f"s{n % 4}.com", "1", f"u{n}", days[n % 2][:7]) for n in range(20)],
+    )
+    months.aggregate("2026-10", datetime(2026, 11, 24, tzinfo=ZoneInfo("UTC")))
+    counting.apply(
+        "clicks", AdClick, [AdClick(None, f"s{n % 3}.com", str(n % 4), "u", n) for n in range(30)]
+    )
+    for read in (
+        reports.page_views,
+        reports.daily_page_views,
+        reports.impressions,
+        reports.clicks,
+    ):
+        whole = read(Page(1_000)).items
+        assert len(whole) > 4
+        assert all_pages(read, limit) == whole
+
+
+def test_a_page_goes_on_after_the_last_row_whatever_was_counted_since(counting: Counting) -> None:
+    day = "2026-11-24"
+    count_views(counting, *[("a.com", "/1", day)] * 3, *[("a.com", "/2", day)] * 2)
+    first = reports.page_views(Page(1))
+    count_views(counting, *[("a.com", "/3", day)] * 9)
+    assert values(reports.page_views(Page(1, first.next_cursor))) == [("a.com", "/2", 2)]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "é", "bnVsbA==", "WzFd", "WyIkZ3QiLDEsMl0="])
+@pytest.mark.parametrize(
+    "read",
+    [reports.page_views, reports.impressions, reports.clicks],
+)
+def test_a_cursor_of_another_make_is_refused(read: Callable[..., Report], cursor: str) -> None:
+    with pytest.raises(InvalidRequest, match="cursor"):
+        read(Page(10, cursor))
+
+
+def test_a_cursor_that_is_no_day_is_refused(counting: Counting) -> None:
+    count_views(counting, ("a.com", "/", "2026-11-24"))
+    with pytest.raises(InvalidRequest, match="cursor"):
+        reports.daily_page_views(Page(10, "WyIyMDI2LTExLTMxIl0="))

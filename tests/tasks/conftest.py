@@ -1,0 +1,46 @@
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.domain.events import QUEUES
+from app.journal import Batch, Journal
+from app.publisher import bell
+from app.settings import Settings
+from app.store import connection
+from tests.conftest import running, wait_until
+
+StartWorker = Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]
+
+
+@pytest.fixture(autouse=True)
+def _connected(settings: Settings, journal: Journal) -> None:
+    connection.connect(settings.mongodb_url)
+    connection.create_collections()
+
+
+@pytest.fixture
+def start_worker(settings: Settings, journal: Journal, tmp_path: Path) -> StartWorker:
+    """Starts a Celery worker of all queues, on the test's own servers; it is killed at the end."""
+
+    @contextmanager
+    def start() -> Iterator[subprocess.Popen[bytes]]:
+        queues = ",".join([*QUEUES, "maintenance"])
+        with running(
+            *(sys.executable, "-m", "celery", "-A", "tasks", "worker"),
+            *("--queues", queues, "--concurrency", "1", "--without-gossip", "--without-mingle"),
+            log=tmp_path / "worker.log",
+            REDIS_URL=settings.redis_url,
+            MONGODB_URL=settings.mongodb_url,
+        ) as worker:
+            probe = Batch(str(uuid.uuid4()), "page_view", b"[]")
+            journal.write([probe])
+            bell()(probe)
+            wait_until(lambda: journal.read("page_view", probe.id) is None)
+            yield worker
+
+    return start

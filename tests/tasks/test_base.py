@@ -1,0 +1,203 @@
+import signal
+import uuid
+from typing import Any
+
+import msgspec
+import pytest
+
+from app import dead_letters
+from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.journal import Batch, Journal, batches
+from app.publisher import bell
+from app.store import reports
+from app.store.counting import ClickRule, Counting
+from tasks.ad_click import ad_click
+from tasks.ad_impression import ad_impression
+from tasks.page_view import page_view
+from tasks.sweep import sweep
+from tests.conftest import Server, kill_group, wait_until
+from tests.tasks.conftest import StartWorker
+
+VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
+
+
+def journalled(journal: Journal, *events: Event) -> Batch:
+    (batch,) = batches(events)
+    journal.write([batch])
+    return batch
+
+
+def sent(journal: Journal, *events: Event) -> Batch:
+    batch = journalled(journal, *events)
+    bell()(batch)
+    return batch
+
+
+def views() -> int:
+    return sum(row["views"] for row in reports.page_views(reports.Page()).items)
+
+
+def all_counted(journal: Journal) -> bool:
+    return sum(journal.waiting().values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "event", "read", "row"),
+    [
+        (page_view, VIEW, reports.page_views, ("site1.com", "/a", 1)),
+        (
+            ad_impression,
+            AdImpression(None, "site1.com", "34", "u1", "2026-11"),
+            reports.impressions,
+            ("2026-11", "*", 1, 1, False),
+        ),
+        (
+            ad_click,
+            AdClick(None, "site1.com", "34", "u1", 5),
+            reports.clicks,
+            ("site1.com", "34", 1, 0),
+        ),
+    ],
+)
+def test_a_task_counts_its_batch_and_takes_it_out_of_the_journal(
+    journal: Journal, task: Any, event: Event, read: Any, row: tuple[Any, ...]
+) -> None:
+    batch = journalled(journal, event)
+    task.apply(task_id=batch.id).get()
+    assert all_counted(journal)
+    assert tuple(read(reports.Page()).items[0].values()) == row
+
+
+def test_a_message_that_comes_again_counts_nothing(journal: Journal) -> None:
+    batch = journalled(journal, VIEW)
+    for _ in range(2):
+        page_view.apply(task_id=batch.id).get()
+    assert views() == 1
+
+
+def test_a_batch_counted_by_a_worker_that_died_before_it_could_say_so_is_not_counted_again(
+    journal: Journal,
+) -> None:
+    batch = journalled(journal, VIEW)
+    Counting(ClickRule(3, "user")).apply(batch.id, PageView, [VIEW])
+    page_view.apply(task_id=batch.id).get()
+    assert all_counted(journal)
+    assert views() == 1
+
+
+@pytest.mark.parametrize(
+    "payload", [b"{", b'[{"website":1}]', b'[{"event_id":null,"website":"a.com","page":"/"}]']
+)
+def test_a_batch_that_can_never_be_counted_is_parked_while_others_flow(
+    journal: Journal, payload: bytes
+) -> None:
+    poison = Batch(str(uuid.uuid4()), "page_view", payload)
+    journal.write([poison])
+    batch = journalled(journal, VIEW)
+    page_view.apply(task_id=poison.id).get()
+    page_view.apply(task_id=batch.id).get()
+    assert all_counted(journal)
+    assert views() == 1
+    (letter,) = dead_letters.newest(journal.redis, 10)
+    assert letter.batch_id == poison.id
+    assert letter.reason
+
+
+def test_workers_count_what_they_are_rung_for(journal: Journal, start_worker: StartWorker) -> None:
+    with start_worker():
+        for event in (VIEW, AdClick(None, "site1.com", "34", "u1", 5)):
+            sent(journal, event)
+        wait_until(lambda: all_counted(journal))
+    assert views() == 1
+
+
+def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_once(
+    journal: Journal, start_worker: StartWorker, database: Server
+) -> None:
+    with start_worker() as worker:
+        database.signal(signal.SIGSTOP)
+        try:
+            batch = sent(journal, VIEW)
+            wait_until(lambda: journal.redis.llen("page_view") == 0)
+            kill_group(worker)
+        finally:
+            database.signal(signal.SIGCONT)
+    assert views() == 0
+    assert journal.read("page_view", batch.id) is not None
+    make_overdue(journal, batch)
+    with start_worker():
+        sweep()
+        wait_until(lambda: all_counted(journal))
+    assert views() == 1
+
+
+def test_a_message_lost_between_its_queue_and_the_worker_is_sent_again(
+    journal: Journal, start_worker: StartWorker
+) -> None:
+    batch = sent(journal, VIEW)
+    # What a worker does that dies before it notes the message: it is in no queue any more.
+    assert journal.redis.rpop("page_view") is not None
+    make_overdue(journal, batch)
+    with start_worker():
+        sweep()
+        wait_until(lambda: all_counted(journal))
+    assert views() == 1
+
+
+def test_a_message_is_not_sent_again_while_it_waits_in_line(journal: Journal) -> None:
+    batch = sent(journal, VIEW)
+    make_overdue(journal, batch)
+    sweep()
+    assert journal.redis.llen("page_view") == 1
+
+
+def test_a_batch_waits_for_a_database_that_is_away_and_is_counted_when_it_is_back(
+    journal: Journal, start_worker: StartWorker, database: Server
+) -> None:
+    with start_worker():
+        database.kill()
+        sent(journal, VIEW)
+        wait_until(lambda: journal.redis.llen("page_view") == 0)
+        database.start()
+        wait_until(lambda: all_counted(journal))
+    assert views() == 1
+
+
+def test_a_batch_stays_in_the_journal_when_the_database_stays_away(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, database: Server
+) -> None:
+    monkeypatch.setattr("app.store.counting.APPLY_SECONDS", 0.3)
+    batch = journalled(journal, VIEW)
+    database.kill()
+    page_view.apply(task_id=batch.id).get()
+    assert journal.read("page_view", batch.id) is not None
+    assert dead_letters.newest(journal.redis, 10) == []
+    database.start()
+    monkeypatch.undo()
+    page_view.apply(task_id=batch.id).get()
+    assert all_counted(journal)
+    assert views() == 1
+
+
+def test_redis_killed_and_back_loses_no_accepted_batch(
+    journal: Journal, start_worker: StartWorker, redis: Server
+) -> None:
+    with start_worker() as worker:
+        worker.send_signal(signal.SIGSTOP)
+        sent(journal, VIEW)
+        redis.kill()
+        redis.start()
+        worker.send_signal(signal.SIGCONT)
+        wait_until(lambda: all_counted(journal))
+    assert views() == 1
+
+
+def test_a_payload_is_what_the_publisher_writes(journal: Journal) -> None:
+    batch = journalled(journal, VIEW)
+    assert msgspec.json.decode(batch.payload) == [
+        {"event_id": None, "website": "site1.com", "page": "/a", "day": "2026-11-24"}
+    ]
+
+
+def make_overdue(journal: Journal, batch: Batch) -> None:
+    journal.redis.zadd(f"journal:{batch.queue}:rung", {batch.id: 1.0})

@@ -1,0 +1,36 @@
+from datetime import datetime
+from typing import Any
+
+import pytest
+from celery.schedules import crontab
+
+import celeryconfig
+from app.domain.events import AdImpression
+from app.store import reports
+from app.store.counting import ClickRule, Counting
+from tasks.month_end import month_end
+
+
+def rows() -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in reports.impressions(reports.Page()).items]
+
+
+def test_the_task_aggregates_what_is_due_at_the_time_it_is_given() -> None:
+    counting = Counting(ClickRule(3, "user"))
+    counting.apply("b1", AdImpression, [AdImpression(None, "a.com", "1", "u1", "2026-10")])
+    assert month_end(now="2026-10-31T23:54:00+00:00") == []
+    assert month_end(now="2026-10-31T23:55:00+00:00") == ["2026-10"]
+    assert rows() == [("2026-10", "*", 1, 1, False), ("2026-10", "a.com", 1, 1, False)]
+    assert month_end(now="2026-11-01T01:00:00+00:00") == ["2026-10"]
+    assert rows() == [("2026-10", "*", 1, 1, True), ("2026-10", "a.com", 1, 1, True)]
+    assert month_end() == []
+
+
+@pytest.mark.parametrize("moment", ["2026-10-31T23:55:00", "2026-11-01T01:00:00"])
+def test_beat_sends_it_at_the_times_of_month_end_among_others(moment: str) -> None:
+    schedule: Any = celeryconfig.beat_schedule["month-end"]["schedule"]
+    assert isinstance(schedule, crontab)
+    time = datetime.fromisoformat(moment)
+    assert time.minute in schedule.minute
+    assert time.hour in schedule.hour
+    assert time.day in schedule.day_of_month

@@ -1,0 +1,338 @@
+"""docker-compose.yml and Dockerfile, as far as they can be proven without Docker."""
+
+import configparser
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from flower.options import options as flower_options  # type: ignore[import-untyped]
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from pymongo.uri_parser import parse_uri
+from redis import Redis
+
+from app.cli.up import free_port, redis_server
+from app.settings import Settings, read
+from celeryconfig import task_queues, task_time_limit
+from tests.conftest import redis_answers, running, wait_until
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if service["image"] == "eventstream"]
+WORKERS = [name for name in OURS if " worker " in SERVICES[name]["command"]]
+SETTINGS = {field.name.upper() for field in fields(Settings)}
+# Why a setting is not among the variables of any service.
+LEFT_OUT = {
+    "DATA_DIR": "nothing but `eventstream up` keeps files there",
+    "PORT": "where the machine publishes the web; the container keeps the default",
+    "FLOWER_PORT": "where the machine publishes Flower; the container keeps the default",
+}
+MUST_SET = {"ADMIN_TOKEN": "a secret", "FLOWER_BASIC_AUTH": "user:password"}
+MONGODB_URL = SERVICES["web"]["environment"]["MONGODB_URL"]
+
+INSTRUCTIONS = [
+    line.split(maxsplit=1)
+    for line in (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    if line and not line.startswith("#")
+]
+IGNORED = (ROOT / ".dockerignore").read_text().split()
+PROJECT = configparser.ConfigParser()
+PROJECT.read(ROOT / "setup.cfg")
+
+
+def of_dockerfile(instruction: str) -> list[str]:
+    return [arguments for name, arguments in INSTRUCTIONS if name == instruction]
+
+
+def environment_of(service: str) -> dict[str, str]:
+    """A service's variables where the operator has set no more than must be."""
+    return {
+        name: re.sub(r"\$\{(\w+):[^}]*\}", lambda found: MUST_SET.get(found[1], ""), value)
+        for name, value in SERVICES[service]["environment"].items()
+    }
+
+
+def words_of(service: str) -> list[str]:
+    return shlex.split(SERVICES[service]["command"])
+
+
+# The file.
+
+
+def test_the_compose_file_follows_the_compose_specification() -> None:
+    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]
+    check = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stdout
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_is_watched_restarted_and_given_time_to_stop(service: str) -> None:
+    assert SERVICES[service]["healthcheck"]["test"][0] == "CMD"
+    assert SERVICES[service]["restart"] == "unless-stopped"
+    assert re.fullmatch(r"\d+s", SERVICES[service]["stop_grace_period"])
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_every_process_waits_until_the_stores_it_is_told_of_are_healthy(service: str) -> None:
+    settings = read(environment_of(service))
+    stores = {urlsplit(url).hostname for url in (settings.redis_url, settings.mongodb_url)}
+    assert stores == set(SERVICES[service]["depends_on"])
+    assert stores <= set(SERVICES)
+    for needed in SERVICES[service]["depends_on"].values():
+        assert needed == {"condition": "service_healthy"}
+
+
+def test_every_named_volume_is_declared_and_used_once() -> None:
+    used = [
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+    ]
+    assert sorted(used) == sorted(COMPOSE["volumes"])
+
+
+def test_only_the_web_and_flower_are_published_at_the_ports_of_the_settings() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {
+        "web": ["${PORT:-8000}:8000"],
+        "flower": ["127.0.0.1:${FLOWER_PORT:-5555}:5555"],
+    }
+    defaults = read({})
+    assert (defaults.port, defaults.flower_port) == (8000, 5555)
+    assert [SERVICES[name]["healthcheck"]["test"][-2] for name in published] == ["8000", "5555"]
+
+
+def test_one_service_builds_the_image_that_all_share() -> None:
+    assert {name: SERVICES[name]["build"] for name in SERVICES if "build" in SERVICES[name]} == {
+        "web": "."
+    }
+    assert {SERVICES[name]["pull_policy"] for name in OURS} == {"never"}
+
+
+def test_each_queue_has_one_worker_service_and_its_hostname() -> None:
+    queues = [words_of(name)[words_of(name).index("--queues") + 1] for name in WORKERS]
+    hosts = [words_of(name)[words_of(name).index("--hostname") + 1] for name in WORKERS]
+    assert sorted(queues) == sorted(queue.name for queue in task_queues)
+    assert hosts == [f"{queue}@%h" for queue in queues]
+
+
+def test_there_is_one_beat() -> None:
+    assert [name for name in OURS if " beat " in SERVICES[name]["command"]] == ["beat"]
+    assert not {"deploy", "scale"} & set(SERVICES["beat"])
+
+
+@pytest.mark.parametrize("service", WORKERS)
+def test_a_worker_can_be_scaled(service: str) -> None:
+    assert not {"container_name", "hostname", "ports"} & set(SERVICES[service])
+
+
+def test_a_worker_has_its_tasks_time_before_it_is_killed_or_called_unhealthy() -> None:
+    for name in WORKERS:
+        assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > task_time_limit
+        idle = re.search(r'"idle"\]\) < (\d+)', SERVICES[name]["healthcheck"]["test"][3])
+        assert idle
+        assert int(idle[1]) > task_time_limit
+
+
+# Variables.
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_a_service_has_only_variables_that_the_settings_read(service: str) -> None:
+    assert set(SERVICES[service]["environment"]) <= SETTINGS
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_what_an_operator_sets_arrives_under_its_own_name(service: str) -> None:
+    for name, value in SERVICES[service]["environment"].items():
+        if "$" in value:
+            assert re.fullmatch(rf"\$\{{{name}:(-|\?[^}}]+)\}}", value)
+
+
+def test_every_setting_reaches_a_service_or_is_left_out_for_a_reason() -> None:
+    passed = {name for service in OURS for name in SERVICES[service]["environment"]}
+    assert passed | set(LEFT_OUT) == SETTINGS
+    assert not passed & set(LEFT_OUT)
+
+
+@pytest.mark.parametrize(
+    ("name", "service"), [("ADMIN_TOKEN", "web"), ("FLOWER_BASIC_AUTH", "flower")]
+)
+def test_a_secret_must_be_set_and_goes_only_to_who_asks_for_it(name: str, service: str) -> None:
+    assert [other for other in OURS if name in SERVICES[other]["environment"]] == [service]
+    assert SERVICES[service]["environment"][name].startswith(f"${{{name}:?")
+
+
+def test_the_web_listens_on_every_address_of_its_container() -> None:
+    assert read(environment_of("web")).host == "0.0.0.0"
+
+
+def test_the_replica_set_that_mongo_starts_is_the_one_that_clients_ask_for() -> None:
+    asked = parse_uri(MONGODB_URL)
+    [(host, port)] = asked["nodelist"]
+    name = asked["options"]["replicaset"]
+    assert words_of("mongo")[words_of("mongo").index("--replSet") + 1] == name
+    script = SERVICES["mongo"]["healthcheck"]["test"][-1]
+    assert f'{{_id: "{name}", members: [{{_id: 0, host: "{host}:{port}"}}]}}' in script
+
+
+# Commands and health checks, run as they stand.
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Redis that runs as the compose file says."""
+    home = tmp_path_factory.mktemp("broker")
+    port = str(free_port())
+    arguments = SERVICES["redis"]["command"][1:]
+    place = ["--port", port, "--bind", "127.0.0.1", "--dir", str(home)]
+    with running(redis_server(), *arguments, *place, log=home / "log"):
+        url = f"redis://127.0.0.1:{port}/0"
+        wait_until(lambda: redis_answers(url))
+        yield url
+
+
+class Service:
+    """A service of the compose file, with ports and addresses of this machine."""
+
+    def __init__(self, name: str, broker: str, home: Path) -> None:
+        port = str(free_port())
+        self.command = [word.replace("/tmp", str(home)) for word in words_of(name)]
+        self.log = home / "log"
+        self.check = [
+            port if word in ("8000", "5555") else word
+            for word in SERVICES[name]["healthcheck"]["test"][1:]
+        ]
+        self.environment = environment_of(name) | {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "REDIS_URL": broker,
+            "MONGODB_URL": "mongodb://127.0.0.1:1/eventstream",
+            "DATA_DIR": str(home),
+            "HOST": "127.0.0.1",
+            "PORT": port,
+            "FLOWER_PORT": port,
+        }
+
+    def is_healthy(self) -> bool:
+        check = subprocess.run(
+            self.check, env=self.environment, capture_output=True, timeout=10, check=False
+        )
+        return check.returncode == 0
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(
+    name: str, broker: str, tmp_path: Path
+) -> None:
+    service = Service(name, broker, tmp_path)
+    with running(*service.command, log=service.log, **service.environment):
+        wait_until(service.is_healthy)
+    wait_until(lambda: not service.is_healthy(), 5)
+
+
+def test_a_worker_that_no_longer_consumes_is_unhealthy_though_connected(
+    broker: str, tmp_path: Path
+) -> None:
+    service = Service("worker-ad-click", broker, tmp_path)
+    service.check = [word.replace("< 90", "< 2") for word in service.check]
+    with running(*service.command, log=service.log, **service.environment) as worker:
+        wait_until(service.is_healthy)
+        worker.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not service.is_healthy(), 10)
+        with Redis.from_url(broker) as client:
+            assert "brpop" in {connection["cmd"] for connection in client.client_list()}
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_every_command_is_one_of_a_runtime_dependency(service: str) -> None:
+    needed = [Requirement(line) for line in metadata.requires("eventstream") or []]
+    runtime = {requirement.name.lower() for requirement in needed if not requirement.marker}
+    [script] = metadata.entry_points(group="console_scripts", name=words_of(service)[0])
+    assert script.dist
+    assert script.dist.name.lower() in runtime
+
+
+def test_every_option_of_flower_is_one_that_it_knows() -> None:
+    # It ignores others silently.
+    words = words_of("flower")
+    given = [word.removeprefix("--").split("=")[0] for word in words[words.index("flower") + 1 :]]
+    assert given
+    assert [name for name in given if name not in flower_options] == []
+
+
+def test_redis_keeps_what_it_took_and_refuses_what_it_has_no_room_for(broker: str) -> None:
+    with Redis.from_url(broker, decode_responses=True) as client:
+        config: Any = client.config_get("*")
+    assert config["appendonly"] == "yes"
+    assert config["appendfsync"] == "everysec"
+    assert config["save"] == ""
+    assert config["maxmemory-policy"] == "noeviction"
+    assert int(config["maxmemory"]) > 0
+
+
+# The image.
+
+
+def test_every_instruction_of_the_dockerfile_is_one() -> None:
+    known = {"FROM", "ENV", "RUN", "WORKDIR", "COPY", "USER", "CMD"}
+    assert INSTRUCTIONS[0][0] == "FROM"
+    assert {name for name, _ in INSTRUCTIONS} <= known
+
+
+def test_the_image_has_a_python_that_the_project_supports() -> None:
+    [base] = of_dockerfile("FROM")
+    version = re.fullmatch(r"python:(\d+\.\d+)-slim", base)
+    assert version
+    assert version[1] in SpecifierSet(PROJECT["options"]["python_requires"])
+
+
+def test_the_image_is_made_of_files_that_exist_and_are_not_ignored() -> None:
+    sources = [path for copy in of_dockerfile("COPY") for path in copy.split()[:-1]]
+    assert [path for path in sources if not (ROOT / path).exists()] == []
+    assert [path for path in sources if any(fnmatch(path, ignored) for ignored in IGNORED)] == []
+
+
+def test_the_image_has_every_module_that_the_project_installs() -> None:
+    copied = {path for copy in of_dockerfile("COPY") for path in copy.split()[:-1]}
+    modules = PROJECT["options"]["py_modules"].split(", ")
+    packages = PROJECT["options.packages.find"]["include"].replace("*", "").split()
+    assert {f"{module}.py" for module in modules} | set(packages) <= copied
+
+
+def test_the_image_has_the_locked_versions_of_the_runtime_dependencies() -> None:
+    installs = [run for run in of_dockerfile("RUN") if run.startswith("pip install")]
+    assert [" ".join(install.split()[3:]) for install in installs] == [
+        "--constraint requirements.lock .",
+        "--no-deps .",
+    ]
+
+
+def test_the_image_runs_as_a_user_of_its_own() -> None:
+    [user] = of_dockerfile("USER")
+    assert user != "root"
+    assert any(
+        run.startswith("useradd ") and run.endswith(f" {user}") for run in of_dockerfile("RUN")
+    )
+
+
+def test_the_image_alone_runs_the_web() -> None:
+    [command] = of_dockerfile("CMD")
+    assert json.loads(command) == words_of("web")
+    assert "HOST=0.0.0.0" in of_dockerfile("ENV")[0].split()

@@ -1,0 +1,139 @@
+import signal
+import time
+
+import msgspec
+import pytest
+
+from app import dead_letters
+from app.domain.events import AdClick, AdImpression, Event, PageView, Rejection
+from app.errors import Unavailable
+from app.journal import MAX_BATCH, Batch, Journal, OutcomeUnknown, batches, connect
+from tests.conftest import Server
+
+VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
+BATCH = Batch("b1", "page_view", b"[]")
+OTHER = Batch("b2", "page_view", b"[]")
+
+
+def keys(journal: Journal) -> set[bytes]:
+    return set(journal.redis.keys())  # type: ignore[arg-type]
+
+
+def test_events_are_split_by_kind_in_order() -> None:
+    impression = AdImpression("e", "site1.com", "1", "u", "2026-11")
+    click = AdClick(None, "site1.com", "1", "u", 5)
+    events: list[Event] = [VIEW, click, impression, VIEW]
+    made = {batch.queue: batch.payload for batch in batches(events)}
+    assert {
+        queue: msgspec.json.decode(payload, type=list[kind])  # type: ignore[valid-type]
+        for (queue, payload), kind in zip(
+            made.items(), (PageView, AdClick, AdImpression), strict=True
+        )
+    } == {"page_view": [VIEW, VIEW], "ad_click": [click], "ad_impression": [impression]}
+
+
+def test_a_batch_holds_no_more_than_its_bound() -> None:
+    made = batches([VIEW] * (MAX_BATCH + 1))
+    assert [len(msgspec.json.decode(batch.payload)) for batch in made] == [MAX_BATCH, 1]
+    assert made[0].id != made[1].id
+
+
+def test_a_batch_is_kept_until_it_is_removed(journal: Journal) -> None:
+    journal.write([BATCH, OTHER])
+    assert journal.read("page_view", "b1") == b"[]"
+    assert journal.waiting() == {"page_view": 2, "ad_impression": 0, "ad_click": 0}
+    journal.remove("page_view", "b1")
+    assert journal.read("page_view", "b1") is None
+    assert journal.waiting()["page_view"] == 1
+    journal.remove("page_view", "b2")
+    assert keys(journal) == set()
+
+
+def test_a_withdrawn_batch_is_taken_out_again(journal: Journal) -> None:
+    journal.write([BATCH])
+    journal.write([OTHER], withdrawn=[BATCH])
+    assert journal.read("page_view", "b1") is None
+    assert journal.read("page_view", "b2") is not None
+
+
+def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(journal: Journal) -> None:
+    journal.write([BATCH])
+    journal.bury(BATCH, "it does not decode")
+    assert keys(journal) == {b"dead_letters"}
+    (letter,) = dead_letters.newest(journal.redis, 10)
+    assert (letter.batch_id, letter.queue, letter.reason) == (
+        "b1",
+        "page_view",
+        "it does not decode",
+    )
+
+
+def test_what_is_written_outlives_a_kill_of_redis(journal: Journal, redis: Server) -> None:
+    journal.write([BATCH], [Rejection(0, "event", {"Type": ["bad"]})])
+    redis.kill()
+    redis.start()
+    assert journal.read("page_view", "b1") == b"[]"
+    assert len(dead_letters.newest(journal.redis, 10)) == 1
+
+
+def test_a_full_redis_is_said_and_takes_nothing(journal: Journal) -> None:
+    journal.write([BATCH])
+    journal.redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(Unavailable, match="OutOfMemory"):
+            journal.write([OTHER])
+    finally:
+        journal.redis.config_set("maxmemory", 0)
+    assert journal.waiting()["page_view"] == 1
+
+
+def test_a_redis_that_is_away_is_said() -> None:
+    away = Journal(connect("redis://127.0.0.1:1/0"))
+    for call in (
+        lambda: away.write([BATCH]),
+        lambda: away.read("page_view", "b1"),
+        lambda: away.remove("page_view", "b1"),
+        away.waiting,
+    ):
+        with pytest.raises(Unavailable, match="broker") as caught:
+            call()
+        assert not isinstance(caught.value, OutcomeUnknown), "surely nothing was written"
+
+
+def test_a_write_that_gets_no_answer_is_told_from_one_that_never_left(
+    journal: Journal, redis: Server
+) -> None:
+    journal.waiting()
+    redis.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(OutcomeUnknown):
+            journal.write([BATCH])
+        with pytest.raises(Unavailable) as caught:
+            journal.write([OTHER])
+        assert not isinstance(caught.value, OutcomeUnknown)
+    finally:
+        redis.signal(signal.SIGCONT)
+
+
+def test_a_batch_that_has_waited_long_is_rung_for_again_once(journal: Journal) -> None:
+    journal.write([BATCH])
+    assert journal.take_unrung("page_view", 60, None) == []
+    journal.redis.zadd("journal:page_view:rung", {"b1": time.time() - 61})
+    assert journal.take_unrung("ad_click", 60, None) == []
+    assert journal.take_unrung("page_view", 60, None) == ["b1"]
+    assert journal.take_unrung("page_view", 60, None) == []
+
+
+def test_batches_behind_the_next_message_in_line_are_not_rung_for(journal: Journal) -> None:
+    journal.write([Batch(name, "page_view", b"[]") for name in ("lost", "next", "behind")])
+    now = time.time()
+    journal.redis.zadd(
+        "journal:page_view:rung", {"lost": now - 300, "next": now - 200, "behind": now - 100}
+    )
+    assert journal.take_unrung("page_view", 60, "next") == ["lost"]
+
+
+def test_a_message_for_a_batch_that_is_done_does_not_hide_lost_ones(journal: Journal) -> None:
+    journal.write([BATCH])
+    journal.redis.zadd("journal:page_view:rung", {"b1": time.time() - 61})
+    assert journal.take_unrung("page_view", 60, "done") == ["b1"]

@@ -1,0 +1,174 @@
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import pytest
+
+from app import publisher as module
+from app.domain.events import PageView, Rejection
+from app.errors import Unavailable
+from app.journal import Batch, Journal, OutcomeUnknown
+from app.publisher import Publisher
+from tests.conftest import Server, wait_until
+
+VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
+
+
+class HeldJournal(Journal):
+    """A journal whose writes wait until they are let go."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal.redis)
+        self.go = threading.Event()
+        self.writing = threading.Semaphore(0)
+        self.writes = 0
+
+    def write(
+        self,
+        new: Sequence[Batch],
+        rejections: Sequence[Rejection] = (),
+        withdrawn: Sequence[Batch] = (),
+    ) -> None:
+        self.writes += 1
+        self.writing.release()
+        assert self.go.wait(10)
+        super().write(new, rejections, withdrawn)
+
+
+@pytest.fixture
+def held(journal: Journal) -> Iterator[HeldJournal]:
+    held = HeldJournal(journal)
+    yield held
+    held.go.set()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def test_events_are_in_the_journal_before_publish_returns_and_then_rung_for(
+    journal: Journal,
+) -> None:
+    rung: list[Batch] = []
+    Publisher(journal, rung.append).publish([VIEW, VIEW])
+    assert journal.waiting()["page_view"] == 1
+    wait_until(lambda: rung)
+    payload = journal.read("page_view", rung[0].id)
+    assert payload is not None
+    assert msgspec.json.decode(payload, type=list[PageView]) == [VIEW, VIEW]
+
+
+def test_requests_that_wait_together_share_one_write(
+    held: HeldJournal, threads: ThreadPoolExecutor
+) -> None:
+    rung: list[Batch] = []
+    publisher = Publisher(held, rung.append)
+    first = threads.submit(publisher.publish, [VIEW])
+    assert held.writing.acquire(timeout=10)
+    others = [threads.submit(publisher.publish, [VIEW, VIEW]) for _ in range(10)]
+    wait_until(lambda: publisher._waiting_events == 21)
+    held.go.set()
+    for future in (first, *others):
+        future.result()
+    assert held.writes == 2
+    wait_until(lambda: len(rung) == 2)
+    assert [len(msgspec.json.decode(batch.payload)) for batch in rung] == [1, 20]
+
+
+def test_what_was_written_is_accepted_even_if_its_message_can_not_be_sent(
+    journal: Journal,
+) -> None:
+    def broken_bell(batch: Batch) -> None:
+        raise ConnectionError(batch.id)
+
+    publisher = Publisher(journal, broken_bell)
+    publisher.publish([VIEW])
+    publisher.publish([VIEW])
+    assert journal.waiting()["page_view"] == 2
+
+
+def test_rejections_are_kept_in_the_same_write(journal: Journal) -> None:
+    Publisher(journal, lambda _: None).publish([], [Rejection(0, 5, {"_schema": ["bad"]})])
+    assert journal.redis.xlen("dead_letters") == 1
+
+
+def test_too_many_waiting_events_are_refused_at_once(
+    held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING_EVENTS", 3)
+    publisher = Publisher(held, lambda _: None)
+    first = threads.submit(publisher.publish, [VIEW])
+    second = threads.submit(publisher.publish, [VIEW, VIEW])
+    wait_until(lambda: publisher._waiting_events == 3)
+    with pytest.raises(Unavailable, match="too many"):
+        publisher.publish([VIEW])
+    held.go.set()
+    first.result()
+    second.result()
+    publisher.publish([VIEW])
+    assert sum_of_events(held) == 4
+
+
+def test_a_request_that_waited_too_long_is_refused_and_its_events_are_not_counted(
+    held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(held, lambda _: None)
+    first = threads.submit(publisher.publish, [VIEW])
+    assert held.writing.acquire(timeout=10)
+    monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.05)
+    with pytest.raises(Unavailable, match="too slow"):
+        publisher.publish([VIEW, VIEW])
+    held.go.set()
+    first.result()
+    publisher.publish([VIEW])
+    assert sum_of_events(held) == 2
+
+
+def test_an_unreachable_broker_refuses_every_waiting_request_and_then_recovers(
+    journal: Journal, redis: Server, threads: ThreadPoolExecutor
+) -> None:
+    publisher = Publisher(journal, lambda _: None)
+    redis.kill()
+    futures = [threads.submit(publisher.publish, [VIEW]) for _ in range(8)]
+    for future in futures:
+        with pytest.raises(Unavailable, match="broker"):
+            future.result()
+    redis.start()
+    publisher.publish([VIEW])
+    assert sum_of_events(journal) == 1
+
+
+def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_does(
+    journal: Journal, redis: Server
+) -> None:
+    publisher = Publisher(journal, lambda _: None)
+    publisher.publish([VIEW])
+    redis.signal(signal.SIGSTOP)
+    try:
+        # Redis will find this in its socket, and write it, once it goes on.
+        with pytest.raises(OutcomeUnknown):
+            publisher.publish([VIEW])
+    finally:
+        redis.signal(signal.SIGCONT)
+    wait_until(lambda: sum_of_events(journal) == 1)
+    publisher.publish([VIEW])
+    assert sum_of_events(journal) == 2
+
+
+def sum_of_events(journal: Journal) -> int:
+    payloads: list[bytes] = journal.redis.hvals("journal:page_view")  # type: ignore[assignment]
+    return sum(len(msgspec.json.decode(payload)) for payload in payloads)
+
+
+def test_no_thread_runs_before_the_first_request_since_a_fork_would_lose_it(
+    journal: Journal,
+) -> None:
+    before = threading.active_count()
+    publisher = Publisher(journal, lambda _: None)
+    assert threading.active_count() == before
+    publisher.publish([VIEW])
+    assert threading.active_count() == before + 1

@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.settings import ADDRESSES_FILE, SettingsError, read
+
+
+def test_defaults_serve_one_machine() -> None:
+    settings = read({"DATA_DIR": "/nowhere"})
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+    assert settings.broker_url == settings.redis_url
+    assert (settings.host, settings.port, settings.flower_port) == ("127.0.0.1", 8000, 5555)
+    assert (settings.click_hits, settings.click_scope) == (3, "user")
+    assert str(settings.timezone) == "UTC"
+    assert settings.admin_token is None
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = read({"WRITE_KEYS": "a, b", "ALLOWED_ORIGINS": "https://x.com"})
+    assert settings.write_keys == ("a", "b")
+    assert settings.allowed_origins == ("https://x.com",)
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert read({"PORT": "", "ADMIN_TOKEN": ""}) == read({})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("FLOWER_PORT", "0"),
+        ("FLOWER_BASIC_AUTH", "password"),
+        ("REDIS_URL", "localhost:6379"),
+        ("BROKER_URL", "sqs://"),
+        ("MONGODB_URL", "localhost"),
+        ("TIMEZONE", "Mars/Olympus"),
+        ("TIMEZONE", "../etc/passwd"),
+        ("CLICK_HITS", "0"),
+        ("CLICK_SCOPE", "website"),
+        ("RATE_LIMIT", "many"),
+        ("LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_a_sentence_that_names_it(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable) as caught:
+        read({variable: value})
+    assert value in str(caught.value)
+
+
+def test_every_wrong_value_is_named() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read({"PORT": "x", "CLICK_HITS": "y"})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_servers_that_up_runs_are_found_by_their_data_directory(tmp_path: Path) -> None:
+    addresses = {"REDIS_URL": "redis://127.0.0.1:1/0", "MONGODB_URL": "mongodb://127.0.0.1:2/x"}
+    (tmp_path / ADDRESSES_FILE).write_text(json.dumps(addresses))
+    found = read({"DATA_DIR": str(tmp_path)})
+    assert (found.redis_url, found.mongodb_url) == tuple(addresses.values())
+    given = read({"DATA_DIR": str(tmp_path), "REDIS_URL": "redis://other/0"})
+    assert (given.redis_url, given.mongodb_url) == ("redis://other/0", addresses["MONGODB_URL"])
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["eventstream", "up"],
+        ["celery", "-A", "tasks", "worker"],
+        ["gunicorn", "--config", "python:app.web.server", "wsgi:app"],
+    ],
+)
+def test_a_wrong_value_stops_the_start_without_a_traceback(program: list[str]) -> None:
+    stopped = subprocess.run(
+        [Path(sys.executable).with_name(program[0]), *program[1:]],
+        env={"PATH": "/usr/bin:/bin", "PORT": "http"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert stopped.returncode != 0
+    assert "PORT='http' is wrong: Not a valid integer." in stopped.stderr
+    assert "Traceback" not in stopped.stderr

@@ -1,0 +1,286 @@
+import gzip
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from app import dead_letters
+from app.domain.events import AdClick, PageView
+from app.journal import Journal
+from app.web import ingest
+from tests.conftest import Server
+from tests.web.conftest import MakeClient
+
+VIEW = {"Type": "PageView", "Url": "site1.com/page1", "Meta": {"UserId": "u1", "AdId": "34"}}
+CLICK = {"Type": "AdClick", "Url": "site1.com/page1", "Meta": {"UserId": "u1", "AdId": "34"}}
+
+
+def post(client: FlaskClient, body: Any, media: str = "application/json", **more: Any) -> Any:
+    data = body if isinstance(body, bytes) else json.dumps(body)
+    response: TestResponse = client.post("/events", data=data, content_type=media, **more)
+    return response
+
+
+def journalled(journal: Journal, queue: str, kind: Any) -> list[Any]:
+    payloads: list[bytes] = journal.redis.hvals(f"journal:{queue}")  # type: ignore[assignment]
+    return [
+        event for payload in payloads for event in msgspec.json.decode(payload, type=list[kind])
+    ]
+
+
+def test_an_event_is_accepted_into_the_journal_and_its_queue(
+    client: FlaskClient, journal: Journal
+) -> None:
+    response = post(client, VIEW)
+    assert (response.status_code, response.json) == (202, {"accepted": 1, "rejected": []})
+    (event,) = journalled(journal, "page_view", PageView)
+    assert (event.website, event.page) == ("site1.com", "/page1")
+
+
+def test_each_kind_goes_to_the_queue_of_its_task(client: FlaskClient, journal: Journal) -> None:
+    kinds = {"PageView": "page_view", "AdImpression": "ad_impression", "AdClick": "ad_click"}
+    assert post(client, [VIEW | {"Type": kind} for kind in kinds]).json["accepted"] == 3
+    # The last message may still be on its way: it is sent after the answer.
+    messages = [
+        json.loads(journal.redis.blpop([queue], timeout=5)[1])  # type: ignore[index]
+        for queue in kinds.values()
+    ]
+    assert [message["headers"]["task"] for message in messages] == [
+        f"tasks.{queue}" for queue in kinds.values()
+    ]
+    for message, queue in zip(messages, kinds.values(), strict=True):
+        assert journal.read(queue, message["headers"]["id"]) is not None
+
+
+@pytest.mark.parametrize(
+    "media", ["application/json", "text/plain", "text/plain;charset=UTF-8", "Application/JSON"]
+)
+def test_json_is_understood_as_what_it_is_and_as_beacons_send_it(
+    client: FlaskClient, media: str
+) -> None:
+    assert post(client, [VIEW, CLICK], media).json == {"accepted": 2, "rejected": []}
+
+
+def test_a_line_of_ndjson_is_an_event(client: FlaskClient, journal: Journal) -> None:
+    body = b"\n".join([json.dumps(VIEW).encode(), b"", json.dumps(CLICK).encode() + b"\r", b""])
+    assert post(client, body, "application/x-ndjson").json == {"accepted": 2, "rejected": []}
+    assert len(journalled(journal, "ad_click", AdClick)) == 1
+
+
+def test_a_bad_line_of_ndjson_is_rejected_alone(client: FlaskClient) -> None:
+    body = json.dumps(VIEW).encode() + b"\n{\n\xff\n"
+    assert post(client, body, "application/x-ndjson").json == {
+        "accepted": 1,
+        "rejected": [
+            {"index": 1, "errors": {"_schema": ["Not a JSON object."]}},
+            {"index": 2, "errors": {"_schema": ["Not a JSON object."]}},
+        ],
+    }
+
+
+def test_gzip_is_unpacked(client: FlaskClient) -> None:
+    body = gzip.compress(json.dumps([VIEW] * 100).encode())
+    assert post(client, body, headers={"Content-Encoding": "gzip"}).json["accepted"] == 100
+
+
+def test_the_good_events_of_a_batch_are_taken_and_the_bad_ones_named_and_kept(
+    client: FlaskClient, journal: Journal
+) -> None:
+    bad = {"Type": "AdClick", "Url": "site1.com", "Meta": {"AdId": 1}}
+    response = post(client, [VIEW, bad])
+    errors = {"Meta": {"UserId": ["Missing data for required field."]}}
+    assert response.status_code == 202
+    assert response.json == {"accepted": 1, "rejected": [{"index": 1, "errors": errors}]}
+    (letter,) = dead_letters.newest(journal.redis, 10)
+    assert (letter.event, letter.reason) == (bad, errors)
+
+
+def test_no_good_event_at_all_is_a_bad_request(client: FlaskClient, journal: Journal) -> None:
+    response = post(client, {"Type": "PageView"})
+    assert response.status_code == 400
+    assert response.json == {
+        "accepted": 0,
+        "rejected": [{"index": 0, "errors": {"Url": ["Missing data for required field."]}}],
+    }
+    assert sum(journal.waiting().values()) == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"[]",
+        b"{'Type': 'PageView'}",
+        b'{"Type": "\xff"}',
+        b'{"Type": "\\ud800"}',
+        b"NaN",
+        b"[" * 100_000,
+        b"[" * 5_000 + b"]" * 5_000,
+        b"1" * 10_000,
+        json.dumps([VIEW] * 5_001).encode(),
+    ],
+)
+def test_a_body_that_is_no_json_or_holds_no_or_too_many_events_is_refused(
+    client: FlaskClient, journal: Journal, body: bytes
+) -> None:
+    response = post(client, body)
+    assert response.status_code == 400
+    assert set(response.json) == {"error"}
+    assert journal.redis.dbsize() == 0
+
+
+def test_too_many_lines_are_refused_before_they_are_read(client: FlaskClient) -> None:
+    response = post(client, b"1\n" * 5_001, "application/x-ndjson")
+    assert (response.status_code, set(response.json)) == (400, {"error"})
+
+
+def test_as_many_events_as_allowed_are_taken(client: FlaskClient, journal: Journal) -> None:
+    assert post(client, [VIEW] * 5_000).json["accepted"] == 5_000
+    assert len(journalled(journal, "page_view", PageView)) == 5_000
+
+
+@pytest.mark.parametrize(
+    "media", ["application/x-www-form-urlencoded", "application/xml", "multipart/form-data", ""]
+)
+def test_another_media_type_is_refused(client: FlaskClient, media: str) -> None:
+    assert post(client, VIEW, media).status_code == 415
+
+
+def test_another_content_encoding_is_refused(client: FlaskClient) -> None:
+    assert post(client, VIEW, headers={"Content-Encoding": "br"}).status_code == 415
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [b"no gzip", gzip.compress(b"[]")[:-4], gzip.compress(b"[]") + b"x", gzip.compress(b"[]") * 2],
+)
+def test_a_broken_gzip_is_a_bad_request(client: FlaskClient, packed: bytes) -> None:
+    response = post(client, packed, headers={"Content-Encoding": "gzip"})
+    assert (response.status_code, set(response.json)) == (400, {"error"})
+
+
+def test_a_body_over_its_bound_is_too_large(client: FlaskClient) -> None:
+    bound = 2 * 1024 * 1024
+    padding = " " * (bound - len(json.dumps(VIEW)))
+    assert post(client, (json.dumps(VIEW) + padding).encode()).status_code == 202
+    assert post(client, (json.dumps(VIEW) + padding + " ").encode()).status_code == 413
+
+
+def test_gzip_that_unpacks_over_its_bound_is_too_large(client: FlaskClient) -> None:
+    for size, status in ((ingest.MAX_UNPACKED_BYTES, 202), (ingest.MAX_UNPACKED_BYTES + 1, 413)):
+        body = gzip.compress(json.dumps(VIEW).encode().ljust(size))
+        response = post(client, body, headers={"Content-Encoding": "gzip"})
+        assert response.status_code == status
+
+
+def test_another_method_is_refused_as_json(client: FlaskClient) -> None:
+    response = client.put("/events")
+    assert response.status_code == 405
+    assert set(response.get_json()) == {"error"}
+    assert "POST" in response.headers["Allow"]
+
+
+def test_a_broker_that_is_away_gets_503_and_nothing_is_taken(
+    client: FlaskClient, journal: Journal, redis: Server
+) -> None:
+    redis.kill()
+    response = post(client, VIEW)
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert set(response.json) == {"error"}
+    redis.start()
+    assert sum(journal.waiting().values()) == 0
+    assert post(client, VIEW).status_code == 202
+
+
+def test_a_full_broker_gets_503(client: FlaskClient, journal: Journal) -> None:
+    journal.redis.config_set("maxmemory", 1)
+    try:
+        assert post(client, VIEW).status_code == 503
+    finally:
+        journal.redis.config_set("maxmemory", 0)
+
+
+def test_events_are_accepted_while_the_database_is_away(
+    client_with: MakeClient, journal: Journal
+) -> None:
+    client = client_with(mongodb_url="mongodb://127.0.0.1:1/nowhere")
+    assert post(client, VIEW).status_code == 202
+    assert len(journalled(journal, "page_view", PageView)) == 1
+
+
+def test_any_origin_may_post(client: FlaskClient) -> None:
+    response = post(client, VIEW, headers={"Origin": "https://site1.com"})
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_errors_can_be_read_by_the_page_that_caused_them(client: FlaskClient) -> None:
+    response = post(client, b"{", headers={"Origin": "https://site1.com"})
+    assert response.status_code == 400
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_a_preflight_is_answered(client: FlaskClient) -> None:
+    response = client.options(
+        "/events",
+        headers={
+            "Origin": "https://site1.com",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type, x-write-key, content-encoding",
+        },
+    )
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert "POST" in response.headers["Access-Control-Allow-Methods"]
+    allowed = response.headers["Access-Control-Allow-Headers"].lower()
+    assert {"content-type", "x-write-key", "content-encoding"} <= set(allowed.split(", "))
+
+
+def test_only_listed_origins_may_post_where_some_are_listed(client_with: MakeClient) -> None:
+    client = client_with(allowed_origins=("https://site1.com",))
+    good = post(client, VIEW, headers={"Origin": "https://site1.com"})
+    assert good.status_code == 202
+    assert good.headers["Access-Control-Allow-Origin"] == "https://site1.com"
+    bad = post(client, VIEW, headers={"Origin": "https://evil.com"})
+    assert bad.status_code == 403
+    assert "Access-Control-Allow-Origin" not in bad.headers
+    assert post(client, VIEW).status_code == 202, "a server sends no origin"
+
+
+def test_a_write_key_is_asked_for_where_there_are_some(
+    client_with: MakeClient, journal: Journal
+) -> None:
+    client = client_with(write_keys=("first", "second"))
+    for headers in ({}, {"X-Write-Key": "third"}, {"X-Write-Key": "é"}):
+        refused = post(client, VIEW, headers=headers)
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"]
+    assert journal.redis.dbsize() == 0
+    assert post(client, VIEW, headers={"X-Write-Key": "second"}).status_code == 202
+    assert post(client, VIEW, query_string={"key": "first"}).status_code == 202
+
+
+def test_more_requests_than_the_rate_get_429_for_each_sender(client_with: MakeClient) -> None:
+    client = client_with(rate_limit="2/hour")
+    assert [post(client, VIEW).status_code for _ in range(3)] == [202, 202, 429]
+    refused = post(client, VIEW)
+    assert int(refused.headers["Retry-After"]) > 0
+    assert set(refused.json) == {"error"}
+    other = post(client, VIEW, environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
+    assert other.status_code == 202
+
+
+def test_the_rate_limit_does_not_stand_in_the_way_of_saying_the_broker_is_away(
+    client_with: MakeClient, redis: Server
+) -> None:
+    client = client_with(rate_limit="100/hour")
+    redis.kill()
+    try:
+        assert post(client, VIEW).status_code == 503
+    finally:
+        redis.start()

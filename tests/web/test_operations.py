@@ -1,0 +1,115 @@
+import json
+from typing import Any
+
+from flask.testing import FlaskClient
+
+from app import dead_letters
+from app.journal import Batch, Journal
+from tests.conftest import Server
+from tests.web.conftest import MakeClient
+
+BAD = {"Type": "AdClick", "Url": "site1.com"}
+
+
+def letters(client: FlaskClient, **query: Any) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/dead-letters", query_string=query).get_json()
+    return found
+
+
+def test_health_is_that_of_the_process_alone(client: FlaskClient, redis: Server) -> None:
+    redis.kill()
+    try:
+        assert client.get("/health").status_code == 200
+    finally:
+        redis.start()
+
+
+def test_ready_means_that_broker_and_database_answer(client: FlaskClient) -> None:
+    response = client.get("/ready")
+    assert response.status_code == 200
+    assert response.get_json() == {"broker": "ok", "database": "ok"}
+
+
+def test_ready_names_the_part_that_is_away(
+    client: FlaskClient, redis: Server, client_with: MakeClient
+) -> None:
+    redis.kill()
+    try:
+        response = client.get("/ready")
+    finally:
+        redis.start()
+    assert response.status_code == 503
+    assert response.get_json() == {"broker": "away", "database": "ok"}
+    response = client_with(mongodb_url="mongodb://127.0.0.1:1/x").get("/ready")
+    assert response.status_code == 503
+    assert response.get_json() == {"broker": "ok", "database": "away"}
+
+
+def test_dead_letters_are_listed_newest_first_in_pages(client: FlaskClient) -> None:
+    for number in range(3):
+        client.post("/events", json=BAD | {"N": number})
+    first = letters(client, limit=2)
+    assert [item["event"]["N"] for item in first["items"]] == [2, 1]
+    assert first["items"][0]["reason"]["Meta"]["UserId"] == ["Missing data for required field."]
+    second = letters(client, limit=2, cursor=first["next_cursor"])
+    assert [item["event"]["N"] for item in second["items"]] == [0]
+    assert second["next_cursor"] is None
+
+
+def test_a_wrong_parameter_of_the_list_is_named(client: FlaskClient) -> None:
+    for query in ({"limit": "x"}, {"cursor": "+"}, {"cursor": "1-1) ("}):
+        response = client.get("/dead-letters", query_string=query)
+        assert response.status_code == 400
+        assert list(response.get_json()["errors"]) == list(query)
+
+
+def test_an_event_that_is_good_by_now_is_replayed_once(
+    client: FlaskClient, journal: Journal
+) -> None:
+    good = {"Type": "PageView", "Url": "site1.com"}
+    journal.redis.xadd("dead_letters", {"reason": "{}", "event": json.dumps(good)})
+    (letter,) = letters(client)["items"]
+    replay = f"/dead-letters/{letter['id']}/replay"
+    response = client.post(replay)
+    assert response.status_code == 202
+    assert response.get_json() == {"accepted": 1, "rejected": []}
+    assert letters(client)["items"] == []
+    assert journal.read("page_view", f"dead-letter-{letter['id']}") is not None
+    assert client.post(replay).status_code == 404
+
+
+def test_an_event_that_is_still_bad_stays_a_dead_letter(client: FlaskClient) -> None:
+    client.post("/events", json=BAD)
+    (letter,) = letters(client)["items"]
+    response = client.post(f"/dead-letters/{letter['id']}/replay")
+    assert response.status_code == 400
+    assert response.get_json()["accepted"] == 0
+    assert response.get_json()["rejected"][0]["errors"] == letter["reason"]
+    assert letters(client)["items"] == [letter]
+
+
+def test_a_failed_batch_is_replayed_under_its_own_id(client: FlaskClient, journal: Journal) -> None:
+    batch = Batch("b1", "ad_click", b'[{"any":1}]')
+    journal.bury(batch, "a fault that has been mended")
+    (letter,) = letters(client)["items"]
+    assert (letter["queue"], letter["batch"]) == ("ad_click", [{"any": 1}])
+    assert client.post(f"/dead-letters/{letter['id']}/replay").status_code == 202
+    assert journal.read("ad_click", "b1") == batch.payload
+    assert letters(client)["items"] == []
+
+
+def test_an_event_that_was_cut_short_can_not_be_replayed(client: FlaskClient) -> None:
+    client.post("/events", json=BAD | {"Pad": "x" * dead_letters.MAX_EVENT_BYTES})
+    (letter,) = letters(client)["items"]
+    assert client.post(f"/dead-letters/{letter['id']}/replay").status_code == 409
+
+
+def test_a_replay_of_nothing_is_not_found(client: FlaskClient) -> None:
+    for letter_id in ("1-1", "x", "-", "+", "1-1%20+"):
+        assert client.post(f"/dead-letters/{letter_id}/replay").status_code == 404
+
+
+def test_what_is_not_there_is_not_found_as_json(client: FlaskClient) -> None:
+    response = client.get("/nothing")
+    assert response.status_code == 404
+    assert set(response.get_json()) == {"error"}
