@@ -187,7 +187,7 @@ def test_the_web_listens_on_every_address_of_its_container() -> None:
 def test_the_replica_set_that_mongo_starts_is_the_one_that_clients_ask_for() -> None:
     asked = parse_uri(MONGODB_URL)
     [(host, port)] = asked["nodelist"]
-    name = asked["options"]["replicaset"]
+    name = asked["options"]["replicaSet"]
     assert words_of("mongo")[words_of("mongo").index("--replSet") + 1] == name
     script = SERVICES["mongo"]["healthcheck"]["test"][-1]
     assert f'{{_id: "{name}", members: [{{_id: 0, host: "{host}:{port}"}}]}}' in script

@@ -1,0 +1,138 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.cli.up import free_port
+from tests.conftest import kill_group, wait_until
+
+BIN = Path(sys.executable).parent
+# Only what a user's shell would have: nothing of the servers that other tests use.
+CLEAN = {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+
+
+@dataclass
+class Stack:
+    """A collector that `eventstream up` runs."""
+
+    process: subprocess.Popen[str]
+    environment: dict[str, str]
+    output: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.environment['PORT']}"
+
+    @property
+    def flower(self) -> str:
+        return f"http://127.0.0.1:{self.environment['FLOWER_PORT']}"
+
+    def run(
+        self, *command: str, check: bool = True, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command where the collector's own settings hold."""
+        done = subprocess.run(
+            command,
+            env=self.environment | more,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def items(self, path: str) -> list[dict[str, object]]:
+        """The rows of a report."""
+        found: list[dict[str, object]] = httpx.get(f"{self.url}/reports/{path}").json()["items"]
+        return found
+
+    def descendants(self) -> dict[str, int]:
+        """The processes that `up` started, by their command line, with what these started."""
+        parents, commands = {}, {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                stat = (process / "stat").read_text().rsplit(")", 1)[1].split()
+                commands[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parents[int(process.name)] = int(stat[1])
+        found = {self.process.pid}
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return {f"{commands[pid]}#{pid}": pid for pid in found - {self.process.pid}}
+
+    def part(self, *words: str) -> int:
+        """The first process that `up` started whose command line holds these words."""
+        return min(
+            pid
+            for command, pid in self.descendants().items()
+            if all(word in command for word in words)
+        )
+
+    def stop(self, number: int = signal.SIGINT) -> float:
+        """Stop it and return the seconds that this took."""
+        start = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(30)
+        return time.monotonic() - start
+
+
+StartStack = Callable[..., AbstractContextManager[Stack]]
+
+
+def start_stack(home: Path, **environment: str) -> AbstractContextManager[Stack]:
+    """Run `eventstream up` with its data in a folder; it is killed at the end."""
+
+    @contextmanager
+    def start() -> Iterator[Stack]:
+        ports = {"PORT": str(free_port()), "FLOWER_PORT": str(free_port())}
+        settings = CLEAN | ports | {"DATA_DIR": str(home / "var")} | environment
+        output = home / f"up-{time.monotonic_ns()}.log"
+        with output.open("w") as out:
+            process = subprocess.Popen(
+                ["eventstream", "up"],
+                env=settings,
+                executable=BIN / "eventstream",
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                text=True,
+                start_new_session=True,
+            )
+        stack = Stack(process, settings, output)
+        try:
+            wait_until(
+                lambda: process.poll() is not None or "\nready\n" in output.read_text(), seconds=90
+            )
+            yield stack
+        finally:
+            if process.poll() is None:
+                stack.stop()
+            kill_group(process)
+
+    return start()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One collector for all tests of a process; each test has websites of its own in it."""
+    with start_stack(tmp_path_factory.mktemp("stack")) as stack:
+        assert stack.process.poll() is None, stack.output.read_text()
+        yield stack
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

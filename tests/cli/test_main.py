@@ -1,0 +1,97 @@
+import csv
+import io
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.journal import Batch, Journal, connect
+from app.settings import ADDRESSES_FILE
+from tests.cli.conftest import Stack
+
+pytestmark = pytest.mark.xdist_group("stack")
+
+
+@pytest.fixture(scope="module")
+def counted(stack: Stack) -> Stack:
+    """The collector, with a view, an impression and a click counted for main.example."""
+    where = {"Url": "main.example/[red]a", "Meta": {"UserId": "u", "AdId": "[bold]"}}
+    events = [where | {"Type": kind} for kind in ("PageView", "AdImpression", "AdClick")]
+    assert httpx.post(f"{stack.url}/events", json=events).json()["accepted"] == 3
+    stack.run("eventstream", "drain")
+    return stack
+
+
+@pytest.mark.parametrize(
+    ("arguments", "header", "row"),
+    [
+        (["page-views"], ["website", "page", "views"], ["main.example", "/[red]a", "1"]),
+        (
+            ["clicks", "--ad-id", "[bold]"],
+            ["website", "ad_id", "hits", "clicks"],
+            ["main.example", "[bold]", "1", "0"],
+        ),
+    ],
+)
+def test_a_report_is_a_table_or_csv(
+    counted: Stack, arguments: list[str], header: list[str], row: list[str]
+) -> None:
+    command = ["eventstream", "report", *arguments, "--website", "main.example"]
+    table = counted.run(*command).stdout
+    assert all(text in table for text in (*header, *row)), table
+    rows = list(csv.reader(io.StringIO(counted.run(*command, "--csv").stdout)))
+    assert rows == [header, row]
+
+
+def test_impressions_are_shown_by_month(counted: Stack) -> None:
+    command = ["eventstream", "report", "impressions", "--website", "main.example", "--csv"]
+    (header, row) = csv.reader(io.StringIO(counted.run(*command).stdout))
+    assert header == ["month", "website", "impressions", "visitors", "closed"]
+    assert row[1:] == ["main.example", "1", "1", "false"]
+    assert len(counted.run(*command, "--month", "2001-01").stdout.splitlines()) == 1
+
+
+def test_days_filter_the_page_views(counted: Stack) -> None:
+    command = ["eventstream", "report", "page-views", "--website", "main.example", "--csv"]
+    assert len(counted.run(*command, "--from", "2001-01-01").stdout.splitlines()) == 2
+    assert len(counted.run(*command, "--to", "2001-01-01").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["aggregate", "2026-13"],
+        ["aggregate", "november"],
+        ["report", "page-views", "--from", "yesterday"],
+        ["report", "impressions", "--month", "2026"],
+    ],
+)
+def test_a_wrong_argument_is_a_sentence(stack: Stack, arguments: list[str]) -> None:
+    done = stack.run("eventstream", *arguments, check=False)
+    assert done.returncode == 2
+    assert f"'{arguments[-1]}' is not a" in done.stderr
+
+
+def test_aggregate_tells_how_many_websites_the_month_has(counted: Stack) -> None:
+    assert counted.run("eventstream", "aggregate", "2001-01").stdout == "2001-01: 0 websites\n"
+
+
+def test_drain_ends_with_1_if_not_all_is_counted_in_time(stack: Stack) -> None:
+    addresses = json.loads((Path(stack.environment["DATA_DIR"]) / ADDRESSES_FILE).read_text())
+    # In another database of the same Redis: no worker takes from there.
+    url = addresses["REDIS_URL"].replace("/0", "/5")
+    journal = Journal(connect(url))
+    journal.write([Batch("b1", "page_view", b"[]")])
+    drained = stack.run("eventstream", "drain", "--timeout", "0.3", check=False, REDIS_URL=url)
+    assert drained.returncode == 1
+    assert "1 batches are not counted yet." in drained.stderr
+    journal.remove("page_view", "b1")
+    assert stack.run("eventstream", "drain", REDIS_URL=url).returncode == 0
+
+
+def test_a_server_that_is_away_is_a_sentence(stack: Stack) -> None:
+    away = stack.run("eventstream", "drain", check=False, REDIS_URL="redis://127.0.0.1:1/0")
+    assert away.returncode == 1
+    assert away.stderr.startswith("Error: broker unavailable")
+    assert len(away.stderr.splitlines()) == 1

@@ -1,0 +1,171 @@
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.conftest import BIN, CLEAN, Stack, is_alive, start_stack
+from tests.conftest import wait_until
+
+pytestmark = pytest.mark.xdist_group("stack")
+
+STOP_SECONDS = 10
+VIEW = {"Type": "PageView", "Url": "up.example/a"}
+
+
+def test_every_address_is_printed_and_then_ready(stack: Stack) -> None:
+    *addresses, ready = stack.output.read_text().splitlines()[:7]
+    assert ready == "ready"
+    assert f"{stack.url}/events" in addresses[0]
+    assert f"{stack.url}/reports/page-views" in addresses[1]
+    assert stack.flower in addresses[2]
+    assert re.search(r"redis://127\.0\.0\.1:\d+/0", addresses[3])
+    assert re.search(r"mongodb://127\.0\.0\.1:\d+/eventstream", addresses[4])
+
+
+def test_an_event_posted_as_in_the_readme_is_in_the_report_within_two_seconds(stack: Stack) -> None:
+    posted = stack.run(
+        *("curl", "-sS", "-w", "%{http_code}"),
+        *("-d", '{"Type":"PageView","Url":"site1.com/page1","Meta":{"UserId":"u1","AdId":"34"}}'),
+        *("-H", "Content-Type: application/json", f"{stack.url}/events"),
+    )
+    assert posted.stdout == '{"accepted":1,"rejected":[]}202'
+    row = {"website": "site1.com", "page": "/page1", "views": 1}
+    wait_until(lambda: row in stack.items("page-views"), seconds=2)
+
+
+@pytest.mark.parametrize(("hits", "clicks"), [(3, 1), (7, 2)])
+def test_hits_of_one_user_on_one_ad_make_clicks(stack: Stack, hits: int, clicks: int) -> None:
+    website = f"clicks{hits}.example"
+    meta = {"UserId": website, "AdId": "34"}
+    for _ in range(hits):
+        event = {"Type": "AdClick", "Url": website, "Meta": meta}
+        assert httpx.post(f"{stack.url}/events", json=event).status_code == 202
+    stack.run("eventstream", "drain")
+    assert stack.items(f"clicks?website={website}") == [
+        {"website": website, "ad_id": "34", "hits": hits, "clicks": clicks}
+    ]
+
+
+def test_flower_shows_the_workers_and_the_four_queues(stack: Stack) -> None:
+    queues = ["page_view", "ad_impression", "ad_click", "maintenance"]
+
+    def shown(path: str, names: list[str]) -> bool:
+        page = httpx.get(f"{stack.flower}{path}").text
+        return all(name in page for name in names)
+
+    wait_until(lambda: shown("/workers", [f"{queue}@" for queue in queues]))
+    wait_until(lambda: shown("/broker", [f">{queue}<" for queue in queues]))
+
+
+def test_a_part_that_dies_is_started_again_and_nothing_is_lost(
+    stack: Stack, tmp_path: Path
+) -> None:
+    parts = [
+        ("gunicorn",),
+        ("worker", "--queues page_view"),
+        ("celery", "beat"),
+        ("redis-server",),
+        ("secantus",),
+    ]
+    events = tmp_path / "events.ndjson"
+    accepted = 0
+    for number, words in enumerate(parts):
+        lines = [
+            json.dumps(VIEW | {"Url": "killed.example/a", "EventId": f"killed-{number}-{n}"})
+            for n in range(300)
+        ]
+        events.write_text("\n".join(lines))
+        killed = stack.part(*words)
+        sending = subprocess.Popen(
+            [BIN / "eventstream", "send", "--batch", "10", events],
+            env=stack.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda killed=killed: not is_alive(killed))  # type: ignore[misc]
+        if sending.wait(60) != 0:  # its connection broke; with their ids all can be sent again
+            stack.run("eventstream", "send", str(events))
+        accepted += 300
+    stack.run("eventstream", "drain", "--timeout", "60")
+    assert stack.items("page-views?website=killed.example") == [
+        {"website": "killed.example", "page": "/a", "views": accepted}
+    ]
+    assert stack.output.read_text().count("starting it again") == len(parts)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_of_it_and_what_was_counted_is_kept(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with start_stack(tmp_path) as first:
+        assert httpx.post(f"{first.url}/events", json=VIEW).status_code == 202
+        first.run("eventstream", "drain")
+        processes = first.descendants()
+        assert len(processes) >= 9
+        assert first.stop(number) < STOP_SECONDS
+        assert first.process.returncode == 0
+        assert not [command for command, pid in processes.items() if is_alive(pid)]
+        assert first.output.read_text().endswith("ready\n")
+    with start_stack(tmp_path) as second:
+        assert second.items("page-views") == [{"website": "up.example", "page": "/a", "views": 1}]
+
+
+def test_parts_do_not_outlive_an_up_that_is_killed(tmp_path: Path) -> None:
+    with start_stack(tmp_path) as stack:
+        processes = stack.descendants()
+        stack.process.kill()
+        stack.process.wait()
+        wait_until(lambda: not any(is_alive(pid) for pid in processes.values()))
+
+
+@pytest.mark.parametrize("variable", ["PORT", "FLOWER_PORT"])
+def test_a_port_that_is_taken_is_said_in_a_sentence(tmp_path: Path, variable: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with start_stack(tmp_path, **{variable: str(port)}) as stack:
+            assert stack.process.wait() == 1
+            said = stack.output.read_text()
+    assert said.startswith(f"Error: Port {port} on 127.0.0.1 can't be used (Address already in use")
+    assert variable in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_data_directory_in_use_is_said_in_a_sentence(stack: Stack) -> None:
+    second = stack.run("eventstream", "up", check=False)
+    assert second.returncode == 1
+    assert "Another eventstream runs on" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+
+
+def test_servers_named_in_the_environment_are_used_and_not_started(
+    stack: Stack, tmp_path: Path
+) -> None:
+    addresses = json.loads((Path(stack.environment["DATA_DIR"]) / "addresses.json").read_text())
+    mongodb = addresses["MONGODB_URL"].replace("eventstream", "other")
+    redis = addresses["REDIS_URL"].replace("/0", "/1")
+    with start_stack(tmp_path, REDIS_URL=redis, MONGODB_URL=mongodb) as other:
+        assert not [
+            command
+            for command in other.descendants()
+            if "redis-server" in command or "secantus" in command
+        ]
+        event = VIEW | {"Url": "given.example"}
+        assert httpx.post(f"{other.url}/events", json=event).status_code == 202
+        other.run("eventstream", "drain")
+        assert other.items("page-views") == [{"website": "given.example", "page": "/", "views": 1}]
+    assert stack.items("page-views?website=given.example") == []
+
+
+def test_help_names_every_command() -> None:
+    shown = subprocess.run(
+        [BIN / "eventstream", "--help"], env=CLEAN, capture_output=True, text=True, check=True
+    ).stdout
+    for command in ("up", "send", "simulate", "report", "aggregate", "drain"):
+        assert re.search(rf"^  {command} ", shown, re.MULTILINE)
