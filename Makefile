@@ -9,7 +9,7 @@ run: $(INSTALLED)
 	@exec $(BIN)/eventstream up
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -10,8 +10,6 @@ from app.journal import Batch, Journal, connect
 from app.settings import ADDRESSES_FILE
 from tests.cli.conftest import Stack
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 
 @pytest.fixture(scope="module")
 def counted(stack: Stack) -> Stack:

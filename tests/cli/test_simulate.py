@@ -50,7 +50,12 @@ def test_the_collector_reads_each_event_as_it_was_meant() -> None:
 
 
 def expected(*events: SimulatedEvent, **rule: Any) -> dict[str, list[tuple[Any, ...]]]:
-    settings = {"timezone": UTC, "click_hits": 3, "click_scope": "user", "now": END} | rule
+    settings: dict[str, Any] = {
+        "timezone": UTC,
+        "click_hits": 3,
+        "click_scope": "user",
+        "now": END,
+    } | rule
     expectation = Expectation(**settings)
     for event in events:
         expectation.add(event)

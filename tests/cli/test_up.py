@@ -12,8 +12,6 @@ import pytest
 from tests.cli.conftest import BIN, CLEAN, Stack, is_alive, start_stack
 from tests.conftest import wait_until
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 STOP_SECONDS = 10
 VIEW = {"Type": "PageView", "Url": "up.example/a"}
 
@@ -100,21 +98,23 @@ def test_a_part_that_dies_is_started_again_and_nothing_is_lost(
     assert stack.output.read_text().count("starting it again") == len(parts)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all_of_it_and_what_was_counted_is_kept(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def processes_left_by_stop(stack: Stack, number: signal.Signals) -> list[str]:
+    processes = stack.descendants()
+    assert len(processes) >= 9
+    assert stack.stop(number) < STOP_SECONDS
+    assert stack.process.returncode == 0
+    return [command for command, pid in processes.items() if is_alive(pid)]
+
+
+def test_ctrl_c_stops_all_of_it_and_what_was_counted_is_kept(tmp_path: Path) -> None:
     with start_stack(tmp_path) as first:
         assert httpx.post(f"{first.url}/events", json=VIEW).status_code == 202
         first.run("eventstream", "drain")
-        processes = first.descendants()
-        assert len(processes) >= 9
-        assert first.stop(number) < STOP_SECONDS
-        assert first.process.returncode == 0
-        assert not [command for command, pid in processes.items() if is_alive(pid)]
+        assert processes_left_by_stop(first, signal.SIGINT) == []
         assert first.output.read_text().endswith("ready\n")
     with start_stack(tmp_path) as second:
         assert second.items("page-views") == [{"website": "up.example", "page": "/a", "views": 1}]
+        assert processes_left_by_stop(second, signal.SIGTERM) == []
 
 
 def test_parts_do_not_outlive_an_up_that_is_killed(tmp_path: Path) -> None:

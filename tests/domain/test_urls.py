@@ -66,7 +66,7 @@ def test_an_address_names_its_website_and_page(url: str, website: str, page: str
     ],
 )
 def test_an_address_of_no_web_page_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="URL|website"):
+    with pytest.raises(ValueError, match=r"URL|website"):
         website_and_page(url)
 
 

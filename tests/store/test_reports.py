@@ -52,7 +52,7 @@ def test_page_views_are_those_of_the_days_asked_for(
 ) -> None:
     days = ["2026-10-31", "2026-11-01", "2026-11-30", "2026-12-01"]
     count_views(counting, *(("a.com", f"/{day}", day) for day in days))
-    november = {"first": date(2026, 11, 1), "last": date(2026, 11, 30)}
+    november: dict[str, Any] = {"first": date(2026, 11, 1), "last": date(2026, 11, 30)}
     found = reports.page_views(Page(), website=website, **november)
     assert [row["page"] for row in found.items] == ["/2026-11-01", "/2026-11-30"]
     since = reports.page_views(Page(), website=website, first=date(2026, 12, 1))
@@ -79,8 +79,9 @@ def test_days_come_in_order_and_empty_ones_are_zero(counting: Counting) -> None:
 
 def test_days_reach_over_the_range_asked_for(counting: Counting) -> None:
     count_views(counting, ("a.com", "/", "2026-11-02"), ("a.com", "/x", "2026-11-02"))
-    november = {"first": date(2026, 11, 1), "last": date(2026, 11, 3)}
-    for filters in ({"website": "a.com", "page_path": "/x"}, {"page_path": "/x"}):
+    november: dict[str, Any] = {"first": date(2026, 11, 1), "last": date(2026, 11, 3)}
+    of_page: list[dict[str, Any]] = [{"website": "a.com", "page_path": "/x"}, {"page_path": "/x"}]
+    for filters in of_page:
         found = reports.daily_page_views(Page(), **filters, **november)
         assert values(found) == [("2026-11-01", 0), ("2026-11-02", 1), ("2026-11-03", 0)]
     assert values(reports.daily_page_views(Page(), website="b.com")) == []
