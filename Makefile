@@ -9,6 +9,8 @@ run: $(INSTALLED)
 	@exec $(BIN)/eventstream up
 
 test: $(INSTALLED)
+	@command -v curl >/dev/null || { apt-get update -qq && apt-get install -qq -y curl; } || \
+		echo "curl can't be installed here: the tests of the README's curl commands are skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)

@@ -1,0 +1,99 @@
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.settings import Settings
+from tests.cli.conftest import Stack, start_stack
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def commands(program: str) -> list[str]:
+    """The README's command lines that run this program."""
+    found = [line for line in COMMANDS if program in shlex.split(line)]
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with start_stack(tmp_path_factory.mktemp("readme")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are run one after another; one uses what another wrote."""
+    return tmp_path_factory.mktemp("folder")
+
+
+def test_every_command_is_one_of_those_tested_here() -> None:
+    known = {"make", "curl", "eventstream", "docker"}
+    assert [line for line in COMMANDS if not known & set(shlex.split(line))] == []
+
+
+def run(line: str, collector: Stack, folder: Path) -> str:
+    """What a command line of the README prints, run against the collector."""
+    if line.startswith("curl") and not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    return subprocess.run(
+        ["bash", "-ec", line.replace("localhost:8000", collector.url)],
+        cwd=folder,
+        env=collector.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+
+
+def test_the_answers_shown_are_those_given(collector: Stack, folder: Path) -> None:
+    shown = re.findall(r"```sh\n(curl .*)\n```\n\n```json\n(.*)\n```", README)
+    assert len(shown) == 2
+    for line, answer in shown:
+        assert run(line, collector, folder) == answer
+        run("eventstream drain", collector, folder)
+
+
+@pytest.mark.parametrize("line", [*commands("curl"), *commands("eventstream")])
+def test_a_command_of_the_readme_runs(collector: Stack, folder: Path, line: str) -> None:
+    assert '"error"' not in run(line, collector, folder)
+
+
+@pytest.mark.parametrize("line", commands("make"))
+def test_a_make_target_of_the_readme_exists(line: str) -> None:
+    planned = subprocess.run(
+        ["make", "--dry-run", "--always-make", *shlex.split(line)[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    expected = {"run": "eventstream up", "test": "pytest"}[line.split()[1]]
+    assert expected in planned
+
+
+@pytest.mark.parametrize("line", commands("docker"))
+def test_a_compose_command_of_the_readme_names_services_there_are(line: str) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    scaled = re.findall(r"--scale (\S+)=\d+", line)
+    assert scaled
+    assert set(scaled) <= set(services)
+
+
+def test_every_setting_is_listed() -> None:
+    listed = set(re.findall(r"`([A-Z_]+)`", README.split("### Settings")[1].split("\n## ")[0]))
+    assert {field.name.upper() for field in fields(Settings)} <= listed
