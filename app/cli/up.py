@@ -228,10 +228,9 @@ class Supervisor:
         )
 
     def _beat(self) -> Part:
-        schedule = str(self._settings.data_dir / "beat-schedule")
-        return self._python(
-            "beat", "celery", "-A", "tasks", "beat", "--schedule", schedule, "--pidfile="
-        )
+        # This scheduler keeps no file, which a kill could spoil: the tasks find out what is due.
+        scheduler = "celery.beat:Scheduler"
+        return self._python("beat", "celery", "-A", "tasks", "beat", "--scheduler", scheduler)
 
     def _flower(self) -> Part:
         return self._python(

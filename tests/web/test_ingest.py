@@ -1,6 +1,7 @@
 import gzip
 import json
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -44,15 +45,17 @@ def test_each_kind_goes_to_the_queue_of_its_task(client: FlaskClient, journal: J
     kinds = {"PageView": "page_view", "AdImpression": "ad_impression", "AdClick": "ad_click"}
     assert post(client, [VIEW | {"Type": kind} for kind in kinds]).json["accepted"] == 3
 
-    def rung_for(queue: str) -> set[tuple[str, str]]:
-        messages: list[bytes] = journal.redis.lrange(queue, 0, -1)  # type: ignore[assignment]
-        headers = [json.loads(message)["headers"] for message in messages]
-        return {(header["task"], header["id"]) for header in headers}
-
     for queue in kinds.values():
-        (batch_id,) = journal.redis.hkeys(f"journal:{queue}")  # type: ignore[misc]
-        # The message is sent after the answer.
-        wait_until(lambda q=queue, i=batch_id: (f"tasks.{q}", i.decode()) in rung_for(q))
+        wait_until(partial(is_rung_for, journal, queue))  # the message is sent after the answer
+
+
+def is_rung_for(journal: Journal, queue: str) -> bool:
+    """Whether the queue has a message for the one batch in its journal."""
+    (batch_id,) = cast(list[bytes], journal.redis.hkeys(f"journal:{queue}"))
+    messages = cast(list[bytes], journal.redis.lrange(queue, 0, -1))
+    headers = [json.loads(message)["headers"] for message in messages]
+    rung = [(header["task"], header["id"]) for header in headers]
+    return (f"tasks.{queue}", batch_id.decode()) in rung
 
 
 @pytest.mark.parametrize(
