@@ -144,7 +144,9 @@ class Journal:
             until = now - older_than
             if ahead_of is not None:
                 place: Any = self.redis.zscore(rung, ahead_of)
-                until = min(until, place if place is not None else until)
+                if place is None:  # a second bell, soon gone: the next time will tell
+                    return []
+                until = min(until, place)
             ids: Any = self.redis.zrangebyscore(rung, "-inf", f"({until}")
             if ids:
                 self.redis.zadd(rung, dict.fromkeys(ids, now), xx=True)

@@ -10,7 +10,7 @@ from celery import Celery
 
 from app.domain.events import Event, Rejection
 from app.errors import Unavailable
-from app.journal import Batch, Journal, OutcomeUnknown, batches
+from app.journal import REDIS_SECONDS, Batch, Journal, OutcomeUnknown, batches
 
 MAX_WAITING_EVENTS = 50_000
 PUBLISH_SECONDS = 1.9
@@ -23,6 +23,12 @@ def producer() -> Celery:
     """A Celery application that knows no tasks, to reach the workers by message."""
     celery = Celery("eventstream-producer")
     celery.config_from_object("celeryconfig")
+    # No waiting for a broker that is away: the message is only a doorbell, and will be sent again.
+    celery.conf.broker_transport_options |= {
+        "max_retries": 0,
+        "socket_timeout": REDIS_SECONDS,
+        "socket_connect_timeout": REDIS_SECONDS,
+    }
     celery.finalize()
     return celery
 

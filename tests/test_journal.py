@@ -133,7 +133,10 @@ def test_batches_behind_the_next_message_in_line_are_not_rung_for(journal: Journ
     assert journal.take_unrung("page_view", 60, "next") == ["lost"]
 
 
-def test_a_message_for_a_batch_that_is_done_does_not_hide_lost_ones(journal: Journal) -> None:
+def test_nothing_is_rung_for_while_the_next_message_tells_nothing_of_those_behind(
+    journal: Journal,
+) -> None:
     journal.write([BATCH])
     journal.redis.zadd("journal:page_view:rung", {"b1": time.time() - 61})
-    assert journal.take_unrung("page_view", 60, "done") == ["b1"]
+    assert journal.take_unrung("page_view", 60, "done already") == []
+    assert journal.take_unrung("page_view", 60, None) == ["b1"]

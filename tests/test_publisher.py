@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
+from kombu.exceptions import OperationalError
 
 from app import publisher as module
 from app.domain.events import PageView, Rejection
 from app.errors import Unavailable
 from app.journal import Batch, Journal, OutcomeUnknown
-from app.publisher import Publisher
+from app.publisher import PUBLISH_SECONDS, Publisher, bell
 from tests.conftest import Server, wait_until
 
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
@@ -89,6 +90,19 @@ def test_what_was_written_is_accepted_even_if_its_message_can_not_be_sent(
     publisher.publish([VIEW])
     publisher.publish([VIEW])
     assert journal.waiting()["page_view"] == 2
+
+
+def test_a_bell_whose_broker_is_away_says_so(
+    journal: Journal, redis: Server, threads: ThreadPoolExecutor
+) -> None:
+    ring = bell()
+    redis.kill()
+    rung = threads.submit(ring, Batch("b1", "page_view", b"[]"))
+    try:
+        with pytest.raises(OperationalError):
+            rung.result(timeout=PUBLISH_SECONDS)
+    finally:
+        redis.start()
 
 
 def test_rejections_are_kept_in_the_same_write(journal: Journal) -> None:
