@@ -3,7 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check lock
+MINUTES ?= 10
+SEED ?= 1
+
+.PHONY: run test faults check lock
 
 run: $(INSTALLED)
 	@exec $(BIN)/eventstream up
@@ -12,6 +15,10 @@ test: $(INSTALLED)
 	@command -v curl >/dev/null || { apt-get update -qq && apt-get install -qq -y curl; } || \
 		echo "curl can't be installed here: the tests of the README's curl commands are skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The long version of tests/faults: kills parts of a whole collector under load, and compares.
+faults: $(INSTALLED)
+	$(BIN)/python -m tests.faults.harness --minutes $(MINUTES) --seed $(SEED)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from app.domain.events import QUEUE_OF, QUEUES, Event, Rejection
 from app.errors import Unavailable
 
 MAX_BATCH = 1_000
-REDIS_SECONDS = 0.8
+REDIS_SECONDS = 0.5
 
 
 class Batch(NamedTuple):
@@ -84,8 +84,10 @@ class Journal:
         new: Sequence[Batch],
         rejections: Sequence[Rejection] = (),
         withdrawn: Sequence[Batch] = (),
-    ) -> None:
+    ) -> int:
         """Write batches, and rejected events to the dead letters, all or nothing.
+
+        Returns the number of batches that now wait in the longest queue.
 
         `withdrawn` are batches whose own writing ended in OutcomeUnknown, which this raises too;
         they are taken out again.
@@ -101,8 +103,10 @@ class Journal:
                 pipe.hset(f"journal:{batch.queue}", batch.id, batch.payload)
                 pipe.zadd(f"journal:{batch.queue}:rung", {batch.id: now})
             dead_letters.add_rejections(pipe, rejections)
+            for queue in QUEUES:
+                pipe.hlen(f"journal:{queue}")
             try:
-                pipe.execute()
+                return int(max(pipe.execute()[-len(QUEUES) :]))
             except (ConnectionError, TimeoutError) as error:
                 raise OutcomeUnknown("broker", type(error).__name__) from error
 

@@ -38,6 +38,7 @@ class Settings:
     write_keys: tuple[str, ...]
     admin_token: str | None
     rate_limit: str | None
+    queue_limit: int
     log_level: str
 
 
@@ -101,6 +102,7 @@ class _Environment(Schema):
     WRITE_KEYS = _Names(load_default=())
     ADMIN_TOKEN = fields.String(load_default=None)
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
+    QUEUE_LIMIT = fields.Integer(load_default=100_000, validate=validate.Range(min=1))
     LOG_LEVEL = fields.String(
         load_default="INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
     )

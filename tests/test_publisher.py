@@ -31,11 +31,11 @@ class HeldJournal(Journal):
         new: Sequence[Batch],
         rejections: Sequence[Rejection] = (),
         withdrawn: Sequence[Batch] = (),
-    ) -> None:
+    ) -> int:
         self.writes += 1
         self.writing.release()
         assert self.go.wait(10)
-        super().write(new, rejections, withdrawn)
+        return super().write(new, rejections, withdrawn)
 
 
 @pytest.fixture
@@ -88,6 +88,23 @@ def test_what_was_written_is_accepted_even_if_its_message_can_not_be_sent(
 
     publisher = Publisher(journal, broken_bell)
     publisher.publish([VIEW])
+    publisher.publish([VIEW])
+    assert journal.waiting()["page_view"] == 2
+
+
+def test_events_are_refused_while_a_queue_is_full_and_taken_when_it_is_not(
+    journal: Journal,
+) -> None:
+    rung: list[Batch] = []
+    publisher = Publisher(journal, rung.append, queue_limit=2)
+    publisher.publish([VIEW])
+    publisher.publish([VIEW])
+    with pytest.raises(Unavailable, match="too many batches"):
+        publisher.publish([VIEW])
+    publisher.publish([], [Rejection(0, 5, {"_schema": ["bad"]})])
+    assert journal.redis.xlen("dead_letters") == 1
+    wait_until(lambda: len(rung) == 2)
+    journal.remove("page_view", rung[0].id)
     publisher.publish([VIEW])
     assert journal.waiting()["page_view"] == 2
 

@@ -43,6 +43,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("CLICK_HITS", "0"),
         ("CLICK_SCOPE", "website"),
         ("RATE_LIMIT", "many"),
+        ("QUEUE_LIMIT", "0"),
         ("LOG_LEVEL", "LOUD"),
     ],
 )

@@ -204,7 +204,7 @@ class Supervisor:
             redis_server(),
             *("--bind", "127.0.0.1", "--port", _port_of(url)),
             *("--dir", str(home), "--appendonly", "yes", "--appendfsync", "everysec"),
-            *("--save", "", "--maxmemory-policy", "noeviction"),
+            *("--save", "", "--maxmemory", "1gb", "--maxmemory-policy", "noeviction"),
         )
 
     def _database(self, url: str) -> Part:

@@ -30,7 +30,12 @@ def create_app(config: Settings | None = None) -> Flask:
 
     app = Flask("eventstream", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    context = Context(config, EventReader(config.timezone), journal, Publisher(journal, bell()))
+    context = Context(
+        config,
+        EventReader(config.timezone),
+        journal,
+        Publisher(journal, bell(), config.queue_limit),
+    )
     install(app, context)
     CORS(
         app,
