@@ -5,6 +5,7 @@ KEPT_SECONDS. An entry's id holds the time it came in. Its fields: `reason` (JSO
 rejected event, JSON) or `queue`, `id` and `batch` (a failed batch and its events, JSON).
 """
 
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -81,7 +82,9 @@ def newest(redis: Redis, limit: int, before: str | None = None) -> list[DeadLett
 
 
 def get(redis: Redis, letter_id: str) -> DeadLetter | None:
-    """The letter with this id."""
+    """The letter with this id, None where there is none."""
+    if not re.match(ID_PATTERN, letter_id):
+        return None
     found: Any = redis.xrange(_KEY, min=letter_id, max=letter_id)
     return _letter(*found[0]) if found else None
 

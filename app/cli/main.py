@@ -15,11 +15,15 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from app import dead_letters
 from app.cli import send as sending
 from app.cli.simulate import MAX_DAYS, Expectation, simulate
 from app.csv import as_csv
+from app.domain.events import EventReader
 from app.errors import EventstreamError
-from app.journal import Journal, connect
+from app.journal import Journal, broker_errors, connect
+from app.publisher import Publisher, bell
+from app.replay import Replayer
 from app.settings import read, settings
 from app.store import connection, months, reports
 
@@ -202,6 +206,50 @@ def drain(timeout: float) -> None:
             if time.monotonic() > until:
                 raise click.ClickException(f"{waiting} batches are not counted yet.")
             time.sleep(POLL_SECONDS)
+
+
+@click.group("dead-letters")
+def dead_letters_group() -> None:
+    """Rejected events and failed batches."""
+
+
+main.add_command(dead_letters_group)
+
+
+@dead_letters_group.command("list")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+def list_dead_letters(limit: int) -> None:
+    """Show the newest dead letters."""
+    with broker_errors():
+        letters = dead_letters.newest(connect(settings().redis_url), limit)
+    table = Table("id", "time", "reason", "what")
+    for letter in letters:
+        what = f"{len(letter.batch)} events of {letter.queue}" if letter.queue else letter.event
+        reason, shown = (msgspec.json.encode(value).decode() for value in (letter.reason, what))
+        table.add_row(letter.id, f"{letter.time:%F %T}", Text(reason), Text(shown[:200]))
+    Console().print(table)
+
+
+@dead_letters_group.command("replay")
+@click.argument("ids", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every dead letter there is.")
+def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
+    """Try dead letters again by their IDS; exit 1 if any remains."""
+    if bool(ids) == every:
+        raise click.UsageError("Name dead letters, or give --all.")
+    journal = Journal(connect(settings().redis_url))
+    replayer = Replayer(EventReader(settings().timezone), journal, Publisher(journal, bell()))
+    if every:
+        replays = list(replayer.replay_all())
+    else:
+        with broker_errors():
+            letters = [dead_letters.get(journal.redis, letter_id) for letter_id in ids]
+        if None in letters:
+            raise click.ClickException(f"There is no dead letter {ids[letters.index(None)]}.")
+        replays = [replayer.replay(letter) for letter in letters if letter]
+    remaining = sum(bool(replay.errors) for replay in replays)
+    click.echo(f"accepted {sum(replay.accepted for replay in replays)}, remaining {remaining}")
+    sys.exit(1 if remaining else 0)
 
 
 def _show(read_report: Callable[..., reports.Report], filters: dict[str, Any], csv: bool) -> None:

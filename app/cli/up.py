@@ -39,6 +39,8 @@ STOP_SECONDS = 6.0
 STOP_STORES_SECONDS = 3.0
 WATCH_SECONDS = 0.2
 RESTART_SECONDS = 1.0
+STUCK_SECONDS = 70.0
+"""Longer than celeryconfig lets a task take."""
 OLDEST_REDIS = 7
 PR_SET_PDEATHSIG = 1
 
@@ -98,12 +100,38 @@ class Part:
             self.process.wait()
 
 
+class StuckQueues:
+    """Finds the queues whose worker is there but takes nothing.
+
+    Workers have been seen to reconnect to a broker that came back, and then to consume no more
+    (celery issues 8030 and 9054). While they do consume, no message stays the next in line for
+    longer than one task may take.
+    """
+
+    def __init__(self, redis: Redis, patience: float) -> None:
+        self._redis = redis
+        self._patience = patience
+        self._next: dict[str, tuple[object, float]] = {}
+
+    def find(self, now: float) -> list[str]:
+        """The queues whose next message has been the same for too long at `now`, in seconds."""
+        stuck = []
+        for queue in (*QUEUES, "maintenance"):
+            message = self._redis.lindex(queue, -1)
+            known, since = self._next.get(queue, (None, now))
+            if message is None or message != known:
+                self._next[queue] = message, now
+            elif now - since > self._patience:
+                stuck.append(queue)
+                del self._next[queue]
+        return stuck
+
+
 class Supervisor:
     """All parts: Redis and the database unless they are given, and what uses them."""
 
     def __init__(self, settings: Settings, given: dict[str, str], workers: int) -> None:
         self._settings = settings
-        self._workers = workers
         self._stopped = False
         self._logs = settings.data_dir / "log"
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -125,8 +153,11 @@ class Supervisor:
             if name not in given
             for part in [make(self._addresses[name])]
         ]
-        self._users = [self._web(), *map(self._worker, (*QUEUES, "maintenance"))]
-        self._users.append(self._beat())
+        self._workers = {queue: self._worker(queue, workers) for queue in (*QUEUES, "maintenance")}
+        self._users = [self._web(), *self._workers.values(), self._beat()]
+        self._stuck_queues = StuckQueues(
+            connect(given.get("BROKER_URL") or self._addresses["REDIS_URL"]), STUCK_SECONDS
+        )
 
     def run(self) -> None:
         """Start everything, say so, and keep it running until SIGINT or SIGTERM."""
@@ -161,6 +192,10 @@ class Supervisor:
     def _watch(self) -> None:
         for part in (*self._stores, *self._users):
             part.watch()
+        with contextlib.suppress(RedisError):
+            for queue in self._stuck_queues.find(time.monotonic()):
+                click.echo(f"worker-{queue} takes no more messages, ending it")
+                self._workers[queue].kill()
         time.sleep(WATCH_SECONDS)
 
     def _wait_for(self, name: str, answers: Callable[[], bool]) -> None:
@@ -224,8 +259,9 @@ class Supervisor:
     def _web(self) -> Part:
         return self._python("web", "gunicorn", "--config", "python:app.web.server", "wsgi:app")
 
-    def _worker(self, queue: str) -> Part:
-        processes = 1 if queue == "maintenance" else self._workers
+    def _worker(self, queue: str, processes: int) -> Part:
+        if queue == "maintenance":
+            processes = 1
         return self._python(
             f"worker-{queue}",
             *("celery", "-A", "tasks", "worker", "--queues", queue, "--hostname", f"{queue}@%h"),

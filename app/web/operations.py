@@ -1,14 +1,12 @@
 """Health of the process and its parts, and the dead letters."""
 
-import re
-
-import msgspec
 from flask import Blueprint, Response, abort, request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from app import dead_letters
 from app.errors import InvalidRequest, Unavailable
-from app.journal import Batch, batches, broker_errors
+from app.journal import broker_errors
+from app.replay import Replayer
 from app.store import connection
 from app.web.context import answer, context, require_operator
 
@@ -62,27 +60,30 @@ def list_dead_letters() -> Response:
 def replay_dead_letter(letter_id: str) -> Response:
     """Try a dead letter again: 202 and it is gone, or 400 with what is still wrong."""
     require_operator()
-    redis = context().journal.redis
-    letter = None
-    if re.match(dead_letters.ID_PATTERN, letter_id):
-        with broker_errors():
-            letter = dead_letters.get(redis, letter_id)
+    with broker_errors():
+        letter = dead_letters.get(context().journal.redis, letter_id)
     if letter is None:
         abort(404, "There is no such dead letter.")
-    if letter.truncated:
-        abort(409, "This was not kept whole.")
-    if letter.batch_id:
-        batch = Batch(letter.batch_id, letter.queue, msgspec.json.encode(letter.batch))
-        size = len(letter.batch)
-    else:
-        events, rejections = context().reader.read([letter.event_as_of_receipt()])
-        if rejections:
-            rejected = [{"index": 0, "errors": rejections[0].errors}]
-            return answer({"accepted": 0, "rejected": rejected}, 400)
-        # The letter's id stands for the batch, so that a letter replayed twice is counted once.
-        batch = batches(events)[0]._replace(id=f"dead-letter-{letter.id}")
-        size = 1
-    context().publisher.resubmit(batch)
-    with broker_errors():
-        dead_letters.remove(redis, letter_id)
-    return answer({"accepted": size, "rejected": []}, 202)
+    replay = _replayer().replay(letter)
+    if replay.errors:
+        rejected = [{"index": 0, "errors": replay.errors}]
+        return answer({"accepted": 0, "rejected": rejected}, 400)
+    return answer({"accepted": replay.accepted, "rejected": []}, 202)
+
+
+@blueprint.post("/dead-letters/replay")
+def replay_all_dead_letters() -> Response:
+    """Try every dead letter again; how many events are accepted, and how many letters remain."""
+    require_operator()
+    replays = list(_replayer().replay_all())
+    return answer(
+        {
+            "accepted": sum(replay.accepted for replay in replays),
+            "remaining": sum(bool(replay.errors) for replay in replays),
+        },
+        202,
+    )
+
+
+def _replayer() -> Replayer:
+    return Replayer(context().reader, context().journal, context().publisher)

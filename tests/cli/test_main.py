@@ -88,6 +88,21 @@ def test_drain_ends_with_1_if_not_all_is_counted_in_time(stack: Stack) -> None:
     assert stack.run("eventstream", "drain", REDIS_URL=url).returncode == 0
 
 
+def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
+    bad = {"Type": "AdClick", "Url": "dead.example"}
+    assert httpx.post(f"{stack.url}/events", json=bad).status_code == 400
+    listed = stack.run("eventstream", "dead-letters", "list", COLUMNS="200").stdout
+    assert "dead.example" in listed
+    assert "Missing data for required field." in listed
+    tried = stack.run("eventstream", "dead-letters", "replay", "--all", check=False)
+    assert (tried.returncode, tried.stdout) == (1, "accepted 0, remaining 1\n")
+    letter_id = httpx.get(f"{stack.url}/dead-letters").json()["items"][0]["id"]
+    tried = stack.run("eventstream", "dead-letters", "replay", letter_id, check=False)
+    assert (tried.returncode, tried.stdout) == (1, "accepted 0, remaining 1\n")
+    nothing = stack.run("eventstream", "dead-letters", "replay", "1-1", check=False)
+    assert nothing.stderr == "Error: There is no dead letter 1-1.\n"
+
+
 def test_a_server_that_is_away_is_a_sentence(stack: Stack) -> None:
     away = stack.run("eventstream", "drain", check=False, REDIS_URL="redis://127.0.0.1:1/0")
     assert away.returncode == 1

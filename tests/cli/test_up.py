@@ -10,6 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.cli.up import STUCK_SECONDS, StuckQueues
+from app.journal import Journal
+from celeryconfig import task_time_limit
 from tests.cli.conftest import BIN, CLEAN, Stack, is_alive, start_stack
 from tests.conftest import wait_until
 
@@ -166,9 +169,30 @@ def test_servers_named_in_the_environment_are_used_and_not_started(
     assert stack.items("page-views?website=given.example") == []
 
 
+def test_a_queue_is_stuck_whose_next_message_stays_the_same_for_too_long(
+    journal: Journal,
+) -> None:
+    queues = StuckQueues(journal.redis, patience=70)
+    assert queues.find(now=0) == []
+    journal.redis.lpush("page_view", "first", "second")
+    assert queues.find(now=100) == []
+    assert queues.find(now=170) == []
+    journal.redis.rpop("page_view")
+    assert queues.find(now=171) == []
+    assert queues.find(now=241) == []
+    assert queues.find(now=242) == ["page_view"]
+    assert queues.find(now=243) == []
+    journal.redis.rpop("page_view")
+    assert queues.find(now=999) == []
+
+
+def test_a_queue_is_given_longer_than_a_task_may_take() -> None:
+    assert task_time_limit < STUCK_SECONDS
+
+
 def test_help_names_every_command() -> None:
     shown = subprocess.run(
         [BIN / "eventstream", "--help"], env=CLEAN, capture_output=True, text=True, check=True
     ).stdout
-    for command in ("up", "send", "simulate", "report", "aggregate", "drain"):
+    for command in ("up", "send", "simulate", "report", "aggregate", "drain", "dead-letters"):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE)

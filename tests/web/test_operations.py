@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask.testing import FlaskClient
@@ -101,7 +102,32 @@ def test_a_failed_batch_is_replayed_under_its_own_id(client: FlaskClient, journa
 def test_an_event_that_was_cut_short_can_not_be_replayed(client: FlaskClient) -> None:
     client.post("/events", json=BAD | {"Pad": "x" * dead_letters.MAX_EVENT_BYTES})
     (letter,) = letters(client)["items"]
-    assert client.post(f"/dead-letters/{letter['id']}/replay").status_code == 409
+    assert client.post(f"/dead-letters/{letter['id']}/replay").status_code == 400
+
+
+def test_all_dead_letters_are_replayed_at_once(client: FlaskClient, journal: Journal) -> None:
+    good = {"Type": "PageView", "Url": "site1.com"}
+    for _ in range(150):
+        journal.redis.xadd("dead_letters", {"reason": "{}", "event": json.dumps(good)})
+    client.post("/events", json=BAD)
+    response = client.post("/dead-letters/replay")
+    assert response.status_code == 202
+    assert response.get_json() == {"accepted": 150, "remaining": 1}
+    assert [letter["event"] for letter in letters(client)["items"]] == [BAD]
+    assert journal.waiting()["page_view"] == 150
+
+
+def test_a_letter_without_a_timestamp_is_counted_on_the_day_it_came_in(
+    client: FlaskClient, journal: Journal
+) -> None:
+    good = {"Type": "PageView", "Url": "site1.com"}
+    three_days_ago = datetime.now(UTC) - timedelta(days=3)
+    letter_id = f"{int(three_days_ago.timestamp() * 1000)}-0"
+    journal.redis.xadd("dead_letters", {"reason": "{}", "event": json.dumps(good)}, id=letter_id)
+    assert client.post(f"/dead-letters/{letter_id}/replay").status_code == 202
+    payload = journal.read("page_view", f"dead-letter-{letter_id}")
+    assert payload is not None
+    assert json.loads(payload)[0]["day"] == f"{three_days_ago:%Y-%m-%d}"
 
 
 def test_a_replay_of_nothing_is_not_found(client: FlaskClient) -> None:

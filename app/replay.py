@@ -1,0 +1,63 @@
+"""Trying dead letters again."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from app import dead_letters
+from app.dead_letters import DeadLetter
+from app.domain.events import EventReader
+from app.journal import Batch, Journal, batches, broker_errors
+from app.publisher import Publisher
+
+PAGE = 100
+
+
+class Replay(NamedTuple):
+    """How many events of a letter were accepted, or else what is still wrong with it."""
+
+    accepted: int
+    errors: dict[str, Any]
+
+
+class Replayer:
+    """Replays letters of this journal. Every method raises Unavailable where Redis is away."""
+
+    def __init__(self, reader: EventReader, journal: Journal, publisher: Publisher) -> None:
+        self._reader = reader
+        self._redis = journal.redis
+        self._publisher = publisher
+
+    def replay(self, letter: DeadLetter) -> Replay:
+        """Publish what a letter holds and drop it, or leave it where it is and say why.
+
+        A letter that is replayed twice, for whatever reason, is counted once: it is the same batch.
+        """
+        if letter.truncated:
+            return Replay(0, {"_schema": ["It was not kept whole."]})
+        if letter.batch_id:
+            batch = Batch(letter.batch_id, letter.queue, msgspec.json.encode(letter.batch))
+            size = len(letter.batch)
+        else:
+            events, rejections = self._reader.read([letter.event_as_of_receipt()])
+            if rejections:
+                return Replay(0, rejections[0].errors)
+            batch = batches(events)[0]._replace(id=f"dead-letter-{letter.id}")
+            size = 1
+        self._publisher.resubmit(batch)
+        with broker_errors():
+            dead_letters.remove(self._redis, letter.id)
+        return Replay(size, {})
+
+    def replay_all(self) -> Iterator[Replay]:
+        """Replay each letter that is there now, newest first."""
+        before = None
+        while True:
+            with broker_errors():
+                letters = dead_letters.newest(self._redis, PAGE, before)
+            if not letters:
+                return
+            for letter in letters:
+                yield self.replay(letter)
+            before = letters[-1].id
