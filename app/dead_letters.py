@@ -1,8 +1,11 @@
 """Dead letters: rejected events and batches that can never be applied, kept for an operator.
 
-Redis key `dead_letters`: a stream, oldest first, of at most MAX_LETTERS entries that are kept for
-KEPT_SECONDS. An entry's id holds the time it came in. Its fields: `reason` (JSON), and `event` (one
-rejected event, JSON) or `queue`, `id` and `batch` (a failed batch and its events, JSON).
+Redis keys, both streams whose ids hold the time an entry came in:
+- `dead_letters:events`: rejected events, the latest MAX_EVENTS; fields `reason` (JSON), `event`
+  (its JSON), and `truncated` where that was cut short;
+- `dead_letters:batches`: failed batches, the latest MAX_BATCHES; fields `reason` (JSON), `queue`,
+  `id` and `batch` (the events, JSON).
+They are kept for KEPT_SECONDS. Anybody can have events rejected, so these never push out a batch.
 """
 
 import re
@@ -12,103 +15,137 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 from redis import Redis
 from redis.client import Pipeline
 
 from app.domain.events import Rejection
 
-MAX_LETTERS = 10_000
+MAX_EVENTS = 10_000
+MAX_BATCHES = 1_000
 MAX_EVENT_BYTES = 8_192
 KEPT_SECONDS = 7 * 24 * 3600
+ID_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})(b?)\Z"
+"""What ids look like, as a regular expression; those of batches end in b."""
 
-ID_PATTERN = r"[0-9]{1,19}-[0-9]{1,19}\Z"
-"""What ids look like, as a regular expression."""
-
-_KEY = "dead_letters"
+_EVENTS = "dead_letters:events"
+_BATCHES = "dead_letters:batches"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """One entry: a rejected event, or else a failed batch of a queue.
 
-    `time` is UTC; `truncated` means that it is not there in whole, so can't be replayed.
+    `time` is UTC. `event` and `batch` are JSON as it came, a text where it was none or cut short;
+    `truncated` means that it is not there in whole, so can't be replayed.
     """
 
     id: str
     time: datetime
     reason: Any
-    event: Any = None
+    event: Raw = Raw(b"null")
     truncated: bool = False
     queue: str = ""
     batch_id: str = ""
-    batch: list[Any] = []
-
-    def event_as_of_receipt(self) -> Any:
-        """The rejected event, with the time it came in where it does not tell its own."""
-        if isinstance(self.event, dict) and self.event.get("Timestamp") is None:
-            return self.event | {"Timestamp": self.time.isoformat()}
-        return self.event
+    batch: Raw = Raw(b"[]")
 
 
 def add_rejections(pipe: Pipeline, rejections: Sequence[Rejection]) -> None:
     """Keep rejected events, as part of a pipeline."""
     for rejection in rejections:
-        event = msgspec.json.encode(rejection.event)
-        fields = {"reason": msgspec.json.encode(rejection.errors), "event": event}
-        if len(event) > MAX_EVENT_BYTES:
-            fields["event"] = msgspec.json.encode(event[:MAX_EVENT_BYTES].decode(errors="ignore"))
-            fields["truncated"] = b"true"
-        _add(pipe, fields)
+        event = rejection.event
+        fields: dict[Any, Any] = {"reason": msgspec.json.encode(rejection.errors), "event": event}
+        if len(event) > MAX_EVENT_BYTES or not _is_json(event):
+            text = event[:MAX_EVENT_BYTES].decode(errors="replace")
+            fields |= {"event": msgspec.json.encode(text), "truncated": "true"}
+        pipe.xadd(_EVENTS, fields, maxlen=MAX_EVENTS, approximate=False)
 
 
 def add_batch(pipe: Pipeline, queue: str, batch_id: str, payload: bytes, reason: str) -> None:
     """Keep a batch of this queue that can't be applied, as part of a pipeline."""
-    reason_json = msgspec.json.encode(reason)
-    _add(pipe, {"reason": reason_json, "queue": queue, "id": batch_id, "batch": payload})
-
-
-def _add(pipe: Pipeline, fields: dict[Any, Any]) -> None:
-    pipe.xadd(_KEY, fields, maxlen=MAX_LETTERS, approximate=False)
+    fields: dict[Any, Any] = {
+        "reason": msgspec.json.encode(reason),
+        "queue": queue,
+        "id": batch_id,
+        "batch": payload,
+    }
+    pipe.xadd(_BATCHES, fields, maxlen=MAX_BATCHES, approximate=False)
 
 
 def expire(redis: Redis) -> None:
     """Drop the letters that have been kept long enough."""
-    redis.xtrim(_KEY, minid=int((time.time() - KEPT_SECONDS) * 1000), approximate=False)
+    for stream in (_EVENTS, _BATCHES):
+        redis.xtrim(stream, minid=int((time.time() - KEPT_SECONDS) * 1000), approximate=False)
 
 
 def newest(redis: Redis, limit: int, before: str | None = None) -> list[DeadLetter]:
-    """At most `limit` letters, newest first, only older ones than the id `before`."""
-    found: Any = redis.xrevrange(_KEY, max=f"({before}" if before else "+", count=limit)
-    return [_letter(letter_id, fields) for letter_id, fields in found]
+    """At most `limit` letters, newest first, only those that come after the id `before`."""
+    of_events = of_batches = "+"
+    if before is not None:
+        number = before.removesuffix("b")
+        # Of the same id, the batch comes first.
+        of_batches = _before(number)
+        of_events = number if before.endswith("b") else of_batches
+    letters = []
+    for stream, last in ((_EVENTS, of_events), (_BATCHES, of_batches)):
+        found: Any = redis.xrevrange(stream, max=last, count=limit)
+        letters += [_letter(stream, letter_id, fields) for letter_id, fields in found]
+    return sorted(letters, key=_place, reverse=True)[:limit]
 
 
 def get(redis: Redis, letter_id: str) -> DeadLetter | None:
     """The letter with this id, None where there is none."""
     if not re.match(ID_PATTERN, letter_id):
         return None
-    found: Any = redis.xrange(_KEY, min=letter_id, max=letter_id)
-    return _letter(*found[0]) if found else None
+    stream, number = _stored(letter_id)
+    found: Any = redis.xrange(stream, min=number, max=number)
+    return _letter(stream, *found[0]) if found else None
 
 
 def remove(redis: Redis, letter_id: str) -> None:
     """Drop the letter with this id, if it is there."""
-    redis.xdel(_KEY, letter_id)
+    stream, number = _stored(letter_id)
+    redis.xdel(stream, number)
 
 
-def _letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+def _stored(letter_id: str) -> tuple[str, str]:
+    return (_BATCHES if letter_id.endswith("b") else _EVENTS), letter_id.removesuffix("b")
+
+
+def _before(number: str) -> str:
+    """The latest possible id before this one."""
+    milliseconds, sequence = map(int, number.split("-"))
+    if sequence:
+        return f"{milliseconds}-{sequence - 1}"
+    return f"{milliseconds - 1}-{2**64 - 1}" if milliseconds else "0-0"
+
+
+def _place(letter: DeadLetter) -> tuple[int, int, bool]:
+    milliseconds, sequence = letter.id.removesuffix("b").split("-")
+    return int(milliseconds), int(sequence), letter.id.endswith("b")
+
+
+def _letter(stream: str, letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     milliseconds = int(letter_id.split(b"-")[0])
     truncated = b"truncated" in fields
-    payload = fields.get(b"batch", b"[]")
-    try:
-        batch = msgspec.json.decode(payload, type=list[Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        batch, truncated = [payload.decode(errors="replace")], True
+    batch = fields.get(b"batch", b"[]")
+    if not _is_json(batch):
+        batch, truncated = msgspec.json.encode([batch.decode(errors="replace")]), True
     return DeadLetter(
-        id=letter_id.decode(),
+        id=letter_id.decode() + ("b" if stream == _BATCHES else ""),
         time=datetime.fromtimestamp(milliseconds / 1000, UTC),
         reason=msgspec.json.decode(fields[b"reason"]),
-        event=msgspec.json.decode(fields.get(b"event", b"null")),
+        event=Raw(fields.get(b"event", b"null")),
         truncated=truncated,
         queue=fields.get(b"queue", b"").decode(),
         batch_id=fields.get(b"id", b"").decode(),
-        batch=batch,
+        batch=Raw(batch),
     )
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        text.decode()
+        msgspec.json.decode(text, type=Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True

@@ -7,6 +7,7 @@ Redis keys, for each queue:
 - `journal:{queue}`: a hash from batch id to the batch's events, a JSON list;
 - `journal:{queue}:rung`: a sorted set of the same ids, scored by when they were last rung for, in
   seconds since the epoch.
+And `journal:check`, written to see whether Redis takes writes.
 """
 
 import time
@@ -128,6 +129,11 @@ class Journal:
             dead_letters.add_batch(pipe, batch.queue, batch.id, batch.payload, reason)
             _forget(pipe, batch.queue, batch.id)
             pipe.execute()
+
+    def check_writable(self) -> None:
+        """Raise Unavailable unless Redis takes a write."""
+        with broker_errors():
+            self.redis.set("journal:check", "1", ex=60)
 
     def waiting(self) -> dict[str, int]:
         """The number of batches not yet counted, by queue."""

@@ -37,10 +37,10 @@ class Replayer:
         if letter.truncated:
             return Replay(0, {"_schema": ["It was not kept whole."]})
         if letter.batch_id:
-            batch = Batch(letter.batch_id, letter.queue, msgspec.json.encode(letter.batch))
-            size = len(letter.batch)
+            batch = Batch(letter.batch_id, letter.queue, bytes(letter.batch))
+            size = len(msgspec.json.decode(letter.batch, type=list[msgspec.Raw]))
         else:
-            events, rejections = self._reader.read([letter.event_as_of_receipt()])
+            events, rejections = self._reader.read([bytes(letter.event)], received=letter.time)
             if rejections:
                 return Replay(0, rejections[0].errors)
             batch = batches(events)[0]._replace(id=f"dead-letter-{letter.id}")

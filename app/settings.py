@@ -1,5 +1,6 @@
 """Configuration: the environment, read once into one typed object."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -65,6 +66,11 @@ def _is_rate(text: str) -> None:
         raise ValidationError("Not a rate such as 600/minute.") from error
 
 
+def _no_patterns(origins: tuple[str, ...]) -> None:
+    if any("*" in origin for origin in origins):
+        raise ValidationError("Must name each origin; * is not understood.")
+
+
 def _scheme(*schemes: str) -> validate.Regexp:
     return validate.Regexp(
         f"^({'|'.join(schemes)})://", error=f"Must begin with {' or '.join(schemes)}://."
@@ -93,12 +99,16 @@ class _Environment(Schema):
     PORT = fields.Integer(load_default=8000, validate=_port)
     FLOWER_PORT = fields.Integer(load_default=5555, validate=_port)
     FLOWER_BASIC_AUTH = fields.String(
-        load_default=None, validate=validate.Regexp("^[^:]+:.+", error="Must be user:password.")
+        load_default=None,
+        validate=validate.Regexp(
+            r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*\Z",
+            error="Must be user:password, more of them after commas, without a comma in any.",
+        ),
     )
     TIMEZONE = _TimeZone(load_default=ZoneInfo("UTC"))
     CLICK_HITS = fields.Integer(load_default=3, validate=validate.Range(min=1))
     CLICK_SCOPE = fields.String(load_default="user", validate=validate.OneOf(["user", "ad"]))
-    ALLOWED_ORIGINS = _Names(load_default=())
+    ALLOWED_ORIGINS = _Names(load_default=(), validate=_no_patterns)
     WRITE_KEYS = _Names(load_default=())
     ADMIN_TOKEN = fields.String(load_default=None)
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
@@ -124,8 +134,8 @@ def read(environment: Mapping[str, str]) -> Settings:
     """
     given = {name: value for name, value in environment.items() if value}
     addresses = Path(given.get("DATA_DIR", "./var")) / ADDRESSES_FILE
-    if addresses.exists():
-        given = json.loads(addresses.read_text()) | given
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        given = dict(json.loads(addresses.read_text())) | given
     try:
         settings: Settings = _Environment().load(given)
     except ValidationError as error:

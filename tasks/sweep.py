@@ -1,6 +1,7 @@
 """Rings again for batches whose message was lost, and drops old dead letters."""
 
 import logging
+from datetime import UTC, datetime
 from functools import cache
 
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 from app import dead_letters, journal
 from app.domain.events import QUEUES
 from app.settings import settings
+from app.store import ledger
 from tasks import app
 
 RING_AGAIN_SECONDS = 15.0
@@ -31,6 +33,12 @@ def sweep() -> None:
             logger.warning("rang again for %d batches of %s", len(unrung), queue)
     with journal.broker_errors():
         dead_letters.expire(_journal().redis)
+
+
+@app.task(name="tasks.expire")
+def expire() -> int:
+    """Drop the batches and event ids that need be known no longer; how many."""
+    return ledger.expire(datetime.now(UTC))
 
 
 def _next_in(queue: str) -> str | None:

@@ -2,67 +2,111 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from app import dead_letters
 from app.domain.events import Rejection
-from app.journal import Journal
+from app.journal import Batch, Journal
+
+BATCH = Batch("b1", "ad_click", b'[{"any":1}]')
 
 
-def keep(journal: Journal, *events: Any) -> None:
+def keep(journal: Journal, *events: bytes) -> None:
     rejections = [Rejection(n, event, {"Type": ["bad"]}) for n, event in enumerate(events)]
     journal.write([], rejections)
 
 
 def kept(journal: Journal, limit: int = 100, before: str | None = None) -> list[Any]:
-    return [letter.event for letter in dead_letters.newest(journal.redis, limit, before)]
+    letters = dead_letters.newest(journal.redis, limit, before)
+    return [msgspec.json.decode(letter.event) for letter in letters]
 
 
-def test_a_rejected_event_is_kept_with_its_reason_and_time(journal: Journal) -> None:
-    keep(journal, {"Type": "Sale"})
+def test_a_rejected_event_is_kept_as_it_came_with_its_reason_and_time(journal: Journal) -> None:
+    keep(journal, b'{"Type": "Sale"}')
     (letter,) = dead_letters.newest(journal.redis, 10)
-    assert letter.event == {"Type": "Sale"}
+    assert bytes(letter.event) == b'{"Type": "Sale"}'
     assert letter.reason == {"Type": ["bad"]}
     assert abs(letter.time - datetime.now(UTC)) < timedelta(seconds=10)
     assert dead_letters.get(journal.redis, letter.id) == letter
 
 
+def test_a_failed_batch_is_kept_with_its_queue_and_id(journal: Journal) -> None:
+    journal.bury(BATCH, "it can't be counted")
+    (letter,) = dead_letters.newest(journal.redis, 10)
+    assert (letter.queue, letter.batch_id, bytes(letter.batch)) == ("ad_click", "b1", BATCH.payload)
+    assert dead_letters.get(journal.redis, letter.id) == letter
+    dead_letters.remove(journal.redis, letter.id)
+    assert dead_letters.newest(journal.redis, 10) == []
+
+
 def test_letters_are_read_newest_first_in_pages(journal: Journal) -> None:
-    keep(journal, "a", "b", "c")
-    assert kept(journal) == ["c", "b", "a"]
+    keep(journal, b"1", b"2", b"3")
+    assert kept(journal) == [3, 2, 1]
     (newest, second) = dead_letters.newest(journal.redis, 2)
-    assert kept(journal, 2, second.id) == ["a"]
+    assert kept(journal, 2, second.id) == [1]
     assert newest.id > second.id
 
 
-def test_the_number_of_letters_is_bounded(
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_events_and_batches_are_paged_together_even_where_they_have_the_same_id(
+    journal: Journal, limit: int
+) -> None:
+    of_event: dict[Any, Any] = {"reason": "{}", "event": "1"}
+    of_batch: dict[Any, Any] = {"reason": "{}", "queue": "q", "id": "b", "batch": "[]"}
+    for letter_id in ("5-0", "5-1", "7-0"):
+        journal.redis.xadd("dead_letters:events", of_event, id=letter_id)
+        journal.redis.xadd("dead_letters:batches", of_batch, id=letter_id)
+    found: list[str] = []
+    while letters := dead_letters.newest(journal.redis, limit, found[-1] if found else None):
+        assert len(letters) <= limit
+        found += [letter.id for letter in letters]
+    assert found == ["7-0b", "7-0", "5-1b", "5-1", "5-0b", "5-0"]
+
+
+def test_rejected_events_are_bounded_and_never_push_out_a_batch(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "MAX_LETTERS", 2)
-    keep(journal, "a", "b", "c")
-    assert kept(journal) == ["c", "b"]
+    monkeypatch.setattr(dead_letters, "MAX_EVENTS", 2)
+    journal.bury(BATCH, "it can't be counted")
+    keep(journal, b"1", b"2", b"3")
+    letters = dead_letters.newest(journal.redis, 10)
+    assert [(bytes(letter.event), letter.batch_id) for letter in letters] == [
+        (b"3", ""),
+        (b"2", ""),
+        (b"null", "b1"),
+    ]
 
 
-def test_a_large_event_is_kept_cut_short(journal: Journal) -> None:
-    keep(journal, {"Url": "é" * dead_letters.MAX_EVENT_BYTES})
-    (letter,) = dead_letters.newest(journal.redis, 10)
+@pytest.mark.parametrize(
+    "event",
+    ['{"Url":"é' + "é" * dead_letters.MAX_EVENT_BYTES + '"}', '{"Url":"é'],
+    ids=["large", "no JSON"],
+)
+def test_what_can_not_be_kept_as_it_is_is_kept_as_text(journal: Journal, event: str) -> None:
+    keep(journal, event.encode(), b"\xff")
+    not_unicode, letter = dead_letters.newest(journal.redis, 10)
     assert letter.truncated
-    assert letter.event.startswith('{"Url":"éé')
-    assert len(letter.event.encode()) <= dead_letters.MAX_EVENT_BYTES
+    assert msgspec.json.decode(letter.event).startswith('{"Url":"é')
+    assert len(msgspec.json.decode(letter.event).encode()) <= dead_letters.MAX_EVENT_BYTES + 2
+    assert msgspec.json.decode(not_unicode.event) == "\ufffd"
 
 
 def test_letters_age_out(journal: Journal) -> None:
     old = int((time.time() - dead_letters.KEPT_SECONDS - 60) * 1000)
-    journal.redis.xadd("dead_letters", {"reason": '"old"', "event": '"old"'}, id=f"{old}-0")
-    keep(journal, "new")
+    journal.redis.xadd("dead_letters:events", {"reason": "{}", "event": "1"}, id=f"{old}-0")
+    keep(journal, b"2")
     dead_letters.expire(journal.redis)
-    assert kept(journal) == ["new"]
+    assert kept(journal) == [2]
 
 
-def test_a_letter_without_a_timestamp_counts_from_when_it_came_in() -> None:
-    time = datetime(2026, 11, 1, tzinfo=UTC)
-    letter = dead_letters.DeadLetter("1-0", time, {}, {"Type": "PageView"})
-    assert letter.event_as_of_receipt() == {"Type": "PageView", "Timestamp": time.isoformat()}
-    stamped = dead_letters.DeadLetter("1-0", time, {}, {"Timestamp": 5})
-    assert stamped.event_as_of_receipt() == {"Timestamp": 5}
-    assert dead_letters.DeadLetter("1-0", time, {}, "text").event_as_of_receipt() == "text"
+@pytest.mark.parametrize("letter_id", ["", "0-0", "0-0b", "1-1", "x", "-", "+", "1-1 +"])
+def test_there_is_no_letter_of_another_id(journal: Journal, letter_id: str) -> None:
+    keep(journal, b"1")
+    assert dead_letters.get(journal.redis, letter_id) is None
+
+
+def test_nothing_comes_after_the_first_of_all_ids(journal: Journal) -> None:
+    keep(journal, b"1")
+    assert kept(journal, before="0-0") == []
+    assert kept(journal, before="0-0b") == []

@@ -59,7 +59,7 @@ def test_a_withdrawn_batch_is_taken_out_again(journal: Journal) -> None:
 def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(journal: Journal) -> None:
     journal.write([BATCH])
     journal.bury(BATCH, "it does not decode")
-    assert keys(journal) == {b"dead_letters"}
+    assert keys(journal) == {b"dead_letters:batches"}
     (letter,) = dead_letters.newest(journal.redis, 10)
     assert (letter.batch_id, letter.queue, letter.reason) == (
         "b1",
@@ -69,7 +69,7 @@ def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(journal: Journal
 
 
 def test_what_is_written_outlives_a_kill_of_redis(journal: Journal, redis: Server) -> None:
-    journal.write([BATCH], [Rejection(0, "event", {"Type": ["bad"]})])
+    journal.write([BATCH], [Rejection(0, b"5", {"Type": ["bad"]})])
     redis.kill()
     redis.start()
     assert journal.read("page_view", "b1") == b"[]"

@@ -101,8 +101,8 @@ def test_events_are_refused_while_a_queue_is_full_and_taken_when_it_is_not(
     publisher.publish([VIEW])
     with pytest.raises(Unavailable, match="too many batches"):
         publisher.publish([VIEW])
-    publisher.publish([], [Rejection(0, 5, {"_schema": ["bad"]})])
-    assert journal.redis.xlen("dead_letters") == 1
+    publisher.publish([], [Rejection(0, b"5", {"_schema": ["bad"]})])
+    assert journal.redis.xlen("dead_letters:events") == 1
     wait_until(lambda: len(rung) == 2)
     journal.remove("page_view", rung[0].id)
     publisher.publish([VIEW])
@@ -123,8 +123,8 @@ def test_a_bell_whose_broker_is_away_says_so(
 
 
 def test_rejections_are_kept_in_the_same_write(journal: Journal) -> None:
-    Publisher(journal, lambda _: None).publish([], [Rejection(0, 5, {"_schema": ["bad"]})])
-    assert journal.redis.xlen("dead_letters") == 1
+    Publisher(journal, lambda _: None).publish([], [Rejection(0, b"5", {"_schema": ["bad"]})])
+    assert journal.redis.xlen("dead_letters:events") == 1
 
 
 def test_too_many_waiting_events_are_refused_at_once(

@@ -35,6 +35,8 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("PORT", "70000"),
         ("FLOWER_PORT", "0"),
         ("FLOWER_BASIC_AUTH", "password"),
+        ("FLOWER_BASIC_AUTH", "user:pass,word"),
+        ("ALLOWED_ORIGINS", "https://*.example"),
         ("REDIS_URL", "localhost:6379"),
         ("BROKER_URL", "sqs://"),
         ("MONGODB_URL", "localhost"),
@@ -57,6 +59,12 @@ def test_every_wrong_value_is_named() -> None:
     with pytest.raises(SettingsError) as caught:
         read({"PORT": "x", "CLICK_HITS": "y"})
     assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "[]", "1"])
+def test_a_damaged_file_of_addresses_is_no_reason_to_stop(tmp_path: Path, content: str) -> None:
+    (tmp_path / ADDRESSES_FILE).write_text(content)
+    assert read({"DATA_DIR": str(tmp_path)}).redis_url == "redis://127.0.0.1:6379/0"
 
 
 def test_the_servers_that_up_runs_are_found_by_their_data_directory(tmp_path: Path) -> None:

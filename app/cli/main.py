@@ -56,7 +56,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except EventstreamError as error:
+        except (EventstreamError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
             raise click.ClickException(str(error)) from error
 
 
@@ -224,9 +226,13 @@ def list_dead_letters(limit: int) -> None:
         letters = dead_letters.newest(connect(settings().redis_url), limit)
     table = Table("id", "time", "reason", "what")
     for letter in letters:
-        what = f"{len(letter.batch)} events of {letter.queue}" if letter.queue else letter.event
-        reason, shown = (msgspec.json.encode(value).decode() for value in (letter.reason, what))
-        table.add_row(letter.id, f"{letter.time:%F %T}", Text(reason), Text(shown[:200]))
+        what = (
+            f"a batch of {letter.queue}"
+            if letter.queue
+            else bytes(letter.event)[:500].decode(errors="replace")
+        )
+        reason = msgspec.json.encode(letter.reason).decode()
+        table.add_row(letter.id, f"{letter.time:%F %T}", Text(reason), Text(what))
     Console().print(table)
 
 

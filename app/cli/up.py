@@ -134,8 +134,14 @@ class Supervisor:
         self._settings = settings
         self._stopped = False
         self._logs = settings.data_dir / "log"
-        self._logs.mkdir(parents=True, exist_ok=True)
-        self._lock = self._lock_data_dir()
+        os.umask(0o077)  # what is kept here is for nobody else on this machine
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            self._lock = self._lock_data_dir()
+        except OSError as error:
+            raise CannotStart(f"{settings.data_dir} can't be used: {error.strerror}.") from error
+        if settings.port == settings.flower_port:
+            raise CannotStart(f"PORT and FLOWER_PORT are both {settings.port}.")
         _check_free(settings.host, settings.port, "PORT", "--port")
         _check_free(_flower_host(settings), settings.flower_port, "FLOWER_PORT", "--flower-port")
 
@@ -168,13 +174,16 @@ class Supervisor:
                 part.start()
             self._wait_for("Redis", self._redis_answers)
             self._wait_for("the database", self._database_answers)
-            (self._settings.data_dir / ADDRESSES_FILE).write_text(json.dumps(self._addresses))
+            if self._stopped:
+                return
+            self._write_addresses()
             for part in self._users:
                 part.start()
             self._say_addresses()
             self._wait_for("the web server", self._web_answers)
             self._wait_for("the workers", self._all_workers_answer)
-            self._wait_for("counting", self._counts_are_kept())
+            if not self._stopped:
+                self._wait_for("counting", self._counts_are_kept())
             # After the workers: it asks them once, at its start, for the queues to show.
             self._users.append(self._flower())
             self._users[-1].start()
@@ -211,6 +220,12 @@ class Supervisor:
         _stop_all(self._users, STOP_SECONDS)
         _stop_all(self._stores, STOP_STORES_SECONDS)
         (self._settings.data_dir / ADDRESSES_FILE).unlink(missing_ok=True)
+
+    def _write_addresses(self) -> None:
+        file = self._settings.data_dir / ADDRESSES_FILE
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps(self._addresses))
+        new.replace(file)
 
     def _lock_data_dir(self) -> IO[str]:
         lock = (self._settings.data_dir / "lock").open("w")

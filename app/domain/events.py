@@ -6,14 +6,18 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 
+import msgspec
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from app.domain.calendar import day_of
 from app.domain.urls import website_and_page
 
 MAX_ID_LENGTH = 128
 MAX_URL_LENGTH = 2_048
+MAX_FIELD_BYTES = 6 * MAX_URL_LENGTH + 2
+"""The longest text that any field may hold as JSON, each character escaped as \\uXXXX."""
+
 MAX_AGE_MS = 35 * 24 * 3_600_000
 MAX_AHEAD_MS = 24 * 3_600_000
 
@@ -63,7 +67,8 @@ _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES
 
 class _Kind(fields.String):
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
-        kind = _KINDS.get(super()._deserialize(*args, **kwargs).lower())
+        name = super()._deserialize(*args, **kwargs)
+        kind = _KINDS.get(name.lower()) if name.isascii() else None
         if kind is None:
             raise ValidationError("Must be one of: PageView, AdImpression, AdClick.")
         return kind
@@ -156,14 +161,62 @@ class _EventSchema(Schema):
             raise ValidationError({"Meta": dict.fromkeys(absent, missing)})
 
 
+class _Given(Struct):
+    """An event as it is sent: the fields with a rule, still as JSON.
+
+    The others are skipped over, so that nobody can have large objects built out of them.
+    """
+
+    Type: Raw | UnsetType = UNSET
+    Url: Raw | UnsetType = UNSET
+    Meta: Raw | UnsetType = UNSET
+    EventId: Raw | UnsetType = UNSET
+    Timestamp: Raw | UnsetType = UNSET
+
+
+class _GivenMeta(Struct):
+    UserId: Raw | UnsetType = UNSET
+    AdId: Raw | UnsetType = UNSET
+
+
+_decode_given = msgspec.json.Decoder(_Given).decode
+_decode_meta = msgspec.json.Decoder(_GivenMeta).decode
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _decoded(event: bytes) -> Any:
+    """An event's fields with a rule; None where it is no JSON object."""
+    try:
+        return {name: _value(name, raw) for name, raw in _present(_decode_given(event))}
+    except _NOT_JSON:
+        return None
+
+
+def _present(given: Struct) -> list[tuple[str, Any]]:
+    values = [(name, getattr(given, name)) for name in given.__struct_fields__]
+    return [(name, value) for name, value in values if value is not UNSET]
+
+
+def _value(name: str, raw: Raw) -> Any:
+    text = bytes(raw)
+    if name == "Meta" and text.startswith(b"{"):
+        return {field: _value(field, value) for field, value in _present(_decode_meta(text))}
+    if len(text) > MAX_FIELD_BYTES:
+        return " " * MAX_FIELD_BYTES  # too long for any rule, whatever it holds
+    try:
+        return msgspec.json.decode(text)
+    except _NOT_JSON:
+        return object()  # no rule takes it
+
+
 class Rejection(NamedTuple):
-    """An event that was not accepted: its position in the request, itself, and what is wrong.
+    """An event that was not accepted: its position in the request, its JSON, and what is wrong.
 
     `errors` maps a field's name to its messages, or to such a map for the fields inside it.
     """
 
     position: int
-    event: Any
+    event: bytes
     errors: dict[str, Any]
 
 
@@ -177,23 +230,35 @@ class EventReader:
         self._timezone = timezone
         self._schema = _EventSchema(clock)
 
-    def read(self, raw_events: Sequence[Any]) -> tuple[list[Event], list[Rejection]]:
-        """The valid events in order, and a rejection for each of the others."""
+    def read(
+        self, raw_events: Sequence[bytes], received: datetime | None = None
+    ) -> tuple[list[Event], list[Rejection]]:
+        """The valid ones of these events, each given as JSON, and a rejection for each other.
+
+        `received` (with a zone) is when they came in, by default now: it is the time of an event
+        that does not tell its own.
+        """
         errors: dict[Any, Any] = {}
         try:
-            loaded = self._schema.load(raw_events)
+            loaded = self._schema.load([_decoded(event) for event in raw_events])
         except ValidationError as error:
             loaded, errors = error.valid_data, error.normalized_messages()
         rejections = [
-            Rejection(index, raw_events[index], errors[index]) for index in sorted(errors)
+            Rejection(position, raw_events[position], errors[position])
+            for position in sorted(errors)
         ]
-        events = [self._event(values) for index, values in enumerate(loaded) if index not in errors]
+        receipt = int(received.timestamp() * 1000) if received else self._schema.now_ms()
+        events = [
+            self._event(values, receipt)
+            for position, values in enumerate(loaded)
+            if position not in errors
+        ]
         return events, rejections
 
-    def _event(self, values: dict[str, Any]) -> Event:
+    def _event(self, values: dict[str, Any], receipt: int) -> Event:
         kind = values["Type"]
         event_id = values.get("EventId")
-        moment = values.get("Timestamp") or self._schema.now_ms()
+        moment = values.get("Timestamp") or receipt
         website, page = values["Url"]
         if kind is PageView:
             return PageView(event_id, website, page, day_of(moment, self._timezone))

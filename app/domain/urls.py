@@ -5,7 +5,7 @@ import re
 import can_ada
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-_HOST_AND_PORT = re.compile(r"[^/?#:]+:\d+([/?#]|$)")
+_HOST_AND_PORT = re.compile(r"(?!https?:)[^/?#:]+:\d+([/?#]|$)", re.IGNORECASE)
 _ESCAPE = re.compile("%[0-9a-fA-F]{2}")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _TABS_AND_NEWLINES = str.maketrans("", "", "\t\n\r")

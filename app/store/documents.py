@@ -19,6 +19,7 @@ from mongoengine import (
 
 DAY_SECONDS = 24 * 3600
 SEEN_SECONDS = 7 * DAY_SECONDS
+"""As long as an event id stands for one event."""
 LEDGER_SECONDS = 8 * DAY_SECONDS
 """Longer than a batch can wait to be delivered again: dead letters are kept for 7 days."""
 
@@ -124,7 +125,7 @@ class AppliedBatch(Document):
     at = DateTimeField(required=True)
     meta: ClassVar[dict[str, Any]] = {
         "collection": "applied_batches",
-        "indexes": [{"fields": ["at"], "expireAfterSeconds": LEDGER_SECONDS}],
+        "indexes": ["at"],
     }
 
 
@@ -135,7 +136,7 @@ class SeenEvent(Document):
     at = DateTimeField(required=True)
     meta: ClassVar[dict[str, Any]] = {
         "collection": "seen_events",
-        "indexes": [{"fields": ["at"], "expireAfterSeconds": SEEN_SECONDS}],
+        "indexes": ["at"],
     }
 
 

@@ -1,14 +1,49 @@
 """What has been counted already: batches by their id, and events by the id their sender gave."""
 
+import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
+from mongoengine import Document
+
 from app.domain.events import Event
-from app.store.connection import Session, collection
-from app.store.documents import AppliedBatch, SeenEvent
+from app.store.connection import Session, collection, deadline, transaction
+from app.store.documents import LEDGER_SECONDS, SEEN_SECONDS, AppliedBatch, SeenEvent
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
+EXPIRED_AT_ONCE = 1_000
+EXPIRE_SECONDS = 3.0
+
+
+def expire(now: datetime) -> int:
+    """Drop what is older than it need be known at `now` (with a zone); how many entries.
+
+    Stops after EXPIRE_SECONDS, to go on the next time. No TTL index does this: the embedded
+    database would stand still while it looks for what expired. Raises Unavailable where the
+    database is away.
+    """
+    dropped = 0
+    until = time.monotonic() + EXPIRE_SECONDS
+    for document, seconds in ((SeenEvent, SEEN_SECONDS), (AppliedBatch, LEDGER_SECONDS)):
+        expired = {"at": {"$lt": now - timedelta(seconds=seconds)}}
+        while time.monotonic() < until:
+            with deadline(EXPIRE_SECONDS):
+                found = collection(document).find(expired, {"_id": 1}).limit(EXPIRED_AT_ONCE)
+                keys = [known["_id"] for known in found]
+                if keys:
+                    transaction(partial(_delete, document, keys))
+            dropped += len(keys)
+            if len(keys) < EXPIRED_AT_ONCE:
+                break
+    return dropped
+
+
+def _delete(document: type[Document], keys: list[str], session: Session) -> None:
+    collection(document).delete_many({"_id": {"$in": keys}}, session=session)
 
 
 def enter(batch_id: str, session: Session) -> bool:

@@ -2,11 +2,12 @@
 
 import base64
 import heapq
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from types import GenericAlias
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,8 +19,10 @@ from app.store.months import SUM_OF_STRIPES
 MAX_LIMIT = 1_000
 DEFAULT_LIMIT = 100
 REPORT_SECONDS = 10.0
+MAX_CURSOR_BYTES = 65_536
 
 Row = dict[str, Any]
+_Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def clicks(page: Page, website: str | None = None, ad_id: str | None = None) -> 
     """Rows of website, ad_id, hits and clicks, most clicks first, then most hits."""
     match: Row = {}
     if website is not None:
-        match["_id"] = key_range(website)
+        match |= {"_id": key_range(website), "website": website}
     if ad_id is not None:
         match["ad_id"] = ad_id
     groups = _grouped(("website", "ad_id"), ("hits", "clicks"))
@@ -136,7 +139,7 @@ def _views_in(website: str | None, first: date | None, last: date | None) -> Row
     since, until = str(first or "0000-00-00"), str(last or "9999-99-99")
     match: Row = {}
     if website is not None:
-        match["_id"] = key_range(website, since, to=until)
+        match |= {"_id": key_range(website, since, to=until), "website": website}
     elif first or last:
         match["day"] = {"$gte": since, "$lte": until}
     return {"$match": match}
@@ -178,7 +181,7 @@ def _by_count(
         order[name] = 1
     after: list[Row] = []
     if page.cursor is not None:
-        shape = GenericAlias(tuple, tuple(int if name in counts else str for name in order))
+        shape = GenericAlias(tuple, tuple(_Count if name in counts else str for name in order))
         after = [{"$match": _after(order, _decode(page.cursor, shape))}]
     tail = [*after, {"$sort": order}, {"$limit": page.limit + 1}]
     with deadline(REPORT_SECONDS):
@@ -203,11 +206,14 @@ def _after(order: dict[str, int], values: tuple[Any, ...]) -> Row:
 
 
 def _encode(values: Sequence[Any]) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(values)).decode()
+    # Compressed, as it goes into an address and a page can be long.
+    return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(values), 9)).decode()
 
 
 def _decode(cursor: str, shape: Any) -> Any:
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=shape)
-    except (ValueError, msgspec.DecodeError, UnicodeError) as error:
+        packed = base64.urlsafe_b64decode(cursor)
+        text = zlib.decompressobj().decompress(packed, MAX_CURSOR_BYTES)
+        return msgspec.json.decode(text, type=shape)
+    except (ValueError, zlib.error, msgspec.DecodeError) as error:
         raise InvalidRequest({"cursor": ["Not a cursor of this report."]}) from error

@@ -4,6 +4,7 @@ import hmac
 import ipaddress
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 from flask import Flask, Response, abort, current_app, request
@@ -47,27 +48,38 @@ def require_operator() -> None:
     """Refuse a request that is not an operator's.
 
     With ADMIN_TOKEN, it must carry that as bearer token (RFC 6750), else 401. Without, it must
-    come from this machine, else 403.
+    come from this machine, and not from a page of another site in a browser there, else 403.
     """
     token = context().settings.admin_token
     if token is not None:
         given = request.authorization
-        if given is None or given.type != "bearer" or not _is_one_of(given.token, [token]):
-            raise Unauthorized(
-                "An admin token is needed.", www_authenticate=WWWAuthenticate("Bearer")
-            )
-    elif not _is_loopback(request.remote_addr):
+        if given is None or given.type != "bearer" or not _is_one_of(given.token or "", [token]):
+            bearer = WWWAuthenticate("Bearer")
+            raise Unauthorized("An admin token is needed.", www_authenticate=bearer)
+        return
+    # A page can have its own host name resolve to this machine (DNS rebinding): that shows in Host.
+    hosts = [request.remote_addr, urlsplit(f"//{request.host}").hostname]
+    if request.origin:
+        hosts.append(urlsplit(request.origin).hostname)
+    if not all(map(_is_loopback, hosts)):
         abort(403, "Without ADMIN_TOKEN this answers only on the collector's own machine.")
+
+
+def write_key_given() -> str:
+    """The write key that the request carries, or an empty string."""
+    return request.headers.get("X-Write-Key") or request.args.get("key") or ""
+
+
+def has_write_key() -> bool:
+    """Whether the request carries one of WRITE_KEYS."""
+    return _is_one_of(write_key_given(), context().settings.write_keys)
 
 
 def require_write_key() -> None:
     """Refuse a request without one of WRITE_KEYS, if there are any, with 401."""
-    keys = context().settings.write_keys
-    given = request.headers.get("X-Write-Key") or request.args.get("key")
-    if keys and not _is_one_of(given, keys):
-        raise Unauthorized(
-            "A write key is needed.", www_authenticate=WWWAuthenticate("X-Write-Key")
-        )
+    if context().settings.write_keys and not has_write_key():
+        scheme = WWWAuthenticate("X-Write-Key")
+        raise Unauthorized("A write key is needed.", www_authenticate=scheme)
 
 
 def require_allowed_origin() -> None:
@@ -77,13 +89,16 @@ def require_allowed_origin() -> None:
         abort(403, "This origin may not post events.")
 
 
-def _is_one_of(given: str | None, secrets: Iterable[str]) -> bool:
-    # No early end: how long it takes says nothing about the secrets.
-    matches = [hmac.compare_digest((given or "").encode(), secret.encode()) for secret in secrets]
+def _is_one_of(given: str, secrets: Iterable[str]) -> bool:
+    # No early end: how long it takes says nothing about the secrets. A header's text holds bytes.
+    forms = [given.encode(), given.encode("latin-1", "replace")]
+    matches = [hmac.compare_digest(form, secret.encode()) for secret in secrets for form in forms]
     return any(matches)
 
 
 def _is_loopback(address: str | None) -> bool:
+    if address == "localhost":
+        return True
     try:
         parsed = ipaddress.ip_address(address or "")
     except ValueError:

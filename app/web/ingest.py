@@ -2,10 +2,10 @@
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, abort, request
+from gunicorn.http.errors import ParseException
 
 from app.domain.events import Event, Rejection
 from app.web.context import (
@@ -21,8 +21,9 @@ GZIP = zlib.MAX_WBITS | 16
 
 blueprint = Blueprint("ingest", __name__)
 
-_decode = msgspec.json.Decoder().decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @blueprint.post("/events")
@@ -43,8 +44,8 @@ def post_events() -> Response:
     )
 
 
-def accept(raw_events: Sequence[Any]) -> tuple[list[Event], list[Rejection]]:
-    """Validate events as a client sends them and publish them; which are in, and which not.
+def accept(raw_events: Sequence[bytes]) -> tuple[list[Event], list[Rejection]]:
+    """Validate events, each as JSON, and publish them; which are in, and which not.
 
     Raises Unavailable, and nothing is in.
     """
@@ -53,40 +54,31 @@ def accept(raw_events: Sequence[Any]) -> tuple[list[Event], list[Rejection]]:
     return events, rejections
 
 
-def _raw_events() -> list[Any]:
+def _raw_events() -> list[bytes]:
+    """The events of the request, each still as JSON; a line of NDJSON may turn out to be none."""
     if request.mimetype not in ("application/json", "text/plain", "application/x-ndjson"):
         abort(415, "Send application/json, text/plain or application/x-ndjson.")
     body = _body()
     if request.mimetype == "application/x-ndjson":
-        lines = [line for line in body.splitlines() if line.strip()]
-        return [_line(line) for line in _no_more_than_allowed(lines)]
-    try:
-        decoded = _decode(body)
-    except _UNREADABLE:
-        abort(400, "The body is not valid JSON in UTF-8.")
-    return _no_more_than_allowed(decoded if isinstance(decoded, list) else [decoded])
-
-
-def _no_more_than_allowed(events: list[Any]) -> list[Any]:
+        events = [line for line in body.split(b"\n") if line.strip()]
+    else:
+        try:
+            body.decode()
+            is_array = body.lstrip().startswith(b"[")
+            events = list(map(bytes, _decode_array(body) if is_array else [_decode_any(body)]))
+        except _NOT_JSON:
+            abort(400, "The body is not valid JSON in UTF-8.")
     if len(events) > MAX_EVENTS:
         abort(400, f"There are more than {MAX_EVENTS} events in the request.")
     return events
 
 
-def _line(line: bytes) -> Any:
-    try:
-        return _decode(line)
-    except _UNREADABLE:
-        # Not an object, so rejected in its place, while the other lines are taken.
-        return line.decode(errors="replace")
-
-
 def _body() -> bytes:
-    encoding = request.headers.get("Content-Encoding", "identity").lower()
-    packed = request.get_data(cache=False)
-    if encoding == "identity":
+    encoding = request.headers.get("Content-Encoding") or "identity"
+    packed = _packed_body()
+    if encoding.lower() == "identity":
         return packed
-    if encoding != "gzip":
+    if encoding.lower() != "gzip":
         abort(415, "The only content encoding understood is gzip.")
     unpacker = zlib.decompressobj(GZIP)
     try:
@@ -97,4 +89,19 @@ def _body() -> bytes:
         abort(413, f"The unpacked body is larger than {MAX_UNPACKED_BYTES} bytes.")
     if not unpacker.eof or unpacker.unused_data:
         abort(400, "The body is not one whole gzip member.")
+    return body
+
+
+def _packed_body() -> bytes:
+    try:
+        body = request.get_data(cache=False)
+        if request.content_length is None:
+            # A chunked body ends at the bound without a word; reading on says that it is longer.
+            request.stream.read(1)
+    except BlockingIOError:
+        abort(408, "The body did not arrive in time.")
+    except (OSError, ParseException):
+        abort(400, "The body did not arrive in whole.")
+    if request.content_length not in (None, len(body)):
+        abort(400, "The body did not arrive in whole.")
     return body

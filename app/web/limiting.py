@@ -5,6 +5,7 @@ from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 
 from app.settings import Settings
+from app.web.context import has_write_key, write_key_given
 
 REDIS_SECONDS = 0.3
 
@@ -26,9 +27,14 @@ def limit_rate(blueprint: Blueprint, app: Flask, config: Settings) -> None:
         headers_enabled=True,
         swallow_errors=True,
     )
-    limiter.limit(config.rate_limit or "")(blueprint)
+    limiter.limit(
+        config.rate_limit or "",
+        exempt_when=lambda: request.method == "OPTIONS",
+        error_message="Too many requests. Try again later.",
+    )(blueprint)
 
 
 def _sender() -> str:
-    key = request.headers.get("X-Write-Key") or request.args.get("key") or ""
-    return f"{key[:128]} {get_remote_address()}"
+    # A key that is none would be a new sender for each made-up one.
+    key = write_key_given() if has_write_key() else ""
+    return f"{key} {get_remote_address()}"

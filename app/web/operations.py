@@ -23,7 +23,7 @@ def health() -> Response:
 def ready() -> Response:
     """200 when all that events need is there, or 503 with the part that is away."""
     parts = {"broker": "ok", "database": "ok"}
-    for check in (context().journal.waiting, connection.ping):
+    for check in (context().journal.check_writable, connection.ping):
         try:
             check()
         except Unavailable as error:

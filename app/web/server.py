@@ -1,5 +1,9 @@
 """gunicorn's configuration."""
 
+import socket
+import struct
+from typing import Any
+
 from app.settings import settings
 
 bind = f"{settings().host}:{settings().port}"
@@ -11,5 +15,19 @@ reuse_port = True
 keepalive = 75
 timeout = 30
 graceful_timeout = 5
+limit_request_line = 8190
 control_socket_disable = True
 loglevel = settings().log_level.lower()
+
+READ_SECONDS = 5
+
+
+def post_worker_init(worker: Any) -> None:
+    """Give up on a client that sends nothing for READ_SECONDS, which would hold a thread for ever.
+
+    Connections inherit this from the socket that accepts them (Linux, socket(7)).
+    """
+    for listener in worker.sockets:
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0)
+        )

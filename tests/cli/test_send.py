@@ -73,6 +73,7 @@ def sent(to: Collector | str, content: bytes, batch: int = 2, key: str | None = 
         NDJSON,
         NDJSON.replace(b"\n", b"\r\n\n"),
         NDJSON.rstrip(b"\n"),
+        b"\xef\xbb\xbf" + NDJSON,
         json.dumps(EVENTS).encode(),
         json.dumps(EVENTS, indent=2).encode(),
     ],
@@ -95,10 +96,17 @@ def test_a_request_is_kept_within_what_the_collector_takes(
     assert [len(post) for post in collector.posts] == [2, 2, 1]
 
 
+def test_an_event_that_no_request_can_hold_is_not_sent(collector: Collector) -> None:
+    huge = json.dumps({"Type": "PageView", "Url": "x" * 2_100_000}).encode()
+    outcome = sent(collector, NDJSON + huge + b"\n" + NDJSON, batch=50)
+    assert (outcome.accepted, outcome.rejected) == (10, 1)
+    assert outcome.reasons == {"larger than 2 MiB": 1}
+
+
 def test_503_and_429_are_tried_again_after_the_time_they_ask_for(collector: Collector) -> None:
     collector.answers = [
         (503, {"Retry-After": "0"}, {"error": "away"}),
-        (429, {"Retry-After": "0"}, {"error": "too fast"}),
+        (429, {"Retry-After": "Tue, 24 Nov 2026 09:00:00 GMT"}, {"error": "too fast"}),
         (202, {}, {"accepted": 5, "rejected": []}),
     ]
     assert sent(collector, NDJSON, batch=5) == Outcome(accepted=5)
@@ -137,6 +145,14 @@ def test_a_collector_that_can_not_be_reached_is_said(monkeypatch: pytest.MonkeyP
         sent("http://127.0.0.1:1", NDJSON)
 
 
+@pytest.mark.parametrize("url", ["foo", "http://[::1", "ftp://a"])
+def test_what_is_no_url_is_said(url: str) -> None:
+    with pytest.raises(click.UsageError, match="not the URL of a collector"):
+        sent(url, NDJSON)
+
+
 def test_a_file_that_is_no_json_is_said(collector: Collector) -> None:
     with pytest.raises(click.ClickException, match="events is not valid JSON"):
         sent(collector, b"[{")
+    with pytest.raises(click.ClickException, match="events is not valid JSON"):
+        sent(collector, b"[" * 100_000)

@@ -39,7 +39,7 @@ def test_every_kind_comes_up_and_every_event_has_an_id_of_its_own() -> None:
 def test_the_collector_reads_each_event_as_it_was_meant() -> None:
     events = made(2_000, days=MAX_DAYS)
     reader = EventReader(UTC, clock=END.timestamp)
-    read, rejections = reader.read([event.sent for event in events])
+    read, rejections = reader.read([json.dumps(event.sent).encode() for event in events])
     assert rejections == []
     for event, found in zip(events, read, strict=True):
         assert type(found).__name__ == event.kind
@@ -106,7 +106,7 @@ def test_more_days_than_the_collector_accepts_are_cut_and_it_is_said(tmp_path: P
         check=True,
     )
     assert "34 days" in done.stderr
-    read, rejections = EventReader(UTC).read(list(map(json.loads, done.stdout.splitlines())))
+    read, rejections = EventReader(UTC).read(done.stdout.encode().splitlines())
     assert (len(read), rejections) == (50, [])
 
 

@@ -113,13 +113,28 @@ def processes_left_by_stop(stack: Stack, number: signal.Signals) -> list[str]:
 
 
 def test_ctrl_c_stops_all_of_it_and_what_was_counted_is_kept(tmp_path: Path) -> None:
+    events = tmp_path / "events.ndjson"
+    lines = [json.dumps(VIEW | {"EventId": str(number)}) for number in range(5_000)]
+    events.write_text("\n".join(lines))
     with start_stack(tmp_path) as first:
-        assert httpx.post(f"{first.url}/events", json=VIEW).status_code == 202
-        first.run("eventstream", "drain")
+        sending = subprocess.Popen(
+            [BIN / "eventstream", "send", "--batch", "20", events],
+            env=first.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: first.items("page-views"))
         assert processes_left_by_stop(first, signal.SIGINT) == []
         assert first.output.read_text().endswith("ready\n")
+        sending.kill()
+        sending.wait()
     with start_stack(tmp_path) as second:
-        assert second.items("page-views") == [{"website": "up.example", "page": "/a", "views": 1}]
+        assert second.items("page-views")[0]["page"] == "/a"
+        second.run("eventstream", "send", str(events))
+        second.run("eventstream", "drain")
+        assert second.items("page-views") == [
+            {"website": "up.example", "page": "/a", "views": 5_000}
+        ]
         assert processes_left_by_stop(second, signal.SIGTERM) == []
 
 

@@ -21,6 +21,8 @@ from app.domain.urls import website_and_page
         ("http://wwwsite.com/", "wwwsite.com", "/"),
         ("site1.com:8080/a", "site1.com:8080", "/a"),
         ("localhost:80", "localhost", "/"),
+        ("http:80", "0.0.0.80", "/"),
+        ("HTTPS:443/x", "0.0.1.187", "/x"),
         ("https://site1.com:80/", "site1.com:80", "/"),
         ("http://site1.com:80/", "site1.com", "/"),
         ("http://site1.com/Page/One", "site1.com", "/Page/One"),

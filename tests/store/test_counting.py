@@ -1,12 +1,15 @@
 import threading
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.cli.simulate import Expectation, SimulatedEvent
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.store import connection, documents, reports
 from app.store.counting import ClickRule, Counting
@@ -195,77 +198,68 @@ def test_what_was_committed_outlives_a_kill_of_the_database(
     assert rows(reports.page_views) == [("site1.com", "/a", 1)]
 
 
-def test_ledger_and_claims_expire_after_seven_days_and_no_earlier_than_redelivery() -> None:
-    expiry = {
-        document: document._get_collection().index_information()["at_1"]["expireAfterSeconds"]
-        for document in (documents.SeenEvent, documents.AppliedBatch)
-    }
-    week = 7 * 24 * 3600
-    assert expiry[documents.SeenEvent] == week
-    assert expiry[documents.AppliedBatch] > week
-
+FIRST = datetime(2026, 10, 31, 22, tzinfo=UTC)
 
 some_events = st.lists(
-    st.one_of(
-        st.builds(
-            PageView,
-            event_id=st.none() | st.sampled_from("ab"),
-            website=st.sampled_from(["a.com", "b.com"]),
-            page=st.sampled_from(["/", "/p"]),
-            day=st.sampled_from(["2026-10-31", "2026-11-01"]),
-        ),
-        st.builds(
-            AdImpression,
-            event_id=st.none() | st.sampled_from("cd"),
-            website=st.sampled_from(["a.com", "b.com"]),
-            ad_id=st.sampled_from("12"),
-            user_id=st.sampled_from("uvw"),
-            month=st.sampled_from(["2026-10", "2026-11"]),
-        ),
-        st.builds(
-            AdClick,
-            event_id=st.none(),
-            website=st.sampled_from(["a.com", "b.com"]),
-            ad_id=st.sampled_from("12"),
-            user_id=st.sampled_from("uv"),
-            time=st.integers(0, 9),
-        ),
+    st.builds(
+        SimulatedEvent,
+        sent=st.fixed_dictionaries({"EventId": st.none() | st.sampled_from("abc")}),
+        kind=st.sampled_from(["PageView", "AdImpression", "AdClick"]),
+        website=st.sampled_from(["a.com", "b.com"]),
+        page=st.sampled_from(["/", "/p"]),
+        user=st.sampled_from("uvw"),
+        ad=st.sampled_from("12"),
+        time=st.integers(0, 9).map(lambda hours: FIRST + timedelta(hours=hours)),
     ),
     max_size=25,
 )
 
 
-def all_reports() -> list[list[tuple[Any, ...]]]:
-    return [
-        rows(read)
-        for read in (
-            reports.page_views,
-            reports.daily_page_views,
-            reports.impressions,
-            reports.clicks,
-        )
-    ]
+def counted_form(event: SimulatedEvent) -> Event:
+    event_id, time = event.sent["EventId"], event.time
+    if event.kind == "PageView":
+        return PageView(event_id, event.website, event.page, f"{time:%Y-%m-%d}")
+    if event.kind == "AdImpression":
+        return AdImpression(event_id, event.website, event.ad, event.user, f"{time:%Y-%m}")
+    return AdClick(event_id, event.website, event.ad, event.user, int(time.timestamp() * 1000))
 
 
-@settings(max_examples=15)
+@pytest.mark.parametrize("scope", ["user", "ad"])
+@settings(max_examples=50)
 @given(events=some_events, data=st.data())
-def test_any_order_split_and_redelivery_leads_to_the_same_reports(
-    events: list[Event], data: st.DataObject
+def test_any_order_split_redelivery_and_interleaving_leads_to_what_a_plain_model_says(
+    scope: Literal["user", "ad"], events: list[SimulatedEvent], data: st.DataObject
 ) -> None:
-    # An id stands for one event: what differs under it would be counted as whichever came first.
-    by_id: dict[str, Event] = {}
-    events = [by_id.setdefault(event.event_id or str(id(event)), event) for event in events]
-    results = []
-    for arrangement in (events, data.draw(st.permutations(events))):
-        for document in documents.COLLECTIONS:
-            connection.collection(document).delete_many({})
-        counting = Counting(ClickRule(hits=3, scope="user"))
-        size = data.draw(st.integers(1, 10))
-        for kind in (PageView, AdImpression, AdClick):
-            of_kind = [event for event in arrangement if isinstance(event, kind)]
-            for start in range(0, len(of_kind), size):
-                batch_id = str(uuid.uuid4())
-                for _ in range(data.draw(st.integers(1, 2))):
-                    counting.apply(batch_id, kind, of_kind[start : start + size])
-        results.append(all_reports())
-    assert results[0] == results[1]
+    # An id stands for one event: what else comes under it is that event again.
+    by_id: dict[object, SimulatedEvent] = {}
+    events = [by_id.setdefault(event.sent["EventId"] or object(), event) for event in events]
+    model = Expectation(UTC, 3, scope, now=FIRST - timedelta(days=60))
+    for event in by_id.values():
+        model.add(event)
+
+    for document in documents.COLLECTIONS:
+        connection.collection(document).delete_many({})
+    arrangement = list(map(counted_form, data.draw(st.permutations(events))))
+    size = data.draw(st.integers(1, 10))
+    deliveries = [
+        (f"{kind.__name__} {start}", kind, of_kind[start : start + size])
+        for kind in (PageView, AdImpression, AdClick)
+        for of_kind in [[event for event in arrangement if isinstance(event, kind)]]
+        for start in range(0, len(of_kind), size)
+        for _ in range(data.draw(st.integers(1, 2)))
+    ]
+    deliveries = data.draw(st.permutations(deliveries))
+
+    def work(part: list[tuple[str, type[Event], list[Event]]]) -> None:
+        counting = Counting(ClickRule(hits=3, scope=scope))
+        for batch_id, kind, batch in part:
+            counting.apply(batch_id, kind, batch)
+
+    in_parallel([partial(work, deliveries[0::2]), partial(work, deliveries[1::2])])
+    for path, read in (
+        ("page-views", reports.page_views),
+        ("page-views/daily", reports.daily_page_views),
+        ("impressions", reports.impressions),
+        ("clicks", reports.clicks),
+    ):
+        assert read(reports.Page()).items == model.reports()[path]

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import celeryconfig
 from app import dead_letters
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.journal import Batch, Journal, batches
@@ -14,7 +15,7 @@ from app.store.counting import ClickRule, Counting
 from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
-from tasks.sweep import sweep
+from tasks.sweep import RING_AGAIN_SECONDS, sweep
 from tests.conftest import Server, kill_group, wait_until
 from tests.tasks.conftest import StartWorker
 
@@ -129,6 +130,29 @@ def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_o
         sweep()
         wait_until(lambda: all_counted(journal))
     assert views() == 1
+
+
+def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counted_once(
+    journal: Journal, start_worker: StartWorker, database: Server
+) -> None:
+    """As when a message's visibility timeout ends while its batch is still in work."""
+    with start_worker(), start_worker():
+        database.signal(signal.SIGSTOP)
+        try:
+            batch = sent(journal, VIEW)
+            bell()(batch)
+            wait_until(lambda: journal.redis.llen("page_view") == 0)
+            wait_until(lambda: journal.redis.hlen("unacked") == 2)
+        finally:
+            database.signal(signal.SIGCONT)
+        wait_until(lambda: all_counted(journal))
+        wait_until(lambda: journal.redis.hlen("unacked") == 0)
+    assert views() == 1
+
+
+def test_batches_of_a_killed_worker_are_rung_for_within_thirty_seconds() -> None:
+    every: float = celeryconfig.beat_schedule["sweep"]["schedule"]
+    assert RING_AGAIN_SECONDS + 2 * every < 30
 
 
 def test_a_message_lost_between_its_queue_and_the_worker_is_sent_again(

@@ -9,6 +9,7 @@ from app.journal import Batch, Journal
 from tests.conftest import Server
 from tests.web.conftest import MakeClient
 
+OLD: dict[Any, Any] = {"reason": "{}", "event": '{"Type":"PageView","Url":"site1.com"}'}
 BAD = {"Type": "AdClick", "Url": "site1.com"}
 
 
@@ -46,6 +47,21 @@ def test_ready_names_the_part_that_is_away(
     assert response.get_json() == {"broker": "ok", "database": "away"}
 
 
+def test_a_broker_that_is_full_is_not_ready(client: FlaskClient, journal: Journal) -> None:
+    journal.redis.config_set("maxmemory", 1)
+    try:
+        assert client.get("/ready").get_json() == {"broker": "away", "database": "ok"}
+    finally:
+        journal.redis.config_set("maxmemory", 0)
+
+
+def test_events_of_any_depth_can_be_listed(client: FlaskClient) -> None:
+    for depth in (900, 950, 980, 984, 990):
+        deep = '{"X":' + "[" * depth + "]" * depth + "}"
+        client.post("/events", data=deep, content_type="text/plain")
+    assert client.get("/dead-letters").status_code == 200
+
+
 def test_dead_letters_are_listed_newest_first_in_pages(client: FlaskClient) -> None:
     for number in range(3):
         client.post("/events", json=BAD | {"N": number})
@@ -68,7 +84,7 @@ def test_an_event_that_is_good_by_now_is_replayed_once(
     client: FlaskClient, journal: Journal
 ) -> None:
     good = {"Type": "PageView", "Url": "site1.com"}
-    journal.redis.xadd("dead_letters", {"reason": "{}", "event": json.dumps(good)})
+    journal.redis.xadd("dead_letters:events", {"reason": "{}", "event": json.dumps(good)})
     (letter,) = letters(client)["items"]
     replay = f"/dead-letters/{letter['id']}/replay"
     response = client.post(replay)
@@ -108,7 +124,7 @@ def test_an_event_that_was_cut_short_can_not_be_replayed(client: FlaskClient) ->
 def test_all_dead_letters_are_replayed_at_once(client: FlaskClient, journal: Journal) -> None:
     good = {"Type": "PageView", "Url": "site1.com"}
     for _ in range(150):
-        journal.redis.xadd("dead_letters", {"reason": "{}", "event": json.dumps(good)})
+        journal.redis.xadd("dead_letters:events", {"reason": "{}", "event": json.dumps(good)})
     client.post("/events", json=BAD)
     response = client.post("/dead-letters/replay")
     assert response.status_code == 202
@@ -123,7 +139,9 @@ def test_a_letter_without_a_timestamp_is_counted_on_the_day_it_came_in(
     good = {"Type": "PageView", "Url": "site1.com"}
     three_days_ago = datetime.now(UTC) - timedelta(days=3)
     letter_id = f"{int(three_days_ago.timestamp() * 1000)}-0"
-    journal.redis.xadd("dead_letters", {"reason": "{}", "event": json.dumps(good)}, id=letter_id)
+    journal.redis.xadd(
+        "dead_letters:events", {"reason": "{}", "event": json.dumps(good)}, id=letter_id
+    )
     assert client.post(f"/dead-letters/{letter_id}/replay").status_code == 202
     payload = journal.read("page_view", f"dead-letter-{letter_id}")
     assert payload is not None

@@ -156,6 +156,31 @@ def test_without_an_admin_token_only_this_machine_is_an_operator(
     assert response.status_code == status
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:8000"}, 200),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://localhost:8000"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Host": "evil.example:8000"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "localhost", "Origin": "https://evil.example"}, 403),
+        ({"Host": "localhost", "Origin": "null"}, 403),
+    ],
+)
+def test_a_page_of_another_site_in_a_browser_on_this_machine_is_no_operator(
+    client: FlaskClient, headers: dict[str, str], status: int
+) -> None:
+    assert client.get("/reports/clicks", headers=headers).status_code == status
+    assert client.post("/dead-letters/replay", headers=headers).status_code in (202, status)
+
+
+def test_a_token_may_be_of_any_letters(client_with: MakeClient) -> None:
+    client = client_with(admin_token="Schlüssel")
+    sent = "Bearer Schlüssel".encode().decode("latin-1")
+    assert client.get("/reports/clicks", headers={"Authorization": sent}).status_code == 200
+
+
 def test_a_database_that_is_away_gets_503(
     client_with: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
