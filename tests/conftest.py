@@ -19,12 +19,12 @@ from pymongo.errors import PyMongoError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.cli.up import free_port, redis_server
+from app.cli.parts import free_ports, redis_server
 from app.journal import Journal, connect
 from app.settings import Settings, read
 
 # Known before any test imports a module that reads it, such as celeryconfig.
-REDIS_PORT = str(free_port())
+REDIS_PORT = str(free_ports(1)[0])
 os.environ["REDIS_URL"] = f"redis://127.0.0.1:{REDIS_PORT}/0"
 
 hypothesis_settings.register_profile(
@@ -117,7 +117,7 @@ def make_redis(home: Path) -> Server:
 
 
 def make_database(home: Path) -> Server:
-    port = str(free_port())
+    port = str(free_ports(1)[0])
     command = [sys.executable, "-m", "secantus", "--host", "127.0.0.1", "--port", port]
     command += ["--storage-path", str(home / "mongodb"), "--sync-on-commit"]
     url = f"mongodb://127.0.0.1:{port}"

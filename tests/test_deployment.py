@@ -24,7 +24,7 @@ from packaging.specifiers import SpecifierSet
 from pymongo.uri_parser import parse_uri
 from redis import Redis
 
-from app.cli.up import free_port, redis_server
+from app.cli.parts import free_ports, redis_server
 from app.settings import Settings, read
 from celeryconfig import task_queues, task_time_limit
 from tests.conftest import redis_answers, running, wait_until
@@ -201,7 +201,7 @@ def test_the_replica_set_that_mongo_starts_is_the_one_that_clients_ask_for() -> 
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Redis that runs as the compose file says."""
     home = tmp_path_factory.mktemp("broker")
-    port = str(free_port())
+    port = str(free_ports(1)[0])
     arguments = SERVICES["redis"]["command"][1:]
     place = ["--port", port, "--bind", "127.0.0.1", "--dir", str(home)]
     with running(redis_server(), *arguments, *place, log=home / "log"):
@@ -214,7 +214,7 @@ class Service:
     """A service of the compose file, with ports and addresses of this machine."""
 
     def __init__(self, name: str, broker: str, home: Path) -> None:
-        port = str(free_port())
+        port = str(free_ports(1)[0])
         self.command = [word.replace("/tmp", str(home)) for word in words_of(name)]
         self.log = home / "log"
         self.check = [

