@@ -118,8 +118,8 @@ def make_redis(home: Path) -> Server:
 
 def make_database(home: Path) -> Server:
     port = str(free_ports(1)[0])
-    command = [sys.executable, "-m", "secantus", "--host", "127.0.0.1", "--port", port]
-    command += ["--storage-path", str(home / "mongodb"), "--sync-on-commit"]
+    command = [sys.executable, "-m", "app.cli.database", "--port", port]
+    command += ["--storage-path", str(home / "mongodb")]
     url = f"mongodb://127.0.0.1:{port}"
     return Server(command, url, home / "database.log", database_answers)
 

@@ -175,9 +175,8 @@ class Supervisor:
     def _database(self, url: str) -> Part:
         return self._python(
             "database",
-            *("secantus", "--host", "127.0.0.1", "--port", _port_of(url)),
-            *("--storage-path", str(self._settings.data_dir / "mongodb"), "--sync-on-commit"),
-            *("--log-level", "WARNING"),
+            *("app.cli.database", "--port", _port_of(url)),
+            *("--storage-path", str(self._settings.data_dir / "mongodb")),
         )
 
     def _web(self) -> Part:

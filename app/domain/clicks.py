@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-REMEMBERED_HITS = 100
+REMEMBERED_HITS = 1_000
 
 
 class Hit(NamedTuple):

@@ -76,7 +76,7 @@ def test_a_part_that_dies_is_started_again_and_nothing_is_lost(
         ("worker", "--queues page_view"),
         ("celery", "beat"),
         ("redis-server",),
-        ("secantus",),
+        ("app.cli.database",),
     ]
     events = tmp_path / "events.ndjson"
     accepted = 0
@@ -176,7 +176,7 @@ def test_servers_named_in_the_environment_are_used_and_not_started(
         assert not [
             command
             for command in other.descendants()
-            if "redis-server" in command or "secantus" in command
+            if "redis-server" in command or "app.cli.database" in command
         ]
         event = VIEW | {"Url": "given.example"}
         assert httpx.post(f"{other.url}/events", json=event).status_code == 202

@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "worker-maintenance": ("worker", "--queues maintenance"),
     "beat": ("celery", "beat"),
     "redis": ("redis-server",),
-    "database": ("secantus",),
+    "database": ("app.cli.database",),
 }
 """What the command line of each part holds."""
 
@@ -339,7 +339,7 @@ def show(outcome: Outcome) -> None:
 def main(minutes: float, seed: int) -> None:
     """Run the long version and exit with 1 if anything was lost or repeated."""
     with tempfile.TemporaryDirectory() as home:
-        outcome = run(Path(home), minutes * 60, seed, print, (2.0, 6.0))
+        outcome = run(Path(home), minutes * 60, seed, click.echo, (2.0, 6.0))
     show(outcome)
     sys.exit(1 if outcome.lost or outcome.repeated else 0)
 

@@ -1,17 +1,21 @@
 import signal
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pymongo
 import pytest
 
 import celeryconfig
 from app import dead_letters
+from app.cli.database import IDLE_TRANSACTION_SECONDS
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.journal import Batch, Journal, batches
 from app.publisher import bell
+from app.settings import Settings
 from app.store import reports
-from app.store.counting import ClickRule, Counting
+from app.store.counting import APPLY_SECONDS, ClickRule, Counting
 from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
@@ -147,6 +151,23 @@ def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counte
             database.signal(signal.SIGCONT)
         wait_until(lambda: all_counted(journal))
         wait_until(lambda: journal.redis.hlen("unacked") == 0)
+    assert views() == 1
+
+
+def test_what_a_killed_worker_left_open_is_given_up_before_a_batch_is(
+    journal: Journal, start_worker: StartWorker, settings: Settings
+) -> None:
+    batch = sent(journal, VIEW)
+    assert IDLE_TRANSACTION_SECONDS < APPLY_SECONDS
+    client: pymongo.MongoClient[dict[str, Any]]
+    with pymongo.MongoClient(settings.mongodb_url) as client:
+        # The transaction of a worker that died in it: it has the batch in the ledger.
+        session = client.start_session()
+        session.start_transaction()
+        ledger: Any = client.get_default_database()["applied_batches"]
+        ledger.insert_one({"_id": batch.id, "at": datetime.now(UTC)}, session=session)
+        with start_worker():
+            wait_until(lambda: all_counted(journal), seconds=APPLY_SECONDS)
     assert views() == 1
 
 

@@ -1,0 +1,35 @@
+"""The embedded database, for a process of its own: `python -m app.cli.database`."""
+
+import signal
+
+import click
+from secantus import SecantusDBServer
+
+IDLE_TRANSACTION_SECONDS = 10.0
+"""After so long without a statement a transaction is given up. Its worker was killed, most likely,
+and the documents it wrote to are closed to all others until then; a live one takes far less."""
+
+
+@click.command()
+@click.option("--port", type=int, required=True)
+@click.option("--storage-path", required=True)
+def main(port: int, storage_path: str) -> None:
+    """Serve the MongoDB protocol on 127.0.0.1 until SIGINT or SIGTERM.
+
+    Each commit is on disk before it is answered: a kill loses nothing.
+    """
+    # Blocked before the server starts threads, so that the signals wait for the line that asks.
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with SecantusDBServer(
+        port=port,
+        storage_path=storage_path,
+        sync_on_commit=True,
+        enable_test_commands=False,
+        transaction_lifetime_seconds=IDLE_TRANSACTION_SECONDS,
+    ):
+        signal.sigwait(signals)
+
+
+if __name__ == "__main__":
+    main()
