@@ -44,7 +44,7 @@ class Stack:
             env=self.environment | more,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
         assert not check or done.returncode == 0, done.stderr

@@ -54,7 +54,7 @@ KINDS = {"kill": 6, "kill child": 3, "restart": 1, "stop": 2}
 
 CLIENTS = 3
 BATCH = 25
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.5
 LONGER_THAN_A_RETRY = 25.0
 PLAIN_VIEW = {"Type": "PageView", "Url": "plain.test/"}
 
@@ -255,7 +255,7 @@ def run(home: Path, seconds: float, seed: int, say: Any, gap: tuple[float, float
         for thread in threads:
             thread.join(120)
             assert not thread.is_alive(), "a client never got its 202"
-        stack.run("eventstream", "drain", "--timeout", "100")
+        stack.run("eventstream", "drain", "--timeout", "300")
         months = {row["month"] for row in expectation.reports()["impressions"]}
         for month in sorted(months):
             stack.run("eventstream", "aggregate", month)
