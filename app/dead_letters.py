@@ -19,7 +19,7 @@ from msgspec import Raw
 from redis import Redis
 from redis.client import Pipeline
 
-from app.domain.events import Rejection
+from app.domain.events import NOT_JSON, Rejection
 
 MAX_EVENTS = 10_000
 MAX_BATCHES = 1_000
@@ -146,6 +146,6 @@ def _is_json(text: bytes) -> bool:
     try:
         text.decode()
         msgspec.json.decode(text, type=Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return False
     return True

@@ -181,14 +181,15 @@ class _GivenMeta(Struct):
 
 _decode_given = msgspec.json.Decoder(_Given).decode
 _decode_meta = msgspec.json.Decoder(_GivenMeta).decode
-_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for a text that is no JSON, or nested too deep."""
 
 
 def _decoded(event: bytes) -> Any:
     """An event's fields with a rule; None where it is no JSON object."""
     try:
         return {name: _value(name, raw) for name, raw in _present(_decode_given(event))}
-    except _NOT_JSON:
+    except NOT_JSON:
         return None
 
 
@@ -205,7 +206,7 @@ def _value(name: str, raw: Raw) -> Any:
         return " " * MAX_FIELD_BYTES  # too long for any rule, whatever it holds
     try:
         return msgspec.json.decode(text)
-    except _NOT_JSON:
+    except NOT_JSON:
         return object()  # no rule takes it
 
 

@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 from flask import Flask, Response, abort, current_app, request
+from marshmallow import Schema, ValidationError
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
 from app.domain.events import EventReader
+from app.errors import InvalidRequest
 from app.journal import Journal
 from app.publisher import Publisher
 from app.settings import Settings
@@ -42,6 +44,15 @@ def context() -> Context:
 def answer(payload: Any, status: int = 200) -> Response:
     """A JSON response."""
     return Response(msgspec.json.encode(payload), status, mimetype="application/json")
+
+
+def query(schema: Schema) -> dict[str, Any]:
+    """The request's query parameters as this schema loads them. Raises InvalidRequest."""
+    try:
+        loaded: dict[str, Any] = schema.load(request.args)
+    except ValidationError as error:
+        raise InvalidRequest(error.normalized_messages()) from error
+    return loaded
 
 
 def require_operator() -> None:

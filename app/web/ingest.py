@@ -7,7 +7,7 @@ import msgspec
 from flask import Blueprint, Response, abort, request
 from gunicorn.http.errors import ParseException
 
-from app.domain.events import Event, Rejection
+from app.domain.events import NOT_JSON, Event, Rejection
 from app.web.context import (
     answer,
     context,
@@ -23,7 +23,6 @@ blueprint = Blueprint("ingest", __name__)
 
 _decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @blueprint.post("/events")
@@ -66,7 +65,7 @@ def _raw_events() -> list[bytes]:
             body.decode()
             is_array = body.lstrip().startswith(b"[")
             events = list(map(bytes, _decode_array(body) if is_array else [_decode_any(body)]))
-        except _NOT_JSON:
+        except NOT_JSON:
             abort(400, "The body is not valid JSON in UTF-8.")
     if len(events) > MAX_EVENTS:
         abort(400, f"There are more than {MAX_EVENTS} events in the request.")

@@ -1,14 +1,14 @@
 """Health of the process and its parts, and the dead letters."""
 
-from flask import Blueprint, Response, abort, request
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from flask import Blueprint, Response, abort
+from marshmallow import EXCLUDE, Schema, fields, validate
 
 from app import dead_letters
-from app.errors import InvalidRequest, Unavailable
+from app.errors import Unavailable
 from app.journal import broker_errors
 from app.replay import Replayer
 from app.store import connection
-from app.web.context import answer, context, require_operator
+from app.web.context import answer, context, query, require_operator
 
 blueprint = Blueprint("operations", __name__)
 
@@ -45,14 +45,11 @@ class _LettersQuery(Schema):
 def list_dead_letters() -> Response:
     """Rejected events and failed batches, newest first."""
     require_operator()
-    try:
-        query = _LettersQuery().load(request.args)
-    except ValidationError as error:
-        raise InvalidRequest(error.normalized_messages()) from error
+    page = query(_LettersQuery())
     with broker_errors():
-        letters = dead_letters.newest(context().journal.redis, query["limit"] + 1, query["cursor"])
-    more = len(letters) > query["limit"]
-    letters = letters[: query["limit"]]
+        letters = dead_letters.newest(context().journal.redis, page["limit"] + 1, page["cursor"])
+    more = len(letters) > page["limit"]
+    letters = letters[: page["limit"]]
     return answer({"items": letters, "next_cursor": letters[-1].id if more else None})
 
 

@@ -1,16 +1,14 @@
 """GET /reports/…: the reports, as JSON or CSV."""
 
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, Schema, fields, validate
 
 from app.csv import as_csv
-from app.errors import InvalidRequest
 from app.store import reports
-from app.web.context import answer, require_operator
+from app.web.context import answer, query, require_operator
 
 blueprint = Blueprint("reports", __name__, url_prefix="/reports")
 blueprint.before_request(require_operator)
@@ -77,12 +75,9 @@ def clicks() -> Response:
 
 
 def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:
-    try:
-        query: dict[str, Any] = schema.load(request.args)
-    except ValidationError as error:
-        raise InvalidRequest(error.normalized_messages()) from error
-    form = query.pop("format")
-    report = read(reports.Page(query.pop("limit"), query.pop("cursor")), **query)
+    filters = query(schema)
+    form = filters.pop("format")
+    report = read(reports.Page(filters.pop("limit"), filters.pop("cursor")), **filters)
     if form == "json":
         return answer({"items": report.items, "next_cursor": report.next_cursor})
     response = Response(as_csv(report.columns, report.items), mimetype="text/csv")
