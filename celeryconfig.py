@@ -48,6 +48,7 @@ timezone = str(settings().timezone)
 beat_schedule = {
     # Every five minutes, 23:55 and 01:00 among them: what is due then is for the task to find out.
     "month-end": {"task": "tasks.month_end", "schedule": crontab(minute="*/5")},
+    "fold": {"task": "tasks.fold", "schedule": 2.0, "options": {"expires": 2.0}},
     "expire": {"task": "tasks.expire", "schedule": 5.0, "options": {"expires": 5.0}},
     "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": {"expires": 5.0}},
 }

@@ -1,18 +1,21 @@
 """The journal: every accepted batch that has not been counted yet, kept in Redis.
 
-A queue's messages are only its doorbell: each names a batch, and rings for a worker to take it from
-here. A message that gets lost is rung again (`tasks.sweep`); one that comes twice finds nothing.
+A queue's messages are only its doorbell: each tells a worker that batches wait here, and the worker
+takes all it can. A message that gets lost is sent again (`tasks.sweep`); one that comes twice finds
+nothing to do.
 
 Redis keys, for each queue:
 - `journal:{queue}`: a hash from batch id to the batch's events, a JSON list;
-- `journal:{queue}:rung`: a sorted set of the same ids, scored by when they were last rung for, in
-  seconds since the epoch.
+- `journal:{queue}:waiting`: a sorted set of the ids that no worker has, scored by when they were
+  written, in seconds since the epoch;
+- `journal:{queue}:taken`: a sorted set of the ids that a worker has, scored by when it must have
+  done with them, after which they wait again.
 And `journal:check`, written to see whether Redis takes writes.
 """
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,6 +32,34 @@ from app.errors import Unavailable
 
 MAX_BATCH = 1_000
 REDIS_SECONDS = 0.5
+TAKEN_AT_ONCE = 500
+TAKEN_BYTES = 512 * 1024
+"""A worker takes no further batch once those it has are as large as this, so as many bytes and one
+batch more at most."""
+TAKEN_SECONDS = 20
+"""As long as counting may take. If it does take longer, and another worker counts the same, the
+ledger tells the second one."""
+
+_TAKE = """#!lua flags=allow-oom
+local journal, waiting, taken = KEYS[1], KEYS[2], KEYS[3]
+local now = tonumber(redis.call('TIME')[1])
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', taken, '-inf', now)) do
+    redis.call('ZREM', taken, id)
+    redis.call('ZADD', waiting, now, id)
+end
+local found, bytes = {}, 0
+while #found < 2 * ARGV[1] and bytes < tonumber(ARGV[2]) do
+    local id = redis.call('ZPOPMIN', waiting)[1]
+    if not id then break end
+    local payload = redis.call('HGET', journal, id)
+    if payload then
+        redis.call('ZADD', taken, now + ARGV[3], id)
+        found[#found + 1], found[#found + 2] = id, payload
+        bytes = bytes + #payload
+    end
+end
+return found
+"""
 
 
 class Batch(NamedTuple):
@@ -79,16 +110,17 @@ class Journal:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
+        self._take = redis.register_script(_TAKE)
 
     def write(
         self,
         new: Sequence[Batch],
         rejections: Sequence[Rejection] = (),
         withdrawn: Sequence[Batch] = (),
-    ) -> int:
+    ) -> dict[str, int]:
         """Write batches, and rejected events to the dead letters, all or nothing.
 
-        Returns the number of batches that now wait in the longest queue.
+        Returns the number of batches that no worker has taken yet, by queue.
 
         `withdrawn` are batches whose own writing ended in OutcomeUnknown, which this raises too;
         they are taken out again.
@@ -97,19 +129,32 @@ class Journal:
             # Whatever fails until here surely wrote nothing; the pipeline takes this connection.
             self.redis.connection_pool.release(self.redis.connection_pool.get_connection())
         with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
-            for batch in withdrawn:
-                _forget(pipe, batch.queue, batch.id)
+            for queue, ids in _by_queue(withdrawn).items():
+                _forget(pipe, queue, ids)
             now = time.time()
-            for batch in new:
-                pipe.hset(f"journal:{batch.queue}", batch.id, batch.payload)
-                pipe.zadd(f"journal:{batch.queue}:rung", {batch.id: now})
+            for queue, of_queue in _by_queue(new).items():
+                pipe.hset(f"journal:{queue}", mapping=dict(of_queue))  # type: ignore[arg-type]
+                pipe.zadd(f"journal:{queue}:waiting", dict.fromkeys(of_queue, now))
             dead_letters.add_rejections(pipe, rejections)
             for queue in QUEUES:
-                pipe.hlen(f"journal:{queue}")
+                pipe.zcard(f"journal:{queue}:waiting")
             try:
-                return int(max(pipe.execute()[-len(QUEUES) :]))
+                return dict(zip(QUEUES, pipe.execute()[-len(QUEUES) :], strict=True))
             except (ConnectionError, TimeoutError) as error:
                 raise OutcomeUnknown("broker", type(error).__name__) from error
+
+    def take(self, queue: str) -> list[Batch]:
+        """The batches that have waited longest, as many as are counted at once.
+
+        They are this worker's for TAKEN_SECONDS, unless it gives them back before.
+        """
+        keys = [f"journal:{queue}", f"journal:{queue}:waiting", f"journal:{queue}:taken"]
+        with broker_errors():
+            found: Any = self._take(keys, [TAKEN_AT_ONCE, TAKEN_BYTES, TAKEN_SECONDS])
+            return [
+                Batch(batch_id.decode(), queue, payload)
+                for batch_id, payload in zip(found[::2], found[1::2], strict=True)
+            ]
 
     def read(self, queue: str, batch_id: str) -> bytes | None:
         """A batch's events as JSON; None where it has been counted already."""
@@ -117,17 +162,27 @@ class Journal:
             payload: Any = self.redis.hget(f"journal:{queue}", batch_id)
             return payload  # type: ignore[no-any-return]
 
-    def remove(self, queue: str, batch_id: str) -> None:
-        """Forget a batch: it has been counted."""
+    def give_back(self, batches: Sequence[Batch]) -> None:
+        """Let batches that were taken wait again: they could not be counted now."""
         with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
-            _forget(pipe, queue, batch_id)
+            now = time.time()
+            for queue, of_queue in _by_queue(batches).items():
+                pipe.zrem(f"journal:{queue}:taken", *of_queue)
+                pipe.zadd(f"journal:{queue}:waiting", dict.fromkeys(of_queue, now))
+            pipe.execute()
+
+    def remove(self, batches: Sequence[Batch]) -> None:
+        """Forget batches: they have been counted."""
+        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
+            for queue, of_queue in _by_queue(batches).items():
+                _forget(pipe, queue, of_queue)
             pipe.execute()
 
     def bury(self, batch: Batch, reason: str) -> None:
         """Move a batch to the dead letters: it can never be counted as it is."""
         with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
             dead_letters.add_batch(pipe, batch.queue, batch.id, batch.payload, reason)
-            _forget(pipe, batch.queue, batch.id)
+            _forget(pipe, batch.queue, [batch.id])
             pipe.execute()
 
     def check_writable(self) -> None:
@@ -136,33 +191,31 @@ class Journal:
             self.redis.set("journal:check", "1", ex=60)
 
     def waiting(self) -> dict[str, int]:
-        """The number of batches not yet counted, by queue."""
+        """The number of batches not yet counted, by queue, those that a worker has included."""
         with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
             for queue in QUEUES:
                 pipe.hlen(f"journal:{queue}")
             return dict(zip(QUEUES, pipe.execute(), strict=True))
 
-    def take_unrung(self, queue: str, older_than: float, ahead_of: str | None) -> list[str]:
-        """Ids of the batches whose bell must have been lost, now marked as rung for again.
-
-        These are the ones last rung for over `older_than` seconds ago and before `ahead_of`, the
-        batch whose bell is the next in the queue: while a bell waits in line it isn't lost.
-        """
-        rung = f"journal:{queue}:rung"
-        with broker_errors():
-            now = time.time()
-            until = now - older_than
-            if ahead_of is not None:
-                place: Any = self.redis.zscore(rung, ahead_of)
-                if place is None:  # a second bell, soon gone: the next time will tell
-                    return []
-                until = min(until, place)
-            ids: Any = self.redis.zrangebyscore(rung, "-inf", f"({until}")
-            if ids:
-                self.redis.zadd(rung, dict.fromkeys(ids, now), xx=True)
-            return [batch_id.decode() for batch_id in ids]
+    def overdue(self, queue: str, seconds: float) -> bool:
+        """Whether a batch has waited so long for a worker, or a worker has had one for too long."""
+        now = time.time()
+        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
+            pipe.zcount(f"journal:{queue}:waiting", "-inf", now - seconds)
+            pipe.zcount(f"journal:{queue}:taken", "-inf", now)
+            return any(pipe.execute())
 
 
-def _forget(pipe: Pipeline, queue: str, batch_id: str) -> None:
-    pipe.hdel(f"journal:{queue}", batch_id)
-    pipe.zrem(f"journal:{queue}:rung", batch_id)
+def _by_queue(batches: Iterable[Batch]) -> Mapping[str, dict[str, bytes]]:
+    """The payloads of batches by queue and id."""
+    by_queue: dict[str, dict[str, bytes]] = {}
+    for batch in batches:
+        by_queue.setdefault(batch.queue, {})[batch.id] = batch.payload
+    return by_queue
+
+
+def _forget(pipe: Pipeline, queue: str, ids: Iterable[str]) -> None:
+    names = list(ids)
+    pipe.hdel(f"journal:{queue}", *names)
+    pipe.zrem(f"journal:{queue}:waiting", *names)
+    pipe.zrem(f"journal:{queue}:taken", *names)

@@ -15,6 +15,8 @@ from app.journal import REDIS_SECONDS, Batch, Journal, OutcomeUnknown, batches
 MAX_WAITING_EVENTS = 50_000
 PUBLISH_SECONDS = 1.0
 WITHDRAW_EVERY_SECONDS = 1.0
+RING_EVERY = 100
+"""A bell more for so many batches that wait: several workers then share them."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def producer() -> Celery:
 
 
 def bell() -> Callable[[Batch], None]:
-    """A function that sends the message for a batch: a Celery task by its name and the batch's id.
+    """A function that tells a worker of a batch: a Celery task by its name and the batch's id.
 
     It raises whatever the broker's client does.
     """
@@ -55,8 +57,12 @@ class _Request(NamedTuple):
 class Publisher:
     """Writes what requests bring to the journal, and rings for the workers.
 
+    A worker that was rung for takes all that waits, so there is a bell for the first batch in line
+    and none for the next ones, but for every RING_EVERY-th: the length of a Celery queue says how
+    long the line is in these.
+
     One thread writes. While it does, the next requests gather, and go together in the next write:
-    little delay at low load, large batches at high load. `ring` is called with each written batch.
+    little delay at low load, large batches at high load.
     Nothing is written while a queue has `queue_limit` batches waiting, or more.
     """
 
@@ -128,8 +134,10 @@ class Publisher:
                 self._longest_queue = max(self._journal.waiting().values())
             if new and self._longest_queue >= self._queue_limit:
                 raise Unavailable("broker", "too many batches wait to be counted")
+            waiting: dict[str, int] = {}
             if new or rejections or unsure:
-                self._longest_queue = self._journal.write(new, rejections, withdrawn=unsure)
+                waiting = self._journal.write(new, rejections, withdrawn=unsure)
+                self._longest_queue = max(waiting.values())
         except Exception as error:  # whatever it is, each of these requests waits for an outcome
             for request in requests:
                 request.written.set_exception(error)
@@ -139,8 +147,10 @@ class Publisher:
             ]
         for request in requests:
             request.written.set_result(None)
-        for batch in new:
-            self._ring_for(batch)
+        for queue, (batch, number) in _first_of_each_queue(new).items():
+            before = waiting[queue] - number
+            if before <= 0 or before // RING_EVERY < waiting[queue] // RING_EVERY:
+                self._ring_for(batch)
         return []
 
     def _ring_for(self, batch: Batch) -> None:
@@ -148,3 +158,12 @@ class Publisher:
             self._ring(batch)
         except Exception as error:  # it is in the journal, and will be rung for again
             logger.warning("no message for batch %s: %s", batch.id, type(error).__name__)
+
+
+def _first_of_each_queue(new: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:
+    """The first of these batches, and how many there are, by queue."""
+    found: dict[str, tuple[Batch, int]] = {}
+    for batch in new:
+        first, number = found.get(batch.queue, (batch, 0))
+        found[batch.queue] = first, number + 1
+    return found

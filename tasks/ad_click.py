@@ -6,5 +6,5 @@ from tasks.base import CountingTask
 
 @app.task(name="tasks.ad_click", base=CountingTask, bind=True)
 def ad_click(self: CountingTask) -> None:
-    """Count the batch whose id is this task's."""
-    self.count_batch("ad_click")
+    """Count all that waits."""
+    self.count_waiting("ad_click")

@@ -1,6 +1,8 @@
 """What the three counting tasks have in common."""
 
 import logging
+import time
+from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
@@ -9,16 +11,24 @@ from celery import Task
 from app import journal
 from app.domain.events import QUEUES
 from app.errors import Unavailable
+from app.journal import Batch
 from app.settings import settings
+from app.store import folding
 from app.store.counting import ClickRule, Counting
+
+WORK_SECONDS = 2.0
+"""A task that still finds batches after so long leaves them to the next, which it rings for."""
+LINGER_SECONDS = 0.1
+"""While events come in a trickle, so many seconds of them are counted together."""
+FOLD_EVERY_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
 
 class CountingTask(Task):  # type: ignore[misc]
-    """A task that counts the batch whose id is its own, then takes it out of the journal.
+    """A task that counts all batches that wait in its queue's journal, then takes them out of it.
 
-    Where Redis or the database is away the batch stays in the journal, to be rung for again by
+    Where Redis or the database is away the batches stay in the journal, to be rung for again by
     `tasks.sweep`, for ever. A batch that can never be counted goes to the dead letters.
     """
 
@@ -34,29 +44,52 @@ class CountingTask(Task):  # type: ignore[misc]
         """What applies batches to the database."""
         return Counting(ClickRule(settings().click_hits, settings().click_scope))
 
-    def count_batch(self, queue: str) -> None:
-        """Count the batch of this queue that the current message rings for, if it still waits."""
-        batch_id = str(self.request.id)
+    def count_waiting(self, queue: str) -> None:
+        """Count what waits in this queue, until it is empty and the reports hold it all."""
+        kind = QUEUES[queue].__name__
+        stop = time.monotonic() + WORK_SECONDS
+        fold_at = 0.0
+        unfolded = False
         try:
-            payload = self.journal.read(queue, batch_id)
-            if payload is None:
-                return
-            try:
-                kind = QUEUES[queue]
-                events = msgspec.json.decode(payload, type=list[kind])  # type: ignore[valid-type]
-                new = self.counting.apply(batch_id, kind, events)
-            except Unavailable:
-                raise
-            except Exception as error:  # any other is the batch's own, and would come again
-                logger.exception("batch %s of %s can't be counted", batch_id, queue)
-                reason = f"{type(error).__name__}: {error}"[:500]
-                self.journal.bury(journal.Batch(batch_id, queue, payload), reason)
-                return
-            self.journal.remove(queue, batch_id)
+            while True:
+                started = time.monotonic()
+                taken = self.journal.take(queue)
+                if taken and self._count(queue, taken):
+                    unfolded = True
+                if unfolded and (started >= min(fold_at, stop)):
+                    unfolded = not folding.fold(kind)
+                    fold_at = time.monotonic() + FOLD_EVERY_SECONDS
+                if not taken and not unfolded:
+                    return
+                if started >= stop:
+                    self.apply_async(queue=queue)
+                    return
+                if sum(len(batch.payload) for batch in taken) < journal.TAKEN_BYTES:
+                    time.sleep(max(0.0, started + LINGER_SECONDS - time.monotonic()))
         except Unavailable as error:
-            logger.warning("batch %s of %s waits: %s", batch_id, queue, error)
-            return
-        if new is None:
-            logger.info("batch %s of %s was counted before", batch_id, queue)
-        else:
-            logger.info("batch %s of %s: %d of %d new", batch_id, queue, new, len(events))
+            logger.warning("batches of %s wait: %s", queue, error)
+
+    def _count(self, queue: str, taken: Sequence[Batch]) -> int:
+        """Count these batches and take them out of the journal; how many events were new."""
+        try:
+            events = self._apply(queue, taken)
+        except Unavailable:
+            self.journal.give_back(taken)
+            raise
+        except Exception as error:  # any other is a batch's own, and would come again
+            if len(taken) > 1:
+                return sum(self._count(queue, [batch]) for batch in taken)
+            logger.exception("batch %s of %s can't be counted", taken[0].id, queue)
+            self.journal.bury(taken[0], f"{type(error).__name__}: {error}"[:500])
+            return 0
+        self.journal.remove(taken)
+        logger.info("%s: %d batches, %d events new", queue, len(taken), events)
+        return events
+
+    def _apply(self, queue: str, taken: Sequence[Batch]) -> int:
+        kind = QUEUES[queue]
+        batches = {
+            batch.id: msgspec.json.decode(batch.payload, type=list[kind])  # type: ignore[valid-type]
+            for batch in taken
+        }
+        return self.counting.apply(kind, batches).events

@@ -6,5 +6,5 @@ from tasks.base import CountingTask
 
 @app.task(name="tasks.page_view", base=CountingTask, bind=True)
 def page_view(self: CountingTask) -> None:
-    """Count the batch whose id is this task's."""
-    self.count_batch("page_view")
+    """Count all that waits."""
+    self.count_waiting("page_view")

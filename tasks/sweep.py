@@ -1,18 +1,18 @@
-"""Rings again for batches whose message was lost, and drops old dead letters."""
+"""Rings again where a message was lost, folds what was left over, and drops what is old."""
 
 import logging
-from datetime import UTC, datetime
+import uuid
+from datetime import UTC, datetime, timedelta
 from functools import cache
-
-import msgspec
 
 from app import dead_letters, journal
 from app.domain.events import QUEUES
 from app.settings import settings
-from app.store import ledger
+from app.store import folding, ledger
 from tasks import app
 
-RING_AGAIN_SECONDS = 15.0
+RING_AGAIN_SECONDS = 2.0
+LEFT_OVER_SECONDS = 4.0
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +24,21 @@ def _journal() -> journal.Journal:
 
 @app.task(name="tasks.sweep")
 def sweep() -> None:
-    """Ring for each batch that waits in the journal but no longer in its queue."""
+    """Ring for each queue in whose journal batches wait while nobody is told of them."""
     for queue in QUEUES:
-        unrung = _journal().take_unrung(queue, RING_AGAIN_SECONDS, _next_in(queue))
-        for batch_id in unrung:
-            app.send_task(f"tasks.{queue}", task_id=batch_id)
-        if unrung:
-            logger.warning("rang again for %d batches of %s", len(unrung), queue)
+        if _journal().overdue(queue, RING_AGAIN_SECONDS) and not _messages_in(queue):
+            app.send_task(f"tasks.{queue}", task_id=str(uuid.uuid4()))
+            logger.info("rang again for %s", queue)
     with journal.broker_errors():
         dead_letters.expire(_journal().redis)
+
+
+@app.task(name="tasks.fold")
+def fold() -> None:
+    """Bring into the reports what a worker counted, but died before it folded it."""
+    left_over = datetime.now(UTC) - timedelta(seconds=LEFT_OVER_SECONDS)
+    for kind in QUEUES.values():
+        folding.fold(kind.__name__, older_than=left_over)
 
 
 @app.task(name="tasks.expire")
@@ -41,8 +47,7 @@ def expire() -> int:
     return ledger.expire(datetime.now(UTC))
 
 
-def _next_in(queue: str) -> str | None:
-    """The batch that the next message of a queue rings for; None where there is none."""
+def _messages_in(queue: str) -> int:
     with app.connection_for_read() as connection:
-        message = connection.default_channel.client.lindex(queue, -1)
-    return str(msgspec.json.decode(message)["headers"]["id"]) if message else None
+        messages: int = connection.default_channel.client.llen(queue)
+    return messages

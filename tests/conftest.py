@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.cli.parts import free_ports, redis_server
+from app.domain.events import Event
 from app.journal import Journal, connect
 from app.settings import Settings, read
+from app.store import folding
+from app.store.counting import Counting
 
 # Known before any test imports a module that reads it, such as celeryconfig.
 REDIS_PORT = str(free_ports(1)[0])
@@ -65,6 +68,15 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def count_batch(
+    counting: Counting, batch_id: str, kind: type[Event], events: Sequence[Event]
+) -> int | None:
+    """Apply a batch and fold it; how many events were new, None if it had been applied before."""
+    applied = counting.apply(kind, {batch_id: events})
+    wait_until(lambda: folding.fold(kind.__name__))
+    return applied.events if applied.batches else None
 
 
 @dataclass

@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from app import dead_letters
+from app import journal as module
 from app.domain.events import AdClick, AdImpression, Event, PageView, Rejection
 from app.errors import Unavailable
 from app.journal import MAX_BATCH, Batch, Journal, OutcomeUnknown, batches, connect
@@ -42,10 +43,10 @@ def test_a_batch_is_kept_until_it_is_removed(journal: Journal) -> None:
     journal.write([BATCH, OTHER])
     assert journal.read("page_view", "b1") == b"[]"
     assert journal.waiting() == {"page_view": 2, "ad_impression": 0, "ad_click": 0}
-    journal.remove("page_view", "b1")
+    journal.remove([BATCH])
     assert journal.read("page_view", "b1") is None
     assert journal.waiting()["page_view"] == 1
-    journal.remove("page_view", "b2")
+    journal.remove([OTHER])
     assert keys(journal) == set()
 
 
@@ -92,7 +93,7 @@ def test_a_redis_that_is_away_is_said() -> None:
     for call in (
         lambda: away.write([BATCH]),
         lambda: away.read("page_view", "b1"),
-        lambda: away.remove("page_view", "b1"),
+        lambda: away.remove([BATCH]),
         away.waiting,
     ):
         with pytest.raises(Unavailable, match="broker") as caught:
@@ -115,28 +116,63 @@ def test_a_write_that_gets_no_answer_is_told_from_one_that_never_left(
         redis.signal(signal.SIGCONT)
 
 
-def test_a_batch_that_has_waited_long_is_rung_for_again_once(journal: Journal) -> None:
+def test_a_worker_takes_what_waits_in_order_and_nobody_else_does(journal: Journal) -> None:
     journal.write([BATCH])
-    assert journal.take_unrung("page_view", 60, None) == []
-    journal.redis.zadd("journal:page_view:rung", {"b1": time.time() - 61})
-    assert journal.take_unrung("ad_click", 60, None) == []
-    assert journal.take_unrung("page_view", 60, None) == ["b1"]
-    assert journal.take_unrung("page_view", 60, None) == []
+    journal.write([OTHER, Batch("b3", "ad_click", b"[]")])
+    assert journal.take("page_view") == [BATCH, OTHER]
+    assert journal.take("page_view") == []
+    assert journal.waiting()["page_view"] == 2
 
 
-def test_batches_behind_the_next_message_in_line_are_not_rung_for(journal: Journal) -> None:
-    journal.write([Batch(name, "page_view", b"[]") for name in ("lost", "next", "behind")])
-    now = time.time()
-    journal.redis.zadd(
-        "journal:page_view:rung", {"lost": now - 300, "next": now - 200, "behind": now - 100}
-    )
-    assert journal.take_unrung("page_view", 60, "next") == ["lost"]
-
-
-def test_nothing_is_rung_for_while_the_next_message_tells_nothing_of_those_behind(
-    journal: Journal,
+def test_what_is_taken_at_once_is_bounded(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    journal.write([Batch(str(n), "page_view", b"[1,2,3]") for n in range(10)])
+    monkeypatch.setattr(module, "TAKEN_AT_ONCE", 3)
+    assert len(journal.take("page_view")) == 3
+    monkeypatch.setattr(module, "TAKEN_BYTES", 8)
+    assert len(journal.take("page_view")) == 2
+
+
+def test_what_a_worker_gives_back_waits_again(journal: Journal) -> None:
     journal.write([BATCH])
-    journal.redis.zadd("journal:page_view:rung", {"b1": time.time() - 61})
-    assert journal.take_unrung("page_view", 60, "done already") == []
-    assert journal.take_unrung("page_view", 60, None) == ["b1"]
+    journal.give_back(journal.take("page_view"))
+    assert journal.take("page_view") == [BATCH]
+
+
+def test_what_a_worker_had_for_too_long_waits_again(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TAKEN_SECONDS", -1)
+    journal.write([BATCH])
+    assert journal.take("page_view") == [BATCH]
+    assert journal.overdue("page_view", 60)
+    assert journal.take("page_view") == [BATCH]
+    journal.remove([BATCH])
+    assert keys(journal) == set()
+
+
+def test_a_withdrawn_batch_is_not_given_to_a_worker(journal: Journal) -> None:
+    journal.write([BATCH])
+    journal.write([], withdrawn=[BATCH])
+    assert journal.take("page_view") == []
+    assert keys(journal) == set()
+
+
+def test_a_full_redis_still_gives_and_takes_back_what_it_has(journal: Journal) -> None:
+    journal.write([BATCH])
+    journal.redis.config_set("maxmemory", 1)
+    try:
+        assert journal.take("page_view") == [BATCH]
+        journal.remove([BATCH])
+    finally:
+        journal.redis.config_set("maxmemory", 0)
+    assert keys(journal) == set()
+
+
+def test_a_queue_is_overdue_once_a_batch_has_waited_long(journal: Journal) -> None:
+    journal.write([BATCH])
+    assert not journal.overdue("page_view", 60)
+    journal.redis.zadd("journal:page_view:waiting", {"b1": time.time() - 61})
+    assert journal.overdue("page_view", 60)
+    assert not journal.overdue("ad_click", 60)

@@ -8,13 +8,14 @@ import pytest
 from kombu.exceptions import OperationalError
 
 from app import publisher as module
-from app.domain.events import PageView, Rejection
+from app.domain.events import AdClick, PageView, Rejection
 from app.errors import Unavailable
 from app.journal import Batch, Journal, OutcomeUnknown
 from app.publisher import PUBLISH_SECONDS, Publisher, bell
 from tests.conftest import Server, wait_until
 
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
+CLICK = AdClick(None, "site1.com", "1", "u", 5)
 
 
 class HeldJournal(Journal):
@@ -31,7 +32,7 @@ class HeldJournal(Journal):
         new: Sequence[Batch],
         rejections: Sequence[Rejection] = (),
         withdrawn: Sequence[Batch] = (),
-    ) -> int:
+    ) -> dict[str, int]:
         self.writes += 1
         self.writing.release()
         assert self.go.wait(10)
@@ -76,8 +77,23 @@ def test_requests_that_wait_together_share_one_write(
     for future in (first, *others):
         future.result()
     assert held.writes == 2
-    wait_until(lambda: len(rung) == 2)
-    assert [len(msgspec.json.decode(batch.payload)) for batch in rung] == [1, 20]
+    assert [len(msgspec.json.decode(batch.payload)) for batch in held.take("page_view")] == [1, 20]
+
+
+def test_a_bell_rings_for_the_first_in_line_and_for_every_so_many_behind_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RING_EVERY", 3)
+    rung: list[Batch] = []
+    publisher = Publisher(journal, rung.append)
+    for _ in range(7):
+        publisher.publish([VIEW])
+    publisher.publish([CLICK])
+    wait_until(lambda: len(rung) == 4)
+    waiting = journal.take("page_view")
+    assert rung == [waiting[0], waiting[2], waiting[5], *journal.take("ad_click")]
+    publisher.publish([VIEW])
+    wait_until(lambda: len(rung) == 5)
 
 
 def test_what_was_written_is_accepted_even_if_its_message_can_not_be_sent(
@@ -103,10 +119,9 @@ def test_events_are_refused_while_a_queue_is_full_and_taken_when_it_is_not(
         publisher.publish([VIEW])
     publisher.publish([], [Rejection(0, b"5", {"_schema": ["bad"]})])
     assert journal.redis.xlen("dead_letters:events") == 1
-    wait_until(lambda: len(rung) == 2)
-    journal.remove("page_view", rung[0].id)
+    journal.remove(journal.take("page_view"))
     publisher.publish([VIEW])
-    assert journal.waiting()["page_view"] == 2
+    assert journal.waiting()["page_view"] == 1
 
 
 def test_a_bell_whose_broker_is_away_says_so(

@@ -25,7 +25,7 @@ from app.journal import Journal, broker_errors, connect
 from app.publisher import Publisher, bell
 from app.replay import Replayer
 from app.settings import read, settings
-from app.store import connection, months, reports
+from app.store import connection, folding, months, reports
 
 POLL_SECONDS = 0.1
 
@@ -200,10 +200,12 @@ def aggregate(month: str) -> None:
 def drain(timeout: float) -> None:
     """Return when all that was accepted is counted; exit 1 if it is not by the timeout."""
     journal = Journal(connect(settings().redis_url))
+    connection.connect(settings().mongodb_url)
     until = time.monotonic() + timeout
     with _progress() as progress:
         task = progress.add_task("batches waiting", total=None)
-        while waiting := sum(journal.waiting().values()):
+        # In this order: what is counted leaves the journal only once it is there to be folded.
+        while (waiting := sum(journal.waiting().values())) or not folding.is_folded():
             progress.update(task, description=f"{waiting} batches waiting")
             if time.monotonic() > until:
                 raise click.ClickException(f"{waiting} batches are not counted yet.")

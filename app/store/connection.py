@@ -25,6 +25,7 @@ Session = ClientSession
 Result = TypeVar("Result")
 
 NAMESPACE_EXISTS = 48
+_CONCERNS = (ReadConcern("snapshot"), WriteConcern("majority"))
 
 
 def connect(url: str) -> None:
@@ -54,14 +55,16 @@ def deadline(seconds: float) -> Iterator[None]:
         raise Unavailable("database", f"{type(error).__name__}: {error}"[:500]) from error
 
 
-def transaction(work: Callable[[Session], Result]) -> Result:
-    """Run `work` in a transaction, again while it conflicts with another, and return its result."""
+def transaction(work: Callable[[Session], Result], *, again: bool = True) -> Result:
+    """Run `work` in a transaction and return its result.
+
+    Where it conflicts with another it is run again, or else raises pymongo's OperationFailure.
+    """
     with get_connection().start_session() as session:
-        result: Result = session.with_transaction(
-            work,
-            read_concern=ReadConcern("snapshot"),
-            write_concern=WriteConcern("majority"),
-        )
+        if not again:
+            with session.start_transaction(*_CONCERNS):
+                return work(session)
+        result: Result = session.with_transaction(work, *_CONCERNS)
         return result
 
 

@@ -1,18 +1,17 @@
-"""Applying a batch of events: one transaction that holds its ledger entry and all its counts."""
+"""Applying batches: one transaction that holds their ledger entries and all that they count."""
 
-import itertools
-import secrets
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
-from pymongo import UpdateOne
+from mongoengine import Document
+from pymongo import ReplaceOne
 
 from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Event, PageView
-from app.store import ledger
+from app.store import folding, ledger
 from app.store.connection import Session, collection, create_collections, deadline, transaction
 from app.store.documents import (
     ALL_WEBSITES,
@@ -25,9 +24,11 @@ from app.store.documents import (
     key,
 )
 
-STRIPES = 16
 APPLY_SECONDS = 20.0
-"""How long a batch may take, the wait for a database that is away included."""
+"""How long batches may take, the wait for a database that is away included."""
+REMEMBERED_VISITORS = 100_000
+
+_decode_hits = msgspec.json.Decoder(tuple[Hit, ...]).decode
 
 
 @dataclass(frozen=True)
@@ -38,115 +39,107 @@ class ClickRule:
     scope: Literal["user", "ad"]
 
 
-class Counting:
-    """Applies batches, for one process.
+class Applied(NamedTuple):
+    """How many batches, and how many of their events, were counted that had not been before."""
 
-    Two transactions that update one document conflict, and one must be redone. So each process adds
-    to counters of its own, its stripe. It takes one at random, and another when it did conflict.
-    """
+    batches: int
+    events: int
+
+
+Changes = Mapping[type[Document], folding.Added]
+
+
+class Counting:
+    """Applies batches, for one process. It remembers visitors, to spare looking them up."""
 
     def __init__(self, click_rule: ClickRule) -> None:
         self._click_rule = click_rule
-        self._stripe = secrets.randbelow(STRIPES)
+        self._visitors = _Recent(REMEMBERED_VISITORS)
         self._prepared = False
-        self._appliers: dict[type[Event], Callable[[Any, Session], None]] = {
+        self._appliers: dict[type[Event], Callable[[Any, Session], Changes]] = {
             PageView: self._page_views,
             AdImpression: self._impressions,
             AdClick: self._clicks,
         }
 
-    def apply(self, batch_id: str, kind: type[Event], events: Sequence[Event]) -> int | None:
-        """Count these events, all of one kind; return how many were new.
+    def apply(self, kind: type[Event], batches: Mapping[str, Sequence[Event]]) -> Applied:
+        """Count these batches of one kind of event, given by their ids, all or none.
 
-        None where this batch has been applied before. Raises Unavailable where the database is
-        away, and nothing was changed or the same batch may be applied again without harm.
+        Reports hold them once they are folded (`app.store.folding`). Raises Unavailable where the
+        database is away, and nothing was changed or the same may be applied again without harm.
         """
 
-        def work(session: Session) -> int | None:
-            if next(attempt):
-                self._stripe = secrets.randbelow(STRIPES)
-            if not ledger.enter(batch_id, session):
-                return None
-            fresh = ledger.claim(events, session)
-            if fresh:
-                self._appliers[kind](fresh, session)
-            return len(fresh)
+        def work(session: Session) -> tuple[int, list[Event]]:
+            fresh = ledger.enter(batches, session)
+            events = [event for name in batches if name in fresh for event in batches[name]]
+            events = ledger.claim(events, session)
+            if events:
+                changes = self._appliers[kind](events, session)
+                folding.record(kind.__name__, changes, session)
+            return len(fresh), events
 
-        attempt = itertools.count()
         with deadline(APPLY_SECONDS):
             if not self._prepared:
                 create_collections()
                 self._prepared = True
-            return transaction(work)
+            fresh, events = transaction(work)
+        if kind is AdImpression:
+            # Not before all is committed: what a transaction that failed wrote is not there.
+            self._visitors.add(_visitors_in(events))
+        return Applied(fresh, len(events))
 
-    def _page_views(self, events: Sequence[PageView], session: Session) -> None:
+    def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
         views = Counter((event.website, event.day, event.page) for event in events)
-        self._add(
-            PageViews,
-            ("website", "day", "page"),
-            {parts: {"views": number} for parts, number in views.items()},
-            session,
-        )
+        return {PageViews: {parts: [number] for parts, number in views.items()}}
 
-    def _impressions(self, events: Sequence[AdImpression], session: Session) -> None:
+    def _impressions(self, events: Sequence[AdImpression], session: Session) -> Changes:
         of_ads = Counter((event.month, event.website, event.ad_id) for event in events)
-        self._add(
-            Impressions,
-            ("month", "website", "ad_id"),
-            {parts: {"impressions": number} for parts, number in of_ads.items()},
-            session,
-        )
         impressions: Counter[tuple[str, str]] = Counter()
-        for event in events:
-            impressions[event.month, event.website] += 1
-            impressions[event.month, ALL_WEBSITES] += 1
+        for month, website, _ in of_ads.elements():
+            impressions[month, website] += 1
+            impressions[month, ALL_WEBSITES] += 1
         visitors = self._new_visitors(events, session)
-        self._add(
-            MonthCounts,
-            ("month", "website"),
-            {
-                parts: {"impressions": number, "visitors": visitors[parts]}
-                for parts, number in impressions.items()
+        return {
+            Impressions: {parts: [number] for parts, number in of_ads.items()},
+            MonthCounts: {
+                parts: [number, visitors[parts]] for parts, number in impressions.items()
             },
-            session,
-        )
+        }
 
     def _new_visitors(
         self, events: Sequence[AdImpression], session: Session
     ) -> Counter[tuple[str, str]]:
         """Write the users who were not visitors yet; how many these are by month and website."""
         candidates = {
-            key(event.month, website, event.user_id): (event.month, website)
-            for event in events
-            for website in (event.website, ALL_WEBSITES)
+            visitor: parts
+            for visitor, parts in _visitors_in(events).items()
+            if visitor not in self._visitors
         }
         visitors = collection(Visitors)
-        query = {"_id": {"$in": list(candidates)}}
-        for known in visitors.find(query, {"_id": 1}, session=session):
-            del candidates[known["_id"]]
+        if candidates:
+            query = {"_id": {"$in": list(candidates)}}
+            for known in visitors.find(query, {"_id": 1}, session=session):
+                del candidates[known["_id"]]
         if candidates:
             visitors.insert_many(
                 [{"_id": visitor} for visitor in candidates], ordered=False, session=session
             )
         return Counter(candidates.values())
 
-    def _clicks(self, events: Sequence[AdClick], session: Session) -> None:
+    def _clicks(self, events: Sequence[AdClick], session: Session) -> Changes:
         by_ad = self._click_rule.scope == "ad"
         hits_of: defaultdict[str, list[Hit]] = defaultdict(list)
         for event in events:
             owner = [event.user_id, event.website, event.ad_id] if by_ad else [event.user_id]
             hit = Hit(event.time, event.website, event.ad_id)
             hits_of[msgspec.json.encode(owner).decode()].append(hit)
+        query = {"_id": {"$in": list(hits_of)}}
         tallies = {
-            document["_id"]: Tally(
-                document["earlier"], tuple(Hit(*hit) for hit in document["latest"])
-            )
-            for document in collection(HitTally).find(
-                {"_id": {"$in": list(hits_of)}}, session=session
-            )
+            document["_id"]: Tally(document["earlier"], _decode_hits(document["latest"]))
+            for document in collection(HitTally).find(query, session=session)
         }
         clicks: Counter[tuple[str, str]] = Counter()
-        updates = []
+        changed, new = [], []
         for owner_key, hits in hits_of.items():
             tally, change = count_hits(
                 tallies.get(owner_key, Tally()),
@@ -155,43 +148,51 @@ class Counting:
                 # Hits of one user on one ad are alike, whatever their order.
                 **({"remember": 0} if by_ad else {}),
             )
-            clicks.update(change)
-            updates.append(
-                UpdateOne(
-                    {"_id": owner_key},
-                    {"$set": {"earlier": tally.earlier, "latest": list(map(list, tally.latest))}},
-                    upsert=True,
-                )
-            )
-        collection(HitTally).bulk_write(updates, ordered=False, session=session)
+            for parts, number in change.items():
+                clicks[parts] += number
+            document = {
+                "_id": owner_key,
+                "earlier": tally.earlier,
+                "latest": msgspec.json.encode(tally.latest),
+            }
+            if owner_key in tallies:
+                changed.append(ReplaceOne({"_id": owner_key}, document))
+            else:
+                new.append(document)
+        if new:
+            collection(HitTally).insert_many(new, ordered=False, session=session)
+        if changed:
+            collection(HitTally).bulk_write(changed, ordered=False, session=session)
         hits_by_ad = Counter((event.website, event.ad_id) for event in events)
-        self._add(
-            Clicks,
-            ("website", "ad_id"),
-            {
-                parts: {"hits": hits_by_ad[parts], "clicks": clicks[parts]}
+        return {
+            Clicks: {
+                parts: [hits_by_ad[parts], clicks[parts]]
                 for parts in hits_by_ad.keys() | clicks.keys()
-            },
-            session,
-        )
+            }
+        }
 
-    def _add(
-        self,
-        document: Any,
-        names: tuple[str, ...],
-        increments: Mapping[tuple[Hashable, ...], Mapping[str, int]],
-        session: Session,
-    ) -> None:
-        """Add to counters, given by the parts of their key, which have these names."""
-        collection(document).bulk_write(
-            [
-                UpdateOne(
-                    {"_id": key(*parts, self._stripe)},
-                    {"$inc": dict(added), "$setOnInsert": dict(zip(names, parts, strict=True))},
-                    upsert=True,
-                )
-                for parts, added in increments.items()
-            ],
-            ordered=False,
-            session=session,
-        )
+
+def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:
+    """The keys of the visitors that impressions make, and month and website of each."""
+    return {
+        key(event.month, website, event.user_id): (event.month, website)
+        for event in events
+        for website in (event.website, ALL_WEBSITES)
+    }
+
+
+class _Recent:
+    """The latest keys added: so many at the least, twice as many at the most."""
+
+    def __init__(self, at_least: int) -> None:
+        self._at_least = at_least
+        self._new: set[str] = set()
+        self._old: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._new or name in self._old
+
+    def add(self, names: Iterable[str]) -> None:
+        self._new.update(names)
+        if len(self._new) > self._at_least:
+            self._old, self._new = self._new, set()

@@ -1,19 +1,19 @@
 """The collections, as mongoengine documents.
 
-A counter's key begins with what reports select by, so that they read one range of the `_id` index,
-the only index most of these collections need; its parts are joined by a space, which no website,
-page or day contains. A counter's key ends in the stripe of the process that writes it (see
-`app.store.counting`): readers add the stripes up.
+A key is made of what it names, its parts joined by a space, which no website, page or day contains.
+
+Rows that a report lists by count carry their place in it as a text (`rank`), with an index: a page
+of the report is then one range of that index, and no rows are sorted.
 """
 
 from typing import Any, ClassVar
 
 from mongoengine import (
+    BinaryField,
     BooleanField,
     DateTimeField,
     Document,
     IntField,
-    ListField,
     StringField,
 )
 
@@ -24,6 +24,7 @@ LEDGER_SECONDS = 8 * DAY_SECONDS
 """Longer than a batch can wait to be delivered again: dead letters are kept for 7 days."""
 
 ALL_WEBSITES = "*"
+_HIGHEST_COUNT = 10**16
 
 
 def key(*parts: object) -> str:
@@ -31,28 +32,65 @@ def key(*parts: object) -> str:
     return " ".join(map(str, parts))
 
 
-def key_range(*parts: object, to: object = None) -> dict[str, str]:
-    """A query for the keys that begin with these parts.
+def rank(*values: int | str) -> str:
+    """A row's place: by these values in order, counts highest first, names in their own order."""
+    return key(
+        *(f"{_HIGHEST_COUNT - value:017}" if isinstance(value, int) else value for value in values)
+    )
 
-    With `to`, the last part is the first of a range, and `to` the last one in it.
+
+class Change(Document):
+    """What a transaction adds to counters, until `app.store.folding` adds it to their documents.
+
+    `counts` is JSON: for each collection, a list of the parts of a key and what they are added.
     """
-    last = parts if to is None else (*parts[:-1], to)
-    return {"$gte": key(*parts) + " ", "$lt": key(*last) + "!"}
+
+    counts = BinaryField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "changes"}
 
 
 class PageViews(Document):
-    """Views of a page on a day. Key: website, day, page, stripe."""
+    """Views of a page on a day. Key: website, day, page."""
 
     key = StringField(primary_key=True)
     website = StringField(required=True)
     day = StringField(required=True)
     page = StringField(required=True)
     views = IntField(required=True)
-    meta: ClassVar[dict[str, Any]] = {"collection": "page_views"}
+    website_day = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "page_views",
+        "indexes": ["website_day", "day", "page"],
+    }
+
+
+class PageTotals(Document):
+    """Views of a page on all days. Key: website, page."""
+
+    key = StringField(primary_key=True)
+    website = StringField(required=True)
+    page = StringField(required=True)
+    views = IntField(required=True)
+    rank = StringField(required=True)
+    website_rank = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "page_totals",
+        "indexes": ["rank", "website_rank"],
+    }
+
+
+class DayTotals(Document):
+    """Views of all pages of a website on a day. Key: website or "*", day."""
+
+    key = StringField(primary_key=True)
+    website = StringField(required=True)
+    day = StringField(required=True)
+    views = IntField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "day_totals", "indexes": ["website"]}
 
 
 class Impressions(Document):
-    """Impressions of an ad on a website in a month. Key: month, website, ad, stripe."""
+    """Impressions of an ad on a website in a month. Key: month, website, ad."""
 
     key = StringField(primary_key=True)
     month = StringField(required=True)
@@ -70,7 +108,7 @@ class Visitors(Document):
 
 
 class MonthCounts(Document):
-    """A website's impressions and visitors in a month so far. Key: month, website or "*", stripe.
+    """A website's impressions and visitors in a month so far. Key: month, website or "*".
 
     Visitors are counted in the transaction that first writes their document.
     """
@@ -80,7 +118,11 @@ class MonthCounts(Document):
     website = StringField(required=True)
     impressions = IntField(required=True)
     visitors = IntField(required=True)
-    meta: ClassVar[dict[str, Any]] = {"collection": "month_counts"}
+    rank = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "month_counts",
+        "indexes": ["month", "website", "rank"],
+    }
 
 
 class MonthlyReport(Document):
@@ -92,29 +134,38 @@ class MonthlyReport(Document):
     impressions = IntField(required=True)
     visitors = IntField(required=True)
     closed = BooleanField(required=True)
-    meta: ClassVar[dict[str, Any]] = {"collection": "monthly_reports"}
+    rank = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "monthly_reports",
+        "indexes": ["month", "website", "rank"],
+    }
 
 
 class Clicks(Document):
-    """Hits and clicks of an ad on a website. Key: website, ad, stripe."""
+    """Hits and clicks of an ad on a website. Key: website, ad."""
 
     key = StringField(primary_key=True)
     website = StringField(required=True)
     ad_id = StringField(required=True)
     hits = IntField(required=True)
     clicks = IntField(required=True)
-    meta: ClassVar[dict[str, Any]] = {"collection": "clicks", "indexes": ["ad_id"]}
+    rank = StringField(required=True)
+    website_rank = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "clicks",
+        "indexes": ["rank", "website_rank", "ad_id"],
+    }
 
 
 class HitTally(Document):
-    """A user's hits, as `app.domain.clicks.Tally`.
+    """A user's hits, as `app.domain.clicks.Tally`; the latest ones as JSON.
 
     Key: a JSON list of the user, or of user, website and ad where these are counted apart.
     """
 
     key = StringField(primary_key=True)
     earlier = IntField(required=True)
-    latest = ListField(ListField())
+    latest = BinaryField(required=True)
     meta: ClassVar[dict[str, Any]] = {"collection": "hit_tallies"}
 
 
@@ -122,26 +173,33 @@ class AppliedBatch(Document):
     """The ledger: a batch that has been applied. Key: its id."""
 
     key = StringField(primary_key=True)
-    at = DateTimeField(required=True)
-    meta: ClassVar[dict[str, Any]] = {
-        "collection": "applied_batches",
-        "indexes": ["at"],
-    }
+    meta: ClassVar[dict[str, Any]] = {"collection": "applied_batches"}
 
 
 class SeenEvent(Document):
-    """An event id given by a client, and since when it is known. Key: the id."""
+    """An event id given by a client that has been counted. Key: the id."""
 
     key = StringField(primary_key=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "seen_events"}
+
+
+class Expiry(Document):
+    """When batches or events need be known no longer, those of one transaction in one document.
+
+    `keys` is a JSON list. An index on every single one would double what knowing it costs.
+    """
+
     at = DateTimeField(required=True)
-    meta: ClassVar[dict[str, Any]] = {
-        "collection": "seen_events",
-        "indexes": ["at"],
-    }
+    of = StringField(required=True, choices=["batches", "events"])
+    keys = BinaryField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "expiries", "indexes": ["at"]}
 
 
 COLLECTIONS: tuple[type[Document], ...] = (
+    Change,
     PageViews,
+    PageTotals,
+    DayTotals,
     Impressions,
     Visitors,
     MonthCounts,
@@ -150,4 +208,5 @@ COLLECTIONS: tuple[type[Document], ...] = (
     HitTally,
     AppliedBatch,
     SeenEvent,
+    Expiry,
 )

@@ -1,22 +1,25 @@
 """What has been counted already: batches by their id, and events by the id their sender gave."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
+import msgspec
 from mongoengine import Document
 
 from app.domain.events import Event
 from app.store.connection import Session, collection, deadline, transaction
-from app.store.documents import LEDGER_SECONDS, SEEN_SECONDS, AppliedBatch, SeenEvent
+from app.store.documents import LEDGER_SECONDS, SEEN_SECONDS, AppliedBatch, Expiry, SeenEvent
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
-
 EXPIRED_AT_ONCE = 1_000
 EXPIRE_SECONDS = 3.0
+
+_DOCUMENTS = {"batches": AppliedBatch, "events": SeenEvent}
+_KEPT_SECONDS = {"batches": LEDGER_SECONDS, "events": SEEN_SECONDS}
 
 
 def expire(now: datetime) -> int:
@@ -28,31 +31,28 @@ def expire(now: datetime) -> int:
     """
     dropped = 0
     until = time.monotonic() + EXPIRE_SECONDS
-    for document, seconds in ((SeenEvent, SEEN_SECONDS), (AppliedBatch, LEDGER_SECONDS)):
-        expired = {"at": {"$lt": now - timedelta(seconds=seconds)}}
-        while time.monotonic() < until:
-            with deadline(EXPIRE_SECONDS):
-                found = collection(document).find(expired, {"_id": 1}).limit(EXPIRED_AT_ONCE)
-                keys = [known["_id"] for known in found]
-                if keys:
-                    transaction(partial(_delete, document, keys))
-            dropped += len(keys)
-            if len(keys) < EXPIRED_AT_ONCE:
+    while time.monotonic() < until:
+        with deadline(EXPIRE_SECONDS * 3):
+            found = collection(Expiry).find_one({"at": {"$lt": now}}, sort=[("at", 1)])
+            if found is None:
                 break
+            dropped += transaction(partial(_drop, found))
     return dropped
 
 
-def _delete(document: type[Document], keys: list[str], session: Session) -> None:
+def _drop(expired: dict[str, object], session: Session) -> int:
+    document = _DOCUMENTS[str(expired["of"])]
+    keys = msgspec.json.decode(bytes(expired["keys"]))  # type: ignore[call-overload]
     collection(document).delete_many({"_id": {"$in": keys}}, session=session)
+    collection(Expiry).delete_one({"_id": expired["_id"]}, session=session)
+    return len(keys)
 
 
-def enter(batch_id: str, session: Session) -> bool:
-    """Enter a batch in the ledger; False where it is there already."""
-    batches = collection(AppliedBatch)
-    if batches.find_one({"_id": batch_id}, session=session):
-        return False
-    batches.insert_one({"_id": batch_id, "at": datetime.now(UTC)}, session=session)
-    return True
+def enter(batch_ids: Collection[str], session: Session) -> set[str]:
+    """Enter batches in the ledger; return those that were not there already."""
+    fresh = set(batch_ids) - _known(AppliedBatch, batch_ids, session)
+    _remember("batches", sorted(fresh), session)
+    return fresh
 
 
 def claim(events: Iterable[AnyEvent], session: Session) -> list[AnyEvent]:
@@ -67,15 +67,31 @@ def claim(events: Iterable[AnyEvent], session: Session) -> list[AnyEvent]:
             fresh.append(event)
         else:
             named.setdefault(event.event_id, event)
-    if named:
-        seen = collection(SeenEvent)
-        # Looking first is what keeps a batch that is sent again from failing at every insert.
-        query = {"_id": {"$in": list(named)}}
-        for known in seen.find(query, {"_id": 1}, session=session):
-            del named[known["_id"]]
-    if named:
-        now = datetime.now(UTC)
-        seen.insert_many(
-            [{"_id": event_id, "at": now} for event_id in named], ordered=False, session=session
-        )
+    for event_id in _known(SeenEvent, named, session):
+        del named[event_id]
+    _remember("events", list(named), session)
     return fresh + list(named.values())
+
+
+def _known(document: type[Document], keys: Collection[str], session: Session) -> set[str]:
+    # Looking first is what keeps a batch that is sent again from failing at every insert.
+    if not keys:
+        return set()
+    query = {"_id": {"$in": list(keys)}}
+    return {known["_id"] for known in collection(document).find(query, {"_id": 1}, session=session)}
+
+
+def _remember(of: str, keys: list[str], session: Session) -> None:
+    if not keys:
+        return
+    collection(_DOCUMENTS[of]).insert_many(
+        [{"_id": name} for name in keys], ordered=False, session=session
+    )
+    at = datetime.now(UTC) + timedelta(seconds=_KEPT_SECONDS[of])
+    collection(Expiry).insert_many(
+        [
+            {"at": at, "of": of, "keys": msgspec.json.encode(keys[start : start + EXPIRED_AT_ONCE])}
+            for start in range(0, len(keys), EXPIRED_AT_ONCE)
+        ],
+        session=session,
+    )

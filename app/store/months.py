@@ -2,35 +2,14 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 from pymongo import ReplaceOne
 
 from app.domain.calendar import is_over, month_of, next_month, stage
 from app.store.connection import Session, collection, deadline, transaction
-from app.store.documents import ALL_WEBSITES, MonthCounts, MonthlyReport, key, key_range
+from app.store.documents import ALL_WEBSITES, MonthCounts, MonthlyReport, key
 
 AGGREGATE_SECONDS = 50.0
-
-SUM_OF_STRIPES: list[dict[str, Any]] = [
-    {
-        "$group": {
-            "_id": {"month": "$month", "website": "$website"},
-            "impressions": {"$sum": "$impressions"},
-            "visitors": {"$sum": "$visitors"},
-        }
-    },
-    {
-        "$project": {
-            "_id": 0,
-            "month": "$_id.month",
-            "website": "$_id.website",
-            "impressions": 1,
-            "visitors": 1,
-        }
-    },
-]
-"""Pipeline stages that lead from MonthCounts to a row for each month and website."""
 
 
 def aggregate(month: str, now: datetime) -> int:
@@ -43,12 +22,11 @@ def aggregate(month: str, now: datetime) -> int:
 
     def work(session: Session) -> int:
         # Within one snapshot: impressions and visitors of the same moment.
-        pipeline = [{"$match": {"_id": key_range(month)}}, *SUM_OF_STRIPES]
-        rows = list(collection(MonthCounts).aggregate(pipeline, session=session))
+        rows = list(collection(MonthCounts).find({"month": month}, session=session))
         if rows:
             collection(MonthlyReport).bulk_write(
                 [
-                    ReplaceOne({"_id": key(month, row["website"])}, row | {"closed": closed}, True)
+                    ReplaceOne({"_id": row["_id"]}, row | {"closed": closed}, upsert=True)
                     for row in rows
                 ],
                 ordered=False,
@@ -75,7 +53,7 @@ def aggregate_due(now: datetime) -> list[str]:
 
 
 def _months_until(last: str) -> Iterator[str]:
-    first = collection(MonthCounts).find_one({}, {"month": 1}, sort=[("_id", 1)])
+    first = collection(MonthCounts).find_one({}, {"month": 1}, sort=[("month", 1)])
     month = first["month"] if first else last
     while first and month <= last:
         yield month
@@ -84,11 +62,9 @@ def _months_until(last: str) -> Iterator[str]:
 
 def _is_due(month: str, now: datetime) -> bool:
     reached = stage(month, now)
-    counted = sum(
-        counts["impressions"]
-        for counts in collection(MonthCounts).find({"_id": key_range(month, ALL_WEBSITES)})
-    )
+    counts = collection(MonthCounts).find_one({"_id": key(month, ALL_WEBSITES)})
     report = collection(MonthlyReport).find_one({"_id": key(month, ALL_WEBSITES)})
+    counted = counts["impressions"] if counts else 0
     if report is None:
         return counted > 0 and reached != "open"
     # Every impression adds one, so that a late one can't go unnoticed.

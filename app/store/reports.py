@@ -3,18 +3,26 @@
 import base64
 import heapq
 import zlib
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date, timedelta
-from types import GenericAlias
 from typing import Annotated, Any
 
 import msgspec
+from mongoengine import Document
 
 from app.errors import InvalidRequest
 from app.store.connection import collection, deadline
-from app.store.documents import Clicks, MonthCounts, MonthlyReport, PageViews, key_range
-from app.store.months import SUM_OF_STRIPES
+from app.store.documents import (
+    ALL_WEBSITES,
+    Clicks,
+    DayTotals,
+    MonthCounts,
+    MonthlyReport,
+    PageTotals,
+    PageViews,
+    key,
+)
 
 MAX_LIMIT = 1_000
 DEFAULT_LIMIT = 100
@@ -49,13 +57,46 @@ def page_views(
 
     Like all here, raises InvalidRequest for a bad cursor, Unavailable where the database is away.
     """
-    groups = _grouped(("website", "page"), ("views",))
-    return _by_count(
-        page,
-        [(PageViews, [_views_in(website, first, last), *groups])],
-        columns=("website", "page", "views"),
-        counts=("views",),
-    )
+    if first or last:
+        return _page_views_of_days(page, website, first, last)
+    return _ranked(page, ("website", "page", "views"), {PageTotals: {}}, of_website=website)
+
+
+def _page_views_of_days(
+    page: Page, website: str | None, first: date | None, last: date | None
+) -> Report:
+    columns = ("website", "page", "views")
+    days = _days(first, last)
+    match: Row = {"day": days}
+    if website is not None:
+        match = {"website_day": {bound: key(website, day) for bound, day in days.items()}}
+    pipeline: list[Row] = [
+        {"$match": match},
+        {
+            "$group": {
+                "_id": {"website": "$website", "page": "$page"},
+                "views": {"$sum": "$views"},
+            }
+        },
+        {"$project": {"_id": 0, "website": "$_id.website", "page": "$_id.page", "views": 1}},
+    ]
+    if page.cursor is not None:
+        views, *name = _decode(page.cursor, tuple[_Count, str, str])
+        after_website, after_page = name
+        later = [
+            {"views": {"$lt": views}},
+            {"views": views, "website": {"$gt": after_website}},
+            {"views": views, "website": after_website, "page": {"$gt": after_page}},
+        ]
+        pipeline.append({"$match": {"$or": later}})
+    pipeline += [{"$sort": {"views": -1, "website": 1, "page": 1}}, {"$limit": page.limit + 1}]
+    with deadline(REPORT_SECONDS):
+        rows = list(collection(PageViews).aggregate(pipeline))
+    items = [{name: row[name] for name in columns} for row in rows[: page.limit]]
+    more = len(rows) > page.limit
+    last_row = items[-1] if items else {}
+    cursor = [last_row["views"], last_row["website"], last_row["page"]] if more else None
+    return Report(columns, items, _encode(cursor) if cursor else None)
 
 
 def daily_page_views(
@@ -70,14 +111,17 @@ def daily_page_views(
     They reach from the first to the last day asked for, or else to the outermost with a view.
     """
     columns = ("day", "views")
-    match = _views_in(website, first, last)
+    document: type[Document] = DayTotals
+    query: Row = {"website": website or ALL_WEBSITES}
     if page_path is not None:
-        match["$match"]["page"] = page_path
+        document = PageViews
+        query = {"page": page_path} | ({"website": website} if website else {})
+    if first or last:
+        query |= {"day": _days(first, last)}
+    views: Counter[str] = Counter()
     with deadline(REPORT_SECONDS):
-        views: dict[str, int] = {
-            row["day"]: row["views"]
-            for row in collection(PageViews).aggregate([match, *_grouped(("day",), ("views",))])
-        }
+        for row in collection(document).find(query, {"day": 1, "views": 1}):
+            views[row["day"]] += row["views"]
     known = [date.fromisoformat(day) for day in sorted(views)]
     if not known and not (first and last):
         return Report(columns, [])
@@ -85,9 +129,7 @@ def daily_page_views(
     if page.cursor is not None:
         start = max(start, *_decode(page.cursor, tuple[date]))
     days = [start + timedelta(days=n) for n in range(min((end - start).days + 1, page.limit + 1))]
-    items: list[Row] = [
-        {"day": str(day), "views": views.get(str(day), 0)} for day in days[: page.limit]
-    ]
+    items: list[Row] = [{"day": str(day), "views": views[str(day)]} for day in days[: page.limit]]
     return Report(columns, items, _encode(days[-1:]) if len(days) > page.limit else None)
 
 
@@ -96,118 +138,66 @@ def impressions(page: Page, month: str | None = None, website: str | None = None
 
     From the month's aggregation, or as counted so far where there was none.
     """
-    match: Row = {}
-    if month is not None:
-        match["_id"] = key_range(month)
-    if website is not None:
-        match["website"] = website
+    match: Row = {"website": website} if website is not None else {}
     with deadline(REPORT_SECONDS):
         aggregated = collection(MonthlyReport).distinct("month")
-    live = {**match, "month": {"$nin": aggregated}}
-    return _by_count(
-        page,
-        [
-            (MonthlyReport, [{"$match": match}, {"$project": {"_id": 0}}]),
-            (
-                MonthCounts,
-                [{"$match": live}, *SUM_OF_STRIPES, {"$addFields": {"closed": False}}],
-            ),
-        ],
-        columns=("month", "website", "impressions", "visitors", "closed"),
-        counts=("impressions",),
-        names=("month", "website"),
-    )
+    in_month: Row = {"month": month} if month is not None else {}
+    sources: dict[type[Document], Row] = {MonthlyReport: match | in_month}
+    if month not in aggregated:
+        sources[MonthCounts] = match | (in_month or {"month": {"$nin": aggregated}})
+    columns = ("month", "website", "impressions", "visitors", "closed")
+    return _ranked(page, columns, sources)
 
 
 def clicks(page: Page, website: str | None = None, ad_id: str | None = None) -> Report:
     """Rows of website, ad_id, hits and clicks, most clicks first, then most hits."""
-    match: Row = {}
-    if website is not None:
-        match |= {"_id": key_range(website), "website": website}
-    if ad_id is not None:
-        match["ad_id"] = ad_id
-    groups = _grouped(("website", "ad_id"), ("hits", "clicks"))
-    return _by_count(
-        page,
-        [(Clicks, [{"$match": match}, *groups])],
-        columns=("website", "ad_id", "hits", "clicks"),
-        counts=("clicks", "hits"),
+    columns = ("website", "ad_id", "hits", "clicks")
+    if ad_id is None:
+        return _ranked(page, columns, {Clicks: {}}, of_website=website)
+    match = {"ad_id": ad_id} if website is None else {"_id": key(website, ad_id)}
+    return _ranked(page, columns, {Clicks: match})
+
+
+def _days(first: date | None, last: date | None) -> Row:
+    return {"$gte": str(first or "0000-00-00"), "$lte": str(last or "9999-99-99")}
+
+
+def _ranked(
+    page: Page,
+    columns: tuple[str, ...],
+    sources: dict[type[Document], Row],
+    of_website: str | None = None,
+) -> Report:
+    """A page of the documents that these queries find in collections, together in their rank.
+
+    With `of_website` only those of this website. A cursor is the rank of the last row given, so
+    that the next page starts right after it, whatever was counted in between.
+    """
+    field, after = "rank", ""
+    bounds: Row = {}
+    if of_website is not None:
+        field, after = "website_rank", key(of_website, "")
+        bounds = {"$lt": key(of_website, "~")}
+    if page.cursor is not None:
+        after = max(after, _decode(page.cursor, str))
+    bounds["$gt"] = after
+    with deadline(REPORT_SECONDS):
+        found = [
+            collection(document).find(query | {field: bounds}).sort(field, 1).limit(page.limit + 1)
+            for document, query in sources.items()
+        ]
+        rows = list(heapq.merge(*found, key=lambda row: row[field]))
+    items = rows[: page.limit]
+    return Report(
+        columns,
+        [{name: row.get(name, False) for name in columns} for row in items],
+        _encode(items[-1][field]) if len(rows) > page.limit else None,
     )
 
 
-def _views_in(website: str | None, first: date | None, last: date | None) -> Row:
-    since, until = str(first or "0000-00-00"), str(last or "9999-99-99")
-    match: Row = {}
-    if website is not None:
-        match |= {"_id": key_range(website, since, to=until), "website": website}
-    elif first or last:
-        match["day"] = {"$gte": since, "$lte": until}
-    return {"$match": match}
-
-
-def _grouped(names: tuple[str, ...], counts: tuple[str, ...]) -> list[Row]:
-    return [
-        {
-            "$group": {
-                "_id": {name: f"${name}" for name in names},
-                **{count: {"$sum": f"${count}"} for count in counts},
-            }
-        },
-        {
-            "$project": {
-                "_id": 0,
-                **{name: f"$_id.{name}" for name in names},
-                **dict.fromkeys(counts, 1),
-            }
-        },
-    ]
-
-
-def _by_count(
-    page: Page,
-    sources: list[tuple[Any, list[Row]]],
-    *,
-    columns: tuple[str, ...],
-    counts: tuple[str, ...],
-    names: tuple[str, ...] | None = None,
-) -> Report:
-    """A page of the rows of several collections together, by counts and then by names.
-
-    Names are, unless given, the columns that are no counts. A cursor holds the sort values of the
-    last row given, so that the next page starts right after it, whatever was counted in between.
-    """
-    order = dict.fromkeys(counts, -1)
-    for name in names or (column for column in columns if column not in counts):
-        order[name] = 1
-    after: list[Row] = []
-    if page.cursor is not None:
-        shape = GenericAlias(tuple, tuple(_Count if name in counts else str for name in order))
-        after = [{"$match": _after(order, _decode(page.cursor, shape))}]
-    tail = [*after, {"$sort": order}, {"$limit": page.limit + 1}]
-    with deadline(REPORT_SECONDS):
-        found = [list(collection(document).aggregate(rows + tail)) for document, rows in sources]
-
-    def place(row: Row) -> tuple[Any, ...]:
-        return tuple(-row[name] if order[name] == -1 else row[name] for name in order)
-
-    rows = [{name: row[name] for name in columns} for row in heapq.merge(*found, key=place)]
-    items = rows[: page.limit]
-    more = len(rows) > page.limit
-    return Report(columns, items, _encode([items[-1][name] for name in order]) if more else None)
-
-
-def _after(order: dict[str, int], values: tuple[Any, ...]) -> Row:
-    alternatives: list[Row] = []
-    equal: Row = {}
-    for (name, direction), value in zip(order.items(), values, strict=True):
-        alternatives.append({**equal, name: {"$lt" if direction == -1 else "$gt": value}})
-        equal = {**equal, name: value}
-    return {"$or": alternatives}
-
-
-def _encode(values: Sequence[Any]) -> str:
+def _encode(value: Any) -> str:
     # Compressed, as it goes into an address and a page can be long.
-    return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(values), 9)).decode()
+    return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(value), 9)).decode()
 
 
 def _decode(cursor: str, shape: Any) -> Any:

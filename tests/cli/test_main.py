@@ -84,7 +84,7 @@ def test_drain_ends_with_1_if_not_all_is_counted_in_time(stack: Stack) -> None:
     drained = stack.run("eventstream", "drain", "--timeout", "0.3", check=False, REDIS_URL=url)
     assert drained.returncode == 1
     assert "1 batches are not counted yet." in drained.stderr
-    journal.remove("page_view", "b1")
+    journal.remove([Batch("b1", "page_view", b"[]")])
     assert stack.run("eventstream", "drain", REDIS_URL=url).returncode == 0
 
 

@@ -7,6 +7,7 @@ from app import dead_letters
 from app.domain.events import PageView
 from app.store import connection, documents, ledger
 from app.store.counting import Counting
+from tests.conftest import count_batch
 
 WEEK = timedelta(days=7)
 
@@ -18,12 +19,12 @@ def known(document: Any) -> int:
 
 def test_event_ids_are_known_for_seven_days_and_batches_for_longer(counting: Counting) -> None:
     now = datetime.now(UTC)
-    counting.apply("b1", PageView, [PageView("e1", "a.com", "/", "2026-11-24")])
+    count_batch(counting, "b1", PageView, [PageView("e1", "a.com", "/", "2026-11-24")])
     assert ledger.expire(now + WEEK - timedelta(minutes=1)) == 0
     assert ledger.expire(now + WEEK + timedelta(minutes=1)) == 1
     assert (known(documents.SeenEvent), known(documents.AppliedBatch)) == (0, 1)
     assert ledger.expire(now + WEEK + timedelta(days=2)) == 1
-    assert known(documents.AppliedBatch) == 0
+    assert (known(documents.AppliedBatch), known(documents.Expiry)) == (0, 0)
 
 
 def test_a_batch_is_known_for_longer_than_it_can_come_again() -> None:
@@ -31,16 +32,20 @@ def test_a_batch_is_known_for_longer_than_it_can_come_again() -> None:
     assert WEEK.total_seconds() == documents.SEEN_SECONDS
 
 
-def test_all_that_expired_is_dropped_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_expired_is_dropped_chunk_by_chunk(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger, "EXPIRED_AT_ONCE", 10)
-    now = datetime.now(UTC)
-    connection.collection(documents.SeenEvent).insert_many(
-        [{"_id": str(n), "at": now - timedelta(days=n)} for n in range(35)]
+    events = [PageView(str(n), "a.com", "/", "2026-11-24") for n in range(35)]
+    count_batch(counting, "b1", PageView, events)
+    assert known(documents.Expiry) == 5
+    count_batch(counting, "b2", PageView, [PageView("later", "a.com", "/", "2026-11-24")])
+    connection.collection(documents.Expiry).update_many(
+        {"of": "events", "keys": b'["later"]'}, {"$set": {"at": datetime.now(UTC) + 2 * WEEK}}
     )
-    assert ledger.expire(now + timedelta(hours=1)) == 28
-    assert known(documents.SeenEvent) == 7
+    assert ledger.expire(datetime.now(UTC) + WEEK + timedelta(hours=1)) == 35
+    assert known(documents.SeenEvent) == 1
 
 
 def test_there_is_an_index_to_find_what_expired() -> None:
-    for document in (documents.SeenEvent, documents.AppliedBatch):
-        assert "at_1" in connection.collection(document).index_information()
+    assert "at_1" in connection.collection(documents.Expiry).index_information()

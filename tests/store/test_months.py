@@ -8,6 +8,7 @@ from app.domain.events import AdImpression
 from app.errors import Unavailable
 from app.store import connection, months, reports
 from app.store.counting import Counting
+from tests.conftest import count_batch
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -18,7 +19,7 @@ def at(text: str) -> datetime:
 
 def count(counting: Counting, *users: str, month: str = "2026-11") -> None:
     events = [AdImpression(None, "site1.com", "34", user, month) for user in users]
-    counting.apply(f"batch {users} {month} {datetime.now(BERLIN)}", AdImpression, events)
+    count_batch(counting, f"batch {users} {month} {datetime.now(BERLIN)}", AdImpression, events)
 
 
 def month_rows(month: str = "2026-11") -> list[tuple[Any, ...]]:

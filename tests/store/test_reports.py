@@ -13,11 +13,12 @@ from app.errors import InvalidRequest
 from app.store import months, reports
 from app.store.counting import Counting
 from app.store.reports import Page, Report
+from tests.conftest import count_batch
 
 
 def count_views(counting: Counting, *views: tuple[str, str, str]) -> None:
     events = [PageView(None, website, page, day) for website, page, day in views]
-    counting.apply(str(views), PageView, events)
+    count_batch(counting, str(views), PageView, events)
 
 
 def values(report: Report) -> list[tuple[Any, ...]]:
@@ -71,7 +72,7 @@ def test_a_website_is_not_mixed_up_with_one_whose_name_it_begins(counting: Count
 
 
 def test_a_filter_by_website_matches_that_website_alone(counting: Counting) -> None:
-    counting.apply("1", AdClick, [AdClick(None, "a.com", "1 2 3", "u1", 1)])
+    count_batch(counting, "1", AdClick, [AdClick(None, "a.com", "1 2 3", "u1", 1)])
     count_views(counting, ("a.com", "/", "2026-11-24"))
     assert reports.clicks(Page(), website="a.com 1 2").items == []
     assert reports.page_views(Page(), website="a.com 2026-11-24 /").items == []
@@ -121,7 +122,7 @@ def test_clicks_are_filtered_by_website_and_ad(counting: Counting) -> None:
     events = [
         AdClick(None, website, ad, "u1", 1) for website in ("a.com", "b.com") for ad in ("1", "2")
     ]
-    counting.apply("clicks", AdClick, events)
+    count_batch(counting, "clicks", AdClick, events)
     assert values(reports.clicks(Page(), website="a.com", ad_id="2")) == [("a.com", "2", 1, 0)]
     assert len(reports.clicks(Page(), ad_id="2").items) == 2
     assert len(reports.clicks(Page(), website="b.com").items) == 2
@@ -131,7 +132,7 @@ def test_clicks_are_filtered_by_website_and_ad(counting: Counting) -> None:
 def test_impressions_are_live_until_a_month_is_aggregated(counting: Counting) -> None:
     for month in ("2026-10", "2026-11"):
         events = [AdImpression(None, "a.com", "1", "u1", month)]
-        counting.apply(month, AdImpression, events)
+        count_batch(counting, month, AdImpression, events)
     months.aggregate("2026-10", datetime(2026, 11, 24, tzinfo=ZoneInfo("UTC")))
     assert values(reports.impressions(Page(), website="a.com")) == [
         ("2026-10", "a.com", 1, 1, True),
@@ -146,14 +147,18 @@ def test_impressions_are_live_until_a_month_is_aggregated(counting: Counting) ->
 def test_pages_together_are_the_whole_report(counting: Counting, limit: int) -> None:
     days = ["2026-10-31", "2026-11-01", "2026-11-05"]
     count_views(counting, *(("a.com", f"/{n % 5}", day) for n in range(12) for day in days))
-    counting.apply(
+    count_batch(
+        counting,
         "impressions",
         AdImpression,
         [AdImpression(None, f"s{n % 4}.com", "1", f"u{n}", days[n % 2][:7]) for n in range(20)],
     )
     months.aggregate("2026-10", datetime(2026, 11, 24, tzinfo=ZoneInfo("UTC")))
-    counting.apply(
-        "clicks", AdClick, [AdClick(None, f"s{n % 3}.com", str(n % 4), "u", n) for n in range(30)]
+    count_batch(
+        counting,
+        "clicks",
+        AdClick,
+        [AdClick(None, f"s{n % 3}.com", str(n % 4), "u", n) for n in range(30)],
     )
     for read in (
         reports.page_views,

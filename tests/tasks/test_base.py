@@ -14,13 +14,13 @@ from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.journal import Batch, Journal, batches
 from app.publisher import bell
 from app.settings import Settings
-from app.store import reports
+from app.store import folding, reports
 from app.store.counting import APPLY_SECONDS, ClickRule, Counting
 from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
 from tasks.sweep import RING_AGAIN_SECONDS, sweep
-from tests.conftest import Server, kill_group, wait_until
+from tests.conftest import Server, count_batch, kill_group, wait_until
 from tests.tasks.conftest import StartWorker
 
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
@@ -43,7 +43,7 @@ def views() -> int:
 
 
 def all_counted(journal: Journal) -> bool:
-    return sum(journal.waiting().values()) == 0
+    return sum(journal.waiting().values()) == 0 and folding.is_folded()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_batch_counted_by_a_worker_that_died_before_it_could_say_so_is_not_cou
     journal: Journal,
 ) -> None:
     batch = journalled(journal, VIEW)
-    Counting(ClickRule(3, "user")).apply(batch.id, PageView, [VIEW])
+    count_batch(Counting(ClickRule(3, "user")), batch.id, PageView, [VIEW])
     page_view.apply(task_id=batch.id).get()
     assert all_counted(journal)
     assert views() == 1
@@ -139,13 +139,15 @@ def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_o
 def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counted_once(
     journal: Journal, start_worker: StartWorker, database: Server
 ) -> None:
-    """As when a message's visibility timeout ends while its batch is still in work."""
+    """As when a worker has a batch for longer than it may, and still is at work on it."""
     with start_worker(), start_worker():
         database.signal(signal.SIGSTOP)
         try:
             batch = sent(journal, VIEW)
+            wait_until(lambda: journal.redis.zcard("journal:page_view:taken") == 1)
+            make_overdue(journal, batch)
             bell()(batch)
-            wait_until(lambda: journal.redis.llen("page_view") == 0)
+            wait_until(lambda: journal.redis.zscore("journal:page_view:taken", batch.id) != 1)
             wait_until(lambda: journal.redis.hlen("unacked") == 2)
         finally:
             database.signal(signal.SIGCONT)
@@ -245,4 +247,6 @@ def test_a_payload_is_what_the_publisher_writes(journal: Journal) -> None:
 
 
 def make_overdue(journal: Journal, batch: Batch) -> None:
-    journal.redis.zadd(f"journal:{batch.queue}:rung", {batch.id: 1.0})
+    """As if a worker had taken it, or it had waited for one, since the epoch began."""
+    for state in ("waiting", "taken"):
+        journal.redis.zadd(f"journal:{batch.queue}:{state}", {batch.id: 1.0}, xx=True)

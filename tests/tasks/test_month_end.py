@@ -9,6 +9,7 @@ from app.domain.events import AdImpression
 from app.store import reports
 from app.store.counting import ClickRule, Counting
 from tasks.month_end import month_end
+from tests.conftest import count_batch
 
 
 def rows() -> list[tuple[Any, ...]]:
@@ -17,7 +18,7 @@ def rows() -> list[tuple[Any, ...]]:
 
 def test_the_task_aggregates_what_is_due_at_the_time_it_is_given() -> None:
     counting = Counting(ClickRule(3, "user"))
-    counting.apply("b1", AdImpression, [AdImpression(None, "a.com", "1", "u1", "2026-10")])
+    count_batch(counting, "b1", AdImpression, [AdImpression(None, "a.com", "1", "u1", "2026-10")])
     assert month_end(now="2026-10-31T23:54:00+00:00") == []
     assert month_end(now="2026-10-31T23:55:00+00:00") == ["2026-10"]
     assert rows() == [("2026-10", "*", 1, 1, False), ("2026-10", "a.com", 1, 1, False)]

@@ -6,6 +6,7 @@ from flask.testing import FlaskClient
 from app.domain.events import AdClick, AdImpression, PageView
 from app.store.counting import ClickRule, Counting
 from app.web import context
+from tests.conftest import count_batch
 from tests.web.conftest import MakeClient
 
 PATHS = ["page-views", "page-views/daily", "impressions", "clicks"]
@@ -15,9 +16,11 @@ PATHS = ["page-views", "page-views/daily", "impressions", "clicks"]
 def counted(client: FlaskClient) -> FlaskClient:
     """The client of a collector that has counted a few events."""
     counting = Counting(ClickRule(3, "user"))
-    counting.apply("1", PageView, [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in (1, 2)])
-    counting.apply("2", AdImpression, [AdImpression(None, "a.com", "=1+1", "u1", "2026-11")])
-    counting.apply("3", AdClick, [AdClick(None, "a.com", "=1+1", "u1", n) for n in range(3)])
+    count_batch(
+        counting, "1", PageView, [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in "12"]
+    )
+    count_batch(counting, "2", AdImpression, [AdImpression(None, "a.com", "=1+1", "u1", "2026-11")])
+    count_batch(counting, "3", AdClick, [AdClick(None, "a.com", "=1+1", "u1", n) for n in range(3)])
     return client
 
 

@@ -15,7 +15,7 @@ from app.journal import Journal
 from app.settings import Settings
 from app.store import connection, reports
 from app.store.counting import ClickRule, Counting
-from tests.conftest import running, wait_until
+from tests.conftest import count_batch, running, wait_until
 
 VIEW = {"Type": "PageView", "Url": "site1.com/a", "EventId": "e1"}
 
@@ -60,7 +60,7 @@ def test_a_web_process_killed_between_publish_and_answer_leaves_an_event_that_co
     batches: dict[bytes, bytes] = journal.redis.hgetall("journal:page_view")  # type: ignore[assignment]
     for batch_id, payload in batches.items():
         events = msgspec.json.decode(payload, type=list[PageView])
-        counting.apply(batch_id.decode(), PageView, events)
+        count_batch(counting, batch_id.decode(), PageView, events)
     assert [row["views"] for row in reports.page_views(reports.Page()).items] == [1]
 
 

@@ -1,0 +1,197 @@
+"""Folding: what transactions left as changes is added to the documents that reports read.
+
+Counting batches so writes one small document, however many counters it adds to, and never meets
+another writer. Folding then writes each counter once for all the batches since.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from operator import add
+from typing import Any
+
+import msgspec
+from bson import ObjectId
+from mongoengine import Document
+from pymongo import ReplaceOne
+from pymongo.errors import OperationFailure
+
+from app.store.connection import Session, collection, deadline, transaction
+from app.store.documents import (
+    ALL_WEBSITES,
+    Change,
+    Clicks,
+    DayTotals,
+    Impressions,
+    MonthCounts,
+    PageTotals,
+    PageViews,
+    key,
+    rank,
+)
+
+FOLD_SECONDS = 20.0
+ROWS_AT_ONCE = 5_000
+WRITE_CONFLICT = 112
+
+Parts = tuple[str, ...]
+Added = Mapping[Parts, list[int]]
+"""What is added to the counts of documents, by the parts of their keys."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """How a collection of counters is written.
+
+    `names` are the parts of its keys and `counts` what is counted, both fields of each document;
+    `texts` are more fields, made of the values of others: ranks and keys to search by.
+    """
+
+    document: type[Document]
+    names: Parts
+    counts: Parts
+    texts: Mapping[str, Parts] = field(default_factory=dict)
+
+
+_COUNTERS = {
+    counters.document: counters
+    for counters in (
+        Counters(
+            PageViews, ("website", "day", "page"), ("views",), {"website_day": ("website", "day")}
+        ),
+        Counters(
+            PageTotals,
+            ("website", "page"),
+            ("views",),
+            {
+                "rank": ("views", "website", "page"),
+                "website_rank": ("website", "views", "page"),
+            },
+        ),
+        Counters(DayTotals, ("website", "day"), ("views",)),
+        Counters(Impressions, ("month", "website", "ad_id"), ("impressions",)),
+        Counters(
+            MonthCounts,
+            ("month", "website"),
+            ("impressions", "visitors"),
+            {"rank": ("impressions", "month", "website")},
+        ),
+        Counters(
+            Clicks,
+            ("website", "ad_id"),
+            ("hits", "clicks"),
+            {
+                "rank": ("clicks", "hits", "website", "ad_id"),
+                "website_rank": ("website", "clicks", "hits", "ad_id"),
+            },
+        ),
+    )
+}
+_BY_NAME = {document.__name__: document for document in _COUNTERS}
+
+
+def record(kind: str, added: Mapping[type[Document], Added], session: Session) -> None:
+    """Leave what is to be added to counters, for events of this kind."""
+    rows = {
+        document.__name__: [(*parts, *counts) for parts, counts in of_document.items()]
+        for document, of_document in added.items()
+    }
+    change = {"kind": kind, "counts": msgspec.json.encode(rows)}
+    collection(Change).insert_one(change, session=session)
+
+
+def fold(kind: str, older_than: datetime | None = None) -> bool:
+    """Add what was recorded for events of this kind, before `older_than` or ever, to its counters.
+
+    False where another process does so, which leaves off only with what was recorded before it
+    began. Raises Unavailable where the database is away; all is folded once, then or later.
+    """
+    recorded: dict[str, Any] = {"kind": kind}
+    if older_than is not None:
+        recorded["_id"] = {"$lt": ObjectId.from_datetime(older_than)}
+    while True:
+        with deadline(FOLD_SECONDS):
+            try:
+                if not transaction(partial(_fold_some, recorded), again=False):
+                    return True
+            except OperationFailure as error:
+                if error.code != WRITE_CONFLICT:
+                    raise
+                return False
+
+
+def is_folded() -> bool:
+    """Whether the reports hold all that was counted. Raises Unavailable."""
+    with deadline(FOLD_SECONDS):
+        return collection(Change).find_one({}, {"_id": 1}) is None
+
+
+def _fold_some(recorded: Mapping[str, Any], session: Session) -> bool:
+    """Fold some of the changes that this query finds; whether there were any."""
+    ids: list[ObjectId] = []
+    sums: dict[type[Document], dict[Parts, list[int]]] = defaultdict(dict)
+    rows = 0
+    for change in collection(Change).find(recorded, session=session):
+        ids.append(change["_id"])
+        for name, added in msgspec.json.decode(change["counts"]).items():
+            rows += len(added)
+            _sum_up(_COUNTERS[_BY_NAME[name]], added, sums[_BY_NAME[name]])
+        if rows > ROWS_AT_ONCE:
+            break
+    if not ids:
+        return False
+    # First, so that of two processes one knows at once.
+    collection(Change).delete_many({"_id": {"$in": ids}}, session=session)
+    if PageViews in sums:
+        sums |= _totals(sums[PageViews])
+    for document, added in sums.items():
+        _add(_COUNTERS[document], added, session)
+    return True
+
+
+def _sum_up(counters: Counters, rows: Iterable[list[Any]], sums: dict[Parts, list[int]]) -> None:
+    names = len(counters.names)
+    for row in rows:
+        parts, counts = tuple(row[:names]), row[names:]
+        known = sums.get(parts)
+        sums[parts] = counts if known is None else list(map(add, known, counts))
+
+
+def _totals(views: Added) -> dict[type[Document], dict[Parts, list[int]]]:
+    pages: defaultdict[Parts, list[int]] = defaultdict(lambda: [0])
+    days: defaultdict[Parts, list[int]] = defaultdict(lambda: [0])
+    for (website, day, page), (number,) in views.items():
+        pages[website, page][0] += number
+        days[website, day][0] += number
+        days[ALL_WEBSITES, day][0] += number
+    return {PageTotals: pages, DayTotals: days}
+
+
+def _add(counters: Counters, added: Added, session: Session) -> None:
+    by_key = {key(*parts): parts for parts in added}
+    documents = collection(counters.document)
+    known = {
+        document["_id"]: document
+        for document in documents.find({"_id": {"$in": list(by_key)}}, session=session)
+    }
+    new, changed = [], []
+    for name, parts in by_key.items():
+        document: dict[str, Any] = known.get(name) or {
+            "_id": name,
+            **dict(zip(counters.names, parts, strict=True)),
+            **dict.fromkeys(counters.counts, 0),
+        }
+        for count, number in zip(counters.counts, added[parts], strict=True):
+            document[count] += number
+        for text, values in counters.texts.items():
+            document[text] = rank(*(document[value] for value in values))
+        if name in known:
+            changed.append(ReplaceOne({"_id": name}, document))
+        else:
+            new.append(document)
+    if new:
+        documents.insert_many(new, ordered=False, session=session)
+    if changed:
+        documents.bulk_write(changed, ordered=False, session=session)
