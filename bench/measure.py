@@ -40,7 +40,10 @@ Accepted = dict[str, Load]
 
 @dataclass(frozen=True)
 class Counted:
-    """Events posted once each and counted exactly, from the first post until none waited."""
+    """Events posted once each, from the first post until `eventstream drain` returned.
+
+    The start of that command, about half a second, is in the figures.
+    """
 
     events: int
     seconds: float

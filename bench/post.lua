@@ -2,7 +2,8 @@
 --
 --   wrk --threads 1 ... --script post.lua URL -- FILE once|cycle
 --
--- once: each line exactly once, then wrk ends; cycle: over and over, as long as wrk runs.
+-- once: each line exactly once, then wrk ends; a connection that has no more of them asks for
+-- /health meanwhile. cycle: over and over, as long as wrk runs.
 -- Prints one line of JSON; times are in microseconds, `first` is the monotonic clock's seconds.
 
 local ffi = require("ffi")
@@ -13,6 +14,7 @@ ffi.cdef([[
   int kill(int process, int signal);
 ]])
 local CLOCK_MONOTONIC, SIGINT = 1, 2
+local PATIENCE = 30  -- a post whose connection broke is never answered
 
 local function now()
   local time = ffi.new("struct timespec")
@@ -44,7 +46,7 @@ local function once(path)
   local body = next_body()
   local surplus = wrk.format("GET", "/health")
   local verified = false
-  local answered, by_status = 0, {}
+  local answered, by_status, last = 0, {}, now()
 
   function request()
     if not verified then  -- wrk asks for one that it does not send
@@ -63,20 +65,28 @@ local function once(path)
     return post(this)
   end
 
+  local function finish()
+    local counts = {}
+    for code, count in pairs(by_status) do
+      counts[#counts + 1] = string.format('"%d": %d', code, count)
+    end
+    statuses = "{" .. table.concat(counts, ", ") .. "}"
+    wrk.thread:stop()
+    ffi.C.kill(ffi.C.getpid(), SIGINT)  -- it sleeps until its duration is over otherwise
+  end
+
   function response(status)
     if status == 200 then  -- a surplus one
+      if now() - last > PATIENCE then
+        finish()
+      end
       return
     end
     answered = answered + 1
+    last = now()
     by_status[status] = (by_status[status] or 0) + 1
     if not body and answered == posted then
-      local counts = {}
-      for code, count in pairs(by_status) do
-        counts[#counts + 1] = string.format('"%d": %d', code, count)
-      end
-      statuses = "{" .. table.concat(counts, ", ") .. "}"
-      wrk.thread:stop()
-      ffi.C.kill(ffi.C.getpid(), SIGINT)  -- it sleeps until its duration is over otherwise
+      finish()
     end
   end
 end
