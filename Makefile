@@ -5,8 +5,10 @@ INSTALLED := $(VENV)/.installed
 
 MINUTES ?= 10
 SEED ?= 1
+STORED ?= 1000000
+ONLY ?= accept,counted,stored
 
-.PHONY: run test faults check lock
+.PHONY: run test faults bench check lock
 
 run: $(INSTALLED)
 	@exec $(BIN)/eventstream up
@@ -19,6 +21,11 @@ test: $(INSTALLED)
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.
 faults: $(INSTALLED)
 	$(BIN)/python -m tests.faults.harness --minutes $(MINUTES) --seed $(SEED)
+
+# Measures beside two baselines, into bench/results.json. Shorter: make bench STORED=20000 ONLY=counted
+bench: $(INSTALLED)
+	@command -v wrk >/dev/null || { apt-get update -qq && apt-get install -qq -y wrk; }
+	@$(BIN)/python -m bench.run --stored $(STORED) --only $(ONLY)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

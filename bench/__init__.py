@@ -1,0 +1,1 @@
+"""`make bench`: what the collector takes, counts and answers, beside two baselines."""

@@ -1,0 +1,81 @@
+"""Drives wrk, the load generator."""
+
+import os
+import resource
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import msgspec
+
+from bench.events import Bodies
+
+SCRIPT = Path(__file__).parent / "post.lua"
+CORES = len(os.sched_getaffinity(0))
+ANSWER_SECONDS = 30
+POST_ALL_SECONDS = 600
+
+
+class Wrong(click.ClickException):
+    """What was answered or counted is not what was posted: the figures would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run of wrk saw, all of it answered 202. Percentiles are milliseconds."""
+
+    requests: float
+    seconds: float
+    per_second: float
+    p50: float
+    p95: float
+    p99: float
+    generator_share: float
+    """Of all cores."""
+
+
+def post_for(url: str, bodies: Bodies, connections: int, seconds: int) -> Load:
+    """Post the bodies over and over, for so many seconds.
+
+    The last request of each connection may be accepted without being in `requests`.
+    """
+    outcome, share = _wrk(url, bodies, "cycle", connections, seconds)
+    if outcome["not_accepted"] or outcome["broken"]:
+        raise Wrong(f"not every post was answered 202: {outcome}")
+    took = outcome["duration"] / 1e6
+    requests = outcome["requests"]
+    p50, p95, p99 = (outcome[name] / 1e3 for name in ("p50", "p95", "p99"))
+    return Load(requests, took, requests / took, p50, p95, p99, share)
+
+
+def post_all(url: str, bodies: Bodies, connections: int) -> tuple[float, float]:
+    """Post each body once. Returns when the first was sent, as `time.monotonic()`, and the load
+    generator's share of all cores.
+    """
+    outcome, share = _wrk(url, bodies, "once", connections, POST_ALL_SECONDS)
+    number = -(-bodies.events.total() // bodies.size)
+    if outcome["posted"] != number or outcome["statuses"] != {"202": number} or outcome["broken"]:
+        raise Wrong(f"not each of {number} posts was answered 202: {outcome}")
+    return outcome["first"], share
+
+
+def _wrk(
+    url: str, bodies: Bodies, mode: Literal["once", "cycle"], connections: int, seconds: int
+) -> tuple[dict[str, Any], float]:
+    command = ["wrk", "--threads", "1", "--connections", str(connections)]
+    command += ["--duration", f"{seconds}s", "--timeout", f"{ANSWER_SECONDS}s"]
+    command += ["--script", str(SCRIPT), url, "--", str(bodies.path), mode]
+    start, used = time.monotonic(), _cpu_of_children()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    share = (_cpu_of_children() - used) / ((time.monotonic() - start) * CORES)
+    # Around the line of post.lua stands wrk's own report.
+    line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
+    return msgspec.json.decode(line, type=dict[str, Any]), share
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,211 @@
+"""The three sections of the benchmark. Servers run one at a time, each with an empty database."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import httpx
+
+from bench.events import MIX, Bodies, Source, website
+from bench.load import Load, Wrong, post_all, post_for
+from bench.servers import Memory, Naive, Server, Stack, run_ceiling, run_naive, run_stack
+
+CONNECTIONS = (1, 16, 128)
+USUAL = 16
+ARRAY = 100
+ACCEPT = {f"single, {n}": (n, 1) for n in CONNECTIONS} | {f"arrays of {ARRAY}": (USUAL, ARRAY)}
+"""Connections, and events in a body."""
+NAIVE_EVENTS = 4_000
+FILL_ARRAY = 1_000
+FILL_CHUNK = 50_000
+"""So few that what waits in Redis meanwhile is the same however many there are to fill in."""
+FILL_CONNECTIONS = 8
+REPORTS = (
+    "page-views",
+    f"page-views?website={website(0)}",
+    "page-views/daily",
+    f"page-views/daily?website={website(0)}",
+    "impressions",
+    "clicks",
+    f"clicks?website={website(0)}",
+)
+REPORT_REQUESTS = 30
+
+Say = Callable[[str], None]
+Accepted = dict[str, Load]
+"""By the names in ACCEPT."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Events posted once each, from the first post until `eventstream drain` returned.
+
+    The start of that command, about half a second, is in the figures.
+    """
+
+    events: int
+    seconds: float
+    per_second: float
+    generator_share: float
+    cpu_seconds: dict[str, float]
+    """Of each process of the collector."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of a report, in milliseconds."""
+
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was measured when so many events were stored."""
+
+    stored: int
+    memory: dict[str, Memory]
+    reports: dict[str, Latency]
+    counted: dict[str, Counted]
+
+
+def accepted(home: Path, seconds: int, rounds: int, say: Say) -> tuple[Accepted, Accepted]:
+    """What the collector accepts, and what the ceiling does before, between and after it."""
+    source = Source(home)
+    collector, ceiling = [], []
+    for n in range(rounds + 1):
+        with run_ceiling(home / f"ceiling-{n}") as server:
+            ceiling.append(_accept(server, source, seconds, say))
+        if n < rounds:
+            with run_stack(home / f"accepted-{n}") as stack:
+                collector.append(_accept(stack, source, seconds, say))
+    return _median(collector), _median(ceiling)
+
+
+def _accept(server: Server, source: Source, seconds: int, say: Say) -> Accepted:
+    loads = {}
+    for n, (name, (connections, size)) in enumerate(ACCEPT.items()):
+        bodies = source.write(100 * size, size)
+        if n == 0:  # what is made at a process's first request only
+            _post_for(server, bodies, USUAL, 1)
+        loads[name] = _post_for(server, bodies, connections, seconds)
+        say(f"{server.home.name}: {name}: {loads[name].per_second:,.0f} requests/s")
+    return loads
+
+
+def _post_for(server: Server, bodies: Bodies, connections: int, seconds: int) -> Load:
+    """Post for so long; of a collector, check that what it accepted was counted."""
+    if not isinstance(server, Stack):
+        return post_for(server.url, bodies, connections, seconds)
+    before = server.counted().total()
+    load = post_for(server.url, bodies, connections, seconds)
+    server.drain()
+    new = server.counted().total() - before
+    least, most = load.requests * bodies.size, (load.requests + connections) * bodies.size
+    if not least <= new <= most:
+        raise Wrong(f"{least} to {most} events were accepted, {new} were counted")
+    return load
+
+
+def _median(rounds: list[Accepted]) -> Accepted:
+    return {
+        name: Load(*map(statistics.median, zip(*(astuple(of[name]) for of in rounds), strict=True)))
+        for name in rounds[0]
+    }
+
+
+def counted(home: Path, number: int, say: Say) -> tuple[dict[str, Counted], dict[str, float]]:
+    """What the collector counts, with so many events for each figure; and what naive counts.
+
+    Naive's figures are events a second, the better ones of before and after the collector.
+    """
+    source = Source(home)
+    before = _naive(home / "naive-0", source, say)
+    figures = {}
+    with run_stack(home / "counted") as stack:
+        _count(stack, source.write(300, 100), USUAL)  # what is made at a worker's first batch only
+        for types, shares in ({name: {name: 1} for name in MIX} | {"mix": MIX}).items():
+            for ids in (False, True):
+                name = f"{types}, arrays of {ARRAY}{', ids' * ids}"
+                bodies = source.write(number, ARRAY, shares, ids=ids)
+                figures[name] = _count(stack, bodies, USUAL)
+                say(f"{name}: {figures[name].per_second:,.0f} events/s counted")
+        figures["mix, single"] = _count(stack, source.write(number // 4, 1), USUAL)
+        say(f"mix, single: {figures['mix, single'].per_second:,.0f} events/s counted")
+    after = _naive(home / "naive-1", source, say)
+    return figures, {name: max(before[name], after[name]) for name in before}
+
+
+def _count(stack: Stack, bodies: Bodies, connections: int) -> Counted:
+    before, used = stack.counted(), stack.cpu_seconds()
+    first, share = post_all(stack.url, bodies, connections)
+    stack.drain()
+    seconds = time.monotonic() - first
+    cpu = {name: now - used.get(name, 0) for name, now in stack.cpu_seconds().items()}
+    after, wanted = stack.counted(), before + bodies.events
+    if after != wanted:
+        raise Wrong(f"posted were {wanted}, counted {after}")
+    number = bodies.events.total()
+    return Counted(number, seconds, number / seconds, share, cpu)
+
+
+def _naive(home: Path, source: Source, say: Say) -> dict[str, float]:
+    figures = {}
+    with run_naive(home) as naive:
+        for name, size in {"mix, single": 1, f"mix, arrays of {ARRAY}": ARRAY}.items():
+            figures[name] = _count_naive(naive, source.write(NAIVE_EVENTS, size))
+            say(f"{home.name}: {name}: {figures[name]:,.0f} events/s counted")
+    return figures
+
+
+def _count_naive(naive: Naive, bodies: Bodies) -> float:
+    wanted = naive.counted() + NAIVE_EVENTS
+    first, _ = post_all(naive.url, bodies, USUAL)
+    naive.wait_for(wanted)
+    seconds = time.monotonic() - first
+    if naive.counted() != wanted:
+        raise Wrong(f"naive was sent {wanted} events, and counted {naive.counted()}")
+    return NAIVE_EVENTS / seconds
+
+
+def stored(home: Path, number: int, say: Say) -> dict[int, Checkpoint]:
+    """How figures change until so many events are stored, all with ids; the half is among them."""
+    powers = {10**n for n in range(4, 9) if 10**n < number}
+    source = Source(home)
+    checkpoints = {}
+    with run_stack(home / "stored") as stack:
+        for target in sorted(powers | {number // 2, number}):
+            while (missing := target - stack.counted().total()) > 0:
+                chunk = source.write(min(missing, FILL_CHUNK), FILL_ARRAY, ids=True)
+                rate = _count(stack, chunk, FILL_CONNECTIONS).per_second
+                say(f"filling up to {target:,}: {rate:,.0f} events/s counted")
+            checkpoints[target] = _checkpoint(stack, source, min(40_000, number // 5))
+    return checkpoints
+
+
+def _checkpoint(stack: Stack, source: Source, number: int) -> Checkpoint:
+    amount, memory = stack.counted().total(), stack.memory()
+    reports = _report_latencies(stack)
+    rates = {
+        f"mix, arrays of {ARRAY}{', ids' * ids}": _count(
+            stack, source.write(number, ARRAY, ids=ids), USUAL
+        )
+        for ids in (False, True)
+    }
+    return Checkpoint(amount, memory, reports, rates)
+
+
+def _report_latencies(stack: Stack) -> dict[str, Latency]:
+    latencies = {}
+    with httpx.Client(base_url=f"{stack.url}/reports/", timeout=60) as client:
+        for path in REPORTS:
+            times = []
+            for _ in range(REPORT_REQUESTS):
+                start = time.perf_counter()
+                client.get(path).raise_for_status()
+                times.append((time.perf_counter() - start) * 1e3)
+            p95 = statistics.quantiles(times, n=20)[-1]
+            latencies[path] = Latency(statistics.median(times), p95)
+    return latencies

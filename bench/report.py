@@ -1,0 +1,174 @@
+"""The results: the goals they are held against, and the tables that show them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.measure import ARRAY, CONNECTIONS, USUAL, Accepted, Checkpoint, Counted
+
+REPORT_MILLISECONDS = 50
+GROWTH = 1.1
+"""What a process may grow by from half of the events to all, as allocators are never exact."""
+MIX_RUNS = (f"mix, arrays of {ARRAY}", f"mix, arrays of {ARRAY}, ids", "mix, single")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure and the bound that it must not be below, or else above."""
+
+    text: str
+    figure: float
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether it is within its bound."""
+        return (self.least is None or self.figure >= self.least) and (
+            self.most is None or self.figure <= self.most
+        )
+
+
+@dataclass
+class Results:
+    """All that was measured; a section that was left out is empty."""
+
+    machine: dict[str, str | float]
+    accepted: Accepted = field(default_factory=dict)
+    ceiling: Accepted = field(default_factory=dict)
+    counted: dict[str, Counted] = field(default_factory=dict)
+    naive: dict[str, float] = field(default_factory=dict)
+    stored: dict[int, Checkpoint] = field(default_factory=dict)
+
+    def goals(self) -> Iterator[Goal]:
+        """The goals of the sections that were measured."""
+        if self.accepted:
+            for name in (f"single, {n}" for n in CONNECTIONS):
+                ratio = self.accepted[name].per_second / self.ceiling[name].per_second
+                yield Goal(f"accepted requests/s / ceiling's: {name}", ratio, least=0.7)
+            name = f"single, {USUAL}"
+            ratio = self.accepted[name].p99 / self.ceiling[name].p99
+            yield Goal(f"accepted p99 / ceiling's: {name}", ratio, most=3)
+        if self.counted:
+            naive = max(self.naive.values())
+            for name, least in zip(MIX_RUNS, (30, 15, 10), strict=True):
+                ratio = self.counted[name].per_second / naive
+                yield Goal(f"counted events/s / naive's: {name}", ratio, least=least)
+        if self.stored:
+            yield from self._goals_of_stored()
+
+    def _goals_of_stored(self) -> Iterator[Goal]:
+        number = max(self.stored)
+        half, last = self.stored[number // 2], self.stored[number]
+        for path, latency in last.reports.items():
+            text = f"p95 of {path} at {last.stored:,} events, ms"
+            yield Goal(text, latency.p95, most=REPORT_MILLISECONDS)
+        growth, name = max(
+            (memory.rss / half.memory[name].rss, name)
+            for name, memory in last.memory.items()
+            if name in half.memory
+        )
+        text = f"memory at {last.stored:,} events / at {half.stored:,}, the worst: {name}"
+        yield Goal(text, growth, most=GROWTH)
+
+
+def show(results: Results) -> None:
+    """Print the tables."""
+    console = Console(width=120)
+    console.print(", ".join(f"{name} {value}" for name, value in results.machine.items()))
+    if results.accepted:
+        console.print(_accepted(results))
+    if results.counted:
+        console.print(_counted(results))
+        console.print(_cpu({name: results.counted[name] for name in MIX_RUNS}))
+    if results.stored:
+        console.print(_rates(results.stored))
+        console.print(_reports(results.stored))
+        console.print(_memory(results.stored))
+    console.print(_goals(results))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _accepted(results: Results) -> Table:
+    columns = ("connections", "", "requests/s", "events/s", "p50 ms", "p95 ms", "p99 ms", "wrk's")
+    table = _table("Accepted (wrk's: the load generator's share of all cores)", *columns)
+    for name in results.accepted:
+        for of, loads in (("collector", results.accepted), ("ceiling", results.ceiling)):
+            load = loads[name]
+            size = ARRAY if name.startswith("arrays") else 1
+            table.add_row(
+                name,
+                of,
+                f"{load.per_second:,.0f}",
+                f"{load.per_second * size:,.0f}",
+                *(f"{time:.1f}" for time in (load.p50, load.p95, load.p99)),
+                f"{load.generator_share:.0%}",
+            )
+    return table
+
+
+def _counted(results: Results) -> Table:
+    table = _table("Counted", "", "events", "seconds", "events/s", "wrk's")
+    for name, run in results.counted.items():
+        table.add_row(
+            name,
+            f"{run.events:,}",
+            f"{run.seconds:.1f}",
+            f"{run.per_second:,.0f}",
+            f"{run.generator_share:.0%}",
+        )
+    for name, rate in results.naive.items():
+        table.add_row(f"naive: {name}", "", "", f"{rate:,.0f}", "")
+    return table
+
+
+def _cpu(runs: dict[str, Counted]) -> Table:
+    table = _table("CPU seconds of each process, while counting", "", *runs)
+    table.add_row("(elapsed)", *(f"{run.seconds:.1f}" for run in runs.values()), end_section=True)
+    for name in sorted({name for run in runs.values() for name in run.cpu_seconds}):
+        table.add_row(name, *(f"{run.cpu_seconds.get(name, 0):.1f}" for run in runs.values()))
+    return table
+
+
+def _rates(stored: dict[int, Checkpoint]) -> Table:
+    points = stored.values()
+    table = _table("Counted events/s by events stored", "", *(f"{p.stored:,}" for p in points))
+    for name in next(iter(points)).counted:
+        table.add_row(name, *(f"{point.counted[name].per_second:,.0f}" for point in points))
+    return table
+
+
+def _reports(stored: dict[int, Checkpoint]) -> Table:
+    points = stored.values()
+    table = _table("Reports by events stored: p50 / p95 ms", "", *(f"{p.stored:,}" for p in points))
+    for path in next(iter(points)).reports:
+        times = [point.reports[path] for point in points]
+        table.add_row(path, *(f"{time.p50:.1f} / {time.p95:.1f}" for time in times))
+    return table
+
+
+def _memory(stored: dict[int, Checkpoint]) -> Table:
+    points = stored.values()
+    table = _table("Resident memory by events stored, MiB", "", *(f"{p.stored:,}" for p in points))
+    for name in sorted({name for point in points for name in point.memory}):
+        sizes = [point.memory.get(name) for point in points]
+        table.add_row(name, *(f"{size.rss:.1f}" if size else "" for size in sizes))
+    return table
+
+
+def _goals(results: Results) -> Table:
+    table = _table("Goals", "", "figure", "goal", "")
+    for goal in results.goals():
+        bound = f"≥ {goal.least}" if goal.most is None else f"≤ {goal.most}"
+        verdict = "reached" if goal.reached else "not reached"
+        table.add_row(goal.text, f"{goal.figure:.2f}", bound, verdict)
+    return table

@@ -1,0 +1,72 @@
+"""`make bench`: measures, prints tables, and writes `bench/results.json`."""
+
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from bench.load import CORES
+from bench.measure import accepted, counted, stored
+from bench.report import Results, show
+
+RESULTS = Path(__file__).parent / "results.json"
+SECTIONS = ("accept", "counted", "stored")
+
+
+@click.command()
+@click.option("--stored", "number", type=click.IntRange(2_000), default=1_000_000)
+@click.option("--only", default=",".join(SECTIONS), help="Sections, separated by commas.")
+@click.option("--seconds", type=click.IntRange(1), default=5, help="Of each accept figure.")
+@click.option("--rounds", type=click.IntRange(1), default=2, help="Of the accept figures.")
+@click.option("--events", type=click.IntRange(400), help="Of each counted figure.")
+def main(number: int, only: str, seconds: int, rounds: int, events: int | None) -> None:
+    """Measure with up to so many events stored; exit with 1 if anything was counted wrong."""
+    sections = set(only.split(","))
+    if unknown := sections - set(SECTIONS):
+        raise click.UsageError(f"no section {', '.join(sorted(unknown))}")
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _end)
+    results = Results(_machine())
+    with tempfile.TemporaryDirectory(prefix="eventstream-bench-") as folder:
+        home = Path(folder).resolve()
+        if "accept" in sections:
+            results.accepted, results.ceiling = accepted(home, seconds, rounds, click.echo)
+        if "counted" in sections:
+            events = events or min(100_000, number)
+            results.counted, results.naive = counted(home, events, click.echo)
+        if "stored" in sections:
+            results.stored = stored(home, number, click.echo)
+    goals = [asdict(goal) | {"reached": goal.reached} for goal in results.goals()]
+    written = asdict(results) | {"goals": goals}
+    RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")
+    show(results)
+
+
+def _end(number: int, _frame: object) -> None:
+    # Stopping what runs takes a moment, in which a second Ctrl-C must not leave it running.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _machine() -> dict[str, str | float]:
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "cores": CORES,
+        "processor": model[1] if model else platform.machine(),
+        "Python": platform.python_version(),
+        "started": f"{datetime.now(UTC):%F %R} UTC",
+        "load before": os.getloadavg()[0],
+    }
+
+
+if __name__ == "__main__":
+    main()
