@@ -49,15 +49,21 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     batch: Raw = Raw(b"[]")
 
 
-def add_rejections(pipe: Pipeline, rejections: Sequence[Rejection]) -> None:
-    """Keep rejected events, as part of a pipeline."""
+def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | bytes | int, ...]]:
+    """The Redis commands that keep rejected events."""
+    commands: list[tuple[str | bytes | int, ...]] = []
     for rejection in rejections:
         event = rejection.event
-        fields: dict[Any, Any] = {"reason": msgspec.json.encode(rejection.errors), "event": event}
+        truncated = False
         if len(event) > MAX_EVENT_BYTES or not _is_json(event):
-            text = event[:MAX_EVENT_BYTES].decode(errors="replace")
-            fields |= {"event": msgspec.json.encode(text), "truncated": "true"}
-        pipe.xadd(_EVENTS, fields, maxlen=MAX_EVENTS, approximate=False)
+            event = msgspec.json.encode(event[:MAX_EVENT_BYTES].decode(errors="replace"))
+            truncated = True
+        reason = msgspec.json.encode(rejection.errors)
+        letter = [b"reason", reason, b"event", event]
+        if truncated:
+            letter += [b"truncated", b"true"]
+        commands.append(("XADD", _EVENTS, "MAXLEN", MAX_EVENTS, "*", *letter))
+    return commands
 
 
 def add_batch(pipe: Pipeline, queue: str, batch_id: str, payload: bytes, reason: str) -> None:

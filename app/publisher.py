@@ -1,10 +1,11 @@
 """Group commit: the requests that wait at the same time share one write to the journal."""
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from celery import Celery
 
@@ -48,21 +49,32 @@ def bell() -> Callable[[Batch], None]:
     return ring
 
 
-class _Request(NamedTuple):
+@dataclass(eq=False, slots=True)
+class _Request:
+    """What one request brings. Its thread waits for `turn` to be released."""
+
     events: Sequence[Event]
     rejections: Sequence[Rejection]
-    written: Future[None]
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    written: bool = False
+    error: Exception | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.events) + len(self.rejections)
 
 
 class Publisher:
     """Writes what requests bring to the journal, and rings for the workers.
 
+    The first request writes for itself. While it does, the next ones gather, and one of them then
+    writes for all of these: no delay at low load, large batches at high load. (Group commit, as in
+    DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984.)
+
     A worker that was rung for takes all that waits, so there is a bell for the first batch in line
     and none for the next ones, but for every RING_EVERY-th: the length of a Celery queue says how
     long the line is in these.
 
-    One thread writes. While it does, the next requests gather, and go together in the next write:
-    little delay at low load, large batches at high load.
     Nothing is written while a queue has `queue_limit` batches waiting, or more.
     """
 
@@ -73,10 +85,12 @@ class Publisher:
         self._ring = ring
         self._queue_limit = queue_limit
         self._longest_queue = 0
+        self._lock = threading.Lock()
+        self._somebody_writes = False
         self._gathered: list[_Request] = []
         self._waiting_events = 0
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._unsure: list[Batch] = []
+        """Written with no answer, so not known to be in or out; their ids do to withdraw them."""
 
     def publish(self, events: Sequence[Event], rejections: Sequence[Rejection] = ()) -> None:
         """Return once these are durably kept: the events to be counted, the others to be seen.
@@ -84,74 +98,91 @@ class Publisher:
         Raises Unavailable where the broker is away or full, or too many events wait for it; none
         of these events is then counted.
         """
-        request = _Request(events, rejections, Future())
-        size = len(events) + len(rejections)
-        with self._changed:
-            if self._waiting_events + size > MAX_WAITING_EVENTS:
+        request = _Request(events, rejections)
+        request.turn.acquire()
+        with self._lock:
+            if self._waiting_events + request.size > MAX_WAITING_EVENTS:
                 raise Unavailable("broker", "too many events wait to be written")
-            if self._thread is None:
-                # Not before the first request: a server forks its processes after it loads this.
-                self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-                self._thread.start()
+            self._waiting_events += request.size
             self._gathered.append(request)
-            self._waiting_events += size
-            self._changed.notify()
-        try:
-            request.written.result(PUBLISH_SECONDS)
-        except TimeoutError:
-            if request.written.cancel():
-                raise Unavailable("broker", "too slow") from None
-            request.written.result()
-        finally:
-            with self._changed:
-                self._waiting_events -= size
+            writes, self._somebody_writes = not self._somebody_writes, True
+        if not writes:
+            self._wait(request)
+        if not request.written:
+            self._write_gathered()
+        if request.error is not None:
+            raise request.error
 
     def resubmit(self, batch: Batch) -> None:
         """Publish a batch that exists already, on its own. Raises Unavailable like `publish`."""
         self._journal.write([batch])
         self._ring_for(batch)
 
-    def _run(self) -> None:
-        unsure: list[Batch] = []
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._gathered, WITHDRAW_EVERY_SECONDS if unsure else None
-                )
-                gathered, self._gathered = self._gathered, []
-            unsure = self._write(
-                [request for request in gathered if request.written.set_running_or_notify_cancel()],
-                unsure,
-            )
+    def _wait(self, request: _Request) -> None:
+        """Return when the request is written, or its thread is to write what has gathered."""
+        if request.turn.acquire(timeout=PUBLISH_SECONDS):
+            return
+        with self._lock:
+            if request in self._gathered and request.turn.locked():
+                self._gathered.remove(request)
+                self._waiting_events -= request.size
+                raise Unavailable("broker", "too slow")
+        request.turn.acquire()
 
-    def _write(self, requests: list[_Request], unsure: list[Batch]) -> list[Batch]:
-        """Write these and withdraw `unsure`; return the batches now not known to be in or out."""
-        new: list[Batch] = []
+    def _write_gathered(self) -> None:
+        with self._lock:
+            requests, self._gathered = self._gathered, []
+        bells: list[Batch] = []
         try:
-            new = batches(event for request in requests for event in request.events)
-            rejections = [rejection for request in requests for rejection in request.rejections]
-            if self._longest_queue >= self._queue_limit:
-                self._longest_queue = max(self._journal.waiting().values())
-            if new and self._longest_queue >= self._queue_limit:
-                raise Unavailable("broker", "too many batches wait to be counted")
-            waiting: dict[str, int] = {}
-            if new or rejections or unsure:
-                waiting = self._journal.write(new, rejections, withdrawn=unsure)
-                self._longest_queue = max(waiting.values())
+            bells = self._write(requests)
         except Exception as error:  # whatever it is, each of these requests waits for an outcome
             for request in requests:
-                request.written.set_exception(error)
-            # Their ids are enough to withdraw them.
-            return unsure + [
-                batch._replace(payload=b"") for batch in new if isinstance(error, OutcomeUnknown)
-            ]
-        for request in requests:
-            request.written.set_result(None)
-        for queue, (batch, number) in _first_of_each_queue(new).items():
-            before = waiting[queue] - number
-            if before <= 0 or before // RING_EVERY < waiting[queue] // RING_EVERY:
-                self._ring_for(batch)
-        return []
+                request.error = error
+        finally:
+            with self._lock:
+                self._waiting_events -= sum(request.size for request in requests)
+                self._somebody_writes = bool(self._gathered)
+                for request in self._gathered[:1]:
+                    request.turn.release()
+            for request in requests:
+                request.written = True
+                request.turn.release()
+        for batch in bells:
+            self._ring_for(batch)
+
+    def _write(self, requests: list[_Request]) -> list[Batch]:
+        """Write what requests bring, and withdraw what was unsure; the batches to ring for."""
+        new = batches(event for request in requests for event in request.events)
+        rejections = [rejection for request in requests for rejection in request.rejections]
+        if self._longest_queue >= self._queue_limit:
+            self._longest_queue = max(self._journal.waiting().values())
+        if new and self._longest_queue >= self._queue_limit:
+            raise Unavailable("broker", "too many batches wait to be counted")
+        withdrawn = self._unsure
+        if not (new or rejections or withdrawn):
+            return []
+        try:
+            waiting = self._journal.write(new, rejections, withdrawn)
+        except OutcomeUnknown:
+            self._unsure = withdrawn + [batch._replace(payload=b"") for batch in new]
+            if not withdrawn:
+                threading.Thread(target=self._withdraw, name="withdraw", daemon=True).start()
+            raise
+        self._unsure = []
+        self._longest_queue = max(waiting.values())
+        return [
+            batch
+            for queue, (batch, number) in _first_of_each_queue(new).items()
+            for before in [waiting[queue] - number]
+            if before <= 0 or before // RING_EVERY < waiting[queue] // RING_EVERY
+        ]
+
+    def _withdraw(self) -> None:
+        """Withdraw what is unsure, should no request do so."""
+        while self._unsure:
+            time.sleep(WITHDRAW_EVERY_SECONDS)
+            with contextlib.suppress(Unavailable):
+                self.publish([])
 
     def _ring_for(self, batch: Batch) -> None:
         try:

@@ -7,7 +7,7 @@ from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 
 import msgspec
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_schema
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from app.domain.calendar import day_of
@@ -65,9 +65,17 @@ QUEUE_OF: dict[type[Event], str] = {kind: queue for queue, kind in QUEUES.items(
 _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES.values()}
 
 
+# Each field has a method `convert`: its rule, for a value of one of the types that `shape` names.
+# The shortcut for valid events is made of these (see `_Shortcut`).
+
+
 class _Kind(fields.String):
+    shape = str
+
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
-        name = super()._deserialize(*args, **kwargs)
+        return self.convert(super()._deserialize(*args, **kwargs))
+
+    def convert(self, name: str) -> type[Event]:
         kind = _KINDS.get(name.lower()) if name.isascii() else None
         if kind is None:
             raise ValidationError("Must be one of: PageView, AdImpression, AdClick.")
@@ -75,8 +83,12 @@ class _Kind(fields.String):
 
 
 class _Address(fields.String):
+    shape = str
+
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
-        text = super()._deserialize(*args, **kwargs)
+        return self.convert(super()._deserialize(*args, **kwargs))
+
+    def convert(self, text: str) -> tuple[str, str]:
         if not 1 <= len(text) <= MAX_URL_LENGTH:
             raise ValidationError(f"Length must be between 1 and {MAX_URL_LENGTH}.")
         try:
@@ -88,7 +100,12 @@ class _Address(fields.String):
 class _Identifier(fields.Field[str]):
     """A string or an integer; 7 and "7" are the same."""
 
+    shape = str | int
+
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> str:
+        return self.convert(value)
+
+    def convert(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValidationError("Not a string or an integer.")
         text = str(value)
@@ -100,7 +117,12 @@ class _Identifier(fields.Field[str]):
 class _Moment(fields.Field[int]):
     """ISO 8601 with a zone, or milliseconds since the epoch; loaded as the latter."""
 
+    shape = str | int | float
+
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
+        return self.convert(value)
+
+    def convert(self, value: Any) -> int:
         if isinstance(value, str):
             try:
                 moment = datetime.fromisoformat(value)
@@ -121,6 +143,18 @@ class _Moment(fields.Field[int]):
         return math.floor(milliseconds)
 
 
+class _EventId(fields.String):
+    shape = str
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        return self.convert(super()._deserialize(*args, **kwargs))
+
+    def convert(self, text: str) -> str:
+        if not 1 <= len(text) <= MAX_ID_LENGTH:
+            raise ValidationError(f"Length must be between 1 and {MAX_ID_LENGTH}.")
+        return text
+
+
 class _Meta(Schema):
     class Meta:
         unknown = EXCLUDE
@@ -138,7 +172,7 @@ class _EventSchema(Schema):
     Type = _Kind(required=True)
     Url = _Address(required=True)
     Meta_ = fields.Nested(_Meta, data_key="Meta", allow_none=True)
-    EventId = fields.String(allow_none=True, validate=validate.Length(1, MAX_ID_LENGTH))
+    EventId = _EventId(allow_none=True)
     Timestamp = _Moment(allow_none=True)
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -210,6 +244,36 @@ def _value(name: str, raw: Raw) -> Any:
         return object()  # no rule takes it
 
 
+class _Shortcut:
+    """Loads valid objects as a schema does, in a tenth of the time; derived from its fields.
+
+    It finds out no errors: what it does not take may still be valid, the schema decides.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.fields: list[tuple[str, str, Callable[[Any], Any]]] = []
+        members: list[Any] = []
+        for name, field in schema.fields.items():
+            shape: Any
+            if isinstance(field, fields.Nested):
+                nested = _Shortcut(field.schema)
+                shape, convert = nested.shape, nested.load
+            else:
+                shape, convert = field.shape, field.convert  # type: ignore[attr-defined]
+            key = field.data_key or name
+            self.fields.append((key, name, convert))
+            members.append((key, shape) if field.required else (key, shape | None, None))
+        self.shape: type[Struct] = msgspec.defstruct(type(schema).__name__, members)
+
+    def load(self, given: Struct) -> dict[str, Any]:
+        """What the schema loads; raises ValidationError where it would find something wrong."""
+        return {
+            name: convert(value)
+            for key, name, convert in self.fields
+            if (value := getattr(given, key)) is not None
+        }
+
+
 class Rejection(NamedTuple):
     """An event that was not accepted: its position in the request, its JSON, and what is wrong.
 
@@ -230,6 +294,8 @@ class EventReader:
     def __init__(self, timezone: tzinfo, clock: Callable[[], float] = time.time) -> None:
         self._timezone = timezone
         self._schema = _EventSchema(clock)
+        self._shortcut = _Shortcut(self._schema)
+        self._decode = msgspec.json.Decoder(self._shortcut.shape).decode
 
     def read(
         self, raw_events: Sequence[bytes], received: datetime | None = None
@@ -239,22 +305,29 @@ class EventReader:
         `received` (with a zone) is when they came in, by default now: it is the time of an event
         that does not tell its own.
         """
-        errors: dict[Any, Any] = {}
-        try:
-            loaded = self._schema.load([_decoded(event) for event in raw_events])
-        except ValidationError as error:
-            loaded, errors = error.valid_data, error.normalized_messages()
-        rejections = [
-            Rejection(position, raw_events[position], errors[position])
-            for position in sorted(errors)
-        ]
         receipt = int(received.timestamp() * 1000) if received else self._schema.now_ms()
-        events = [
-            self._event(values, receipt)
-            for position, values in enumerate(loaded)
-            if position not in errors
-        ]
-        return events, rejections
+        events: list[Event | None] = [self._if_valid(event, receipt) for event in raw_events]
+        doubtful = [position for position, event in enumerate(events) if event is None]
+        errors: dict[Any, Any] = {}
+        if doubtful:
+            try:
+                loaded = self._schema.load([_decoded(raw_events[place]) for place in doubtful])
+            except ValidationError as error:
+                loaded, errors = error.valid_data, error.normalized_messages()
+            for n, place in enumerate(doubtful):
+                if n not in errors:
+                    events[place] = self._event(loaded[n], receipt)
+        return (
+            [event for event in events if event is not None],
+            [Rejection(doubtful[n], raw_events[doubtful[n]], errors[n]) for n in sorted(errors)],
+        )
+
+    def _if_valid(self, event: bytes, receipt: int) -> Event | None:
+        """The event if it surely is valid."""
+        try:
+            return self._event(self._shortcut.load(self._decode(event)), receipt)
+        except (*NOT_JSON, ValidationError, KeyError):
+            return None
 
     def _event(self, values: dict[str, Any], receipt: int) -> Event:
         kind = values["Type"]

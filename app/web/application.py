@@ -2,8 +2,8 @@
 
 import logging
 
-from flask import Flask, Response
-from flask_cors import CORS
+from flask import Flask, Response, request
+from flask_cors.core import get_cors_options, set_cors_headers
 from werkzeug.exceptions import HTTPException
 
 from app.domain.events import EventReader
@@ -37,15 +37,7 @@ def create_app(config: Settings | None = None) -> Flask:
         Publisher(journal, bell(), config.queue_limit),
     )
     install(app, context)
-    CORS(
-        app,
-        resources=["/events"],
-        origins=list(config.allowed_origins) or "*",
-        send_wildcard=not config.allowed_origins,
-        methods=["POST", "OPTIONS"],
-        allow_headers=["Content-Type", "Content-Encoding", "X-Write-Key"],
-        max_age=24 * 3600,
-    )
+    _allow_browsers(app, config)
     if config.rate_limit:
         limit_rate(ingest.blueprint, app, config)
     for blueprint in (ingest.blueprint, reports.blueprint, operations.blueprint):
@@ -54,6 +46,28 @@ def create_app(config: Settings | None = None) -> Flask:
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(InvalidRequest, _invalid_request)
     return app
+
+
+def _allow_browsers(app: Flask, config: Settings) -> None:
+    """Have browsers let pages of ALLOWED_ORIGINS, or any, post events (CORS)."""
+    cors = get_cors_options(
+        app,
+        {
+            "origins": list(config.allowed_origins) or "*",
+            "send_wildcard": not config.allowed_origins,
+            "methods": ["POST", "OPTIONS"],
+            "allow_headers": ["Content-Type", "Content-Encoding", "X-Write-Key"],
+            "max_age": 24 * 3600,
+        },
+    )
+
+    def add_headers(response: Response) -> Response:
+        # Only browsers send it, and the others need not pay for it.
+        if request.origin is not None and request.blueprint == ingest.blueprint.name:
+            set_cors_headers(response, cors)
+        return response
+
+    app.after_request(add_headers)
 
 
 def _http_error(error: HTTPException) -> Response:

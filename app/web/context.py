@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from flask import Flask, Response, abort, current_app, request
+from flask import Flask, Request, Response, abort, current_app, request
 from marshmallow import Schema, ValidationError
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
@@ -76,27 +76,27 @@ def require_operator() -> None:
         abort(403, "Without ADMIN_TOKEN this answers only on the collector's own machine.")
 
 
-def write_key_given() -> str:
+def write_key_given(posted: Request) -> str:
     """The write key that the request carries, or an empty string."""
-    return request.headers.get("X-Write-Key") or request.args.get("key") or ""
+    return posted.headers.get("X-Write-Key") or posted.args.get("key") or ""
 
 
-def has_write_key() -> bool:
+def has_write_key(here: Context, posted: Request) -> bool:
     """Whether the request carries one of WRITE_KEYS."""
-    return _is_one_of(write_key_given(), context().settings.write_keys)
+    return _is_one_of(write_key_given(posted), here.settings.write_keys)
 
 
-def require_write_key() -> None:
+def require_write_key(here: Context, posted: Request) -> None:
     """Refuse a request without one of WRITE_KEYS, if there are any, with 401."""
-    if context().settings.write_keys and not has_write_key():
+    if here.settings.write_keys and not has_write_key(here, posted):
         scheme = WWWAuthenticate("X-Write-Key")
         raise Unauthorized("A write key is needed.", www_authenticate=scheme)
 
 
-def require_allowed_origin() -> None:
+def require_allowed_origin(here: Context, posted: Request) -> None:
     """Refuse a browser's post from a page outside ALLOWED_ORIGINS, if there are any, with 403."""
-    allowed = context().settings.allowed_origins
-    if allowed and request.origin and request.origin not in allowed:
+    allowed = here.settings.allowed_origins
+    if allowed and posted.origin and posted.origin not in allowed:
         abort(403, "This origin may not post events.")
 
 

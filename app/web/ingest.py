@@ -1,13 +1,12 @@
 """POST /events: decodes, validates, and hands the events to the publisher."""
 
 import zlib
-from collections.abc import Sequence
 
 import msgspec
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Request, Response, abort, request
 from gunicorn.http.errors import ParseException
 
-from app.domain.events import NOT_JSON, Event, Rejection
+from app.domain.events import NOT_JSON
 from app.web.context import (
     answer,
     context,
@@ -28,37 +27,31 @@ _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 @blueprint.post("/events")
 def post_events() -> Response:
     """Accept the valid events of the request; the others are named in the answer, and kept."""
-    require_write_key()
-    require_allowed_origin()
-    raw_events = _raw_events()
+    # Looking up the one that is current costs more than anything that is asked of it here.
+    here, posted = context(), request._get_current_object()  # type: ignore[attr-defined]
+    require_write_key(here, posted)
+    require_allowed_origin(here, posted)
+    raw_events = _raw_events(posted)
     if not raw_events:
         abort(400, "There is no event in the request.")
-    accepted, rejected = accept(raw_events)
+    events, rejections = here.reader.read(raw_events)
+    here.publisher.publish(events, rejections)
     return answer(
         {
-            "accepted": len(accepted),
-            "rejected": [{"index": bad.position, "errors": bad.errors} for bad in rejected],
+            "accepted": len(events),
+            "rejected": [{"index": bad.position, "errors": bad.errors} for bad in rejections],
         },
-        202 if accepted else 400,
+        202 if events else 400,
     )
 
 
-def accept(raw_events: Sequence[bytes]) -> tuple[list[Event], list[Rejection]]:
-    """Validate events, each as JSON, and publish them; which are in, and which not.
-
-    Raises Unavailable, and nothing is in.
-    """
-    events, rejections = context().reader.read(raw_events)
-    context().publisher.publish(events, rejections)
-    return events, rejections
-
-
-def _raw_events() -> list[bytes]:
+def _raw_events(posted: Request) -> list[bytes]:
     """The events of the request, each still as JSON; a line of NDJSON may turn out to be none."""
-    if request.mimetype not in ("application/json", "text/plain", "application/x-ndjson"):
+    media_type = posted.mimetype
+    if media_type not in ("application/json", "text/plain", "application/x-ndjson"):
         abort(415, "Send application/json, text/plain or application/x-ndjson.")
-    body = _body()
-    if request.mimetype == "application/x-ndjson":
+    body = _body(posted)
+    if media_type == "application/x-ndjson":
         events = [line for line in body.split(b"\n") if line.strip()]
     else:
         try:
@@ -72,9 +65,9 @@ def _raw_events() -> list[bytes]:
     return events
 
 
-def _body() -> bytes:
-    encoding = request.headers.get("Content-Encoding") or "identity"
-    packed = _packed_body()
+def _body(posted: Request) -> bytes:
+    encoding = posted.headers.get("Content-Encoding") or "identity"
+    packed = _packed_body(posted)
     if encoding.lower() == "identity":
         return packed
     if encoding.lower() != "gzip":
@@ -91,16 +84,17 @@ def _body() -> bytes:
     return body
 
 
-def _packed_body() -> bytes:
+def _packed_body(posted: Request) -> bytes:
+    length = posted.content_length
     try:
-        body = request.get_data(cache=False)
-        if request.content_length is None:
+        body = posted.get_data(cache=False)
+        if length is None:
             # A chunked body ends at the bound without a word; reading on says that it is longer.
-            request.stream.read(1)
+            posted.stream.read(1)
     except BlockingIOError:
         abort(408, "The body did not arrive in time.")
     except (OSError, ParseException):
         abort(400, "The body did not arrive in whole.")
-    if request.content_length not in (None, len(body)):
+    if length not in (None, len(body)):
         abort(400, "The body did not arrive in whole.")
     return body

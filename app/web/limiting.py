@@ -5,7 +5,7 @@ from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 
 from app.settings import Settings
-from app.web.context import has_write_key, write_key_given
+from app.web.context import context, has_write_key, write_key_given
 
 REDIS_SECONDS = 0.3
 
@@ -36,5 +36,5 @@ def limit_rate(blueprint: Blueprint, app: Flask, config: Settings) -> None:
 
 def _sender() -> str:
     # A key that is none would be a new sender for each made-up one.
-    key = write_key_given() if has_write_key() else ""
+    key = write_key_given(request) if has_write_key(context(), request) else ""
     return f"{key} {get_remote_address()}"
