@@ -16,11 +16,13 @@ from app.settings import settings
 from app.store import folding
 from app.store.counting import ClickRule, Counting
 
-WORK_SECONDS = 2.0
+WORK_SECONDS = 4.0
 """A task that still finds batches after so long leaves them to the next, which it rings for."""
-LINGER_SECONDS = 0.1
+LINGER_SECONDS = 0.2
 """While events come in a trickle, so many seconds of them are counted together."""
 FOLD_EVERY_SECONDS = 0.5
+FOLD_SHARE = 0.2
+"""Of the time, folding takes no more than this, while there is something to count."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ class CountingTask(Task):  # type: ignore[misc]
     """
 
     abstract = True
+    _unfolded = False
+    _folded_at = -FOLD_EVERY_SECONDS
+    _fold_took = 0.0
 
     @cached_property
     def journal(self) -> journal.Journal:
@@ -46,20 +51,15 @@ class CountingTask(Task):  # type: ignore[misc]
 
     def count_waiting(self, queue: str) -> None:
         """Count what waits in this queue, until it is empty and the reports hold it all."""
-        kind = QUEUES[queue].__name__
         stop = time.monotonic() + WORK_SECONDS
-        fold_at = 0.0
-        unfolded = False
         try:
             while True:
                 started = time.monotonic()
                 taken = self.journal.take(queue)
                 if taken and self._count(queue, taken):
-                    unfolded = True
-                if unfolded and (started >= min(fold_at, stop)):
-                    unfolded = not folding.fold(kind)
-                    fold_at = time.monotonic() + FOLD_EVERY_SECONDS
-                if not taken and not unfolded:
+                    self._unfolded = True
+                self._fold_if_due(queue, busy=bool(taken))
+                if not taken and not self._unfolded:
                     return
                 if started >= stop:
                     self.apply_async(queue=queue)
@@ -68,6 +68,14 @@ class CountingTask(Task):  # type: ignore[misc]
                     time.sleep(max(0.0, started + LINGER_SECONDS - time.monotonic()))
         except Unavailable as error:
             logger.warning("batches of %s wait: %s", queue, error)
+
+    def _fold_if_due(self, queue: str, busy: bool) -> None:
+        started = time.monotonic()
+        wait = max(FOLD_EVERY_SECONDS, self._fold_took / FOLD_SHARE if busy else 0)
+        if self._unfolded and started >= self._folded_at + wait:
+            self._unfolded = not folding.fold(QUEUES[queue].__name__)
+            self._folded_at = time.monotonic()
+            self._fold_took = self._folded_at - started
 
     def _count(self, queue: str, taken: Sequence[Batch]) -> int:
         """Count these batches and take them out of the journal; how many events were new."""

@@ -8,11 +8,14 @@ of the report is then one range of that index, and no rows are sorted.
 
 from typing import Any, ClassVar
 
+import msgspec
 from mongoengine import (
     BinaryField,
     BooleanField,
     DateTimeField,
     Document,
+    EmbeddedDocument,
+    EmbeddedDocumentField,
     IntField,
     StringField,
 )
@@ -30,6 +33,11 @@ _HIGHEST_COUNT = 10**16
 def key(*parts: object) -> str:
     """A document's key, of its parts in order."""
     return " ".join(map(str, parts))
+
+
+def quoted(name: str) -> str:
+    """A name that may contain spaces, so that no other key begins with the same."""
+    return msgspec.json.encode(name).decode()
 
 
 def rank(*values: int | str) -> str:
@@ -58,9 +66,10 @@ class PageViews(Document):
     page = StringField(required=True)
     views = IntField(required=True)
     website_day = StringField(required=True)
+    website_page = StringField(required=True)
     meta: ClassVar[dict[str, Any]] = {
         "collection": "page_views",
-        "indexes": ["website_day", "day", "page"],
+        "indexes": ["website_day", "website_page", "day"],
     }
 
 
@@ -75,7 +84,7 @@ class PageTotals(Document):
     website_rank = StringField(required=True)
     meta: ClassVar[dict[str, Any]] = {
         "collection": "page_totals",
-        "indexes": ["rank", "website_rank"],
+        "indexes": ["rank", "website_rank", "page"],
     }
 
 
@@ -86,7 +95,8 @@ class DayTotals(Document):
     website = StringField(required=True)
     day = StringField(required=True)
     views = IntField(required=True)
-    meta: ClassVar[dict[str, Any]] = {"collection": "day_totals", "indexes": ["website"]}
+    website_day = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "day_totals", "indexes": ["website_day"]}
 
 
 class Impressions(Document):
@@ -107,10 +117,19 @@ class Visitors(Document):
     meta: ClassVar[dict[str, Any]] = {"collection": "visitors"}
 
 
+class MonthReport(EmbeddedDocument):
+    """What a month was aggregated to."""
+
+    impressions = IntField(required=True)
+    visitors = IntField(required=True)
+    closed = BooleanField(required=True)
+
+
 class MonthCounts(Document):
     """A website's impressions and visitors in a month so far. Key: month, website or "*".
 
-    Visitors are counted in the transaction that first writes their document.
+    Visitors are counted in the transaction that first writes their document. Once the month has
+    been aggregated, `reported` is what reports show, and what the ranks go by.
     """
 
     key = StringField(primary_key=True)
@@ -118,26 +137,13 @@ class MonthCounts(Document):
     website = StringField(required=True)
     impressions = IntField(required=True)
     visitors = IntField(required=True)
+    reported = EmbeddedDocumentField(MonthReport)
     rank = StringField(required=True)
+    month_rank = StringField(required=True)
+    website_rank = StringField(required=True)
     meta: ClassVar[dict[str, Any]] = {
         "collection": "month_counts",
-        "indexes": ["month", "website", "rank"],
-    }
-
-
-class MonthlyReport(Document):
-    """An aggregated month of a website. Key: month, website or "*"."""
-
-    key = StringField(primary_key=True)
-    month = StringField(required=True)
-    website = StringField(required=True)
-    impressions = IntField(required=True)
-    visitors = IntField(required=True)
-    closed = BooleanField(required=True)
-    rank = StringField(required=True)
-    meta: ClassVar[dict[str, Any]] = {
-        "collection": "monthly_reports",
-        "indexes": ["month", "website", "rank"],
+        "indexes": ["rank", "month_rank", "website_rank"],
     }
 
 
@@ -151,9 +157,10 @@ class Clicks(Document):
     clicks = IntField(required=True)
     rank = StringField(required=True)
     website_rank = StringField(required=True)
+    ad_rank = StringField(required=True)
     meta: ClassVar[dict[str, Any]] = {
         "collection": "clicks",
-        "indexes": ["rank", "website_rank", "ad_id"],
+        "indexes": ["rank", "website_rank", "ad_rank"],
     }
 
 
@@ -203,7 +210,6 @@ COLLECTIONS: tuple[type[Document], ...] = (
     Impressions,
     Visitors,
     MonthCounts,
-    MonthlyReport,
     Clicks,
     HitTally,
     AppliedBatch,

@@ -5,8 +5,8 @@ another writer. Folding then writes each counter once for all the batches since.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from operator import add
@@ -29,6 +29,7 @@ from app.store.documents import (
     PageTotals,
     PageViews,
     key,
+    quoted,
     rank,
 )
 
@@ -41,52 +42,69 @@ Added = Mapping[Parts, list[int]]
 """What is added to the counts of documents, by the parts of their keys."""
 
 
+Texts = dict[str, str]
+
+
 @dataclass(frozen=True)
 class Counters:
     """How a collection of counters is written.
 
     `names` are the parts of its keys and `counts` what is counted, both fields of each document;
-    `texts` are more fields, made of the values of others: ranks and keys to search by.
+    `texts` makes more fields of these: ranks, and keys to search by.
     """
 
     document: type[Document]
     names: Parts
     counts: Parts
-    texts: Mapping[str, Parts] = field(default_factory=dict)
+    texts: Callable[[Any], Texts] = lambda _: {}
+
+
+def _of_page_views(row: Any) -> Texts:
+    return {
+        "website_day": key(row["website"], row["day"]),
+        "website_page": key(row["website"], row["page"]),
+    }
+
+
+def _of_page_totals(row: Any) -> Texts:
+    return {
+        "rank": rank(row["views"], row["website"], row["page"]),
+        "website_rank": rank(row["website"], row["views"], row["page"]),
+    }
+
+
+def _of_day_totals(row: Any) -> Texts:
+    return {"website_day": key(row["website"], row["day"])}
+
+
+def of_month_counts(row: Any) -> Texts:
+    """The ranks of a document of MonthCounts."""
+    impressions = (row.get("reported") or row)["impressions"]
+    return {
+        "rank": rank(impressions, row["month"], row["website"]),
+        "month_rank": rank(row["month"], impressions, row["website"]),
+        "website_rank": rank(row["website"], impressions, row["month"]),
+    }
+
+
+def _of_clicks(row: Any) -> Texts:
+    counts = row["clicks"], row["hits"]
+    return {
+        "rank": rank(*counts, row["website"], row["ad_id"]),
+        "website_rank": rank(row["website"], *counts, row["ad_id"]),
+        "ad_rank": rank(quoted(row["ad_id"]), *counts, row["website"]),
+    }
 
 
 _COUNTERS = {
     counters.document: counters
     for counters in (
-        Counters(
-            PageViews, ("website", "day", "page"), ("views",), {"website_day": ("website", "day")}
-        ),
-        Counters(
-            PageTotals,
-            ("website", "page"),
-            ("views",),
-            {
-                "rank": ("views", "website", "page"),
-                "website_rank": ("website", "views", "page"),
-            },
-        ),
-        Counters(DayTotals, ("website", "day"), ("views",)),
+        Counters(PageViews, ("website", "day", "page"), ("views",), _of_page_views),
+        Counters(PageTotals, ("website", "page"), ("views",), _of_page_totals),
+        Counters(DayTotals, ("website", "day"), ("views",), _of_day_totals),
         Counters(Impressions, ("month", "website", "ad_id"), ("impressions",)),
-        Counters(
-            MonthCounts,
-            ("month", "website"),
-            ("impressions", "visitors"),
-            {"rank": ("impressions", "month", "website")},
-        ),
-        Counters(
-            Clicks,
-            ("website", "ad_id"),
-            ("hits", "clicks"),
-            {
-                "rank": ("clicks", "hits", "website", "ad_id"),
-                "website_rank": ("website", "clicks", "hits", "ad_id"),
-            },
-        ),
+        Counters(MonthCounts, ("month", "website"), ("impressions", "visitors"), of_month_counts),
+        Counters(Clicks, ("website", "ad_id"), ("hits", "clicks"), _of_clicks),
     )
 }
 _BY_NAME = {document.__name__: document for document in _COUNTERS}
@@ -185,8 +203,7 @@ def _add(counters: Counters, added: Added, session: Session) -> None:
         }
         for count, number in zip(counters.counts, added[parts], strict=True):
             document[count] += number
-        for text, values in counters.texts.items():
-            document[text] = rank(*(document[value] for value in values))
+        document |= counters.texts(document)
         if name in known:
             changed.append(ReplaceOne({"_id": name}, document))
         else:

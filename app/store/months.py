@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 from pymongo import ReplaceOne
 
 from app.domain.calendar import is_over, month_of, next_month, stage
 from app.store.connection import Session, collection, deadline, transaction
-from app.store.documents import ALL_WEBSITES, MonthCounts, MonthlyReport, key
+from app.store.documents import ALL_WEBSITES, MonthCounts, key
+from app.store.folding import of_month_counts
 
 AGGREGATE_SECONDS = 50.0
 
@@ -22,13 +24,14 @@ def aggregate(month: str, now: datetime) -> int:
 
     def work(session: Session) -> int:
         # Within one snapshot: impressions and visitors of the same moment.
-        rows = list(collection(MonthCounts).find({"month": month}, session=session))
+        rows = list(collection(MonthCounts).find(_in(month), session=session))
+        for row in rows:
+            counted = {name: row[name] for name in ("impressions", "visitors")}
+            row["reported"] = counted | {"closed": closed}
+            row.update(of_month_counts(row))
         if rows:
-            collection(MonthlyReport).bulk_write(
-                [
-                    ReplaceOne({"_id": row["_id"]}, row | {"closed": closed}, upsert=True)
-                    for row in rows
-                ],
+            collection(MonthCounts).bulk_write(
+                [ReplaceOne({"_id": row["_id"]}, row) for row in rows],
                 ordered=False,
                 session=session,
             )
@@ -53,19 +56,25 @@ def aggregate_due(now: datetime) -> list[str]:
 
 
 def _months_until(last: str) -> Iterator[str]:
-    first = collection(MonthCounts).find_one({}, {"month": 1}, sort=[("month", 1)])
+    first = collection(MonthCounts).find_one({}, {"month": 1}, sort=[("month_rank", 1)])
     month = first["month"] if first else last
     while first and month <= last:
         yield month
         month = next_month(month)
 
 
+def _in(month: str) -> dict[str, Any]:
+    return {"month_rank": {"$gt": key(month, ""), "$lt": key(month, "~")}}
+
+
 def _is_due(month: str, now: datetime) -> bool:
     reached = stage(month, now)
     counts = collection(MonthCounts).find_one({"_id": key(month, ALL_WEBSITES)})
-    report = collection(MonthlyReport).find_one({"_id": key(month, ALL_WEBSITES)})
-    counted = counts["impressions"] if counts else 0
-    if report is None:
-        return counted > 0 and reached != "open"
+    if counts is None:
+        return False
+    reported = counts.get("reported")
+    if reported is None:
+        return reached != "open"
     # Every impression adds one, so that a late one can't go unnoticed.
-    return bool(report["impressions"] != counted or (reached == "closed" and not report["closed"]))
+    late = reported["impressions"] != counts["impressions"]
+    return bool(late or (reached == "closed" and not reported["closed"]))

@@ -1,9 +1,9 @@
 """The reports: pages of rows, sorted by count."""
 
 import base64
-import heapq
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Annotated, Any
@@ -18,10 +18,10 @@ from app.store.documents import (
     Clicks,
     DayTotals,
     MonthCounts,
-    MonthlyReport,
     PageTotals,
     PageViews,
     key,
+    quoted,
 )
 
 MAX_LIMIT = 1_000
@@ -57,46 +57,34 @@ def page_views(
 
     Like all here, raises InvalidRequest for a bad cursor, Unavailable where the database is away.
     """
-    if first or last:
-        return _page_views_of_days(page, website, first, last)
-    return _ranked(page, ("website", "page", "views"), {PageTotals: {}}, of_website=website)
-
-
-def _page_views_of_days(
-    page: Page, website: str | None, first: date | None, last: date | None
-) -> Report:
     columns = ("website", "page", "views")
-    days = _days(first, last)
-    match: Row = {"day": days}
+    if first or last:
+        return _page_views_of_days(page, website, _from_to(first, last))
     if website is not None:
-        match = {"website_day": {bound: key(website, day) for bound, day in days.items()}}
+        return _ranked(page, columns, PageTotals, "website_rank", website)
+    return _ranked(page, columns, PageTotals)
+
+
+def _page_views_of_days(page: Page, website: str | None, days: Row) -> Report:
+    columns = ("website", "page", "views")
+    names = {"website": "$website", "page": "$page"}
     pipeline: list[Row] = [
-        {"$match": match},
-        {
-            "$group": {
-                "_id": {"website": "$website", "page": "$page"},
-                "views": {"$sum": "$views"},
-            }
-        },
+        {"$match": {"day": days} if website is None else {"website_day": _of(website, days)}},
+        {"$group": {"_id": names, "views": {"$sum": "$views"}}},
         {"$project": {"_id": 0, "website": "$_id.website", "page": "$_id.page", "views": 1}},
     ]
     if page.cursor is not None:
-        views, *name = _decode(page.cursor, tuple[_Count, str, str])
-        after_website, after_page = name
+        views, of_website, path = _decode(page.cursor, tuple[_Count, str, str])
         later = [
             {"views": {"$lt": views}},
-            {"views": views, "website": {"$gt": after_website}},
-            {"views": views, "website": after_website, "page": {"$gt": after_page}},
+            {"views": views, "website": {"$gt": of_website}},
+            {"views": views, "website": of_website, "page": {"$gt": path}},
         ]
         pipeline.append({"$match": {"$or": later}})
     pipeline += [{"$sort": {"views": -1, "website": 1, "page": 1}}, {"$limit": page.limit + 1}]
     with deadline(REPORT_SECONDS):
         rows = list(collection(PageViews).aggregate(pipeline))
-    items = [{name: row[name] for name in columns} for row in rows[: page.limit]]
-    more = len(rows) > page.limit
-    last_row = items[-1] if items else {}
-    cursor = [last_row["views"], last_row["website"], last_row["page"]] if more else None
-    return Report(columns, items, _encode(cursor) if cursor else None)
+    return _report(page, columns, rows, lambda row: [row["views"], row["website"], row["page"]])
 
 
 def daily_page_views(
@@ -111,26 +99,34 @@ def daily_page_views(
     They reach from the first to the last day asked for, or else to the outermost with a view.
     """
     columns = ("day", "views")
-    document: type[Document] = DayTotals
-    query: Row = {"website": website or ALL_WEBSITES}
-    if page_path is not None:
-        document = PageViews
-        query = {"page": page_path} | ({"website": website} if website else {})
-    if first or last:
-        query |= {"day": _days(first, last)}
+    days = _from_to(first, last)
     views: Counter[str] = Counter()
     with deadline(REPORT_SECONDS):
-        for row in collection(document).find(query, {"day": 1, "views": 1}):
-            views[row["day"]] += row["views"]
+        if page_path is None:
+            query = {"website_day": _of(website or ALL_WEBSITES, days)}
+            rows = collection(DayTotals).find(query)
+        else:
+            rows = _days_of_page(page_path, website)
+        for row in rows:
+            if days["$gte"] <= row["day"] <= days["$lte"]:
+                views[row["day"]] += row["views"]
     known = [date.fromisoformat(day) for day in sorted(views)]
     if not known and not (first and last):
         return Report(columns, [])
     start, end = first or known[0], last or known[-1]
     if page.cursor is not None:
         start = max(start, *_decode(page.cursor, tuple[date]))
-    days = [start + timedelta(days=n) for n in range(min((end - start).days + 1, page.limit + 1))]
-    items: list[Row] = [{"day": str(day), "views": views[str(day)]} for day in days[: page.limit]]
-    return Report(columns, items, _encode(days[-1:]) if len(days) > page.limit else None)
+    reach = [start + timedelta(days=n) for n in range(min((end - start).days + 1, page.limit + 1))]
+    items: list[Row] = [{"day": str(day), "views": views[str(day)]} for day in reach[: page.limit]]
+    return Report(columns, items, _encode(reach[-1:]) if len(reach) > page.limit else None)
+
+
+def _days_of_page(path: str, website: str | None) -> Any:
+    websites = [website]
+    if website is None:
+        websites = [row["website"] for row in collection(PageTotals).find({"page": path})]
+    pages = [key(of, path) for of in websites]
+    return collection(PageViews).find({"website_page": {"$in": pages}})
 
 
 def impressions(page: Page, month: str | None = None, website: str | None = None) -> Report:
@@ -138,61 +134,75 @@ def impressions(page: Page, month: str | None = None, website: str | None = None
 
     From the month's aggregation, or as counted so far where there was none.
     """
-    match: Row = {"website": website} if website is not None else {}
-    with deadline(REPORT_SECONDS):
-        aggregated = collection(MonthlyReport).distinct("month")
-    in_month: Row = {"month": month} if month is not None else {}
-    sources: dict[type[Document], Row] = {MonthlyReport: match | in_month}
-    if month not in aggregated:
-        sources[MonthCounts] = match | (in_month or {"month": {"$nin": aggregated}})
     columns = ("month", "website", "impressions", "visitors", "closed")
-    return _ranked(page, columns, sources)
+    if month is not None and website is not None:
+        return _one(columns, MonthCounts, key(month, website))
+    if month is not None:
+        return _ranked(page, columns, MonthCounts, "month_rank", month)
+    if website is not None:
+        return _ranked(page, columns, MonthCounts, "website_rank", website)
+    return _ranked(page, columns, MonthCounts)
 
 
 def clicks(page: Page, website: str | None = None, ad_id: str | None = None) -> Report:
     """Rows of website, ad_id, hits and clicks, most clicks first, then most hits."""
     columns = ("website", "ad_id", "hits", "clicks")
-    if ad_id is None:
-        return _ranked(page, columns, {Clicks: {}}, of_website=website)
-    match = {"ad_id": ad_id} if website is None else {"_id": key(website, ad_id)}
-    return _ranked(page, columns, {Clicks: match})
+    if website is not None and ad_id is not None:
+        return _one(columns, Clicks, key(website, ad_id))
+    if website is not None:
+        return _ranked(page, columns, Clicks, "website_rank", website)
+    if ad_id is not None:
+        return _ranked(page, columns, Clicks, "ad_rank", quoted(ad_id))
+    return _ranked(page, columns, Clicks)
 
 
-def _days(first: date | None, last: date | None) -> Row:
+def _from_to(first: date | None, last: date | None) -> Row:
     return {"$gte": str(first or "0000-00-00"), "$lte": str(last or "9999-99-99")}
+
+
+def _of(website: str, days: Row) -> Row:
+    return {bound: key(website, day) for bound, day in days.items()}
 
 
 def _ranked(
     page: Page,
     columns: tuple[str, ...],
-    sources: dict[type[Document], Row],
-    of_website: str | None = None,
+    document: type[Document],
+    field: str = "rank",
+    within: str | None = None,
 ) -> Report:
-    """A page of the documents that these queries find in collections, together in their rank.
+    """A page of the documents in the order of a rank, those whose rank begins with `within`.
 
-    With `of_website` only those of this website. A cursor is the rank of the last row given, so
-    that the next page starts right after it, whatever was counted in between.
+    A cursor is the rank of the last row given, so that the next page starts right after it,
+    whatever was counted in between.
     """
-    field, after = "rank", ""
-    bounds: Row = {}
-    if of_website is not None:
-        field, after = "website_rank", key(of_website, "")
-        bounds = {"$lt": key(of_website, "~")}
+    bounds = {"$gt": ""} if within is None else {"$gt": key(within, ""), "$lt": key(within, "~")}
     if page.cursor is not None:
-        after = max(after, _decode(page.cursor, str))
-    bounds["$gt"] = after
+        bounds["$gt"] = max(bounds["$gt"], _decode(page.cursor, str))
     with deadline(REPORT_SECONDS):
-        found = [
-            collection(document).find(query | {field: bounds}).sort(field, 1).limit(page.limit + 1)
-            for document, query in sources.items()
-        ]
-        rows = list(heapq.merge(*found, key=lambda row: row[field]))
-    items = rows[: page.limit]
-    return Report(
-        columns,
-        [{name: row.get(name, False) for name in columns} for row in items],
-        _encode(items[-1][field]) if len(rows) > page.limit else None,
-    )
+        found = collection(document).find({field: bounds}).sort(field, 1).limit(page.limit + 1)
+        return _report(page, columns, list(found), lambda row: row[field])
+
+
+def _one(columns: tuple[str, ...], document: type[Document], name: str) -> Report:
+    with deadline(REPORT_SECONDS):
+        rows = list(collection(document).find({"_id": name}))
+    return _report(Page(), columns, rows, repr)
+
+
+def _report(
+    page: Page, columns: tuple[str, ...], rows: list[Row], cursor: Callable[[Row], Any]
+) -> Report:
+    """A report of these rows, one more than the page holds if there are more to come."""
+    items = [
+        {name: shown[name] for name in columns}
+        for row in rows[: page.limit]
+        # What a month was aggregated to stands for what was counted since.
+        for shown in [{"closed": False} | row | (row.get("reported") or {})]
+    ]
+    if len(rows) <= page.limit:
+        return Report(columns, items)
+    return Report(columns, items, _encode(cursor(rows[page.limit - 1])))
 
 
 def _encode(value: Any) -> str:

@@ -231,3 +231,40 @@ def test_every_event_is_either_read_or_rejected(raw_events: list[Any]) -> None:
     events, rejections = reader.read(as_json(*raw_events))
     assert len(events) + len(rejections) == len(raw_events)
     assert all(rejection.errors for rejection in rejections)
+
+
+identifiers = (
+    st.none() | st.integers() | st.text(max_size=3) | st.sampled_from([10**200, "x" * 129])
+)
+near_valid_events = st.fixed_dictionaries(
+    {"Type": st.sampled_from(["PageView", "adImpression", "ADCLICK", "x", None, 1])},
+    optional={
+        "Url": st.sampled_from(["a.com/x", "https://b.com/%7e", "", "ftp://a.com", "x" * 2049, 5]),
+        "Meta": st.none()
+        | st.just("m")
+        | st.fixed_dictionaries(
+            {}, optional={"UserId": identifiers, "AdId": identifiers | st.just(1.5), "X": st.none()}
+        ),
+        "EventId": st.none() | st.text(max_size=3) | st.sampled_from(["x" * 128, "x" * 129, 5]),
+        "Timestamp": st.none()
+        | st.sampled_from([NOW_MS, NOW_MS + 0.5, NOW.isoformat(), "2026-11-24", 0, True, 10**400]),
+        "Other": st.none(),
+    },
+)
+
+
+@given(raw_events=st.lists(near_valid_events, max_size=5))
+def test_the_shortcut_for_valid_events_comes_to_what_the_schema_says(
+    raw_events: list[dict[str, Any]],
+) -> None:
+    by_schema = EventReader(UTC, clock=NOW.timestamp)
+    by_schema._if_valid = lambda *_: None  # type: ignore[method-assign]
+    texts = as_json(*raw_events)
+    assert reader.read(texts) == by_schema.read(texts)
+
+
+@pytest.mark.parametrize("kind", ["PageView", "AdImpression", "AdClick"])
+def test_the_shortcut_takes_valid_events(kind: str) -> None:
+    full = event(Type=kind, EventId="e", Timestamp=NOW_MS, More={"a": [1]})
+    for raw in as_json(full, event(Type=kind), full | {"Timestamp": NOW.isoformat()}):
+        assert reader._if_valid(raw, NOW_MS) is not None

@@ -7,10 +7,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from mongoengine.connection import get_db
+from pymongo import monitoring
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.errors import InvalidRequest
-from app.store import months, reports
+from app.store import connection, months, reports
 from app.store.counting import Counting
 from app.store.reports import Page, Report
 from tests.conftest import count_batch
@@ -204,3 +206,68 @@ def test_a_cursor_that_is_no_day_is_refused(counting: Counting) -> None:
     count_views(counting, ("a.com", "/", "2026-11-24"))
     with pytest.raises(InvalidRequest, match="cursor"):
         reports.daily_page_views(Page(10, packed(["2026-11-31"])))
+
+
+class Reads(monitoring.CommandListener):
+    """Takes down the commands that read."""
+
+    def __init__(self) -> None:
+        self.commands: list[dict[str, Any]] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if event.command_name in ("find", "aggregate", "distinct"):
+            own = ("lsid", "$db", "$clusterTime", "$readPreference", "maxTimeMS")
+            self.commands.append({k: v for k, v in event.command.items() if k not in own})
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
+
+
+def stages(plan: Any) -> set[str]:
+    """The names of all stages in what explain says."""
+    if isinstance(plan, dict):
+        own = {plan["stage"]} if isinstance(plan.get("stage"), str) else set()
+        return own.union(*map(stages, plan.values()))
+    return set().union(*map(stages, plan)) if isinstance(plan, list) else set()
+
+
+DAYS: dict[str, Any] = {"first": date(2026, 11, 1), "last": date(2026, 11, 30)}
+
+
+@pytest.mark.parametrize(
+    ("read", "filters", "sorts"),
+    [
+        (reports.page_views, {}, False),
+        (reports.page_views, {"website": "a.com"}, False),
+        (reports.page_views, DAYS, True),
+        (reports.page_views, {"website": "a.com"} | DAYS, True),
+        (reports.daily_page_views, {}, False),
+        (reports.daily_page_views, {"website": "a.com"} | DAYS, False),
+        (reports.daily_page_views, {"website": "a.com", "page_path": "/"}, False),
+        (reports.impressions, {}, False),
+        (reports.impressions, {"month": "2026-11"}, False),
+        (reports.impressions, {"website": "a.com"}, False),
+        (reports.clicks, {}, False),
+        (reports.clicks, {"website": "a.com"}, False),
+        (reports.clicks, {"ad_id": "1"}, False),
+        (reports.clicks, {"website": "a.com", "ad_id": "1"}, False),
+    ],
+)
+def test_a_report_reads_an_index_and_sorts_at_most_the_days_asked_for(
+    mongodb_url: str, read: Any, filters: dict[str, Any], sorts: bool
+) -> None:
+    reads = Reads()
+    listeners = monitoring._LISTENERS.command_listeners
+    listeners.append(reads)
+    try:
+        connection.connect(mongodb_url)
+        read(Page(limit=1), **filters)
+    finally:
+        listeners.remove(reads)
+    assert reads.commands
+    for command in reads.commands:
+        explained = get_db().command({"explain": command, "verbosity": "queryPlanner"})
+        used = stages(explained)
+        assert "COLLSCAN" not in used, (command, explained)
+        assert sorts or "SORT" not in used, (command, explained)
