@@ -8,6 +8,7 @@ from secantus import SecantusDBServer
 IDLE_TRANSACTION_SECONDS = 10.0
 """After so long without a statement a transaction is given up. Its worker was killed, most likely,
 and the documents it wrote to are closed to all others until then; a live one takes far less."""
+CACHE_SIZE = "256M"
 
 
 @click.command()
@@ -26,6 +27,7 @@ def main(port: int, storage_path: str) -> None:
         storage_path=storage_path,
         sync_on_commit=True,
         enable_test_commands=False,
+        cache_size=CACHE_SIZE,
         transaction_lifetime_seconds=IDLE_TRANSACTION_SECONDS,
     ):
         signal.sigwait(signals)

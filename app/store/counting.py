@@ -134,15 +134,15 @@ class Counting:
             hit = Hit(event.time, event.website, event.ad_id)
             hits_of[msgspec.json.encode(owner).decode()].append(hit)
         query = {"_id": {"$in": list(hits_of)}}
-        tallies = {
-            document["_id"]: Tally(document["earlier"], _decode_hits(document["latest"]))
-            for document in collection(HitTally).find(query, session=session)
-        }
+        # Decoded one at a time: all hits of many users would take a hundred times the space.
+        known = {found["_id"]: found for found in collection(HitTally).find(query, session=session)}
         clicks: Counter[tuple[str, str]] = Counter()
         changed, new = [], []
         for owner_key, hits in hits_of.items():
+            found = known.get(owner_key)
+            before = Tally(found["earlier"], _decode_hits(found["latest"])) if found else Tally()
             tally, change = count_hits(
-                tallies.get(owner_key, Tally()),
+                before,
                 hits,
                 per_click=self._click_rule.hits,
                 # Hits of one user on one ad are alike, whatever their order.
@@ -155,7 +155,7 @@ class Counting:
                 "earlier": tally.earlier,
                 "latest": msgspec.json.encode(tally.latest),
             }
-            if owner_key in tallies:
+            if found:
                 changed.append(ReplaceOne({"_id": owner_key}, document))
             else:
                 new.append(document)
