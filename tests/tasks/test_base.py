@@ -11,7 +11,7 @@ import celeryconfig
 from app import dead_letters
 from app.cli.database import IDLE_TRANSACTION_SECONDS
 from app.domain.events import AdClick, AdImpression, Event, PageView
-from app.journal import Batch, Journal, batches
+from app.journal import TAKEN_SECONDS, Batch, Journal, batches
 from app.publisher import bell
 from app.settings import Settings
 from app.store import folding, reports
@@ -19,7 +19,7 @@ from app.store.counting import APPLY_SECONDS, ClickRule, Counting
 from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
-from tasks.sweep import RING_AGAIN_SECONDS, sweep
+from tasks.sweep import RING_AGAIN_SECONDS, fold, sweep
 from tests.conftest import Server, count_batch, kill_group, wait_until
 from tests.tasks.conftest import StartWorker
 
@@ -173,8 +173,31 @@ def test_what_a_killed_worker_left_open_is_given_up_before_a_batch_is(
     assert views() == 1
 
 
+def test_what_a_worker_counted_but_died_before_it_folded_comes_into_the_reports(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Counting(ClickRule(3, "user")).apply(PageView, {"b1": [VIEW]})
+    fold.apply().get()
+    assert views() == 0, "it is left to the worker for a while"
+    monkeypatch.setattr("tasks.sweep.LEFT_OVER_SECONDS", -1)
+    fold.apply().get()
+    assert views() == 1
+
+
+def test_many_batches_are_counted_together_and_a_bad_one_alone_is_parked(
+    journal: Journal,
+) -> None:
+    good = [journalled(journal, VIEW) for _ in range(10)]
+    journal.write([Batch("poison", "page_view", b"[5]")])
+    page_view.apply(task_id=good[0].id).get()
+    assert views() == 10
+    assert all_counted(journal)
+    assert [letter.batch_id for letter in dead_letters.newest(journal.redis, 10)] == ["poison"]
+
+
 def test_batches_of_a_killed_worker_are_rung_for_within_thirty_seconds() -> None:
     every: float = celeryconfig.beat_schedule["sweep"]["schedule"]
+    assert TAKEN_SECONDS + every < 30
     assert RING_AGAIN_SECONDS + 2 * every < 30
 
 

@@ -1,0 +1,89 @@
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+
+from app.domain.events import AdClick, PageView
+from app.store import connection, documents, folding, reports
+from app.store.counting import Counting
+from app.store.reports import Page
+from tests.conftest import wait_until
+from tests.store.test_counting import in_parallel
+
+VIEWS = [PageView(None, "a.com", f"/{n % 3}", "2026-11-24") for n in range(9)]
+
+
+def views() -> list[int]:
+    return [row["views"] for row in reports.page_views(Page()).items]
+
+
+def count(counting: Counting, batches: int) -> None:
+    for n in range(batches):
+        counting.apply(PageView, {f"b{n}": VIEWS})
+
+
+def test_reports_hold_what_was_folded(counting: Counting) -> None:
+    count(counting, 2)
+    assert views() == []
+    assert not folding.is_folded()
+    assert folding.fold("PageView")
+    assert folding.is_folded()
+    assert views() == [6, 6, 6]
+
+
+def test_many_batches_are_one_update_of_each_counter(counting: Counting) -> None:
+    count(counting, 5)
+    assert connection.collection(documents.Change).count_documents({}) == 5
+    folding.fold("PageView")
+    assert connection.collection(documents.PageViews).count_documents({}) == 3
+
+
+def test_processes_that_fold_at_the_same_time_add_each_change_once(counting: Counting) -> None:
+    count(counting, 20)
+    in_parallel([partial(wait_until, partial(folding.fold, "PageView"))] * 4)
+    assert folding.is_folded()
+    assert views() == [60, 60, 60]
+
+
+def test_a_fold_that_was_broken_off_is_made_up_for(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(counting, 3)
+    monkeypatch.setattr(folding, "_totals", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        folding.fold("PageView")
+    monkeypatch.undo()
+    assert views() == []
+    folding.fold("PageView")
+    assert views() == [9, 9, 9]
+
+
+def test_more_than_fits_a_transaction_is_folded_in_several(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "ROWS_AT_ONCE", 2)
+    count(counting, 4)
+    folding.fold("PageView")
+    assert views() == [12, 12, 12]
+
+
+def test_only_the_changes_of_that_kind_and_age_are_folded(counting: Counting) -> None:
+    count(counting, 1)
+    counting.apply(AdClick, {"click": [AdClick(None, "a.com", "1", "u", 5)]})
+    folding.fold("PageView", older_than=datetime.now(UTC) - timedelta(minutes=1))
+    assert views() == []
+    folding.fold("PageView", older_than=datetime.now(UTC) + timedelta(minutes=1))
+    assert views() == [3, 3, 3]
+    assert not folding.is_folded()
+
+
+def test_a_click_taken_back_before_it_was_folded_leaves_none(counting: Counting) -> None:
+    hits = [AdClick(None, "a.com", ad, "u", time) for ad, time in (("1", 1), ("1", 2), ("4", 4))]
+    counting.apply(AdClick, {"first": hits})
+    counting.apply(AdClick, {"late": [AdClick(None, "a.com", "3", "u", 3)]})
+    folding.fold("AdClick")
+    assert [(row["ad_id"], row["clicks"]) for row in reports.clicks(Page()).items] == [
+        ("3", 1),
+        ("1", 0),
+        ("4", 0),
+    ]
