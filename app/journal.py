@@ -8,6 +8,7 @@ Redis keys, for each queue:
 - `journal:{queue}`: a hash from batch id to the batch's events, a JSON list;
 - `journal:{queue}:waiting`: a sorted set of the ids that no worker has, scored by when they were
   written, in seconds since the epoch;
+- `journal:{queue}:rung`: there while a worker has been told, and has not yet found nothing waiting;
 - `journal:{queue}:taken`: a sorted set of the ids that a worker has, scored by when it must have
   done with them, after which they wait again.
 And `journal:check`, written to see whether Redis takes writes.
@@ -59,6 +60,7 @@ while #found < 2 * ARGV[1] and bytes < tonumber(ARGV[2]) do
         bytes = bytes + #payload
     end
 end
+if ARGV[4] == 'rests' and not found[1] then redis.call('DEL', KEYS[4]) end
 return found
 """
 
@@ -69,6 +71,13 @@ class Batch(NamedTuple):
     id: str
     queue: str
     payload: bytes
+
+
+class Line(NamedTuple):
+    """How many batches wait for a worker, and whether one must be told that they do."""
+
+    waiting: int
+    untold: bool
 
 
 def batches(events: Iterable[Event]) -> list[Batch]:
@@ -100,13 +109,18 @@ while n < #ARGV do
     redis.call(unpack(ARGV, n + 1, n + ARGV[n]))
     n = n + ARGV[n] + 1
 end
-local waiting = {}
-for place, key in ipairs(KEYS) do waiting[place] = redis.call('ZCARD', key) end
-return waiting
+local found = {}
+for _, key in ipairs(KEYS) do
+    local waiting = redis.call('ZCARD', key .. ':waiting')
+    found[#found + 1] = waiting
+    found[#found + 1] = waiting > 0 and redis.call('SETNX', key .. ':rung', 1) or 0
+end
+return found
 """
-"""Runs commands, each preceded by the number of its words, and counts what then waits."""
+"""Runs commands, each preceded by the number of its words. Says for each queue how many batches
+then wait, and whether a worker must be told."""
 _WRITE_SHA = hashlib.sha1(_WRITE.encode(), usedforsecurity=False).hexdigest()
-_WAITING = [f"journal:{queue}:waiting" for queue in QUEUES]
+_JOURNALS = [f"journal:{queue}" for queue in QUEUES]
 
 
 class OutcomeUnknown(Unavailable):
@@ -134,10 +148,10 @@ class Journal:
         new: Sequence[Batch],
         rejections: Sequence[Rejection] = (),
         withdrawn: Sequence[Batch] = (),
-    ) -> dict[str, int]:
+    ) -> dict[str, Line]:
         """Write batches, and rejected events to the dead letters, all or nothing.
 
-        Returns the number of batches that no worker has taken yet, by queue.
+        Returns what then waits in each queue.
 
         `withdrawn` are batches whose own writing ended in OutcomeUnknown, which this raises too;
         they are taken out again.
@@ -155,19 +169,22 @@ class Journal:
             connection = self.redis.connection_pool.get_connection()
         try:
             with broker_errors():
-                waiting = _run_script(connection, len(_WAITING), *_WAITING, *words)
+                found = _run_script(connection, len(_JOURNALS), *_JOURNALS, *words)
         finally:
             self.redis.connection_pool.release(connection)
-        return dict(zip(QUEUES, waiting, strict=True))
+        return dict(zip(QUEUES, map(Line, found[::2], map(bool, found[1::2])), strict=True))
 
-    def take(self, queue: str) -> list[Batch]:
+    def take(self, queue: str, *, rests: bool = True) -> list[Batch]:
         """The batches that have waited longest, as many as are counted at once.
 
-        They are this worker's for TAKEN_SECONDS, unless it gives them back before.
+        They are this worker's for TAKEN_SECONDS, unless it gives them back before. A worker that
+        `rests` where it gets none must be told of the next one.
         """
-        keys = [f"journal:{queue}", f"journal:{queue}:waiting", f"journal:{queue}:taken"]
+        journal = f"journal:{queue}"
+        keys = [journal, f"{journal}:waiting", f"{journal}:taken", f"{journal}:rung"]
         with broker_errors():
-            found: Any = self._take(keys, [TAKEN_AT_ONCE, TAKEN_BYTES, TAKEN_SECONDS])
+            then = "rests" if rests else "stays"
+            found: Any = self._take(keys, [TAKEN_AT_ONCE, TAKEN_BYTES, TAKEN_SECONDS, then])
             return [
                 Batch(batch_id.decode(), queue, payload)
                 for batch_id, payload in zip(found[::2], found[1::2], strict=True)

@@ -71,8 +71,8 @@ class Publisher:
     writes for all of these: no delay at low load, large batches at high load. (Group commit, as in
     DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984.)
 
-    A worker that was rung for takes all that waits, so there is a bell for the first batch in line
-    and none for the next ones, but for every RING_EVERY-th: the length of a Celery queue says how
+    A worker that was rung for takes all that waits, until nothing does. So no bell is rung while
+    one is at it, but for every RING_EVERY-th batch in line: the length of a Celery queue says how
     long the line is in these.
 
     Nothing is written while a queue has `queue_limit` batches waiting, or more.
@@ -162,19 +162,19 @@ class Publisher:
         if not (new or rejections or withdrawn):
             return []
         try:
-            waiting = self._journal.write(new, rejections, withdrawn)
+            lines = self._journal.write(new, rejections, withdrawn)
         except OutcomeUnknown:
             self._unsure = withdrawn + [batch._replace(payload=b"") for batch in new]
             if not withdrawn:
                 threading.Thread(target=self._withdraw, name="withdraw", daemon=True).start()
             raise
         self._unsure = []
-        self._longest_queue = max(waiting.values())
+        self._longest_queue = max(line.waiting for line in lines.values())
         return [
             batch
             for queue, (batch, number) in _first_of_each_queue(new).items()
-            for before in [waiting[queue] - number]
-            if before <= 0 or before // RING_EVERY < waiting[queue] // RING_EVERY
+            for waiting, untold in [lines[queue]]
+            if untold or (waiting - number) // RING_EVERY < waiting // RING_EVERY
         ]
 
     def _withdraw(self) -> None:

