@@ -13,7 +13,7 @@ from app.journal import Journal, connect
 from app.publisher import Publisher, bell
 from app.settings import Settings, settings
 from app.store import connection
-from app.web import ingest, metrics, operations, reports
+from app.web import documentation, ingest, metrics, operations, reports
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.limiting import limit_rate
 
@@ -41,7 +41,7 @@ def create_app(config: Settings | None = None) -> Flask:
     _allow_browsers(app, config)
     if config.rate_limit:
         limit_rate(ingest.blueprint, app, config)
-    for module in (ingest, reports, operations, metrics):
+    for module in (ingest, reports, operations, metrics, documentation):
         app.register_blueprint(module.blueprint)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Unavailable, _unavailable)
