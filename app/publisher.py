@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from celery import Celery
 
-from app import counters
+from app import counters, logs
 from app.counters import Counts
 from app.domain.events import Event, Rejection
 from app.errors import Unavailable
@@ -57,6 +57,7 @@ class _Request:
 
     events: Sequence[Event]
     rejections: Sequence[Rejection]
+    id: str = field(default_factory=logs.request_id.get)
     turn: threading.Lock = field(default_factory=threading.Lock)
     written: bool = False
     error: Exception | None = None
@@ -120,6 +121,7 @@ class Publisher:
     def resubmit(self, batch: Batch) -> None:
         """Publish a batch that exists already, on its own. Raises Unavailable like `publish`."""
         self._journal.write([batch])
+        _log_written([logs.request_id.get()], [batch])
         self._ring_for(batch)
 
     def write_counts(self) -> None:
@@ -185,6 +187,7 @@ class Publisher:
                 threading.Thread(target=self._withdraw, name="withdraw", daemon=True).start()
             raise
         self.counts.observe(counters.WRITE_SECONDS, time.monotonic() - started)
+        _log_written([request.id for request in requests], new)
         self._unsure = []
         self._longest_queue = max(line.waiting for line in lines.values())
         return [
@@ -205,7 +208,18 @@ class Publisher:
         try:
             self._ring(batch)
         except Exception as error:  # it is in the journal, and will be rung for again
-            logger.warning("no message for batch %s: %s", batch.id, type(error).__name__)
+            logger.warning(
+                "no message for a batch: %s",
+                type(error).__name__,
+                extra={"batch": batch.id, "queue": batch.queue},
+            )
+
+
+def _log_written(request_ids: list[str], new: Sequence[Batch]) -> None:
+    """Say which batches hold the events of which requests: workers name only batches."""
+    if logger.isEnabledFor(logging.DEBUG):
+        names = [batch.id for batch in new]
+        logger.debug("written", extra={"request_ids": request_ids, "batches": names})
 
 
 def _first_of_each_queue(new: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:

@@ -74,7 +74,7 @@ class CountingTask(Task):  # type: ignore[misc]
                 if sum(len(batch.payload) for batch in taken) < journal.TAKEN_BYTES:
                     time.sleep(max(0.0, started + LINGER_SECONDS - time.monotonic()))
         except Unavailable as error:
-            logger.warning("batches of %s wait: %s", queue, error)
+            logger.warning("batches wait: %s", error, extra={"queue": queue})
 
     def _fold_if_due(self, queue: str, busy: bool) -> None:
         started = time.monotonic()
@@ -98,12 +98,15 @@ class CountingTask(Task):  # type: ignore[misc]
         except Exception as error:  # any other is a batch's own, and would come again
             if len(taken) > 1:
                 return sum(self._count(queue, [batch]) for batch in taken)
-            logger.exception("batch %s of %s can't be counted", taken[0].id, queue)
+            where = {"queue": queue, "batch": taken[0].id}
+            logger.exception("a batch can't be counted", extra=where)
             self.journal.bury(taken[0], f"{type(error).__name__}: {error}"[:500])
             return 0
         with self.counts.taken(every=0) as counted:
             self.journal.remove(taken, counted)
-        logger.info("%s: %d batches, %d events new", queue, len(taken), events)
+        logger.info("%d batches, %d events new", len(taken), events, extra={"queue": queue})
+        names = [batch.id for batch in taken]
+        logger.debug("counted", extra={"queue": queue, "batches": names})
         return events
 
     def _apply(self, queue: str, taken: Sequence[Batch]) -> int:

@@ -6,7 +6,7 @@ from flask import Flask, Response, request
 from flask_cors.core import get_cors_options, set_cors_headers
 from werkzeug.exceptions import HTTPException
 
-from app import counters
+from app import counters, logs
 from app.domain.events import EventReader
 from app.errors import InvalidRequest, Unavailable
 from app.journal import Journal, connect
@@ -23,9 +23,7 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 def create_app(config: Settings | None = None) -> Flask:
     """The application with these settings, by default those of the environment."""
     config = config or settings()
-    logging.basicConfig(
-        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(config.log_level)
     connection.connect(config.mongodb_url)
     journal = Journal(connect(config.redis_url))
 
@@ -38,6 +36,7 @@ def create_app(config: Settings | None = None) -> Flask:
         Publisher(journal, bell(), config.queue_limit),
     )
     install(app, parts)
+    _name_requests(app)
     _allow_browsers(app, config)
     if config.rate_limit:
         limit_rate(ingest.blueprint, app, config)
@@ -47,6 +46,24 @@ def create_app(config: Settings | None = None) -> Flask:
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(InvalidRequest, _invalid_request)
     return app
+
+
+def _name_requests(app: Flask) -> None:
+    """Give each request an id, its own if it has a good one, for the logs and its answer."""
+
+    def begin() -> None:
+        logs.request_id.set(logs.request_id_from(request.environ.get("HTTP_X_REQUEST_ID")))
+
+    def add_header(response: Response) -> Response:
+        response.headers["X-Request-Id"] = logs.request_id.get()
+        return response
+
+    def end(_: BaseException | None) -> None:
+        logs.request_id.set("")
+
+    app.before_request(begin)
+    app.after_request(add_header)
+    app.teardown_request(end)
 
 
 def _allow_browsers(app: Flask, config: Settings) -> None:
