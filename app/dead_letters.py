@@ -77,6 +77,14 @@ def add_batch(pipe: Pipeline, queue: str, batch_id: str, payload: bytes, reason:
     pipe.xadd(_BATCHES, fields, maxlen=MAX_BATCHES, approximate=False)
 
 
+def numbers(redis: Redis) -> dict[str, int]:
+    """How many rejected events and failed batches are kept."""
+    with redis.pipeline(transaction=False) as pipe:
+        pipe.xlen(_EVENTS)
+        pipe.xlen(_BATCHES)
+        return dict(zip(("events", "batches"), pipe.execute(), strict=True))
+
+
 def expire(redis: Redis) -> None:
     """Drop the letters that have been kept long enough."""
     for stream in (_EVENTS, _BATCHES):

@@ -12,6 +12,8 @@ Redis keys, for each queue:
 - `journal:{queue}:taken`: a sorted set of the ids that a worker has, scored by when it must have
   done with them, after which they wait again.
 And `journal:check`, written to see whether Redis takes writes.
+
+What a process counted for operators (`app.counters`) goes along with what it writes here.
 """
 
 import hashlib
@@ -28,7 +30,7 @@ from redis.client import Pipeline
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
 from redis.retry import Retry
 
-from app import dead_letters
+from app import counters, dead_letters
 from app.domain.events import QUEUE_OF, QUEUES, Event, Rejection
 from app.errors import Unavailable
 
@@ -80,6 +82,18 @@ class Line(NamedTuple):
     untold: bool
 
 
+class Backlog(NamedTuple):
+    """How many batches wait in a queue and are at workers, and since when the first one waits."""
+
+    waiting: int
+    taken: int
+    oldest_seconds: float
+
+
+Command = Sequence[str | bytes | float]
+NOTHING: Mapping[str, int] = {}
+
+
 def batches(events: Iterable[Event]) -> list[Batch]:
     """These events as batches of one kind each, in order, of at most MAX_BATCH events."""
     by_queue: dict[str, list[Event]] = {}
@@ -103,7 +117,7 @@ def connect(url: str) -> Redis:
     )
 
 
-_WRITE = """#!lua
+_COMMANDS = """
 local n = 1
 while n < #ARGV do
     redis.call(unpack(ARGV, n + 1, n + ARGV[n]))
@@ -119,7 +133,19 @@ return found
 """
 """Runs commands, each preceded by the number of its words. Says for each queue how many batches
 then wait, and whether a worker must be told."""
-_WRITE_SHA = hashlib.sha1(_WRITE.encode(), usedforsecurity=False).hexdigest()
+
+
+class _Script(NamedTuple):
+    text: str
+    sha: str
+
+
+def _script(text: str) -> _Script:
+    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+_WRITE = _script("#!lua" + _COMMANDS)
+_WRITE_EVEN_IF_FULL = _script("#!lua flags=allow-oom" + _COMMANDS)
 _JOURNALS = [f"journal:{queue}" for queue in QUEUES]
 
 
@@ -148,31 +174,42 @@ class Journal:
         new: Sequence[Batch],
         rejections: Sequence[Rejection] = (),
         withdrawn: Sequence[Batch] = (),
+        counts: Mapping[str, int] = NOTHING,
     ) -> dict[str, Line]:
-        """Write batches, and rejected events to the dead letters, all or nothing.
+        """Write batches, rejected events to the dead letters, and counts, all or nothing.
 
         Returns what then waits in each queue.
 
         `withdrawn` are batches whose own writing ended in OutcomeUnknown, which this raises too;
         they are taken out again.
         """
-        commands: list[Sequence[str | bytes | float]] = []
+        commands: list[Command] = []
         for batch in withdrawn:
             commands += _forgetting(batch.queue, [batch.id])
         for batch in new:
             commands.append(("HSET", f"journal:{batch.queue}", batch.id, batch.payload))
             commands.append(("ZADD", f"journal:{batch.queue}:waiting", time.time(), batch.id))
         commands += dead_letters.keeping(rejections)
+        commands += counters.adding(counts)
+        found = self._run(_WRITE, commands, _JOURNALS)
+        return dict(zip(QUEUES, map(Line, found[::2], map(bool, found[1::2])), strict=True))
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Write counts alone."""
+        self._run(_WRITE, counters.adding(counts))
+
+    def _run(
+        self, script: _Script, commands: Iterable[Command], keys: Sequence[str] = ()
+    ) -> list[int]:
         words = [word for command in commands for word in (len(command), *command)]
         with broker_errors():
             # Whatever fails until here surely wrote nothing.
             connection = self.redis.connection_pool.get_connection()
         try:
             with broker_errors():
-                found = _run_script(connection, len(_JOURNALS), *_JOURNALS, *words)
+                return _run_script(connection, script, len(keys), *keys, *words)
         finally:
             self.redis.connection_pool.release(connection)
-        return dict(zip(QUEUES, map(Line, found[::2], map(bool, found[1::2])), strict=True))
 
     def take(self, queue: str, *, rests: bool = True) -> list[Batch]:
         """The batches that have waited longest, as many as are counted at once.
@@ -196,21 +233,22 @@ class Journal:
             payload: Any = self.redis.hget(f"journal:{queue}", batch_id)
             return payload  # type: ignore[no-any-return]
 
-    def give_back(self, batches: Sequence[Batch]) -> None:
+    def give_back(self, batches: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
         """Let batches that were taken wait again: they could not be counted now."""
-        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
+        commands = counters.adding(counts)
+        for queue, of_queue in _by_queue(batches).items():
             now = time.time()
-            for queue, of_queue in _by_queue(batches).items():
-                pipe.zrem(f"journal:{queue}:taken", *of_queue)
-                pipe.zadd(f"journal:{queue}:waiting", dict.fromkeys(of_queue, now))
-            pipe.execute()
+            commands.append(("ZREM", f"journal:{queue}:taken", *of_queue))
+            scored = [word for batch_id in of_queue for word in (now, batch_id)]
+            commands.append(("ZADD", f"journal:{queue}:waiting", *scored))
+        self._run(_WRITE_EVEN_IF_FULL, commands)
 
-    def remove(self, batches: Sequence[Batch]) -> None:
+    def remove(self, batches: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
         """Forget batches: they have been counted."""
-        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
-            for queue, of_queue in _by_queue(batches).items():
-                _forget(pipe, queue, of_queue)
-            pipe.execute()
+        commands = counters.adding(counts)
+        for queue, of_queue in _by_queue(batches).items():
+            commands += _forgetting(queue, of_queue)
+        self._run(_WRITE_EVEN_IF_FULL, commands)
 
     def bury(self, batch: Batch, reason: str) -> None:
         """Move a batch to the dead letters: it can never be counted as it is."""
@@ -231,6 +269,22 @@ class Journal:
                 pipe.hlen(f"journal:{queue}")
             return dict(zip(QUEUES, pipe.execute(), strict=True))
 
+    def backlog(self) -> dict[str, Backlog]:
+        """What is in the journal, by queue."""
+        now = time.time()
+        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
+            for queue in QUEUES:
+                pipe.zcard(f"journal:{queue}:waiting")
+                pipe.zcard(f"journal:{queue}:taken")
+                pipe.zrange(f"journal:{queue}:waiting", 0, 0, withscores=True)
+            found = iter(pipe.execute())
+        return {
+            queue: Backlog(
+                next(found), next(found), max([0.0, *(now - score for _, score in next(found))])
+            )
+            for queue in QUEUES
+        }
+
     def overdue(self, queue: str, seconds: float) -> bool:
         """Whether a batch has waited so long for a worker, or a worker has had one for too long."""
         now = time.time()
@@ -248,20 +302,20 @@ def _by_queue(batches: Iterable[Batch]) -> Mapping[str, dict[str, bytes]]:
     return by_queue
 
 
-def _run_script(connection: Any, *words: Any) -> list[int]:
+def _run_script(connection: Any, script: _Script, *words: Any) -> list[int]:
     # Requests wait for this, and the client's usual way to it takes four times as long.
     try:
         try:
-            connection.send_command("EVALSHA", _WRITE_SHA, *words)
+            connection.send_command("EVALSHA", script.sha, *words)
             return connection.read_response()  # type: ignore[no-any-return]
         except NoScriptError:
-            connection.send_command("EVAL", _WRITE, *words)
+            connection.send_command("EVAL", script.text, *words)
             return connection.read_response()  # type: ignore[no-any-return]
     except (ConnectionError, TimeoutError) as error:
         raise OutcomeUnknown("broker", type(error).__name__) from error
 
 
-def _forgetting(queue: str, ids: Iterable[str]) -> list[tuple[str, ...]]:
+def _forgetting(queue: str, ids: Iterable[str]) -> list[Command]:
     """The commands that take batches out of the journal."""
     key = f"journal:{queue}"
     names = tuple(ids)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from celery import Celery
 
+from app import counters, logs
+from app.counters import Counts
 from app.domain.events import Event, Rejection
 from app.errors import Unavailable
 from app.journal import REDIS_SECONDS, Batch, Journal, OutcomeUnknown, batches
@@ -55,6 +57,7 @@ class _Request:
 
     events: Sequence[Event]
     rejections: Sequence[Rejection]
+    id: str = field(default_factory=logs.request_id.get)
     turn: threading.Lock = field(default_factory=threading.Lock)
     written: bool = False
     error: Exception | None = None
@@ -84,6 +87,8 @@ class Publisher:
         self._journal = journal
         self._ring = ring
         self._queue_limit = queue_limit
+        self.counts = Counts()
+        """Written along with the next events."""
         self._longest_queue = 0
         self._lock = threading.Lock()
         self._somebody_writes = False
@@ -116,7 +121,13 @@ class Publisher:
     def resubmit(self, batch: Batch) -> None:
         """Publish a batch that exists already, on its own. Raises Unavailable like `publish`."""
         self._journal.write([batch])
+        _log_written([logs.request_id.get()], [batch])
         self._ring_for(batch)
+
+    def write_counts(self) -> None:
+        """Write what was counted. Raises Unavailable where the broker is away or full."""
+        with self.counts.taken(every=0) as counted:
+            self._journal.add_counts(counted)
 
     def _wait(self, request: _Request) -> None:
         """Return when the request is written, or its thread is to write what has gathered."""
@@ -152,22 +163,31 @@ class Publisher:
 
     def _write(self, requests: list[_Request]) -> list[Batch]:
         """Write what requests bring, and withdraw what was unsure; the batches to ring for."""
-        new = batches(event for request in requests for event in request.events)
+        events = [event for request in requests for event in request.events]
+        new = batches(events)
         rejections = [rejection for request in requests for rejection in request.rejections]
         if self._longest_queue >= self._queue_limit:
+            self.write_counts()
             self._longest_queue = max(self._journal.waiting().values())
         if new and self._longest_queue >= self._queue_limit:
             raise Unavailable("broker", "too many batches wait to be counted")
         withdrawn = self._unsure
         if not (new or rejections or withdrawn):
             return []
+        started = time.monotonic()
         try:
-            lines = self._journal.write(new, rejections, withdrawn)
+            with self.counts.taken() as counted:
+                counts = counted | counters.of_events(
+                    events, (rejection.errors for rejection in rejections)
+                )
+                lines = self._journal.write(new, rejections, withdrawn, counts)
         except OutcomeUnknown:
             self._unsure = withdrawn + [batch._replace(payload=b"") for batch in new]
             if not withdrawn:
                 threading.Thread(target=self._withdraw, name="withdraw", daemon=True).start()
             raise
+        self.counts.observe(counters.WRITE_SECONDS, time.monotonic() - started)
+        _log_written([request.id for request in requests], new)
         self._unsure = []
         self._longest_queue = max(line.waiting for line in lines.values())
         return [
@@ -188,7 +208,18 @@ class Publisher:
         try:
             self._ring(batch)
         except Exception as error:  # it is in the journal, and will be rung for again
-            logger.warning("no message for batch %s: %s", batch.id, type(error).__name__)
+            logger.warning(
+                "no message for a batch: %s",
+                type(error).__name__,
+                extra={"batch": batch.id, "queue": batch.queue},
+            )
+
+
+def _log_written(request_ids: list[str], new: Sequence[Batch]) -> None:
+    """Say which batches hold the events of which requests: workers name only batches."""
+    if logger.isEnabledFor(logging.DEBUG):
+        names = [batch.id for batch in new]
+        logger.debug("written", extra={"request_ids": request_ids, "batches": names})
 
 
 def _first_of_each_queue(new: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:

@@ -1,10 +1,10 @@
 """The Celery tasks: thin, they unpack, call the store and tell what happened."""
 
-import logging
 from typing import Any
 
 from celery import Celery, signals
 
+from app import logs
 from app.settings import settings
 from app.store import connection
 
@@ -14,11 +14,15 @@ app.config_from_object("celeryconfig")
 app.finalize()
 
 
+@signals.celeryd_init.connect  # which comes before a worker's first warnings
 @signals.setup_logging.connect
 def _log(**_: Any) -> None:
-    logging.basicConfig(
-        level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings().log_level)
+
+
+@signals.celeryd_after_setup.connect
+def _show_no_banner(instance: Any, **_: Any) -> None:
+    instance.quiet = True
 
 
 @signals.worker_process_init.connect

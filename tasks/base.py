@@ -8,7 +8,8 @@ from functools import cached_property
 import msgspec
 from celery import Task
 
-from app import journal
+from app import counters, journal
+from app.counters import Counts
 from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import Batch
@@ -49,6 +50,11 @@ class CountingTask(Task):  # type: ignore[misc]
         """What applies batches to the database."""
         return Counting(ClickRule(settings().click_hits, settings().click_scope))
 
+    @cached_property
+    def counts(self) -> Counts:
+        """What this process counted for operators; written as it takes batches out."""
+        return Counts()
+
     def count_waiting(self, queue: str) -> None:
         """Count what waits in this queue, until it is empty and the reports hold it all."""
         stop = time.monotonic() + WORK_SECONDS
@@ -68,7 +74,7 @@ class CountingTask(Task):  # type: ignore[misc]
                 if sum(len(batch.payload) for batch in taken) < journal.TAKEN_BYTES:
                     time.sleep(max(0.0, started + LINGER_SECONDS - time.monotonic()))
         except Unavailable as error:
-            logger.warning("batches of %s wait: %s", queue, error)
+            logger.warning("batches wait: %s", error, extra={"queue": queue})
 
     def _fold_if_due(self, queue: str, busy: bool) -> None:
         started = time.monotonic()
@@ -77,22 +83,30 @@ class CountingTask(Task):  # type: ignore[misc]
             self._unfolded = not folding.fold(QUEUES[queue].__name__)
             self._folded_at = time.monotonic()
             self._fold_took = self._folded_at - started
+            if self._unfolded:
+                self.counts.count(counters.FOLD_CONFLICTS, QUEUES[queue].__name__)
 
     def _count(self, queue: str, taken: Sequence[Batch]) -> int:
         """Count these batches and take them out of the journal; how many events were new."""
         try:
             events = self._apply(queue, taken)
         except Unavailable:
-            self.journal.give_back(taken)
+            self.counts.count(counters.GIVEN_BACK, queue, len(taken))
+            with self.counts.taken(every=0) as counted:
+                self.journal.give_back(taken, counted)
             raise
         except Exception as error:  # any other is a batch's own, and would come again
             if len(taken) > 1:
                 return sum(self._count(queue, [batch]) for batch in taken)
-            logger.exception("batch %s of %s can't be counted", taken[0].id, queue)
+            where = {"queue": queue, "batch": taken[0].id}
+            logger.exception("a batch can't be counted", extra=where)
             self.journal.bury(taken[0], f"{type(error).__name__}: {error}"[:500])
             return 0
-        self.journal.remove(taken)
-        logger.info("%s: %d batches, %d events new", queue, len(taken), events)
+        with self.counts.taken(every=0) as counted:
+            self.journal.remove(taken, counted)
+        logger.info("%d batches, %d events new", len(taken), events, extra={"queue": queue})
+        names = [batch.id for batch in taken]
+        logger.debug("counted", extra={"queue": queue, "batches": names})
         return events
 
     def _apply(self, queue: str, taken: Sequence[Batch]) -> int:
@@ -101,4 +115,12 @@ class CountingTask(Task):  # type: ignore[misc]
             batch.id: msgspec.json.decode(batch.payload, type=list[kind])  # type: ignore[valid-type]
             for batch in taken
         }
-        return self.counting.apply(kind, batches).events
+        started = time.monotonic()
+        applied = self.counting.apply(kind, batches)
+        name, seconds = kind.__name__, time.monotonic() - started
+        self.counts.observe(counters.APPLY_SECONDS, seconds, name)
+        self.counts.observe(counters.APPLY_EVENTS, applied.events, name)
+        self.counts.count(counters.APPLIED, name, applied.events)
+        self.counts.count(counters.DEDUPLICATED, name, applied.repeated)
+        self.counts.count(counters.APPLY_RETRIES, name, applied.retries)
+        return applied.events

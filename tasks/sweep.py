@@ -28,7 +28,7 @@ def sweep() -> None:
     for queue in QUEUES:
         if _journal().overdue(queue, RING_AGAIN_SECONDS) and not _messages_in(queue):
             app.send_task(f"tasks.{queue}", task_id=str(uuid.uuid4()))
-            logger.info("rang again for %s", queue)
+            logger.info("rang again", extra={"queue": queue})
     with journal.broker_errors():
         dead_letters.expire(_journal().redis)
 

@@ -183,6 +183,29 @@ def test_a_full_redis_still_gives_and_takes_back_what_it_has(journal: Journal) -
     assert keys(journal) == set()
 
 
+def test_counts_are_added_by_each_write_even_where_redis_is_full(journal: Journal) -> None:
+    journal.write([BATCH], counts={"seen|a": 2})
+    journal.redis.config_set("maxmemory", 1)
+    try:
+        journal.give_back(journal.take("page_view"), {"seen|a": 1})
+        journal.remove(journal.take("page_view"), {"seen|b": 5})
+    finally:
+        journal.redis.config_set("maxmemory", 0)
+    assert journal.redis.hgetall("metrics") == {b"seen|a": b"3", b"seen|b": b"5"}
+    assert keys(journal) == {b"metrics"}
+
+
+def test_the_backlog_tells_who_waits_and_since_when(journal: Journal) -> None:
+    journal.write([BATCH, OTHER, Batch("b3", "ad_click", b"[]")])
+    journal.redis.zadd("journal:page_view:waiting", {"b2": time.time() - 61})
+    journal.take("ad_click")
+    backlog = journal.backlog()
+    assert backlog["page_view"][:2] == (2, 0)
+    assert 61 <= backlog["page_view"].oldest_seconds < 90
+    assert backlog["ad_click"] == (0, 1, 0)
+    assert backlog["ad_impression"] == (0, 0, 0)
+
+
 def test_a_queue_is_overdue_once_a_batch_has_waited_long(journal: Journal) -> None:
     journal.write([BATCH])
     assert not journal.overdue("page_view", 60)

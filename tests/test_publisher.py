@@ -1,6 +1,6 @@
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 from app import publisher as module
 from app.domain.events import AdClick, PageView, Rejection
 from app.errors import Unavailable
-from app.journal import Batch, Journal, Line, OutcomeUnknown
+from app.journal import NOTHING, Batch, Journal, Line, OutcomeUnknown
 from app.publisher import PUBLISH_SECONDS, Publisher, bell
 from tests.conftest import Server, wait_until
 
@@ -32,11 +32,12 @@ class HeldJournal(Journal):
         new: Sequence[Batch],
         rejections: Sequence[Rejection] = (),
         withdrawn: Sequence[Batch] = (),
+        counts: Mapping[str, int] = NOTHING,
     ) -> dict[str, Line]:
         self.writes += 1
         self.writing.release()
         assert self.go.wait(10)
-        return super().write(new, rejections, withdrawn)
+        return super().write(new, rejections, withdrawn, counts)
 
 
 @pytest.fixture

@@ -155,12 +155,20 @@ class _EventId(fields.String):
         return text
 
 
+# Metadata is what JSON Schema can say of a rule, for the description of the API.
+_LENGTH = {"minLength": 1, "maxLength": MAX_ID_LENGTH}
+_IDENTIFIER = _LENGTH | {
+    "type": ["string", "integer", "null"],
+    "description": "Required for AdImpression and AdClick.",
+}
+
+
 class _Meta(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    UserId = _Identifier(allow_none=True)
-    AdId = _Identifier(allow_none=True)
+    UserId = _Identifier(allow_none=True, metadata=_IDENTIFIER)
+    AdId = _Identifier(allow_none=True, metadata=_IDENTIFIER)
 
 
 class _EventSchema(Schema):
@@ -169,11 +177,40 @@ class _EventSchema(Schema):
 
     error_messages = {"type": "Not a JSON object."}  # noqa: RUF012
 
-    Type = _Kind(required=True)
-    Url = _Address(required=True)
-    Meta_ = fields.Nested(_Meta, data_key="Meta", allow_none=True)
-    EventId = _EventId(allow_none=True)
-    Timestamp = _Moment(allow_none=True)
+    Type = _Kind(
+        required=True,
+        metadata={
+            "enum": [kind.__name__ for kind in QUEUES.values()],
+            "description": "In any case of letters.",
+        },
+    )
+    Url = _Address(
+        required=True,
+        metadata={
+            "minLength": 1,
+            "maxLength": MAX_URL_LENGTH,
+            "description": "The page, with or without scheme.",
+        },
+    )
+    Meta_ = fields.Nested(
+        _Meta,
+        data_key="Meta",
+        allow_none=True,
+        metadata={"description": "Required for AdImpression and AdClick."},
+    )
+    EventId = _EventId(
+        allow_none=True,
+        metadata=_LENGTH
+        | {"description": "Your own id. The same within 7 days is the same event."},
+    )
+    Timestamp = _Moment(
+        allow_none=True,
+        metadata={
+            "type": ["string", "number", "null"],
+            "description": "ISO 8601 with a zone, or milliseconds since the epoch; "
+            "at most 24 hours ahead and 35 days back.",
+        },
+    )
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(many=True)
@@ -193,6 +230,11 @@ class _EventSchema(Schema):
         if absent:
             missing = ["Missing data for required field."]
             raise ValidationError({"Meta": dict.fromkeys(absent, missing)})
+
+
+def event_schema() -> Schema:
+    """The schema that events are checked with, to be described."""
+    return _EventSchema(time.time)
 
 
 class _Given(Struct):

@@ -40,10 +40,15 @@ class ClickRule:
 
 
 class Applied(NamedTuple):
-    """How many batches, and how many of their events, were counted that had not been before."""
+    """How many batches, and how many of their events, were counted that had not been before.
+
+    `repeated` events of these batches had been; `retries` is how often all had to be done again.
+    """
 
     batches: int
     events: int
+    repeated: int
+    retries: int
 
 
 Changes = Mapping[type[Document], folding.Added]
@@ -69,24 +74,28 @@ class Counting:
         database is away, and nothing was changed or the same may be applied again without harm.
         """
 
-        def work(session: Session) -> tuple[int, list[Event]]:
+        tries = 0
+
+        def work(session: Session) -> tuple[int, int, list[Event]]:
+            nonlocal tries
+            tries += 1
             fresh = ledger.enter(batches, session)
-            events = [event for name in batches if name in fresh for event in batches[name]]
-            events = ledger.claim(events, session)
+            brought = [event for name in batches if name in fresh for event in batches[name]]
+            events = ledger.claim(brought, session)
             if events:
                 changes = self._appliers[kind](events, session)
                 folding.record(kind.__name__, changes, session)
-            return len(fresh), events
+            return len(fresh), len(brought) - len(events), events
 
         with deadline(APPLY_SECONDS):
             if not self._prepared:
                 create_collections()
                 self._prepared = True
-            fresh, events = transaction(work)
+            fresh, repeated, events = transaction(work)
         if kind is AdImpression:
             # Not before all is committed: what a transaction that failed wrote is not there.
             self._visitors.add(_visitors_in(events))
-        return Applied(fresh, len(events))
+        return Applied(fresh, len(events), repeated, tries - 1)
 
     def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
         views = Counter((event.website, event.day, event.page) for event in events)

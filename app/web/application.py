@@ -6,14 +6,15 @@ from flask import Flask, Response, request
 from flask_cors.core import get_cors_options, set_cors_headers
 from werkzeug.exceptions import HTTPException
 
+from app import counters, logs
 from app.domain.events import EventReader
 from app.errors import InvalidRequest, Unavailable
 from app.journal import Journal, connect
 from app.publisher import Publisher, bell
 from app.settings import Settings, settings
 from app.store import connection
-from app.web import ingest, operations, reports
-from app.web.context import RETRY_AFTER_SECONDS, Context, answer, install
+from app.web import documentation, ingest, metrics, operations, reports
+from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.limiting import limit_rate
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -22,30 +23,47 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 def create_app(config: Settings | None = None) -> Flask:
     """The application with these settings, by default those of the environment."""
     config = config or settings()
-    logging.basicConfig(
-        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(config.log_level)
     connection.connect(config.mongodb_url)
     journal = Journal(connect(config.redis_url))
 
     app = Flask("eventstream", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    context = Context(
+    parts = Context(
         config,
         EventReader(config.timezone),
         journal,
         Publisher(journal, bell(), config.queue_limit),
     )
-    install(app, context)
+    install(app, parts)
+    _name_requests(app)
     _allow_browsers(app, config)
     if config.rate_limit:
         limit_rate(ingest.blueprint, app, config)
-    for blueprint in (ingest.blueprint, reports.blueprint, operations.blueprint):
-        app.register_blueprint(blueprint)
+    for module in (ingest, reports, operations, metrics, documentation):
+        app.register_blueprint(module.blueprint)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(InvalidRequest, _invalid_request)
     return app
+
+
+def _name_requests(app: Flask) -> None:
+    """Give each request an id, its own if it has a good one, for the logs and its answer."""
+
+    def begin() -> None:
+        logs.request_id.set(logs.request_id_from(request.environ.get("HTTP_X_REQUEST_ID")))
+
+    def add_header(response: Response) -> Response:
+        response.headers["X-Request-Id"] = logs.request_id.get()
+        return response
+
+    def end(_: BaseException | None) -> None:
+        logs.request_id.set("")
+
+    app.before_request(begin)
+    app.after_request(add_header)
+    app.teardown_request(end)
 
 
 def _allow_browsers(app: Flask, config: Settings) -> None:
@@ -80,6 +98,7 @@ def _http_error(error: HTTPException) -> Response:
 
 def _unavailable(error: Unavailable) -> Response:
     logging.getLogger(__name__).warning("%s", error)
+    context().publisher.counts.count(counters.UNAVAILABLE, error.part)
     response = answer({"error": f"The {error.part} is unavailable. Try again."}, 503)
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response

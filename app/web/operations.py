@@ -31,8 +31,12 @@ def ready() -> Response:
     return answer(parts, 200 if set(parts.values()) == {"ok"} else 503)
 
 
-class _LettersQuery(Schema):
+class LettersQuery(Schema):
+    """Which part of the dead letters."""
+
     class Meta:
+        """What else is in a query is ignored."""
+
         unknown = EXCLUDE
 
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1_000))
@@ -45,7 +49,7 @@ class _LettersQuery(Schema):
 def list_dead_letters() -> Response:
     """Rejected events and failed batches, newest first."""
     require_operator()
-    page = query(_LettersQuery())
+    page = query(LettersQuery())
     with broker_errors():
         letters = dead_letters.newest(context().journal.redis, page["limit"] + 1, page["cursor"])
     more = len(letters) > page["limit"]

@@ -30,48 +30,56 @@ class _Query(Schema):
     website = fields.String(load_default=None)
 
 
-class _PageViewsQuery(_Query):
+class PageViewsQuery(_Query):
+    """Which pages, over which days."""
+
     first = _day("from")
     last = _day("to")
 
 
-class _DailyQuery(_PageViewsQuery):
+class DailyQuery(PageViewsQuery):
+    """Which days, of which page."""
+
     page_path = fields.String(data_key="page", load_default=None)
 
 
-class _ImpressionsQuery(_Query):
+class ImpressionsQuery(_Query):
+    """Which month and website."""
+
     month = fields.String(
         load_default=None,
         validate=validate.Regexp(r"\d{4}-(0[1-9]|1[0-2])$", error="Not a month YYYY-MM."),
     )
 
 
-class _ClicksQuery(_Query):
+class ClicksQuery(_Query):
+    """Which ad and website."""
+
     ad_id = fields.String(load_default=None)
 
 
 @blueprint.get("/page-views")
 def page_views() -> Response:
     """Views by website and page."""
-    return _report(_PageViewsQuery(), reports.page_views)
+    return _report(PageViewsQuery(), reports.page_views)
 
 
 @blueprint.get("/page-views/daily")
 def daily_page_views() -> Response:
     """Views by day."""
-    return _report(_DailyQuery(), reports.daily_page_views)
+    return _report(DailyQuery(), reports.daily_page_views)
 
 
 @blueprint.get("/impressions")
 def impressions() -> Response:
     """Impressions and visitors by month and website."""
-    return _report(_ImpressionsQuery(), reports.impressions)
+    return _report(ImpressionsQuery(), reports.impressions)
 
 
 @blueprint.get("/clicks")
 def clicks() -> Response:
     """Hits and clicks by website and ad."""
-    return _report(_ClicksQuery(), reports.clicks)
+    return _report(ClicksQuery(), reports.clicks)
 
 
 def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:

@@ -4,6 +4,7 @@ import socket
 import struct
 from typing import Any
 
+from app.logs import level_of_libraries
 from app.settings import settings
 
 bind = f"{settings().host}:{settings().port}"
@@ -17,7 +18,15 @@ timeout = 30
 graceful_timeout = 5
 limit_request_line = 8190
 control_socket_disable = True
-loglevel = settings().log_level.lower()
+loglevel = level_of_libraries(settings().log_level).lower()
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "app.logs.JsonLines"}},
+    "handlers": {"json": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"level": loglevel.upper(), "handlers": ["json"]},
+    "loggers": {"gunicorn.error": {"propagate": True}},
+}
 
 READ_SECONDS = 5
 

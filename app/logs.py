@@ -1,0 +1,65 @@
+"""Logs: one JSON object a line, in ASCII, so that nothing that a client sent can start another."""
+
+import json
+import logging
+import re
+import uuid
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+MAX_TEXT = 8_000
+MAX_NAMES = 1_000
+MAX_NAME = 128
+_OURS = ("app", "tasks")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""That of the request that is being answered, or empty."""
+
+
+def request_id_from(given: str | None) -> str:
+    """The id that a client gave its request if it is a safe one, else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class JsonLines(logging.Formatter):
+    """Writes a record as JSON, with `queue`, `batch`, `batches` and `request_ids` if it has them.
+
+    One without `request_ids` has the `request_id` of the request that it belongs to, if any.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line, without its end."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage()[:MAX_TEXT],
+        }
+        for name in ("queue", "batch"):
+            if hasattr(record, name):
+                line[name] = str(getattr(record, name))[:MAX_NAME]
+        for name in ("batches", "request_ids"):
+            if hasattr(record, name):
+                line[name] = [str(one)[:MAX_NAME] for one in getattr(record, name)[:MAX_NAMES]]
+        if "request_ids" not in line and request_id.get():
+            line["request_id"] = request_id.get()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)[-MAX_TEXT:]
+        return json.dumps(line)
+
+
+def level_of_libraries(level: str) -> str:
+    """From which level on others' code logs where ours does from this one on: never below INFO."""
+    return "INFO" if level == "DEBUG" else level
+
+
+def configure(level: str) -> None:
+    """Write this process's logs to stderr from this level on; libraries' not below INFO."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.captureWarnings(True)
+    logging.basicConfig(level=level_of_libraries(level), handlers=[handler])
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)

@@ -1,0 +1,97 @@
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from flask.testing import FlaskClient
+
+from app.cli.parts import free_ports
+from app.journal import Journal
+from app.logs import JsonLines
+from app.settings import Settings
+from app.store import connection, folding
+from tests.conftest import Server, running, wait_until
+
+VIEW = {"Type": "PageView", "Url": "site1.com/page1"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/nowhere", "/events", "/reports/clicks?limit=0"])
+def test_every_answer_has_the_id_of_its_request(client: FlaskClient, path: str) -> None:
+    given = client.get(path, headers={"X-Request-Id": "my.id-1"})
+    assert given.headers["X-Request-Id"] == "my.id-1"
+    made = {client.get(path).headers["X-Request-Id"] for _ in range(2)}
+    assert len(made) == 2
+
+
+def test_an_accepted_request_logs_nothing_and_a_refused_one_its_id(
+    client: FlaskClient, redis: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.setFormatter(JsonLines())
+    client.post("/events", json=VIEW, headers={"X-Request-Id": "good"})
+    assert caplog.text == ""
+    redis.kill()
+    try:
+        client.post("/events", json=VIEW, headers={"X-Request-Id": "refused"})
+    finally:
+        redis.start()
+    (line,) = map(json.loads, caplog.text.splitlines())
+    assert (line["level"], line["request_id"]) == ("WARNING", "refused")
+
+
+def test_logs_are_json_and_lead_from_a_request_to_the_line_of_the_worker_that_counted_it(
+    settings: Settings, journal: Journal, tmp_path: Path
+) -> None:
+    port = free_ports(1)[0]
+    url = f"http://127.0.0.1:{port}"
+    logs = {name: tmp_path / f"{name}.log" for name in ("web", "worker")}
+    servers = {"REDIS_URL": settings.redis_url, "MONGODB_URL": settings.mongodb_url}
+    python = (sys.executable, "-m")
+    with (
+        running(
+            *(*python, "gunicorn", "--config", "python:app.web.server", "wsgi:app"),
+            log=logs["web"],
+            PORT=str(port),
+            LOG_LEVEL="DEBUG",
+            **servers,
+        ),
+        running(
+            *(*python, "celery", "-A", "tasks", "worker", "--queues", "page_view"),
+            *("--concurrency", "1"),
+            log=logs["worker"],
+            LOG_LEVEL="DEBUG",
+            **servers,
+        ),
+    ):
+        wait_until(lambda: is_up(url))
+        httpx.post(f"{url}/events", json=VIEW, headers={"X-Request-Id": "traced"})
+        wait_until(lambda: counted(logs["worker"]))
+        # A worker that is killed inside a transaction would keep the database busy.
+        connection.connect(settings.mongodb_url)
+        wait_until(folding.is_folded)
+    (batch,) = [
+        line["batches"]
+        for line in lines(logs["web"])
+        if line["message"] == "written" and line["request_ids"] == ["traced"]
+    ]
+    assert batch in [line["batches"] for line in counted(logs["worker"])]
+    for log in logs.values():
+        for line in lines(log):
+            assert {"time", "level", "logger", "message"} <= set(line)
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").is_success
+    except httpx.HTTPError:
+        return False
+
+
+def lines(log: Path) -> list[Any]:
+    """The lines of a log, but for one that is only half written."""
+    return [json.loads(line) for line in log.read_text().split("\n")[:-1]]
+
+
+def counted(log: Path) -> list[Any]:
+    return [line for line in lines(log) if line["message"] == "counted"]
