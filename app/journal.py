@@ -124,15 +124,18 @@ while n < #ARGV do
     n = n + ARGV[n] + 1
 end
 local found = {}
-for _, key in ipairs(KEYS) do
-    local waiting = redis.call('ZCARD', key .. ':waiting')
-    found[#found + 1] = waiting
-    found[#found + 1] = waiting > 0 and redis.call('SETNX', key .. ':rung', 1) or 0
+for place, key in ipairs(KEYS) do
+    if place % 2 == 1 then
+        found[place] = redis.call('ZCARD', key)
+    else
+        found[place] = key ~= '' and redis.call('SETNX', key, 1) or 0
+    end
 end
 return found
 """
-"""Runs commands, each preceded by the number of its words. Says for each queue how many batches
-then wait, and whether a worker must be told."""
+"""Runs commands, each preceded by the number of its words. For each pair of keys says how many
+batches then wait, and whether a worker must be told, which then counts as done; never without a
+second key."""
 
 
 class _Script(NamedTuple):
@@ -146,7 +149,6 @@ def _script(text: str) -> _Script:
 
 _WRITE = _script("#!lua" + _COMMANDS)
 _WRITE_EVEN_IF_FULL = _script("#!lua flags=allow-oom" + _COMMANDS)
-_JOURNALS = [f"journal:{queue}" for queue in QUEUES]
 
 
 class OutcomeUnknown(Unavailable):
@@ -191,7 +193,16 @@ class Journal:
             commands.append(("ZADD", f"journal:{batch.queue}:waiting", time.time(), batch.id))
         commands += dead_letters.keeping(rejections)
         commands += counters.adding(counts)
-        found = self._run(_WRITE, commands, _JOURNALS)
+        written = {batch.queue for batch in new}
+        keys = [
+            key
+            for queue in QUEUES
+            for key in (
+                f"journal:{queue}:waiting",
+                f"journal:{queue}:rung" if queue in written else "",
+            )
+        ]
+        found = self._run(_WRITE, commands, keys)
         return dict(zip(QUEUES, map(Line, found[::2], map(bool, found[1::2])), strict=True))
 
     def add_counts(self, counts: Mapping[str, int]) -> None:

@@ -165,6 +165,15 @@ def test_a_worker_must_be_told_once_until_it_rests(journal: Journal) -> None:
     assert journal.write([BATCH])["page_view"] == (1, True)
 
 
+def test_only_who_writes_to_a_queue_can_be_asked_to_tell_its_worker(journal: Journal) -> None:
+    journal.write([BATCH])
+    journal.take("page_view")
+    journal.take("page_view")
+    journal.give_back([BATCH])
+    assert journal.write([], [Rejection(0, b"5", {})])["page_view"] == (1, False)
+    assert journal.write([OTHER])["page_view"] == (2, True)
+
+
 def test_a_withdrawn_batch_is_not_given_to_a_worker(journal: Journal) -> None:
     journal.write([BATCH])
     journal.write([], withdrawn=[BATCH])
