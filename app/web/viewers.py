@@ -92,10 +92,11 @@ class Viewers:
                 while message is not None:
                     if message["type"] == "subscribe":
                         self._subscribed.set()
-                    elif message["channel"] == COUNTS_CHANNEL.encode():
-                        counts.add_message(message["data"])
-                    else:
-                        self._send_all(_event("spike", message["data"]))
+                    elif message["type"] == "message":
+                        if message["channel"] == COUNTS_CHANNEL.encode():
+                            counts.add_message(message["data"])
+                        else:
+                            self._send_all(_event("spike", message["data"]))
                     message = channels.get_message(timeout=0)
                 now = time.monotonic()
                 if counts and now >= send_at:

@@ -33,6 +33,7 @@ const state = {
 };
 let reading = 0; // the number of the latest reading: an older one that comes later is dropped
 let since = null; // what was told while the reports are read
+let readAt = 0;
 let readAgain; // timers
 let pollAgain;
 
@@ -88,12 +89,14 @@ async function get(path, parameters = {}) {
 
 async function load({ quietly = false } = {}) {
   const mine = ++reading;
+  const told = [];
   clearTimeout(readAgain);
   if (!quietly) main.setAttribute("aria-busy", "true");
-  since = [];
+  since = told;
   try {
     const of = { website: website() };
     const snapshot = await get("/live/snapshot", of);
+    const sameDay = snapshot.today === state.today;
     state.today = snapshot.today;
     const days = { from: range().first, to: range().last };
     const [daily, pages, ads, months, letters] = await Promise.all([
@@ -105,6 +108,7 @@ async function load({ quietly = false } = {}) {
     ]);
     if (mine !== reading) return;
     const month = months.items.find((row) => row.month === state.today.slice(0, 7));
+    const before = state.figures;
     state.figures = {
       views: daily.items.reduce((sum, row) => sum + row.views, 0),
       impressions: month?.impressions ?? 0,
@@ -117,7 +121,12 @@ async function load({ quietly = false } = {}) {
     state.months = new Map(months.items.map((row) => [row.month, row]));
     state.spikes = snapshot.spikes;
     if (!website()) for (const row of [...pages.items, ...ads.items]) state.websites.add(row.website);
-    since.forEach(add);
+    told.forEach(add);
+    // The reports are a moment behind what was told: a figure that goes back would be read as a loss.
+    if (quietly && sameDay && told.length) {
+      for (const name of Object.keys(before)) state.figures[name] = Math.max(before[name], state.figures[name]);
+    }
+    readAt = Date.now();
     showProblem(null);
     main.setAttribute("aria-busy", "false");
     showFilters();
@@ -125,13 +134,19 @@ async function load({ quietly = false } = {}) {
     showQueues(snapshot.queues);
     showSpikes();
     show();
+    if (told.length) loadIn(QUIET_MS * (1 + Math.random()));
   } catch (error) {
     if (mine !== reading) return;
     showProblem(error);
-    readAgain = setTimeout(() => load({ quietly }), 5_000 * (0.8 + Math.random() * 0.4));
+    loadIn(5_000 * (0.8 + Math.random() * 0.4), quietly);
   } finally {
     if (mine === reading) since = null;
   }
+}
+
+function loadIn(milliseconds, quietly = true) {
+  clearTimeout(readAgain);
+  readAgain = setTimeout(() => load({ quietly }), milliseconds);
 }
 
 function showProblem(error) {
@@ -172,6 +187,7 @@ async function poll() {
 // What is told.
 
 function add(counts) {
+  if (!state.today) return;
   const figures = state.figures;
   for (const row of counts.views ?? []) {
     if (!isOf(row)) continue;
@@ -231,9 +247,8 @@ function connect() {
     add(counts);
     show();
     // Once it is quiet, or after a while, the reports have the last word.
-    clearTimeout(readAgain);
     const wait = Date.now() - readAt > READ_AGAIN_MS ? 0 : QUIET_MS * (1 + Math.random());
-    readAgain = setTimeout(() => { readAt = Date.now(); load({ quietly: true }); }, wait);
+    if (!since) loadIn(wait);
   });
   source.addEventListener("spike", (event) => {
     const spike = JSON.parse(event.data);
@@ -243,11 +258,11 @@ function connect() {
   });
   source.addEventListener("error", () => {
     showConnection("lost", "Reconnecting…");
+    if (!state.today && !since) load();
     if (source.readyState !== EventSource.CLOSED) return;
     setTimeout(connect, CONNECT_AGAIN_MS * (0.75 + Math.random() * 0.5));
   });
 }
-let readAt = Date.now();
 
 function showConnection(name, text) {
   byId("connection").dataset.state = name;
