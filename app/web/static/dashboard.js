@@ -316,7 +316,7 @@ function fill(list, rows) {
   const body = list.tBodies?.[0] ?? list;
   body.replaceChildren(...rows);
   list.hidden = !rows.length;
-  list.parentElement.querySelector(".empty").hidden = Boolean(rows.length);
+  list.closest("section").querySelector(".empty").hidden = Boolean(rows.length);
 }
 
 function row(cells) {
