@@ -16,6 +16,7 @@ from app.store import connection
 from app.web import dashboard, documentation, ingest, live, metrics, operations, reports
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.limiting import limit_rate
+from app.web.remembering import Remembered
 from app.web.viewers import Viewers
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -36,6 +37,7 @@ def create_app(config: Settings | None = None) -> Flask:
         journal,
         Publisher(journal, bell(), config.queue_limit),
         Viewers(connect(config.redis_url)),
+        Remembered(),
     )
     install(app, parts)
     _name_requests(app)

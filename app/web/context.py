@@ -18,6 +18,7 @@ from app.errors import InvalidRequest
 from app.journal import Journal
 from app.publisher import Publisher
 from app.settings import Settings
+from app.web.remembering import Remembered
 from app.web.viewers import Viewers
 
 SESSION_COOKIE = "eventstream_session"
@@ -33,6 +34,7 @@ class Context(NamedTuple):
     journal: Journal
     publisher: Publisher
     viewers: Viewers
+    remembered: Remembered
 
 
 def install(app: Flask, context: Context) -> None:

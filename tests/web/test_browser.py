@@ -218,7 +218,7 @@ def test_a_report_that_fails_is_told_and_asked_for_again(page: Page) -> None:
         else:
             route.continue_()
 
-    page.route("**/reports/clicks*", answer)
+    page.route("**/live/snapshot*", answer)
     page.goto("/?website=")
     problem = page.get_by_role("alert")
     expect(problem).to_contain_text("The database is unavailable.")

@@ -12,11 +12,12 @@ from flask.testing import FlaskClient
 
 from app import live, spikes
 from app.cli.parts import free_ports
-from app.domain.events import AdClick
+from app.domain.events import AdClick, PageView
 from app.journal import Batch, Journal
 from app.live import Counted, Counts
 from app.settings import Settings
 from app.store.counting import ClickRule, Counting
+from app.web import remembering
 from tests.conftest import count_batch, running, wait_until
 from tests.web.conftest import MakeClient
 
@@ -126,6 +127,11 @@ def test_only_operators_may_watch(client: FlaskClient, client_with: MakeClient, 
     assert allowed.status_code == (501 if path == "/live" else 200)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembering, "KEPT_SECONDS", 0.0)
+
+
 def snapshot(client: FlaskClient, **query: Any) -> Any:
     return client.get("/live/snapshot", query_string=query).get_json()
 
@@ -169,3 +175,19 @@ def test_the_snapshot_has_the_spikes_of_a_website_or_of_all(
     assert [spike["website"] for spike in snapshot(client, website="site1.com")["spikes"]] == [
         "site1.com"
     ]
+
+
+def test_the_snapshot_has_the_views_of_today_or_of_the_days_asked_for(client: FlaskClient) -> None:
+    today = snapshot(client)["today"]
+    views = [PageView(None, "site1.com", "/a", day) for day in (today, today, "2026-01-01")]
+    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, views)
+    assert snapshot(client)["views"] == 2
+    assert snapshot(client)["pages"] == [{"website": "site1.com", "page": "/a", "views": 2}]
+    assert snapshot(client, to="2026-01-02")["views"] == 1
+    assert snapshot(client, website="other.com")["views"] == 0
+
+
+def test_a_wrong_parameter_of_the_snapshot_is_named(client: FlaskClient) -> None:
+    response = client.get("/live/snapshot", query_string={"from": "yesterday"})
+    assert response.status_code == 400
+    assert list(response.get_json()["errors"]) == ["from"]

@@ -7,10 +7,8 @@ const KINDS = {
   ad_click: { name: "Hits", color: "--ad-click" },
 };
 const SHOWN_ROWS = 10;
-const READ_ROWS = 100;
 const SHOWN_LETTERS = 5;
 const POLL_MS = 10_000;
-const READ_AGAIN_MS = 60_000;
 const QUIET_MS = 2_000;
 const CONNECT_AGAIN_MS = 2_000;
 
@@ -33,7 +31,6 @@ const state = {
 };
 let reading = 0; // the number of the latest reading: an older one that comes later is dropped
 let since = null; // what was told while the reports are read
-let readAt = 0;
 let readAgain; // timers
 let pollAgain;
 
@@ -94,39 +91,32 @@ async function load({ quietly = false } = {}) {
   if (!quietly) main.setAttribute("aria-busy", "true");
   since = told;
   try {
-    const of = { website: website() };
-    const snapshot = await get("/live/snapshot", of);
-    const sameDay = snapshot.today === state.today;
-    state.today = snapshot.today;
-    const days = { from: range().first, to: range().last };
-    const [daily, pages, ads, months, letters] = await Promise.all([
-      get("/reports/page-views/daily", { ...of, ...days, limit: 1000 }),
-      get("/reports/page-views", { ...of, ...days, limit: READ_ROWS }),
-      get("/reports/clicks", { ...of, limit: READ_ROWS }),
-      get("/reports/impressions", { website: website() || "*", limit: 1000 }),
+    const [snapshot, letters] = await Promise.all([
+      get("/live/snapshot", { website: website(), from: query().get("from"), to: query().get("to") }),
       get("/dead-letters", { limit: SHOWN_LETTERS }),
     ]);
     if (mine !== reading) return;
-    const month = months.items.find((row) => row.month === state.today.slice(0, 7));
+    const sameDay = snapshot.today === state.today;
     const before = state.figures;
+    const month = snapshot.months.find((row) => row.month === snapshot.today.slice(0, 7));
+    state.today = snapshot.today;
     state.figures = {
-      views: daily.items.reduce((sum, row) => sum + row.views, 0),
+      views: snapshot.views,
       impressions: month?.impressions ?? 0,
       visitors: month?.visitors ?? 0,
       ...snapshot.clicks,
     };
     state.minutes = snapshot.minutes;
-    state.pages = new Map(pages.items.map((row) => [`${row.website} ${row.page}`, row]));
-    state.ads = new Map(ads.items.map((row) => [`${row.website} ${row.ad_id}`, row]));
-    state.months = new Map(months.items.map((row) => [row.month, row]));
+    state.pages = new Map(snapshot.pages.map((row) => [`${row.website} ${row.page}`, row]));
+    state.ads = new Map(snapshot.ads.map((row) => [`${row.website} ${row.ad_id}`, row]));
+    state.months = new Map(snapshot.months.map((row) => [row.month, row]));
     state.spikes = snapshot.spikes;
-    if (!website()) for (const row of [...pages.items, ...ads.items]) state.websites.add(row.website);
+    if (!website()) for (const row of [...snapshot.pages, ...snapshot.ads]) state.websites.add(row.website);
     told.forEach(add);
     // The reports are a moment behind what was told: a figure that goes back would be read as a loss.
     if (quietly && sameDay && told.length) {
       for (const name of Object.keys(before)) state.figures[name] = Math.max(before[name], state.figures[name]);
     }
-    readAt = Date.now();
     showProblem(null);
     main.setAttribute("aria-busy", "false");
     showFilters();
@@ -134,7 +124,8 @@ async function load({ quietly = false } = {}) {
     showQueues(snapshot.queues);
     showSpikes();
     show();
-    if (told.length) loadIn(QUIET_MS * (1 + Math.random()));
+    // What was read may be a second old.
+    if (told.length || !quietly) loadIn(QUIET_MS * (1 + Math.random()));
   } catch (error) {
     if (mine !== reading) return;
     showProblem(error);
@@ -159,28 +150,13 @@ function showProblem(error) {
       ? "Your session has ended. Load the page again to log in."
       : error instanceof TypeError
         ? "The collector does not answer. Trying again every 5 seconds."
-        : `The figures can’t be read: ${error.message} Trying again every 5 seconds.`;
+        : `The figures can’t be read: ${error.message.replace(/ Try again\.$/, "")} Trying again every 5 seconds.`;
 }
 
-// Queues and letters change without a count.
-async function poll() {
+// Queues and letters, and the day, change without a count.
+function poll() {
   clearTimeout(pollAgain);
-  if (!document.hidden && main.getAttribute("aria-busy") === "false") {
-    try {
-      const [snapshot, letters] = await Promise.all([
-        get("/live/snapshot", { website: website() }),
-        get("/dead-letters", { limit: SHOWN_LETTERS }),
-      ]);
-      if (snapshot.today !== state.today) load({ quietly: true });
-      state.minutes = snapshot.minutes;
-      showQueues(snapshot.queues);
-      showLetters(letters.items);
-      show();
-    } catch (error) {
-      showProblem(error);
-      load({ quietly: true });
-    }
-  }
+  if (!document.hidden && main.getAttribute("aria-busy") === "false" && !since) load({ quietly: true });
   pollAgain = setTimeout(poll, POLL_MS * (0.8 + Math.random() * 0.4));
 }
 
@@ -246,9 +222,8 @@ function connect() {
     since?.push(counts);
     add(counts);
     show();
-    // Once it is quiet, or after a while, the reports have the last word.
-    const wait = Date.now() - readAt > READ_AGAIN_MS ? 0 : QUIET_MS * (1 + Math.random());
-    if (!since) loadIn(wait);
+    // Once it is quiet, the reports have the last word.
+    if (!since) loadIn(QUIET_MS * (1 + Math.random()));
   });
   source.addEventListener("spike", (event) => {
     const spike = JSON.parse(event.data);
@@ -368,7 +343,7 @@ function showSpikes(isNew = false) {
     const name = spike.queue === "page_view" ? spike.website + spike.name : `ad ${spike.name} on ${spike.website}`;
     const mean = spike.mean.toLocaleString("en", { maximumFractionDigits: 1 });
     item.append(element("strong", name));
-    item.append(element("div", `${number.format(spike.count)} ${what[spike.queue]} in the minute at ${at}, ${mean} before`, "note"));
+    item.append(element("div", `${number.format(spike.count)} ${what[spike.queue]} in the minute at ${at}, usually ${mean}`, "note"));
     return item;
   }));
 }
@@ -415,7 +390,7 @@ async function replay(letter, button) {
   }
   button.disabled = false;
   button.blur();
-  poll();
+  load({ quietly: true });
 }
 
 // The chart.
@@ -431,11 +406,15 @@ function showChart() {
   if (empty) return;
   if (chart) chart.setData(data);
   else chart = makeChart(data);
-  // While no minute is pointed at, the legend tells of the present one.
-  if (chart.cursor.left < 0) chart.setLegend({ idx: rows.length - 1 });
+  tellPresent(chart);
   const last = rows.at(-1);
   byId("chart").setAttribute("aria-label", "Events a minute over the last hour. This minute: " +
     Object.entries(KINDS).map(([kind, { name }]) => `${last[kind]} ${name.toLowerCase()}`).join(", "));
+}
+
+// While no minute is pointed at, the legend tells of the present one.
+function tellPresent(chart) {
+  if (chart.cursor.left < 0) chart.setLegend({ idx: chart.data[0].length - 1 });
 }
 
 function makeChart(data) {
@@ -453,6 +432,7 @@ function makeChart(data) {
     axes: [{ ...axis, values: [[60, "{HH}:{mm}", null, null, null, null, null, null, 1]] }, whole],
     series: [{ value: "{HH}:{mm}", label: "Minute" }, ...series],
     cursor: { y: false, drag: { x: false } },
+    hooks: { ready: [tellPresent], setCursor: [tellPresent] },
   }, data, byId("chart"));
 }
 
