@@ -69,11 +69,14 @@ class Viewers:
         self._new.append(_taken_over(connection))
 
     def _run(self) -> None:
+        tell = True
         while True:
             try:
                 self._watch()
             except (RedisError, OSError) as error:
-                logger.warning("no live counts: %s", type(error).__name__)
+                if tell or self._subscribed.is_set():  # once, however long Redis is away
+                    logger.warning("no live counts: %s", type(error).__name__)
+                tell = False
             except Exception:
                 logger.exception("no live counts")
             self._subscribed.clear()

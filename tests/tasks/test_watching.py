@@ -1,6 +1,7 @@
 import pytest
 
 from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.live import MAX_NAMES_AT_ONCE
 from app.store.counting import ClickRule, Counting
 from tasks.watching import counted
 
@@ -18,8 +19,8 @@ CLICKS = [AdClick(None, "site1.com", "34", "u1", number) for number in range(4)]
             {
                 "views": [
                     {"website": website, "day": day, "views": 1}
-                    for day in ("2026-11-23", "2026-11-24")
                     for website in ("site1.com", "*")
+                    for day in ("2026-11-23", "2026-11-24")
                 ],
                 "pages": [
                     {"website": "site1.com", "page": "/a", "day": day, "views": 1}
@@ -62,3 +63,16 @@ def test_watchers_are_told_nothing_of_what_was_counted_before() -> None:
     counting = Counting(ClickRule(3, "user"))
     counting.apply(PageView, {"b1": VIEWS})
     assert not counted(counting.apply(PageView, {"b1": VIEWS}).changes).counts
+
+
+def test_of_many_rows_only_the_largest_are_told_but_all_are_summed_up() -> None:
+    views = [
+        PageView(None, "site1.com", f"/{page}", "2026-11-24")
+        for page in range(MAX_NAMES_AT_ONCE * 2)
+        for _ in range(1 + page % 2)
+    ]
+    told = counted(Counting(ClickRule(3, "user")).apply(PageView, {"b1": views}).changes)
+    assert told.events["*"] == told.events["site1.com"] == len(views)
+    pages = {name: number for name, number in told.events.items() if " " in name}
+    assert len(pages) == MAX_NAMES_AT_ONCE
+    assert set(pages.values()) == {2}

@@ -65,16 +65,19 @@ def test_the_cookie_is_for_this_site_alone_and_holds_no_secret(secured: FlaskCli
     assert "Secure" in over_tls.headers["Set-Cookie"].split("; ")
 
 
+NOW = int(time.time())
+
+
 @pytest.mark.parametrize(
     "value",
     [
-        "",
-        "secret",
-        context.session("another", int(time.time()) + 99),
-        context.session("secret", int(time.time()) - 1),
-        context.session("secret", int(time.time()) + 9).replace(".", "0."),
-        f"{'9' * 1000}.x",
-        "²³.x",
+        pytest.param("", id="nothing"),
+        pytest.param("secret", id="the token"),
+        pytest.param(context.session("another", NOW + 9_999), id="of another token"),
+        pytest.param(context.session("secret", NOW - 1), id="ended"),
+        pytest.param(context.session("secret", NOW + 9_999).replace(".", "0."), id="prolonged"),
+        pytest.param(f"{'9' * 1000}.x", id="long"),
+        pytest.param("²³.x", id="no number"),
     ],
 )
 def test_a_session_that_is_none_opens_nothing(secured: FlaskClient, value: str) -> None:

@@ -1,3 +1,4 @@
+import math
 import os
 import sys
 import time
@@ -130,6 +131,7 @@ def test_only_operators_may_watch(client: FlaskClient, client_with: MakeClient, 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembering, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(remembering, "SHARE", math.inf)
 
 
 def snapshot(client: FlaskClient, **query: Any) -> Any:
