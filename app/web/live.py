@@ -23,8 +23,12 @@ blueprint = Blueprint("live", __name__)
 blueprint.before_request(require_operator)
 
 
-class _SnapshotQuery(Schema):
+class SnapshotQuery(Schema):
+    """What a snapshot is of."""
+
     class Meta:
+        """Others are ignored."""
+
         unknown = EXCLUDE
 
     website = fields.String(load_default=None)
@@ -55,7 +59,7 @@ def snapshot() -> Response:
 
     However many dashboards ask, it is read once a second for each choice of these.
     """
-    asked = query(_SnapshotQuery())
+    asked = query(SnapshotQuery())
     here = context()
     content = here.remembered.get(tuple(asked.items()), lambda: _snapshot(here, **asked))
     return Response(content, mimetype="application/json")
