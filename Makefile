@@ -16,6 +16,9 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	@command -v curl >/dev/null || { apt-get update -qq && apt-get install -qq -y curl; } || \
 		echo "curl can't be installed here: the tests of the README's curl commands are skipped"
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
+		chromium fonts-dejavu-core; } || \
+		echo "chromium can't be installed here: the tests of the dashboard in a browser are skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.

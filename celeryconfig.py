@@ -24,6 +24,7 @@ imports = (
     "tasks.ad_click",
     "tasks.month_end",
     "tasks.sweep",
+    "tasks.spikes",
 )
 task_queues = [Queue(name) for name in (*QUEUES, "maintenance")]
 task_default_queue = "maintenance"
@@ -50,5 +51,6 @@ beat_schedule = {
     "month-end": {"task": "tasks.month_end", "schedule": crontab(minute="*/5")},
     "fold": {"task": "tasks.fold", "schedule": 2.0, "options": {"expires": 2.0}},
     "expire": {"task": "tasks.expire", "schedule": 5.0, "options": {"expires": 5.0}},
+    "spikes": {"task": "tasks.spikes", "schedule": 5.0, "options": {"expires": 5.0}},
     "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": {"expires": 5.0}},
 }

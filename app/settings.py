@@ -40,6 +40,11 @@ class Settings:
     admin_token: str | None
     rate_limit: str | None
     queue_limit: int
+    spike_factor: float
+    spike_minimum: int
+    spike_webhook: str | None
+    spike_webhook_secret: str | None
+    spike_webhook_private: bool
     log_level: str
 
 
@@ -113,6 +118,11 @@ class _Environment(Schema):
     ADMIN_TOKEN = fields.String(load_default=None)
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
     QUEUE_LIMIT = fields.Integer(load_default=100_000, validate=validate.Range(min=1))
+    SPIKE_FACTOR = fields.Float(load_default=3.0, validate=validate.Range(min=1))
+    SPIKE_MINIMUM = fields.Integer(load_default=15, validate=validate.Range(min=1))
+    SPIKE_WEBHOOK = fields.Url(load_default=None, schemes={"http", "https"}, require_tld=False)
+    SPIKE_WEBHOOK_SECRET = fields.String(load_default=None)
+    SPIKE_WEBHOOK_PRIVATE = fields.Boolean(load_default=False)
     LOG_LEVEL = fields.String(
         load_default="INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
     )

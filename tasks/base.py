@@ -8,14 +8,15 @@ from functools import cached_property
 import msgspec
 from celery import Task
 
-from app import counters, journal
+from app import counters, journal, live
 from app.counters import Counts
 from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import Batch
 from app.settings import settings
 from app.store import folding
-from app.store.counting import ClickRule, Counting
+from app.store.counting import Applied, ClickRule, Counting
+from tasks import watching
 
 WORK_SECONDS = 4.0
 """A task that still finds batches after so long leaves them to the next, which it rings for."""
@@ -89,7 +90,7 @@ class CountingTask(Task):  # type: ignore[misc]
     def _count(self, queue: str, taken: Sequence[Batch]) -> int:
         """Count these batches and take them out of the journal; how many events were new."""
         try:
-            events = self._apply(queue, taken)
+            applied = self._apply(queue, taken)
         except Unavailable:
             self.counts.count(counters.GIVEN_BACK, queue, len(taken))
             with self.counts.taken(every=0) as counted:
@@ -104,12 +105,15 @@ class CountingTask(Task):  # type: ignore[misc]
             return 0
         with self.counts.taken(every=0) as counted:
             self.journal.remove(taken, counted)
-        logger.info("%d batches, %d events new", len(taken), events, extra={"queue": queue})
+        logger.info("%d batches, %d events new", len(taken), applied.events, extra={"queue": queue})
         names = [batch.id for batch in taken]
         logger.debug("counted", extra={"queue": queue, "batches": names})
-        return events
+        if applied.events:
+            told = watching.counted(applied.changes)
+            live.record(self.journal.redis, queue, told, time.time())
+        return applied.events
 
-    def _apply(self, queue: str, taken: Sequence[Batch]) -> int:
+    def _apply(self, queue: str, taken: Sequence[Batch]) -> Applied:
         kind = QUEUES[queue]
         batches = {
             batch.id: msgspec.json.decode(batch.payload, type=list[kind])  # type: ignore[valid-type]
@@ -123,4 +127,4 @@ class CountingTask(Task):  # type: ignore[misc]
         self.counts.count(counters.APPLIED, name, applied.events)
         self.counts.count(counters.DEDUPLICATED, name, applied.repeated)
         self.counts.count(counters.APPLY_RETRIES, name, applied.retries)
-        return applied.events
+        return applied

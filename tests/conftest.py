@@ -25,6 +25,7 @@ from app.journal import Journal, connect
 from app.settings import Settings, read
 from app.store import folding
 from app.store.counting import Counting
+from tests.receiver import Receiver, receiving
 
 # Known before any test imports a module that reads it, such as celeryconfig.
 REDIS_PORT = str(free_ports(1)[0])
@@ -178,3 +179,10 @@ def settings(redis: Server, mongodb_url: str, tmp_path: Path) -> Settings:
     return read(
         {"REDIS_URL": redis.url, "MONGODB_URL": mongodb_url, "DATA_DIR": str(tmp_path / "var")}
     )
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """What a webhook of this test may post to."""
+    with receiving() as server:
+        yield server

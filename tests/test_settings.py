@@ -46,6 +46,12 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("CLICK_SCOPE", "website"),
         ("RATE_LIMIT", "many"),
         ("QUEUE_LIMIT", "0"),
+        ("SPIKE_FACTOR", "0.5"),
+        ("SPIKE_FACTOR", "nan"),
+        ("SPIKE_MINIMUM", "0"),
+        ("SPIKE_WEBHOOK", "file:///etc/passwd"),
+        ("SPIKE_WEBHOOK", "hooks"),
+        ("SPIKE_WEBHOOK_PRIVATE", "maybe"),
         ("LOG_LEVEL", "LOUD"),
     ],
 )

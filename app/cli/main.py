@@ -4,7 +4,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +19,7 @@ from rich.text import Text
 
 from app import dead_letters
 from app.cli import send as sending
-from app.cli.simulate import MAX_DAYS, Expectation, simulate
+from app.cli.simulate import MAX_DAYS, Expectation, simulate, simulate_now
 from app.csv import as_csv
 from app.domain.events import EventReader
 from app.errors import EventstreamError
@@ -28,6 +30,7 @@ from app.settings import read, settings
 from app.store import connection, folding, months, reports
 
 POLL_SECONDS = 0.1
+LIVE_SECONDS = 0.2
 
 
 class _Day(click.ParamType[date]):
@@ -119,10 +122,31 @@ def send(files: tuple[IO[bytes], ...], url: str | None, batch: int) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to write the reports they must lead to.",
 )
+@click.option("--live", is_flag=True, help="Post events of now instead, until Ctrl-C.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 5_000, min_open=True),
+    default=50,
+    show_default=True,
+    help="With --live: events a second.",
+)
+@click.option("--url", help="With --live: the collector.  [http://HOST:PORT]")
 def simulate_events(
-    events: int, seed: int, sites: int, users: int, days: int, expect: Path | None
+    *,
+    events: int,
+    seed: int,
+    sites: int,
+    users: int,
+    days: int,
+    expect: Path | None,
+    live: bool,
+    rate: float,
+    url: str | None,
 ) -> None:
     """Write realistic events as NDJSON, the same for the same seed and day."""
+    if live:
+        _simulate_live(rate, url, sites, users)
+        return
     if days > MAX_DAYS:
         click.echo(
             f"Events older than 35 days are not accepted: spread over {MAX_DAYS} days.", err=True
@@ -144,6 +168,29 @@ def simulate_events(
             out.write(msgspec.json.encode(event.sent) + b"\n")
     if expect:
         expect.write_bytes(msgspec.json.format(msgspec.json.encode(expectation.reports())))
+
+
+def _simulate_live(rate: float, url: str | None, sites: int, users: int) -> None:
+    outcome = sending.Outcome()
+    keys = settings().write_keys
+    url = url or f"http://{settings().host}:{settings().port}"
+    made_up = simulate_now(None, sites, users)
+    click.echo(f"posting {rate:g} events a second to {url}, until Ctrl-C", err=True)
+    posted_at, owed = time.monotonic(), 0.0
+    with suppress(KeyboardInterrupt), sending.client_of(url, keys[0] if keys else None) as client:
+        while True:
+            time.sleep(LIVE_SECONDS)
+            now = time.monotonic()
+            # After a time without an answer it goes on at its rate, and does not catch up.
+            owed += min(now - posted_at, 1) * rate
+            posted_at = now
+            events = [made_up_event.sent for made_up_event in islice(made_up, int(owed))]
+            owed -= len(events)
+            if events:
+                sending.post(
+                    client, [msgspec.json.encode(event) + b"\n" for event in events], outcome
+                )
+    click.echo(f"accepted {outcome.accepted}, rejected {outcome.rejected}")
 
 
 @click.group()

@@ -35,16 +35,7 @@ def send(
     where the collector can't be reached or does not take events from here.
     """
     outcome = Outcome()
-    try:
-        httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise click.UsageError(f"{url} is not the URL of a collector.") from error
-    headers = {"Content-Type": "application/x-ndjson"}
-    if write_key:
-        headers["X-Write-Key"] = write_key
-    with httpx.Client(
-        base_url=url, headers=headers, timeout=REQUEST_SECONDS, trust_env=False
-    ) as client:
+    with client_of(url, write_key) as client:
         for file in files:
             task = progress.add_task(f"sending {file.name}", total=_size(file))
             for lines in _batched(_events(file), batch):
@@ -52,9 +43,20 @@ def send(
                     outcome.rejected += 1
                     outcome.reasons["larger than 2 MiB"] += 1
                 else:
-                    _post(client, lines, outcome)
+                    post(client, lines, outcome)
                 progress.advance(task, sum(map(len, lines)))
     return outcome
+
+
+def client_of(url: str, write_key: str | None) -> httpx.Client:
+    """What posts NDJSON to the collector at `url`. Raises a click error where that is none."""
+    headers = {"Content-Type": "application/x-ndjson"}
+    if write_key:
+        headers["X-Write-Key"] = write_key
+    try:
+        return httpx.Client(base_url=url, headers=headers, timeout=REQUEST_SECONDS, trust_env=False)
+    except httpx.InvalidURL as error:
+        raise click.UsageError(f"{url} is not the URL of a collector.") from error
 
 
 def _size(file: IO[bytes]) -> int | None:
@@ -94,7 +96,8 @@ def _batched(events: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
         yield lines
 
 
-def _post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
+def post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
+    """Post these lines, again while they are refused, and add to the outcome."""
     give_up = time.monotonic() + UNREACHABLE_SECONDS
     while True:
         try:

@@ -49,20 +49,30 @@ def simulate(
         )
         for _ in range(events)
     )
-    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
     for time in times:
-        kind = rng.choices(kinds, weights)[0]
-        website = f"site{_popular(rng, sites)}.example"
-        page = f"/section-{rng.randrange(4)}/page-{_popular(rng, PAGES_PER_SITE)}"
-        user, ad = f"user-{_popular(rng, users)}", str(_popular(rng, ADS))
-        sent = {
-            "Type": rng.choice([kind, kind[0].lower() + kind[1:], kind.upper()]),
-            "Url": _written(rng, website, page),
-            "Meta": {"UserId": user, "AdId": rng.choice([ad, int(ad)])},
-            "EventId": str(UUID(int=rng.getrandbits(128), version=4)),
-            "Timestamp": rng.choice([time.isoformat(), int(time.timestamp() * 1000)]),
-        }
-        yield SimulatedEvent(sent, kind, website, page, user, ad, time)
+        yield _event(rng, sites, users, time)
+
+
+def simulate_now(seed: int | None, sites: int, users: int) -> Iterator[SimulatedEvent]:
+    """Events without end, each of the moment when it is asked for."""
+    rng = random.Random(seed)  # noqa: S311
+    while True:
+        yield _event(rng, sites, users, datetime.now(UTC))
+
+
+def _event(rng: random.Random, sites: int, users: int, time: datetime) -> SimulatedEvent:
+    kind = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+    website = f"site{_popular(rng, sites)}.example"
+    page = f"/section-{rng.randrange(4)}/page-{_popular(rng, PAGES_PER_SITE)}"
+    user, ad = f"user-{_popular(rng, users)}", str(_popular(rng, ADS))
+    sent = {
+        "Type": rng.choice([kind, kind[0].lower() + kind[1:], kind.upper()]),
+        "Url": _written(rng, website, page),
+        "Meta": {"UserId": user, "AdId": rng.choice([ad, int(ad)])},
+        "EventId": str(UUID(int=rng.getrandbits(128), version=4)),
+        "Timestamp": rng.choice([time.isoformat(), int(time.timestamp() * 1000)]),
+    }
+    return SimulatedEvent(sent, kind, website, page, user, ad, time)
 
 
 def _popular(rng: random.Random, number: int) -> int:

@@ -257,6 +257,7 @@ class Supervisor:
         web = _http(self._settings.host, self._settings.port)
         flower = _http(_flower_host(self._settings), self._settings.flower_port)
         for name, address in (
+            ("dashboard", f"{web}/"),
             ("events", f"{web}/events"),
             ("reports", f"{web}/reports/page-views"),
             ("Flower", flower),
@@ -264,7 +265,7 @@ class Supervisor:
             ("MongoDB", _without_password(self._addresses["MONGODB_URL"])),
             ("logs", str(self._logs)),
         ):
-            click.echo(f"{name:8} {address}")
+            click.echo(f"{name:9} {address}")
 
 
 def _port_of(url: str) -> str:

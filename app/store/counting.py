@@ -39,6 +39,9 @@ class ClickRule:
     scope: Literal["user", "ad"]
 
 
+Changes = Mapping[type[Document], folding.Added]
+
+
 class Applied(NamedTuple):
     """How many batches, and how many of their events, were counted that had not been before.
 
@@ -49,9 +52,8 @@ class Applied(NamedTuple):
     events: int
     repeated: int
     retries: int
-
-
-Changes = Mapping[type[Document], folding.Added]
+    changes: Changes
+    """What these events add to the documents of each kind."""
 
 
 class Counting:
@@ -76,26 +78,27 @@ class Counting:
 
         tries = 0
 
-        def work(session: Session) -> tuple[int, int, list[Event]]:
+        def work(session: Session) -> tuple[int, int, list[Event], Changes]:
             nonlocal tries
             tries += 1
             fresh = ledger.enter(batches, session)
             brought = [event for name in batches if name in fresh for event in batches[name]]
             events = ledger.claim(brought, session)
+            changes: Changes = {}
             if events:
                 changes = self._appliers[kind](events, session)
                 folding.record(kind.__name__, changes, session)
-            return len(fresh), len(brought) - len(events), events
+            return len(fresh), len(brought) - len(events), events, changes
 
         with deadline(APPLY_SECONDS):
             if not self._prepared:
                 create_collections()
                 self._prepared = True
-            fresh, repeated, events = transaction(work)
+            fresh, repeated, events, changes = transaction(work)
         if kind is AdImpression:
             # Not before all is committed: what a transaction that failed wrote is not there.
             self._visitors.add(_visitors_in(events))
-        return Applied(fresh, len(events), repeated, tries - 1)
+        return Applied(fresh, len(events), repeated, tries - 1, changes)
 
     def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
         views = Counter((event.website, event.day, event.page) for event in events)

@@ -164,6 +164,16 @@ class Clicks(Document):
     }
 
 
+class ClickTotals(Document):
+    """Hits and clicks of all ads of a website. Key: website or "*"."""
+
+    key = StringField(primary_key=True)
+    website = StringField(required=True)
+    hits = IntField(required=True)
+    clicks = IntField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "click_totals"}
+
+
 class HitTally(Document):
     """A user's hits, as `app.domain.clicks.Tally`; the latest ones as JSON.
 
@@ -211,6 +221,7 @@ COLLECTIONS: tuple[type[Document], ...] = (
     Visitors,
     MonthCounts,
     Clicks,
+    ClickTotals,
     HitTally,
     AppliedBatch,
     SeenEvent,

@@ -23,6 +23,7 @@ from app.store.documents import (
     ALL_WEBSITES,
     Change,
     Clicks,
+    ClickTotals,
     DayTotals,
     Impressions,
     MonthCounts,
@@ -105,6 +106,7 @@ _COUNTERS = {
         Counters(Impressions, ("month", "website", "ad_id"), ("impressions",)),
         Counters(MonthCounts, ("month", "website"), ("impressions", "visitors"), of_month_counts),
         Counters(Clicks, ("website", "ad_id"), ("hits", "clicks"), _of_clicks),
+        Counters(ClickTotals, ("website",), ("hits", "clicks")),
     )
 }
 _BY_NAME = {document.__name__: document for document in _COUNTERS}
@@ -164,6 +166,8 @@ def _fold_some(recorded: Mapping[str, Any], session: Session) -> bool:
     collection(Change).delete_many({"_id": {"$in": ids}}, session=session)
     if PageViews in sums:
         sums |= _totals(sums[PageViews])
+    if Clicks in sums:
+        sums[ClickTotals] = _click_totals(sums[Clicks])
     for document, added in sums.items():
         _add(_COUNTERS[document], added, session)
     return True
@@ -185,6 +189,14 @@ def _totals(views: Added) -> dict[type[Document], dict[Parts, list[int]]]:
         days[website, day][0] += number
         days[ALL_WEBSITES, day][0] += number
     return {PageTotals: pages, DayTotals: days}
+
+
+def _click_totals(clicks: Added) -> dict[Parts, list[int]]:
+    totals: defaultdict[Parts, list[int]] = defaultdict(lambda: [0, 0])
+    for (website, _), counts in clicks.items():
+        for of in (website, ALL_WEBSITES):
+            totals[of,] = list(map(add, totals[of,], counts))
+    return totals
 
 
 def _add(counters: Counters, added: Added, session: Session) -> None:

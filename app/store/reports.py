@@ -16,6 +16,7 @@ from app.store.connection import collection, deadline
 from app.store.documents import (
     ALL_WEBSITES,
     Clicks,
+    ClickTotals,
     DayTotals,
     MonthCounts,
     PageTotals,
@@ -154,6 +155,13 @@ def clicks(page: Page, website: str | None = None, ad_id: str | None = None) -> 
     if ad_id is not None:
         return _ranked(page, columns, Clicks, "ad_rank", quoted(ad_id))
     return _ranked(page, columns, Clicks)
+
+
+def click_totals(website: str | None = None) -> Row:
+    """Hits and clicks of all ads of a website, or of all websites."""
+    with deadline(REPORT_SECONDS):
+        found = collection(ClickTotals).find_one({"_id": key(website or ALL_WEBSITES)})
+    return {name: found[name] if found else 0 for name in ("hits", "clicks")}
 
 
 def _from_to(first: date | None, last: date | None) -> Row:

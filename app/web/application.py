@@ -13,9 +13,11 @@ from app.journal import Journal, connect
 from app.publisher import Publisher, bell
 from app.settings import Settings, settings
 from app.store import connection
-from app.web import documentation, ingest, metrics, operations, reports
+from app.web import dashboard, documentation, ingest, live, metrics, operations, reports
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.limiting import limit_rate
+from app.web.remembering import Remembered
+from app.web.viewers import Viewers
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
@@ -34,13 +36,15 @@ def create_app(config: Settings | None = None) -> Flask:
         EventReader(config.timezone),
         journal,
         Publisher(journal, bell(), config.queue_limit),
+        Viewers(connect(config.redis_url)),
+        Remembered(),
     )
     install(app, parts)
     _name_requests(app)
     _allow_browsers(app, config)
     if config.rate_limit:
         limit_rate(ingest.blueprint, app, config)
-    for module in (ingest, reports, operations, metrics, documentation):
+    for module in (ingest, reports, live, operations, metrics, documentation, dashboard):
         app.register_blueprint(module.blueprint)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Unavailable, _unavailable)

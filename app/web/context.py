@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -17,7 +18,11 @@ from app.errors import InvalidRequest
 from app.journal import Journal
 from app.publisher import Publisher
 from app.settings import Settings
+from app.web.remembering import Remembered
+from app.web.viewers import Viewers
 
+SESSION_COOKIE = "eventstream_session"
+SESSION_SECONDS = 12 * 3600
 RETRY_AFTER_SECONDS = 1
 
 
@@ -28,6 +33,8 @@ class Context(NamedTuple):
     reader: EventReader
     journal: Journal
     publisher: Publisher
+    viewers: Viewers
+    remembered: Remembered
 
 
 def install(app: Flask, context: Context) -> None:
@@ -58,13 +65,15 @@ def query(schema: Schema) -> dict[str, Any]:
 def require_operator() -> None:
     """Refuse a request that is not an operator's.
 
-    With ADMIN_TOKEN, it must carry that as bearer token (RFC 6750), else 401. Without, it must
-    come from this machine, and not from a page of another site in a browser there, else 403.
+    With ADMIN_TOKEN, it must carry that as bearer token (RFC 6750), or a session of one who knew
+    it, else 401. Without, it must come from this machine, and not from a page of another site in a
+    browser there, else 403.
     """
     token = context().settings.admin_token
     if token is not None:
         given = request.authorization
-        if given is None or given.type != "bearer" or not _is_one_of(given.token or "", [token]):
+        bears = given and given.type == "bearer" and is_one_of(given.token or "", [token])
+        if not bears and not _has_session(token):
             bearer = WWWAuthenticate("Bearer")
             raise Unauthorized("An admin token is needed.", www_authenticate=bearer)
         return
@@ -76,6 +85,25 @@ def require_operator() -> None:
         abort(403, "Without ADMIN_TOKEN this answers only on the collector's own machine.")
 
 
+def session(token: str, ends: int) -> str:
+    """What a browser shows instead of the admin token, until a time in seconds since the epoch.
+
+    It tells nothing of the token, and no longer holds once that is another.
+    """
+    text = f"session until {ends}"
+    return f"{ends}.{hmac.new(token.encode(), text.encode(), 'sha256').hexdigest()}"
+
+
+def _has_session(token: str) -> bool:
+    given = request.cookies.get(SESSION_COOKIE, "")
+    ends = given.partition(".")[0]
+    if not (ends.isascii() and ends.isdecimal() and len(ends) < 20 and int(ends) > time.time()):
+        return False
+    # A browser sends the cookie along with what pages of other ports of this host ask for.
+    own = request.origin is None or urlsplit(request.origin).netloc == request.host
+    return own and is_one_of(given, [session(token, int(ends))])
+
+
 def write_key_given(posted: Request) -> str:
     """The write key that the request carries, or an empty string."""
     return posted.headers.get("X-Write-Key") or posted.args.get("key") or ""
@@ -83,7 +111,7 @@ def write_key_given(posted: Request) -> str:
 
 def has_write_key(here: Context, posted: Request) -> bool:
     """Whether the request carries one of WRITE_KEYS."""
-    return _is_one_of(write_key_given(posted), here.settings.write_keys)
+    return is_one_of(write_key_given(posted), here.settings.write_keys)
 
 
 def require_write_key(here: Context, posted: Request) -> None:
@@ -100,7 +128,8 @@ def require_allowed_origin(here: Context, posted: Request) -> None:
         abort(403, "This origin may not post events.")
 
 
-def _is_one_of(given: str, secrets: Iterable[str]) -> bool:
+def is_one_of(given: str, secrets: Iterable[str]) -> bool:
+    """Whether a text is one of these secrets."""
     # No early end: how long it takes says nothing about the secrets. A header's text holds bytes.
     forms = [given.encode(), given.encode("latin-1", "replace")]
     matches = [hmac.compare_digest(form, secret.encode()) for secret in secrets for form in forms]

@@ -12,10 +12,12 @@ from flask import Blueprint, Flask, Response, current_app, render_template
 from marshmallow import Schema
 
 from app.counters import TYPES
-from app.domain.events import event_schema
+from app.domain.events import QUEUES, event_schema
 from app.store import documents
+from app.web import dashboard
 from app.web.context import answer, context
 from app.web.ingest import MAX_EVENTS
+from app.web.live import SnapshotQuery
 from app.web.operations import LettersQuery
 from app.web.reports import ClicksQuery, DailyQuery, ImpressionsQuery, PageViewsQuery
 
@@ -90,6 +92,13 @@ _BODY = {
         "application/x-ndjson": {"schema": {**_TEXT, "description": "A line for each event."}},
     },
 }
+_MONTH = _object(
+    month=_TEXT,
+    website={**_TEXT, "description": f"{documents.ALL_WEBSITES}: all together."},
+    impressions=_NUMBER,
+    visitors=_NUMBER,
+    closed={"type": "boolean"},
+)
 _OPERATOR = (401, 403, 503)
 _OPERATIONS = {
     "ingest.post_events": _Operation(
@@ -99,14 +108,47 @@ _OPERATIONS = {
     "reports.daily_page_views": _report(DailyQuery, day={**_TEXT, "format": "date"}, views=_NUMBER),
     "reports.impressions": _report(
         ImpressionsQuery,
-        month=_TEXT,
-        website={**_TEXT, "description": f"{documents.ALL_WEBSITES}: all together."},
-        impressions=_NUMBER,
-        visitors=_NUMBER,
-        closed={"type": "boolean"},
+        **_MONTH["properties"],
     ),
     "reports.clicks": _report(
         ClicksQuery, website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER
+    ),
+    "live.stream": _Operation(
+        {**_TEXT, "description": "Events `counts` and `spike`, each with JSON as data."},
+        _OPERATOR,
+        media="text/event-stream",
+        key="token",
+    ),
+    "live.snapshot": _Operation(
+        _object(
+            today={**_TEXT, "format": "date"},
+            views=_NUMBER,
+            clicks=_object(hits=_NUMBER, clicks=_NUMBER),
+            minutes=_list_of(_object(time=_NUMBER, **dict.fromkeys(QUEUES, _NUMBER))),
+            pages=_list_of(_object(website=_TEXT, page=_TEXT, views=_NUMBER)),
+            ads=_list_of(_object(website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER)),
+            months=_list_of(_MONTH),
+            queues=_list_of(
+                _object(
+                    queue=_TEXT,
+                    waiting=_NUMBER,
+                    oldest_seconds={"type": ["number", "null"], "minimum": 0},
+                )
+            ),
+            spikes=_list_of(
+                _object(
+                    queue=_TEXT,
+                    website=_TEXT,
+                    name={**_TEXT, "description": "The page or ad."},
+                    count=_NUMBER,
+                    mean={"type": "number", "minimum": 0},
+                    time=_NUMBER,
+                )
+            ),
+        ),
+        (400, *_OPERATOR),
+        query=SnapshotQuery,
+        key="token",
     ),
     "operations.health": _Operation(_object(status=_TEXT)),
     "operations.ready": _Operation(_object(broker=_TEXT, database=_TEXT), (503,)),
@@ -171,6 +213,8 @@ def _described(app: Flask) -> Json:
     for name, scheme in keys.items():
         spec.components.security_scheme(name, scheme)
     for rule in app.url_map.iter_rules():
+        if rule.endpoint.split(".")[0] == dashboard.blueprint.name:
+            continue  # pages for people
         operation = _OPERATIONS[rule.endpoint]
         view = app.view_functions[rule.endpoint]
         described: Json = {

@@ -1,5 +1,6 @@
 """gunicorn's configuration."""
 
+import resource
 import socket
 import struct
 from typing import Any
@@ -29,13 +30,18 @@ logconfig_dict = {
 }
 
 READ_SECONDS = 5
+OPEN_FILES = 8_192
 
 
 def post_worker_init(worker: Any) -> None:
-    """Give up on a client that sends nothing for READ_SECONDS, which would hold a thread for ever.
+    """Make room for viewers, and let no client that sends nothing hold a thread for ever.
 
-    Connections inherit this from the socket that accepts them (Linux, socket(7)).
+    It is given up after READ_SECONDS. Connections inherit that from the socket that accepts them
+    (Linux, socket(7)).
     """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     for listener in worker.sockets:
         listener.setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0)

@@ -22,8 +22,9 @@ VIEW = {"Type": "PageView", "Url": "up.example/a"}
 
 
 def test_every_address_is_printed_and_then_ready(stack: Stack) -> None:
-    *addresses, ready = stack.output.read_text().splitlines()[:7]
+    dashboard, *addresses, ready = stack.output.read_text().splitlines()[:8]
     assert ready == "ready"
+    assert dashboard.endswith(f" {stack.url}/")
     assert f"{stack.url}/events" in addresses[0]
     assert f"{stack.url}/reports/page-views" in addresses[1]
     assert stack.flower in addresses[2]

@@ -1,0 +1,183 @@
+"""What happens now: counts by the minute, and a channel on which workers tell what they counted.
+
+All of it is for watching: nothing is counted from here, and what gets lost is missed by nobody. So
+each size has a bound, and an error of Redis is swallowed where events are counted.
+
+Redis keys:
+- `live:minute:{minute}:{queue}`: a sorted set of what events of this queue were counted for in a
+  minute since the epoch, by how many: `*`, each website, and each page or ad (website, space,
+  name). At most about MAX_NAMES of them, for KEPT_SECONDS;
+- channel `live:counts`: what one transaction counted, as `Counts` in JSON;
+- channel `live:spike`: what `app.spikes` found, as JSON.
+"""
+
+import heapq
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.domain.events import QUEUES
+
+COUNTS_CHANNEL = "live:counts"
+SPIKE_CHANNEL = "live:spike"
+
+MINUTES = 60
+KEPT_SECONDS = 2 * 3600
+MAX_NAMES = 2_000
+MAX_NAMES_AT_ONCE = 100
+MAX_NAME_LENGTH = 256
+MAX_ROWS = 50
+"""In each table of a message."""
+
+logger = logging.getLogger(__name__)
+
+_RECORD = """#!lua
+local full = redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3])
+for n = 4, #ARGV, 2 do
+    if full then
+        redis.call('ZADD', KEYS[1], 'XX', 'INCR', ARGV[n + 1], ARGV[n])
+    else
+        redis.call('ZINCRBY', KEYS[1], ARGV[n + 1], ARGV[n])
+    end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('PUBLISH', 'live:counts', ARGV[1])
+"""
+
+
+class Table(NamedTuple):
+    """The columns of rows of counts: those that name a row, and those that count."""
+
+    names: tuple[str, ...]
+    counts: tuple[str, ...]
+
+
+TABLES = {
+    "views": Table(("website", "day"), ("views",)),
+    "pages": Table(("website", "page", "day"), ("views",)),
+    "months": Table(("month", "website"), ("impressions", "visitors")),
+    "clicks": Table(("website",), ("hits", "clicks")),
+    "ads": Table(("website", "ad_id"), ("hits", "clicks")),
+}
+"""Website "*" is all of them together."""
+
+Rows = Mapping[tuple[str, ...], list[int]]
+
+
+class Counts:
+    """What was counted, to be added up: rows of counts by their names, in each of TABLES."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, dict[tuple[str, ...], list[int]]] = {name: {} for name in TABLES}
+
+    def __bool__(self) -> bool:
+        return any(self._tables.values())
+
+    def add(self, table: str, names: tuple[str, ...], counts: Iterable[int]) -> None:
+        """Add to a row."""
+        rows = self._tables[table]
+        known = rows.get(names)
+        rows[names] = list(counts) if known is None else [*map(sum, zip(known, counts))]  # noqa: B905
+
+    def add_message(self, message: bytes) -> None:
+        """Add what a message of the channel holds."""
+        for table, rows in msgspec.json.decode(message).items():
+            width = len(TABLES[table].names)
+            for row in rows:
+                self.add(table, tuple(row[:width]), row[width:])
+
+    def message(self) -> bytes:
+        """A message of the channel: the largest rows of each table."""
+        tables = {
+            table: [[*names, *counts] for names, counts in _largest(rows, MAX_ROWS)]
+            for table, rows in self._tables.items()
+            if rows
+        }
+        return msgspec.json.encode(tables)
+
+    def shown(self) -> dict[str, list[dict[str, Any]]]:
+        """The largest rows of each table that has any, each with the names of its columns."""
+        return {
+            table: [
+                dict(zip(sum(TABLES[table], ()), (*names, *counts), strict=True))
+                for names, counts in _largest(rows, MAX_ROWS)
+            ]
+            for table, rows in self._tables.items()
+            if rows
+        }
+
+
+class Counted(NamedTuple):
+    """What a transaction counted: for whom it counted how many events, and rows to show."""
+
+    events: Mapping[str, int]
+    """By `*`, website, and page or ad: website, space, name."""
+    counts: Counts
+
+
+def record(redis: Redis, queue: str, counted: Counted, now: float) -> None:
+    """Add to the present minute, and tell whoever watches. Never fails: it may just be missing."""
+    names = {name: n for name, n in counted.events.items() if len(name) <= MAX_NAME_LENGTH}
+    # "*" is never less than another, so is always among them.
+    largest = heapq.nlargest(MAX_NAMES_AT_ONCE, names.items(), key=lambda item: item[1])
+    largest.sort(key=lambda item: item[0].count(" "))
+    words = [word for item in largest for word in item]
+    key = _minute_key(int(now // 60), queue)
+    try:
+        redis.register_script(_RECORD)(
+            [key], [counted.counts.message(), KEPT_SECONDS, MAX_NAMES, *words]
+        )
+    except RedisError as error:
+        logger.warning("live counts are missing: %s", type(error).__name__)
+
+
+def minutes(redis: Redis, now: float, name: str = "*") -> list[dict[str, int]]:
+    """Events by queue in each of the last MINUTES minutes, oldest first, the present one included.
+
+    `name` is a website, "*" for all. `time` is when the minute began, in seconds since the epoch.
+    """
+    last = int(now // 60)
+    span = range(last - MINUTES + 1, last + 1)
+    with redis.pipeline(transaction=False) as pipe:
+        for minute in span:
+            for queue in QUEUES:
+                pipe.zscore(_minute_key(minute, queue), name)
+        scores = iter(pipe.execute())
+    return [
+        {"time": minute * 60} | {queue: int(next(scores) or 0) for queue in QUEUES}
+        for minute in span
+    ]
+
+
+def busiest(
+    redis: Redis, queue: str, minute: int, at_least: int, most: int = 500
+) -> dict[str, int]:
+    """The pages or ads (website, space, name) with so many events in a minute since the epoch."""
+    found: Any = redis.zrevrangebyscore(
+        _minute_key(minute, queue), "+inf", at_least, start=0, num=most, withscores=True
+    )
+    names = {name.decode(): int(count) for name, count in found}
+    return {name: count for name, count in names.items() if " " in name}
+
+
+def before(redis: Redis, queue: str, minute: int, names: list[str]) -> list[int]:
+    """How many events each of these had in the MINUTES minutes before a minute, all together."""
+    with redis.pipeline(transaction=False) as pipe:
+        for earlier in range(minute - MINUTES, minute):
+            pipe.zmscore(_minute_key(earlier, queue), names)
+        found = pipe.execute()
+    return [sum(int(score or 0) for score in scores) for scores in zip(*found, strict=True)]
+
+
+def _minute_key(minute: int, queue: str) -> str:
+    return f"live:minute:{minute}:{queue}"
+
+
+def _largest(rows: Rows, most: int) -> list[tuple[tuple[str, ...], list[int]]]:
+    if len(rows) <= most:
+        return list(rows.items())
+    return heapq.nlargest(most, rows.items(), key=lambda row: row[1])

@@ -1,0 +1,89 @@
+"""Spikes: a page or ad that is asked for far more than in the hour before.
+
+Redis keys:
+- `spikes:announced:{queue} {website} {name}`: this one has been announced, for AGAIN_SECONDS;
+- `spikes:latest`: a list of the latest KEPT spikes, newest first, as JSON.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from app import live
+from app.domain.events import QUEUES
+
+AGAIN_SECONDS = 600
+KEPT = 50
+KEPT_SECONDS = 24 * 3600
+
+_ANNOUNCE = """#!lua
+if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[2]) then return 0 end
+redis.call('LPUSH', KEYS[2], ARGV[1])
+redis.call('LTRIM', KEYS[2], 0, ARGV[3] - 1)
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+redis.call('PUBLISH', ARGV[5], ARGV[1])
+return 1
+"""
+
+
+class Spike(msgspec.Struct, frozen=True):
+    """A page (or ad) had `count` events of this queue in the minute that began at `time`.
+
+    `name` is the page or ad, `mean` how many it had in a minute of the hour before, `time` in
+    seconds since the epoch.
+    """
+
+    queue: str
+    website: str
+    name: str
+    count: int
+    mean: float
+    time: int
+
+
+def announce(redis: Redis, now: float, factor: float, at_least: int) -> list[Spike]:
+    """Find spikes, tell the live stream of those not told of lately, and return these.
+
+    Each is returned to one caller only, once in AGAIN_SECONDS. Raises RedisError.
+    """
+    script = redis.register_script(_ANNOUNCE)
+    return [
+        spike
+        for spike in _find(redis, now, factor, at_least)
+        if script(
+            [_announced(spike.queue, f"{spike.website} {spike.name}"), "spikes:latest"],
+            [msgspec.json.encode(spike), AGAIN_SECONDS, KEPT, KEPT_SECONDS, live.SPIKE_CHANNEL],
+        )
+    ]
+
+
+def latest(redis: Redis) -> list[Spike]:
+    """The latest spikes that were announced, newest first. Raises RedisError."""
+    kept: Any = redis.lrange("spikes:latest", 0, -1)
+    return [msgspec.json.decode(spike, type=Spike) for spike in kept]
+
+
+def _find(redis: Redis, now: float, factor: float, at_least: int) -> Iterator[Spike]:
+    this_minute = int(now // 60)
+    for queue in QUEUES:
+        # The minute before too: its last seconds came after the last look.
+        for minute in (this_minute - 1, this_minute):
+            counts = live.busiest(redis, queue, minute, at_least)
+            if not counts:
+                continue
+            known: Any = redis.mget([_announced(queue, name) for name in counts])
+            names = [name for name, told in zip(counts, known, strict=True) if told is None]
+            if not names:
+                continue
+            sums = live.before(redis, queue, minute, names)
+            for name, earlier in zip(names, sums, strict=True):
+                mean = earlier / live.MINUTES
+                if counts[name] > factor * mean:
+                    website, _, of = name.partition(" ")
+                    yield Spike(queue, website, of, counts[name], round(mean, 2), minute * 60)
+
+
+def _announced(queue: str, name: str) -> str:
+    return f"spikes:announced:{queue} {name}"

@@ -1,0 +1,96 @@
+"""GET /live: what is counted as it happens; and what a page that shows it begins with."""
+
+import time
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, abort, request
+from marshmallow import EXCLUDE, Schema, fields
+
+from app import live, spikes
+from app.journal import broker_errors
+from app.store import reports
+from app.store.documents import ALL_WEBSITES
+from app.store.reports import Page
+from app.web.context import Context, context, query, require_operator
+
+MAX_DAYS = 1_000
+TOP = Page(50)
+MONTHS = Page(reports.MAX_LIMIT)
+
+blueprint = Blueprint("live", __name__)
+blueprint.before_request(require_operator)
+
+
+class SnapshotQuery(Schema):
+    """What a snapshot is of."""
+
+    class Meta:
+        """Others are ignored."""
+
+        unknown = EXCLUDE
+
+    website = fields.String(load_default=None)
+    first = fields.Date(format="%Y-%m-%d", data_key="from", load_default=None)
+    last = fields.Date(format="%Y-%m-%d", data_key="to", load_default=None)
+
+
+@blueprint.get("/live")
+def stream() -> Response:
+    """Server-sent events: `counts`, what was counted since the last one, and `spike`.
+
+    There is no history: whoever connects again reads the reports or the snapshot anew.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        abort(501, "Live counts need the web server that the collector runs with.")
+    response = Response(mimetype="text/event-stream")
+    if request.method != "HEAD":
+        context().viewers.join(connection)
+        # For nobody: what gunicorn writes from now on goes nowhere.
+        response.headers["Connection"] = "close"
+    return response
+
+
+@blueprint.get("/live/snapshot")
+def snapshot() -> Response:
+    """What the dashboard shows, for a website or for all, views from a day to a day or of today.
+
+    However many dashboards ask, it is read once a second for each choice of these.
+    """
+    asked = query(SnapshotQuery())
+    here = context()
+    content = here.remembered.get(tuple(asked.items()), lambda: _snapshot(here, **asked))
+    return Response(content, mimetype="application/json")
+
+
+def _snapshot(here: Context, website: str | None, first: date | None, last: date | None) -> bytes:
+    now = datetime.now(here.settings.timezone)
+    if first is None and last is None:
+        first = last = now.date()
+    redis = here.journal.redis
+    with broker_errors():
+        minutes = live.minutes(redis, time.time(), website or ALL_WEBSITES)
+        found = spikes.latest(redis)
+    backlog = here.journal.backlog()
+    days = reports.daily_page_views(Page(MAX_DAYS), website, None, first, last).items
+    shown: dict[str, Any] = {
+        "today": now.date().isoformat(),
+        "views": sum(day["views"] for day in days),
+        "clicks": reports.click_totals(website),
+        "minutes": minutes,
+        "pages": reports.page_views(TOP, website, first, last).items,
+        "ads": reports.clicks(TOP, website).items,
+        "months": reports.impressions(MONTHS, website=website or ALL_WEBSITES).items,
+        "queues": [
+            {
+                "queue": queue,
+                "waiting": of_queue.waiting + of_queue.taken,
+                "oldest_seconds": of_queue.oldest_seconds if of_queue.waiting else None,
+            }
+            for queue, of_queue in backlog.items()
+        ],
+        "spikes": [spike for spike in found if website in (None, spike.website)],
+    }
+    return msgspec.json.encode(shown)

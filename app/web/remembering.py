@@ -1,0 +1,46 @@
+"""Answers that cost something, kept for a moment for all who ask the same."""
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+KEPT_SECONDS = 1.0
+SHARE = 0.2
+"""Of the time, making an answer takes no more than this."""
+MAX_KEPT = 100
+
+
+@dataclass(slots=True)
+class _Answer:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    kept_until: float = 0.0
+    content: bytes | None = None
+
+
+class Remembered:
+    """Answers by what was asked, kept for KEPT_SECONDS, or longer if they take long to make."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answers: dict[Hashable, _Answer] = {}
+
+    def get(self, asked: Hashable, make: Callable[[], bytes]) -> bytes:
+        """The answer, made by one thread at a time; meanwhile the others get the one before."""
+        with self._lock:
+            if asked not in self._answers and len(self._answers) >= MAX_KEPT:
+                self._answers.clear()
+            answer = self._answers.setdefault(asked, _Answer())
+        # Who has nothing to give waits, for as long as making it takes.
+        if not answer.lock.acquire(blocking=answer.content is None):
+            assert answer.content is not None  # noqa: S101
+            return answer.content
+        try:
+            if answer.content is None or time.monotonic() >= answer.kept_until:
+                started = time.monotonic()
+                answer.content = make()
+                took = time.monotonic() - started
+                answer.kept_until = started + max(KEPT_SECONDS, took / SHARE)
+            return answer.content
+        finally:
+            answer.lock.release()

@@ -1,0 +1,195 @@
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from flask.testing import FlaskClient
+
+from app import live, spikes
+from app.cli.parts import free_ports
+from app.domain.events import AdClick, PageView
+from app.journal import Batch, Journal
+from app.live import Counted, Counts
+from app.settings import Settings
+from app.store.counting import ClickRule, Counting
+from app.web import remembering
+from tests.conftest import count_batch, running, wait_until
+from tests.web.conftest import MakeClient
+
+
+@pytest.fixture
+def server(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
+    """The URL of a gunicorn with the project's own configuration, in one process."""
+    port = free_ports(1)[0]
+    with running(
+        *(sys.executable, "-m", "gunicorn", "--config", "python:app.web.server"),
+        *("--workers", "1", "wsgi:app"),
+        log=tmp_path / "web.log",
+        PORT=str(port),
+        REDIS_URL=settings.redis_url,
+        MONGODB_URL=settings.mongodb_url,
+        DATA_DIR=str(tmp_path),
+    ):
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: is_up(url))
+        yield url
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").is_success
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def watching(server: str) -> Iterator[Iterator[str]]:
+    """The lines of a live stream."""
+    with httpx.stream("GET", f"{server}/live", timeout=20) as response:
+        assert response.status_code == 200
+        assert response.headers["Content-Type"] == "text/event-stream"
+        lines = response.iter_lines()
+        assert next(lines) == "retry: 2000"
+        yield lines
+
+
+def tell(journal: Journal) -> None:
+    counts = Counts()
+    counts.add("clicks", ("*",), [2, 1])
+    live.record(journal.redis, "ad_click", Counted({"*": 2, "site1.com": 2}, counts), time.time())
+
+
+def test_what_a_worker_counts_is_streamed_within_a_second(server: str, journal: Journal) -> None:
+    with watching(server) as lines:
+        told = time.monotonic()
+        tell(journal)
+        event = next(line for line in lines if line.startswith("event:"))
+        assert (event, next(lines)) == (
+            "event: counts",
+            'data: {"clicks":[{"website":"*","hits":2,"clicks":1}]}',
+        )
+        assert time.monotonic() - told < 1
+
+
+def test_more_viewers_than_threads_leave_the_server_free_for_events(
+    server: str, journal: Journal
+) -> None:
+    with ExitStack() as open_until_the_end:
+        viewers = [open_until_the_end.enter_context(watching(server)) for _ in range(100)]
+        for _ in range(20):
+            posted = httpx.post(f"{server}/events", json={"Type": "PageView", "Url": "a.com"})
+            assert posted.status_code == 202
+        tell(journal)
+        for lines in viewers:
+            assert next(line for line in lines if line.startswith("event:")) == "event: counts"
+
+
+def test_viewers_that_go_leave_nothing_open(server: str, tmp_path: Path) -> None:
+    def open_files() -> int:
+        return max(
+            len(os.listdir(f"/proc/{pid}/fd"))
+            for pid in os.listdir("/proc")
+            if pid.isdecimal() and is_of(pid, server.rpartition(":")[2])
+        )
+
+    with watching(server):
+        before = open_files()
+        with ExitStack() as open_until_the_end:
+            for _ in range(30):
+                open_until_the_end.enter_context(watching(server))
+            assert open_files() >= before + 30
+        wait_until(lambda: open_files() <= before + 2)
+
+
+def is_of(pid: str, port: str) -> bool:
+    try:
+        return f"PORT={port}\0" in Path(f"/proc/{pid}/environ").read_text()
+    except OSError:
+        return False
+
+
+def test_a_head_request_gets_only_the_head(server: str) -> None:
+    response = httpx.head(f"{server}/live")
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+
+
+@pytest.mark.parametrize("path", ["/live", "/live/snapshot"])
+def test_only_operators_may_watch(client: FlaskClient, client_with: MakeClient, path: str) -> None:
+    assert client.get(path, environ_base={"REMOTE_ADDR": "203.0.113.5"}).status_code == 403
+    secured = client_with(admin_token="secret")
+    assert secured.get(path).status_code == 401
+    allowed = secured.get(path, headers={"Authorization": "Bearer secret"})
+    assert allowed.status_code == (501 if path == "/live" else 200)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembering, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(remembering, "SHARE", math.inf)
+
+
+def snapshot(client: FlaskClient, **query: Any) -> Any:
+    return client.get("/live/snapshot", query_string=query).get_json()
+
+
+def test_the_snapshot_has_the_minutes_of_a_website_or_of_all(
+    client: FlaskClient, journal: Journal
+) -> None:
+    tell(journal)
+    assert sum(minute["ad_click"] for minute in snapshot(client)["minutes"]) == 2
+    for website, hits in (("site1.com", 2), ("other.com", 0)):
+        of_website = snapshot(client, website=website)["minutes"]
+        assert sum(minute["ad_click"] for minute in of_website) == hits
+
+
+def test_the_snapshot_has_all_hits_and_clicks_of_a_website_or_of_all(client: FlaskClient) -> None:
+    hits = [AdClick(None, f"site{n % 2}.com", str(n), "u1", n) for n in range(9)]
+    count_batch(Counting(ClickRule(3, "user")), "b1", AdClick, hits)
+    assert snapshot(client)["clicks"] == {"hits": 9, "clicks": 3}
+    assert snapshot(client, website="site0.com")["clicks"] == {"hits": 5, "clicks": 2}
+    assert snapshot(client, website="none.com")["clicks"] == {"hits": 0, "clicks": 0}
+
+
+def test_the_snapshot_says_what_waits_and_for_how_long(
+    client: FlaskClient, journal: Journal
+) -> None:
+    journal.write([Batch("b1", "page_view", b"[]"), Batch("b2", "page_view", b"[]")])
+    journal.redis.zadd("journal:page_view:waiting", {"b1": time.time() - 100})
+    by_queue = {queue.pop("queue"): queue for queue in snapshot(client)["queues"]}
+    assert by_queue["page_view"]["waiting"] == 2
+    assert 100 <= by_queue["page_view"]["oldest_seconds"] < 110
+    assert by_queue["ad_click"] == {"waiting": 0, "oldest_seconds": None}
+
+
+def test_the_snapshot_has_the_spikes_of_a_website_or_of_all(
+    client: FlaskClient, journal: Journal
+) -> None:
+    names = {f"site{n}.com /a": 20 for n in range(2)}
+    live.record(journal.redis, "page_view", Counted({"*": 40} | names, Counts()), time.time())
+    spikes.announce(journal.redis, time.time(), 3, 15)
+    assert len(snapshot(client)["spikes"]) == 2
+    assert [spike["website"] for spike in snapshot(client, website="site1.com")["spikes"]] == [
+        "site1.com"
+    ]
+
+
+def test_the_snapshot_has_the_views_of_today_or_of_the_days_asked_for(client: FlaskClient) -> None:
+    today = snapshot(client)["today"]
+    views = [PageView(None, "site1.com", "/a", day) for day in (today, today, "2026-01-01")]
+    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, views)
+    assert snapshot(client)["views"] == 2
+    assert snapshot(client)["pages"] == [{"website": "site1.com", "page": "/a", "views": 2}]
+    assert snapshot(client, to="2026-01-02")["views"] == 1
+    assert snapshot(client, website="other.com")["views"] == 0
+
+
+def test_a_wrong_parameter_of_the_snapshot_is_named(client: FlaskClient) -> None:
+    response = client.get("/live/snapshot", query_string={"from": "yesterday"})
+    assert response.status_code == 400
+    assert list(response.get_json()["errors"]) == ["from"]

@@ -1,0 +1,81 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.web import remembering
+from app.web.remembering import Remembered
+from tests.conftest import wait_until
+
+
+def test_what_many_ask_for_at_once_is_made_once() -> None:
+    made: list[int] = []
+    together = threading.Barrier(8)
+
+    def ask(_: int) -> bytes:
+        together.wait()
+        return remembered.get("a", lambda: made.append(1) or b"answer")  # type: ignore[func-returns-value]
+
+    remembered = Remembered()
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(ask, range(8))) == {b"answer"}
+    assert len(made) == 1
+    assert remembered.get("b", lambda: b"another") == b"another"
+
+
+def test_while_it_is_made_anew_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembering, "KEPT_SECONDS", 0.0)
+    remembered = Remembered()
+    remembered.get("a", lambda: b"old")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make() -> bytes:
+        begun.set()
+        go_on.wait(10)
+        return b"new"
+
+    with ThreadPoolExecutor(1) as threads:
+        making = threads.submit(remembered.get, "a", make)
+        begun.wait(10)
+        assert remembered.get("a", lambda: b"other") == b"old"
+        go_on.set()
+        assert making.result(10) == b"new"
+
+
+def test_an_answer_is_made_again_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembering, "KEPT_SECONDS", 0.1)
+    remembered = Remembered()
+    assert remembered.get("a", lambda: b"1") == b"1"
+    assert remembered.get("a", lambda: b"2") == b"1"
+    wait_until(lambda: remembered.get("a", lambda: b"3") == b"3", 5)
+
+
+def test_what_takes_long_is_made_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembering, "KEPT_SECONDS", 0.0)
+    remembered = Remembered()
+
+    def make() -> bytes:
+        time.sleep(0.3)
+        return b"1"
+
+    remembered.get("slow", make)
+    assert remembered.get("slow", lambda: b"2") == b"1"
+    wait_until(lambda: remembered.get("slow", lambda: b"2") == b"2", 10)
+
+
+def test_one_that_can_not_be_made_is_tried_again() -> None:
+    def fail() -> bytes:
+        raise ValueError
+
+    remembered = Remembered()
+    with pytest.raises(ValueError):  # noqa: PT011
+        remembered.get("a", fail)
+    assert remembered.get("a", lambda: b"answer") == b"answer"
+
+
+def test_questions_that_anybody_makes_up_are_not_kept_for_ever() -> None:
+    remembered = Remembered()
+    for number in range(1_000):
+        remembered.get(number, lambda: b"x")
+    assert len(remembered._answers) <= remembering.MAX_KEPT
