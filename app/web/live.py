@@ -27,7 +27,7 @@ class SnapshotQuery(Schema):
     """What a snapshot is of."""
 
     class Meta:
-        """Others are ignored."""
+        """What else is in a query is ignored."""
 
         unknown = EXCLUDE
 
