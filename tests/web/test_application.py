@@ -29,14 +29,20 @@ def test_an_accepted_request_logs_nothing_and_a_refused_one_its_id(
     client: FlaskClient, redis: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.handler.setFormatter(JsonLines())
+
+    def told() -> list[dict[str, Any]]:
+        # Other applications of this test run may still tell of the Redis that is killed here.
+        lines = map(json.loads, caplog.text.splitlines())
+        return [line for line in lines if line.get("request_id")]
+
     client.post("/events", json=VIEW, headers={"X-Request-Id": "good"})
-    assert caplog.text == ""
+    assert told() == []
     redis.kill()
     try:
         client.post("/events", json=VIEW, headers={"X-Request-Id": "refused"})
     finally:
         redis.start()
-    (line,) = map(json.loads, caplog.text.splitlines())
+    (line,) = told()
     assert (line["level"], line["request_id"]) == ("WARNING", "refused")
 
 

