@@ -14,6 +14,7 @@ Redis keys:
 import heapq
 import logging
 from collections.abc import Iterable, Mapping
+from operator import add
 from typing import Any, NamedTuple
 
 import msgspec
@@ -81,7 +82,7 @@ class Counts:
         """Add to a row."""
         rows = self._tables[table]
         known = rows.get(names)
-        rows[names] = list(counts) if known is None else [*map(sum, zip(known, counts))]  # noqa: B905
+        rows[names] = list(counts if known is None else map(add, known, counts))
 
     def add_message(self, message: bytes) -> None:
         """Add what a message of the channel holds."""

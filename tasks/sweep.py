@@ -1,7 +1,6 @@
 """Rings again where a message was lost, folds what was left over, and drops what is old."""
 
 import logging
-import uuid
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
@@ -27,7 +26,7 @@ def sweep() -> None:
     """Ring for each queue in whose journal batches wait while nobody is told of them."""
     for queue in QUEUES:
         if _journal().overdue(queue, RING_AGAIN_SECONDS) and not _messages_in(queue):
-            app.send_task(f"tasks.{queue}", task_id=str(uuid.uuid4()))
+            app.send_task(f"tasks.{queue}")
             logger.info("rang again", extra={"queue": queue})
     with journal.broker_errors():
         dead_letters.expire(_journal().redis)

@@ -13,6 +13,7 @@ from app.logs import JsonLines
 from app.settings import Settings
 from app.store import connection, folding
 from tests.conftest import Server, running, wait_until
+from tests.web.conftest import is_up
 
 VIEW = {"Type": "PageView", "Url": "site1.com/page1"}
 
@@ -85,13 +86,6 @@ def test_logs_are_json_and_lead_from_a_request_to_the_line_of_the_worker_that_co
     for log in logs.values():
         for line in lines(log):
             assert {"time", "level", "logger", "message"} <= set(line)
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").is_success
-    except httpx.HTTPError:
-        return False
 
 
 def lines(log: Path) -> list[Any]:

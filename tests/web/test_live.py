@@ -1,6 +1,5 @@
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,40 +11,21 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import live, spikes
-from app.cli.parts import free_ports
 from app.domain.events import AdClick, PageView
 from app.journal import Batch, Journal
 from app.live import Counted, Counts
 from app.settings import Settings
 from app.store.counting import ClickRule, Counting
 from app.web import remembering
-from tests.conftest import count_batch, running, wait_until
-from tests.web.conftest import MakeClient
+from tests.conftest import count_batch, wait_until
+from tests.web.conftest import MakeClient, gunicorn
 
 
 @pytest.fixture
 def server(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
-    """The URL of a gunicorn with the project's own configuration, in one process."""
-    port = free_ports(1)[0]
-    with running(
-        *(sys.executable, "-m", "gunicorn", "--config", "python:app.web.server"),
-        *("--workers", "1", "wsgi:app"),
-        log=tmp_path / "web.log",
-        PORT=str(port),
-        REDIS_URL=settings.redis_url,
-        MONGODB_URL=settings.mongodb_url,
-        DATA_DIR=str(tmp_path),
-    ):
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: is_up(url))
+    """The URL of a gunicorn of one process."""
+    with gunicorn(settings, tmp_path, "--workers", "1", "wsgi:app") as url:
         yield url
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").is_success
-    except httpx.HTTPError:
-        return False
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from app.store import connection, folding
 from tasks.ad_click import ad_click
 from tasks.page_view import page_view
 from tests.conftest import Server, running, wait_until
-from tests.web.conftest import MakeClient
+from tests.web.conftest import MakeClient, is_up
 
 ROOT = Path(__file__).parents[2]
 VIEW = {"Type": "PageView", "Url": "site1.com/page1"}
@@ -189,13 +189,6 @@ def two_webs_and_workers(
         for url in urls:
             wait_until(lambda url=url: is_up(url))  # type: ignore[misc]
         yield urls
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").is_success
-    except httpx.HTTPError:
-        return False
 
 
 def test_every_process_adds_to_the_same_numbers_and_every_web_shows_them(

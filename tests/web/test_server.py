@@ -1,6 +1,5 @@
 import json
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,40 +8,22 @@ import httpx
 import msgspec
 import pytest
 
-from app.cli.parts import free_ports
 from app.domain.events import PageView
 from app.journal import Journal
 from app.settings import Settings
 from app.store import connection, reports
 from app.store.counting import ClickRule, Counting
-from tests.conftest import count_batch, running, wait_until
+from tests.conftest import count_batch, wait_until
+from tests.web.conftest import gunicorn, is_up
 
 VIEW = {"Type": "PageView", "Url": "site1.com/a", "EventId": "e1"}
 
 
 @pytest.fixture
 def server(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
-    """The URL of a gunicorn with the project's own configuration."""
-    port = free_ports(1)[0]
-    with running(
-        *(sys.executable, "-m", "gunicorn", "--config", "python:app.web.server"),
-        "tests.web.dying:app",
-        log=tmp_path / "web.log",
-        PORT=str(port),
-        REDIS_URL=settings.redis_url,
-        MONGODB_URL=settings.mongodb_url,
-        DATA_DIR=str(tmp_path),
-    ):
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: is_up(url))
+    """The URL of a gunicorn whose application can be told to die."""
+    with gunicorn(settings, tmp_path, "tests.web.dying:app") as url:
         yield url
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").is_success
-    except httpx.HTTPError:
-        return False
 
 
 def test_a_web_process_killed_between_publish_and_answer_leaves_an_event_that_counts_once(
