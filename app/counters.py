@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 from app.domain.events import QUEUES, Event
@@ -123,12 +124,10 @@ class Counts:
 
     def observe(self, measured: Measured, amount: float, value: str = "") -> None:
         """Add an amount to the histogram for this value of its label."""
-        series = f"{measured.name}|{value}"
-        bounds = (*measured.bounds, "+Inf")
-        bound = bounds[bisect_left(measured.bounds, amount)]
+        *buckets, sum_ = _series(measured, value)
         with self._lock:
-            self._added[f"{series}|{bound}"] += 1
-            self._added[f"{series}|sum"] += round(amount * MILLION)
+            self._added[buckets[bisect_left(measured.bounds, amount)]] += 1
+            self._added[sum_] += round(amount * MILLION)
 
     @contextmanager
     def taken(self, every: float = EVERY_SECONDS) -> Iterator[dict[str, int]]:
@@ -150,6 +149,12 @@ class Counts:
             raise
 
 
+@cache
+def _series(measured: Measured, value: str) -> list[str]:
+    """The names of a histogram's buckets, then of its sum."""
+    return [f"{measured.name}|{value}|{end}" for end in (*measured.bounds, "+Inf", "sum")]
+
+
 def of_events(events: Iterable[Event], errors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """The counts of accepted events, and of rejected ones, given by what is wrong with each."""
     counts: dict[str, int] = Counter(map(_ACCEPTED_SERIES.__getitem__, map(type, events)))
@@ -159,7 +164,7 @@ def of_events(events: Iterable[Event], errors: Iterable[Mapping[str, Any]]) -> d
     return counts
 
 
-def adding(counts: Mapping[str, int]) -> list[Sequence[str | bytes | float]]:
+def adding(counts: Mapping[str, int]) -> list[Sequence[str | float]]:
     """The Redis commands that add counts."""
     return [("HINCRBY", KEY, series, number) for series, number in counts.items()]
 

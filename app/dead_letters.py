@@ -49,9 +49,9 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     batch: Raw = Raw(b"[]")
 
 
-def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | bytes | int, ...]]:
+def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | int, ...]]:
     """The Redis commands that keep rejected events."""
-    commands: list[tuple[str | bytes | int, ...]] = []
+    commands: list[tuple[str | int, ...]] = []
     for rejection in rejections:
         event = rejection.event
         truncated = False
@@ -59,9 +59,9 @@ def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | bytes | int, ..
             event = msgspec.json.encode(event[:MAX_EVENT_BYTES].decode(errors="replace"))
             truncated = True
         reason = msgspec.json.encode(rejection.errors)
-        letter = [b"reason", reason, b"event", event]
+        letter = ["reason", reason.decode(), "event", event.decode()]
         if truncated:
-            letter += [b"truncated", b"true"]
+            letter += ["truncated", "true"]
         commands.append(("XADD", _EVENTS, "MAXLEN", MAX_EVENTS, "*", *letter))
     return commands
 

@@ -22,7 +22,7 @@ WORK_SECONDS = 4.0
 """A task that still finds batches after so long leaves them to the next, which it rings for."""
 LINGER_SECONDS = 0.25
 """While events come in a trickle, so many seconds of them are counted together."""
-FOLD_EVERY_SECONDS = 0.5
+FOLD_EVERY_SECONDS = 1.0
 FOLD_SHARE = 0.1
 """Of the time, folding takes no more than this, while there is something to count."""
 

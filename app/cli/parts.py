@@ -51,8 +51,9 @@ class Part:
                 stderr=output,
                 env=self.environment,
                 start_new_session=True,
-                # Should this supervisor be killed, its parts must not go on without it.
-                preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509
+                # Should this supervisor be killed, its parts must not go on without it. Asked to
+                # end all at once, they would wait for each other.
+                preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
             )
         self.restart_at = time.monotonic() + RESTART_SECONDS
 

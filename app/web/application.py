@@ -1,6 +1,8 @@
 """Puts the web application together, and turns errors into HTTP."""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Response, request
 from flask_cors.core import get_cors_options, set_cors_headers
@@ -22,6 +24,13 @@ from app.web.viewers import Viewers
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
 
+class _Flask(Flask):
+    """Flask without coroutines, which it else looks out for at each call of each function."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def create_app(config: Settings | None = None) -> Flask:
     """The application with these settings, by default those of the environment."""
     config = config or settings()
@@ -29,7 +38,7 @@ def create_app(config: Settings | None = None) -> Flask:
     connection.connect(config.mongodb_url)
     journal = Journal(connect(config.redis_url))
 
-    app = Flask("eventstream", static_folder=None)
+    app = _Flask("eventstream", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     parts = Context(
         config,

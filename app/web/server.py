@@ -5,8 +5,17 @@ import socket
 import struct
 from typing import Any
 
+from gunicorn.glogging import Logger
+
 from app.logs import level_of_libraries
 from app.settings import settings
+
+
+class NoAccessLog(Logger):  # type: ignore[misc]
+    """gunicorn's log of what went wrong; else it makes up a line for each request too."""
+
+    access_log_enabled = False
+
 
 bind = f"{settings().host}:{settings().port}"
 workers = 2
@@ -19,6 +28,7 @@ timeout = 30
 graceful_timeout = 5
 limit_request_line = 8190
 control_socket_disable = True
+logger_class = NoAccessLog
 loglevel = level_of_libraries(settings().log_level).lower()
 logconfig_dict = {
     "version": 1,

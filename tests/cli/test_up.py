@@ -145,7 +145,8 @@ def test_parts_do_not_outlive_an_up_that_is_killed(tmp_path: Path) -> None:
         processes = stack.descendants()
         stack.process.kill()
         stack.process.wait()
-        wait_until(lambda: not any(is_alive(pid) for pid in processes.values()))
+        for pid in processes.values():
+            wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("variable", ["PORT", "FLOWER_PORT"])
