@@ -24,7 +24,8 @@ blueprint = Blueprint("dashboard", __name__, static_folder="static", template_fo
 
 
 @blueprint.after_request
-def _only_what_is_ours(response: AnyResponse) -> AnyResponse:
+def only_what_is_ours(response: AnyResponse) -> AnyResponse:
+    """Have browsers load and send nothing but from and to the collector itself."""
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"

@@ -22,6 +22,7 @@ from app.web.operations import LettersQuery
 from app.web.reports import ClicksQuery, DailyQuery, ImpressionsQuery, PageViewsQuery
 
 blueprint = Blueprint("documentation", __name__, template_folder="templates")
+blueprint.after_request(dashboard.only_what_is_ours)
 
 Json = dict[str, Any]
 

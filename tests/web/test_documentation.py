@@ -75,8 +75,11 @@ def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(
     assert response.content_type == "text/html; charset=utf-8"
     for path in described(client)["paths"]:
         assert f"<code>{path}</code>" in response.text
-    assert re.findall(r"(?:src|href)=\"([^\"#][^\"]*)\"", response.text) == ["openapi.json"]
+    loaded = re.findall(r"(?:src|href)=\"([^\"#][^\"]*)\"", response.text)
+    assert sorted(loaded) == ["/static/docs.css", "openapi.json"]
+    assert client.get("/static/docs.css").status_code == 200
     assert "<script" not in response.text
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
 
 
 # What is described is what is answered.
