@@ -22,14 +22,18 @@ def main(port: int, storage_path: str) -> None:
     # Blocked before the server starts threads, so that the signals wait for the line that asks.
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    with SecantusDBServer(
+    server = SecantusDBServer(
         port=port,
         storage_path=storage_path,
         sync_on_commit=True,
         enable_test_commands=False,
         cache_size=CACHE_SIZE,
         transaction_lifetime_seconds=IDLE_TRANSACTION_SECONDS,
-    ):
+    )
+    # Nobody follows the changes. Writing them down costs as much as making them, and each thousand
+    # of them the oldest are looked for, which was seen to hold up everything for minutes.
+    server.storage.enable_oplog = False
+    with server:
         signal.sigwait(signals)
 
 
