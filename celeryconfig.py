@@ -52,5 +52,6 @@ beat_schedule = {
     "fold": {"task": "tasks.fold", "schedule": 2.0, "options": {"expires": 2.0}},
     "expire": {"task": "tasks.expire", "schedule": 5.0, "options": {"expires": 5.0}},
     "spikes": {"task": "tasks.spikes", "schedule": 5.0, "options": {"expires": 5.0}},
-    "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": {"expires": 5.0}},
+    # It may have to wait for one that waits for the database.
+    "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": {"expires": 60.0}},
 }
