@@ -8,7 +8,10 @@ from secantus import SecantusDBServer
 IDLE_TRANSACTION_SECONDS = 10.0
 """After so long without a statement a transaction is given up. Its worker was killed, most likely,
 and the documents it wrote to are closed to all others until then; a live one takes far less."""
-CACHE_SIZE = "256M"
+CACHE_SIZE = "1G"
+"""Memory is taken as it is needed. What open transactions wrote must be well below a fifth of it:
+from there on each request is made to help clear the cache, which they alone could, and all stands
+still. That was seen with 256M."""
 
 
 @click.command()
@@ -30,8 +33,7 @@ def main(port: int, storage_path: str) -> None:
         cache_size=CACHE_SIZE,
         transaction_lifetime_seconds=IDLE_TRANSACTION_SECONDS,
     )
-    # Nobody follows the changes. Writing them down costs as much as making them, and each thousand
-    # of them the oldest are looked for, which was seen to hold up everything for minutes.
+    # Nobody follows the changes, so they need not be written down a second time.
     server.storage.enable_oplog = False
     with server:
         signal.sigwait(signals)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from redis import Redis
 from app.domain.events import QUEUES
 
 RESTART_SECONDS = 1.0
+PULSE_SECONDS = 5.0
 OLDEST_REDIS = 7
 PR_SET_PDEATHSIG = 1
 
@@ -30,7 +32,7 @@ class CannotStart(click.ClickException):
     """Something outside is in the way; the text says what."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """One supervised process, started in a session of its own."""
 
@@ -105,6 +107,31 @@ class StuckQueues:
                 stuck.append(queue)
                 del self._next[queue]
         return stuck
+
+
+class Pulse:
+    """Finds out that a server is there but does not answer any more."""
+
+    def __init__(self, answers: Callable[[], bool], patience: float) -> None:
+        self._answers = answers
+        self._patience = patience
+        self._asked = -PULSE_SECONDS
+        self._answered: float | None = None
+
+    def is_lost(self, now: float) -> bool:
+        """Whether it has not answered for too long at `now`, in seconds.
+
+        It is asked every PULSE_SECONDS, and is given as long again after it was lost.
+        """
+        if now < self._asked + PULSE_SECONDS:
+            return False
+        self._asked = now
+        if self._answered is None or self._answers():
+            self._answered = now
+        lost = now - self._answered > self._patience
+        if lost:
+            self._answered = None
+        return lost
 
 
 def stop_all(parts: list[Part], seconds: float) -> None:

@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from app.cli.parts import (
     CannotStart,
     Part,
+    Pulse,
     StuckQueues,
     check_free,
     free_ports,
@@ -41,7 +42,7 @@ STOP_SECONDS = 6.0
 STOP_STORES_SECONDS = 3.0
 WATCH_SECONDS = 0.2
 STUCK_SECONDS = 70.0
-"""Longer than celeryconfig lets a task take."""
+"""Longer than celeryconfig lets a task take. For so long a part may do nothing."""
 
 
 class Supervisor:
@@ -68,12 +69,16 @@ class Supervisor:
             "MONGODB_URL": f"mongodb://127.0.0.1:{mongodb_port}/eventstream",
         } | {name: url for name, url in given.items() if name != "BROKER_URL"}
         self._environment = os.environ | self._addresses | {"PYTHONUNBUFFERED": "1"}
-        self._stores = [
-            part
-            for name, make in (("REDIS_URL", self._redis), ("MONGODB_URL", self._database))
+        self._pulses = {
+            part: Pulse(answers, STUCK_SECONDS)
+            for name, make, answers in (
+                ("REDIS_URL", self._redis, self._redis_answers),
+                ("MONGODB_URL", self._database, self._database_answers),
+            )
             if name not in given
             for part in [make(self._addresses[name])]
-        ]
+        }
+        self._stores = list(self._pulses)
         self._workers = {queue: self._worker(queue, workers) for queue in (*QUEUES, "maintenance")}
         self._users = [self._web(), *self._workers.values(), self._beat()]
         self._stuck_queues = StuckQueues(
@@ -120,6 +125,10 @@ class Supervisor:
             for queue in self._stuck_queues.find(time.monotonic()):
                 click.echo(f"worker-{queue} takes no more messages, ending it")
                 self._workers[queue].kill()
+        for store, pulse in self._pulses.items():
+            if pulse.is_lost(time.monotonic()):
+                click.echo(f"{store.name} does not answer, ending it")
+                store.kill()
         time.sleep(WATCH_SECONDS)
 
     def _wait_for(self, name: str, answers: Callable[[], bool]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.parts import StuckQueues
+from app.cli.parts import Pulse, StuckQueues
 from app.cli.up import STUCK_SECONDS
 from app.journal import Journal
 from celeryconfig import task_time_limit
@@ -204,6 +204,20 @@ def test_a_queue_is_stuck_whose_next_message_stays_the_same_for_too_long(
     journal.redis.rpop("page_view")
     journal.redis.rpop("page_view")
     assert queues.find(now=999) == []
+
+
+def test_a_store_is_lost_that_has_not_answered_for_long_and_is_then_given_time() -> None:
+    answers = {"now": True}
+    pulse = Pulse(lambda: answers["now"], patience=70)
+    assert not pulse.is_lost(now=0)
+    assert not pulse.is_lost(now=100)
+    answers["now"] = False
+    assert not pulse.is_lost(now=105)
+    assert not pulse.is_lost(now=170)
+    assert pulse.is_lost(now=175)
+    assert not pulse.is_lost(now=180)
+    assert not pulse.is_lost(now=250)
+    assert pulse.is_lost(now=255)
 
 
 def test_a_queue_is_given_longer_than_a_task_may_take() -> None:
