@@ -1,7 +1,7 @@
 # One image for every process of the project; docker-compose.yml gives each its command.
 FROM python:3.13-slim
 
-ENV PYTHONUNBUFFERED=1 HOST=0.0.0.0
+ENV PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 HOST=0.0.0.0
 RUN useradd --system --create-home eventstream
 WORKDIR /src
 

@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 MINUTES ?= 10
 SEED ?= 1
 STORED ?= 1000000
-ONLY ?= accept,counted,stored
+ONLY ?= accept,counted,stored,features
 
 .PHONY: run test faults bench check lock
 

@@ -2,13 +2,15 @@
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from statistics import median
 
 import httpx
 
-from bench.events import MIX, Bodies, Source, website
+from bench.events import MIX, WEBSITES, Bodies, Source, website
 from bench.load import Load, Wrong, post_all, post_for
 from bench.servers import Memory, Naive, Server, Stack, run_ceiling, run_naive, run_stack
 
@@ -33,6 +35,20 @@ REPORTS = (
 )
 REPORT_REQUESTS = 30
 
+FEATURES = {
+    "WRITE_KEYS": {"WRITE_KEYS": "key=" + ",".join(map(website, range(WEBSITES)))},
+    "RATE_LIMIT": {"RATE_LIMIT": "1000000/second"},
+    "USER_HASH_SECRET": {"USER_HASH_SECRET": "a secret of at least 32 characters"},
+    "USER_HASH_ROTATION": {
+        "USER_HASH_SECRET": "a secret of at least 32 characters",
+        "USER_HASH_ROTATION": "month",
+    },
+    "EXCLUDED_ADDRESSES": {"EXCLUDED_ADDRESSES": "192.0.2.0/24,2001:db8::/32"},
+    "CLICK_WINDOW": {"CLICK_WINDOW": "10"},
+    "ARCHIVE": {"ARCHIVE": "1"},
+}
+"""What is off by default, and the settings that turn it on."""
+
 Say = Callable[[str], None]
 Accepted = dict[str, Load]
 """By the names in ACCEPT."""
@@ -51,6 +67,19 @@ class Counted:
     generator_share: float
     cpu_seconds: dict[str, float]
     """Of each process of the collector."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Single posts with a feature on, beside the same without, by turns.
+
+    `p50` in milliseconds at one connection; `per_second` requests at USUAL connections.
+    """
+
+    p50: float
+    plain_p50: float
+    per_second: float
+    plain_per_second: float
 
 
 @dataclass(frozen=True)
@@ -114,6 +143,26 @@ def _median(rounds: list[Accepted]) -> Accepted:
         name: Load(*map(statistics.median, zip(*(astuple(of[name]) for of in rounds), strict=True)))
         for name in rounds[0]
     }
+
+
+def features(home: Path, seconds: int, rounds: int, say: Say) -> dict[str, Cost]:
+    """What each of FEATURES costs a request."""
+    source, costs = Source(home), {}
+    with run_stack(home / "plain") as plain:
+        for name, settings in FEATURES.items():
+            with run_stack(home / name, **settings) as stack:
+                loads: dict[tuple[Stack, int], list[Load]] = defaultdict(list)
+                for _ in range(rounds):
+                    for connections in (1, USUAL):
+                        for of in (plain, stack):
+                            bodies = source.write(100, 1)
+                            load = _post_for(of, bodies, connections, seconds)
+                            loads[of, connections].append(load)
+            p50s = (median(load.p50 for load in loads[of, 1]) for of in (stack, plain))
+            rates = (median(load.per_second for load in loads[of, USUAL]) for of in (stack, plain))
+            costs[name] = Cost(*p50s, *rates)
+            say(f"{name}: {costs[name]}")
+    return costs
 
 
 def counted(home: Path, number: int, say: Say) -> tuple[dict[str, Counted], dict[str, float]]:

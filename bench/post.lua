@@ -23,7 +23,8 @@ local function now()
 end
 
 local function post(body)
-  return wrk.format("POST", "/events", {["Content-Type"] = "application/json"}, body)
+  local headers = {["Content-Type"] = "application/json", ["X-Write-Key"] = "key"}
+  return wrk.format("POST", "/events", headers, body)
 end
 
 -- In the thread. What is global here, `done` can get.

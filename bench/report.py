@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from bench.measure import ARRAY, CONNECTIONS, USUAL, Accepted, Checkpoint, Counted
+from bench.measure import ARRAY, CONNECTIONS, USUAL, Accepted, Checkpoint, Cost, Counted
 
 REPORT_MILLISECONDS = 50
 GROWTH = 1.1
@@ -41,6 +41,7 @@ class Results:
     counted: dict[str, Counted] = field(default_factory=dict)
     naive: dict[str, float] = field(default_factory=dict)
     stored: dict[int, Checkpoint] = field(default_factory=dict)
+    features: dict[str, Cost] = field(default_factory=dict)
 
     def goals(self) -> Iterator[Goal]:
         """The goals of the sections that were measured."""
@@ -87,6 +88,8 @@ def show(results: Results) -> None:
         console.print(_rates(results.stored))
         console.print(_reports(results.stored))
         console.print(_memory(results.stored))
+    if results.features:
+        console.print(_features(results.features))
     console.print(_goals(results))
 
 
@@ -162,6 +165,19 @@ def _memory(stored: dict[int, Checkpoint]) -> Table:
     for name in sorted({name for point in points for name in point.memory}):
         sizes = [point.memory.get(name) for point in points]
         table.add_row(name, *(f"{size.rss:.1f}" if size else "" for size in sizes))
+    return table
+
+
+def _features(features: dict[str, Cost]) -> Table:
+    columns = ("p50 ms", "without", "requests/s", "without", "ratio")
+    table = _table("Single posts with a feature on", "", *columns)
+    for name, cost in features.items():
+        table.add_row(
+            name,
+            *(f"{time:.2f}" for time in (cost.p50, cost.plain_p50)),
+            *(f"{rate:,.0f}" for rate in (cost.per_second, cost.plain_per_second)),
+            f"{cost.per_second / cost.plain_per_second:.2f}",
+        )
     return table
 
 

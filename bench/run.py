@@ -14,18 +14,18 @@ import click
 import msgspec
 
 from bench.load import CORES
-from bench.measure import accepted, counted, stored
+from bench.measure import accepted, counted, features, stored
 from bench.report import Results, show
 
 RESULTS = Path(__file__).parent / "results.json"
-SECTIONS = ("accept", "counted", "stored")
+SECTIONS = ("accept", "counted", "stored", "features")
 
 
 @click.command()
 @click.option("--stored", "number", type=click.IntRange(2_000), default=1_000_000)
 @click.option("--only", default=",".join(SECTIONS), help="Sections, separated by commas.")
-@click.option("--seconds", type=click.IntRange(1), default=5, help="Of each accept figure.")
-@click.option("--rounds", type=click.IntRange(1), default=2, help="Of the accept figures.")
+@click.option("--seconds", type=click.IntRange(1), default=5, help="Of each figure by time.")
+@click.option("--rounds", type=click.IntRange(1), default=2, help="Of these figures.")
 @click.option("--events", type=click.IntRange(400), help="Of each counted figure.")
 def main(number: int, only: str, seconds: int, rounds: int, events: int | None) -> None:
     """Measure with up to so many events stored; exit with 1 if anything was counted wrong."""
@@ -44,6 +44,8 @@ def main(number: int, only: str, seconds: int, rounds: int, events: int | None) 
             results.counted, results.naive = counted(home, events, click.echo)
         if "stored" in sections:
             results.stored = stored(home, number, click.echo)
+        if "features" in sections:
+            results.features = features(home, seconds, rounds, click.echo)
     goals = [asdict(goal) | {"reached": goal.reached} for goal in results.goals()]
     written = asdict(results) | {"goals": goals}
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")

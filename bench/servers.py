@@ -37,7 +37,7 @@ class Memory:
     """Where processes share a page, each has its part of it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Server:
     """One or more processes that take events by HTTP; their logs are in the folder."""
 
@@ -144,10 +144,11 @@ class Naive(Server):
 
 
 @contextmanager
-def run_stack(home: Path) -> Iterator[Stack]:
+def run_stack(home: Path, **settings: str) -> Iterator[Stack]:
     """A whole collector with an empty database, ready to count."""
     port, flower_port = free_ports(2)
-    environment = _environment(home, PORT=port, FLOWER_PORT=flower_port, DATA_DIR=home / "var")
+    own = {"PORT": port, "FLOWER_PORT": flower_port, "DATA_DIR": home / "var"}
+    environment = _environment(home, **own, **settings)
     with _running(home, environment, {"up": [str(BIN / "eventstream"), "up"]}):
         output = home / "up.log"
         _wait_until(lambda: "\nready\n" in output.read_text(), START_SECONDS, "it is ready")

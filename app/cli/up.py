@@ -68,7 +68,10 @@ class Supervisor:
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "MONGODB_URL": f"mongodb://127.0.0.1:{mongodb_port}/eventstream",
         } | {name: url for name, url in given.items() if name != "BROKER_URL"}
-        self._environment = os.environ | self._addresses | {"PYTHONUNBUFFERED": "1"}
+        self._environment = (
+            # Else glibc gives each thread a heap of its own, which large requests fill for good.
+            {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"} | os.environ | self._addresses
+        )
         self._pulses = {
             part: Pulse(answers, STUCK_SECONDS)
             for name, make, answers in (
