@@ -15,7 +15,16 @@ from app.journal import Journal, connect
 from app.publisher import Publisher, bell
 from app.settings import Settings, settings
 from app.store import connection
-from app.web import dashboard, documentation, ingest, live, metrics, operations, reports
+from app.web import (
+    dashboard,
+    documentation,
+    ingest,
+    live,
+    metrics,
+    operations,
+    reports,
+    socket_io,
+)
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.limiting import limit_rate
 from app.web.remembering import Remembered
@@ -55,6 +64,7 @@ def create_app(config: Settings | None = None) -> Flask:
         limit_rate(ingest.blueprint, app, config)
     for module in (ingest, reports, live, operations, metrics, documentation, dashboard):
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(socket_io.blueprint)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(InvalidRequest, _invalid_request)

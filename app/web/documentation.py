@@ -20,6 +20,7 @@ from app.web.ingest import MAX_EVENTS
 from app.web.live import SnapshotQuery
 from app.web.operations import LettersQuery
 from app.web.reports import ClicksQuery, DailyQuery, ImpressionsQuery, PageViewsQuery
+from app.web.socket_io import HandshakeQuery
 
 blueprint = Blueprint("documentation", __name__, template_folder="templates")
 blueprint.after_request(dashboard.only_what_is_ours)
@@ -150,6 +151,13 @@ _OPERATIONS = {
         (400, *_OPERATOR),
         query=SnapshotQuery,
         key="token",
+    ),
+    "socket_io.connect": _Operation(
+        {**_TEXT, "description": "Socket.IO 5 over WebSocket."},
+        (400, 503),
+        101,
+        media="text/plain",
+        query=HandshakeQuery,
     ),
     "operations.health": _Operation(_object(status=_TEXT)),
     "operations.ready": _Operation(_object(broker=_TEXT, database=_TEXT), (503,)),

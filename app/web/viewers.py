@@ -66,7 +66,7 @@ class Viewers:
             raise Unavailable("broker", "no live counts from it")
         if len(self._unsent) + len(self._new) >= MAX_VIEWERS:
             raise Unavailable("live stream", "too many viewers")
-        self._new.append(_taken_over(connection))
+        self._new.append(taken_over(connection))
 
     def _run(self) -> None:
         tell = True
@@ -159,7 +159,7 @@ class Viewers:
             viewer.close()
 
 
-def _taken_over(connection: socket.socket) -> socket.socket:
+def taken_over(connection: socket.socket) -> socket.socket:
     """Another socket of the same connection, the one given then being that of a closed one.
 
     gunicorn shuts down what it closes, which a mere duplicate would share.

@@ -86,9 +86,13 @@ def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(
 
 
 schemathesis.serializer.alias("application/x-ndjson", "text/plain")
-API = schemathesis.openapi.from_wsgi(
-    "/openapi.json", create_app(replace(read(os.environ), admin_token="secret"))
-).exclude(path="/live")  # which needs the real server: tests/web/test_live.py
+API = (
+    schemathesis.openapi.from_wsgi(
+        "/openapi.json", create_app(replace(read(os.environ), admin_token="secret"))
+    )
+    # Which need the real server: tests/web/test_live.py and tests/web/test_socket_io.py.
+    .exclude(path=["/live", "/socket.io/"])
+)
 
 
 @pytest.fixture

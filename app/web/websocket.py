@@ -1,0 +1,121 @@
+"""A WebSocket (RFC 6455) on a connection that was taken over from the web server."""
+
+import socket
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from werkzeug.datastructures import Headers
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Message,
+    Ping,
+    TextMessage,
+)
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import ProtocolError
+
+READ_BYTES = 64 * 1024
+SEND_SECONDS = 5.0
+"""A client that does not take in what it is sent for so long is given up."""
+
+_HANDSHAKE = (b"Connection", b"Upgrade", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
+
+
+class Text(NamedTuple):
+    """A message: its text, or where it is too long the beginning of that, and its size in bytes."""
+
+    text: str
+    size: int
+
+
+class WebSocket:
+    """The server's end, for one thread, which sends and receives by turns.
+
+    Nothing is read ahead: whoever sends more than is taken in waits for it (TCP). No message is
+    compressed, so none grows when it is unpacked.
+    """
+
+    def __init__(self, headers: Headers, max_bytes: int) -> None:
+        """Raises ValueError where the headers of the request are not those of a handshake."""
+        self._protocol = WSConnection(ConnectionType.SERVER)
+        given = [
+            (name, value.encode("latin-1"))
+            for name in _HANDSHAKE
+            if (value := headers.get(name.decode()))
+        ]
+        try:
+            self._protocol.initiate_upgrade_connection([(b"Host", b"here"), *given], "/")
+        except ProtocolError as error:
+            raise ValueError(str(error)) from error
+        self._max_bytes = max_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._connection = socket.socket()
+        self.heard = True
+        """Whether anything came in, since somebody last set this to false."""
+
+    def open(self, connection: socket.socket) -> None:
+        """Answer the handshake on this connection, which is the WebSocket's from then on.
+
+        Like all that follows, it raises OSError where the connection broke or was closed.
+        """
+        self._connection.close()
+        self._connection = connection
+        self._write(AcceptConnection())
+
+    def send(self, text: str) -> None:
+        """Send a message. Raises OSError, also where the client does not take it in."""
+        self._write(TextMessage(data=text))
+
+    def receive(self, until: float) -> Text | None:
+        """The next message, None if there is none in whole by this time of the monotonic clock."""
+        while True:
+            for event in self._protocol.events():
+                if isinstance(event, TextMessage):
+                    self._add(event)
+                    if event.message_finished:
+                        return self._whole()
+                elif isinstance(event, Ping):
+                    self._write(event.response())
+                elif isinstance(event, CloseConnection | BytesMessage):
+                    raise ConnectionResetError
+            remaining = until - time.monotonic()
+            if remaining <= 0:
+                return None
+            self._connection.settimeout(remaining)
+            try:
+                data = self._connection.recv(READ_BYTES)
+            except TimeoutError:
+                return None
+            if not data:
+                raise ConnectionResetError
+            self.heard = True
+            self._protocol.receive_data(data)
+
+    def close(self) -> None:
+        """Close it and its connection, whatever state these are in."""
+        with suppress(OSError, ProtocolError):
+            self._write(CloseConnection(code=CloseReason.NORMAL_CLOSURE))
+        self._connection.close()
+
+    def _add(self, event: Message[str]) -> None:
+        part = event.data.encode()
+        self._size += len(part)
+        if self._size <= self._max_bytes:
+            self._parts.append(part)
+        elif not self._parts:
+            self._parts.append(part[: self._max_bytes])
+
+    def _whole(self) -> Text:
+        message = Text(b"".join(self._parts).decode(errors="ignore"), self._size)
+        self._parts, self._size = [], 0
+        return message
+
+    def _write(self, event: Event) -> None:
+        self._connection.settimeout(SEND_SECONDS)
+        self._connection.sendall(self._protocol.send(event))
