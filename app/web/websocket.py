@@ -55,7 +55,7 @@ class WebSocket:
         self._max_bytes = max_bytes
         self._parts: list[bytes] = []
         self._size = 0
-        self._connection = socket.socket()
+        self._connection: socket.socket
         self.heard = True
         """Whether anything came in, since somebody last set this to false."""
 
@@ -64,7 +64,6 @@ class WebSocket:
 
         Like all that follows, it raises OSError where the connection broke or was closed.
         """
-        self._connection.close()
         self._connection = connection
         self._write(AcceptConnection())
 
@@ -101,7 +100,8 @@ class WebSocket:
         """Close it and its connection, whatever state these are in."""
         with suppress(OSError, ProtocolError):
             self._write(CloseConnection(code=CloseReason.NORMAL_CLOSURE))
-        self._connection.close()
+        with suppress(OSError):
+            self._connection.close()
 
     def _add(self, event: Message[str]) -> None:
         part = event.data.encode()
