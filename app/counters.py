@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from app.domain.events import QUEUES, Event
+from app.domain.traffic import REASONS
 
 KEY = "metrics"
 MILLION = 1_000_000
@@ -69,6 +70,12 @@ DEDUPLICATED = Counted(
     "type",
     TYPES,
 )
+FILTERED = Counted(
+    "eventstream_events_filtered",
+    "Events that were counted apart as invalid traffic.",
+    "reason",
+    REASONS,
+)
 GIVEN_BACK = Counted(
     "eventstream_batches_given_back",
     "Batches that a worker took but could not count then.",
@@ -100,6 +107,7 @@ COUNTED = (
     UNAVAILABLE,
     APPLIED,
     DEDUPLICATED,
+    FILTERED,
     GIVEN_BACK,
     APPLY_RETRIES,
     FOLD_CONFLICTS,

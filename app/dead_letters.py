@@ -2,7 +2,8 @@
 
 Redis keys, both streams whose ids hold the time an entry came in:
 - `dead_letters:events`: rejected events, the latest MAX_EVENTS; fields `reason` (JSON), `event`
-  (its JSON), and `truncated` where that was cut short;
+  (its JSON), `truncated` where that was cut short, `invalid` (a reason) where it is invalid
+  traffic, and `refused` where its sender may not write it;
 - `dead_letters:batches`: failed batches, the latest MAX_BATCHES; fields `reason` (JSON), `queue`,
   `id` and `batch` (the events, JSON).
 They are kept for KEPT_SECONDS. Anybody can have events rejected, so these never push out a batch.
@@ -36,7 +37,8 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """One entry: a rejected event, or else a failed batch of a queue.
 
     `time` is UTC. `event` and `batch` are JSON as it came, a text where it was none or cut short;
-    `truncated` means that it is not there in whole, so can't be replayed.
+    `truncated` means that it is not there in whole, so can't be replayed. `invalid` and `refused`
+    are those of a Rejection.
     """
 
     id: str
@@ -44,6 +46,8 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: Any
     event: Raw = Raw(b"null")
     truncated: bool = False
+    invalid: str = ""
+    refused: bool = False
     queue: str = ""
     batch_id: str = ""
     batch: Raw = Raw(b"[]")
@@ -62,6 +66,10 @@ def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | int, ...]]:
         letter = ["reason", reason.decode(), "event", event.decode()]
         if truncated:
             letter += ["truncated", "true"]
+        if rejection.invalid:
+            letter += ["invalid", rejection.invalid]
+        if rejection.refused:
+            letter += ["refused", "true"]
         commands.append(("XADD", _EVENTS, "MAXLEN", MAX_EVENTS, "*", *letter))
     return commands
 
@@ -150,6 +158,8 @@ def _letter(stream: str, letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLe
         reason=msgspec.json.decode(fields[b"reason"]),
         event=Raw(fields.get(b"event", b"null")),
         truncated=truncated,
+        invalid=fields.get(b"invalid", b"").decode(),
+        refused=b"refused" in fields,
         queue=fields.get(b"queue", b"").decode(),
         batch_id=fields.get(b"id", b"").decode(),
         batch=Raw(batch),

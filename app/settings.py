@@ -1,8 +1,10 @@
 """Configuration: the environment, read once into one typed object."""
 
 import contextlib
+import ipaddress
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +15,13 @@ from zoneinfo import ZoneInfo
 import limits
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
+from app.domain.urls import website_and_page
+
 ADDRESSES_FILE = "addresses.json"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_KEY_OF_WEBSITES = re.compile(r"([^=,]+=*)=([^=,]+(?:,[^=,]+)*)")
 
 
 class SettingsError(SystemExit):
@@ -35,10 +43,16 @@ class Settings:
     timezone: ZoneInfo
     click_hits: int
     click_scope: Literal["user", "ad"]
+    click_window: int
+    filter_robots: bool
+    excluded_addresses: tuple[Network, ...]
+    excluded_users: frozenset[str]
     allowed_origins: tuple[str, ...]
-    write_keys: tuple[str, ...]
+    write_keys: Mapping[str, frozenset[str]]
+    """Websites by the key that may write for them; none: for every website."""
     admin_token: str | None
     rate_limit: str | None
+    trusted_proxies: int
     queue_limit: int
     spike_factor: float
     spike_minimum: int
@@ -62,6 +76,51 @@ class _Names(fields.String):
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(*args, **kwargs)
         return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+class _Networks(_Names):
+    """A comma-separated list of addresses and CIDR networks (RFC 4632, RFC 4291)."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return tuple(map(ipaddress.ip_network, super()._deserialize(*args, **kwargs)))
+        except ValueError as error:
+            raise ValidationError(f"{error}.") from error
+
+
+class _WriteKeys(_Names):
+    """Keys, separated by commas; or key=website,… separated by spaces or semicolons."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        alone = super()._deserialize(value, *args, **kwargs)
+        if all("=" not in key.rstrip("=") for key in alone):  # Base64 ends in =
+            return dict.fromkeys(alone, frozenset())
+        keys: dict[str, frozenset[str]] = {}
+        # A website after a comma and a space must not be taken for a key of its own.
+        for entry in re.split(r"[;\s]+", re.sub(r"\s*,\s*", ",", value).strip("; \n")):
+            found: dict[str, frozenset[str]]
+            if "=" not in entry:
+                found = dict.fromkeys(filter(None, entry.split(",")), frozenset())
+            elif match := _KEY_OF_WEBSITES.fullmatch(entry):
+                found = {match[1]: frozenset(map(_website, match[2].split(",")))}
+            else:
+                raise ValidationError(f"Not key=website,…: {entry!r}.")
+            if found.keys() & keys.keys():
+                raise ValidationError(f"A key is named twice: {entry!r}.")
+            keys |= found
+        return keys
+
+
+def _website(text: str) -> str:
+    """A website as it is counted, *. before it kept."""
+    name = text.removeprefix("*.")
+    try:
+        website, page = website_and_page(name)
+    except ValueError as error:
+        raise ValidationError(f"Not a website: {text!r}.") from error
+    if page != "/" or "*" in website:
+        raise ValidationError(f"Not a website: {text!r}.")
+    return text[: -len(name)] + website
 
 
 def _is_rate(text: str) -> None:
@@ -113,10 +172,15 @@ class _Environment(Schema):
     TIMEZONE = _TimeZone(load_default=ZoneInfo("UTC"))
     CLICK_HITS = fields.Integer(load_default=3, validate=validate.Range(min=1))
     CLICK_SCOPE = fields.String(load_default="user", validate=validate.OneOf(["user", "ad"]))
+    CLICK_WINDOW = fields.Integer(load_default=0, validate=validate.Range(0, 24 * 3600))
+    FILTER_ROBOTS = fields.Boolean(load_default=True)
+    EXCLUDED_ADDRESSES = _Networks(load_default=())
+    EXCLUDED_USERS = _Names(load_default=())
     ALLOWED_ORIGINS = _Names(load_default=(), validate=_no_patterns)
-    WRITE_KEYS = _Names(load_default=())
+    WRITE_KEYS = _WriteKeys(load_default=dict)
     ADMIN_TOKEN = fields.String(load_default=None)
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
+    TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(0, 10))
     QUEUE_LIMIT = fields.Integer(load_default=100_000, validate=validate.Range(min=1))
     SPIKE_FACTOR = fields.Float(load_default=3.0, validate=validate.Range(min=1))
     SPIKE_MINIMUM = fields.Integer(load_default=15, validate=validate.Range(min=1))
@@ -130,6 +194,7 @@ class _Environment(Schema):
     @post_load
     def _build(self, values: dict[str, Any], **_: Any) -> Settings:
         values["DATA_DIR"] = Path(values["DATA_DIR"]).resolve()
+        values["EXCLUDED_USERS"] = frozenset(values["EXCLUDED_USERS"])
         values["BROKER_URL"] = values["BROKER_URL"] or values["REDIS_URL"]
         return Settings(**{name.lower(): value for name, value in values.items()})
 

@@ -16,6 +16,7 @@ from app.journal import Batch
 from app.settings import settings
 from app.store import folding
 from app.store.counting import Applied, ClickRule, Counting
+from app.store.documents import Filtered
 from tasks import watching
 
 WORK_SECONDS = 4.0
@@ -49,7 +50,9 @@ class CountingTask(Task):  # type: ignore[misc]
     @cached_property
     def counting(self) -> Counting:
         """What applies batches to the database."""
-        return Counting(ClickRule(settings().click_hits, settings().click_scope))
+        config = settings()
+        rule = ClickRule(config.click_hits, config.click_scope, config.click_window)
+        return Counting(rule, config.timezone)
 
     @cached_property
     def counts(self) -> Counts:
@@ -127,4 +130,6 @@ class CountingTask(Task):  # type: ignore[misc]
         self.counts.count(counters.APPLIED, name, applied.events)
         self.counts.count(counters.DEDUPLICATED, name, applied.repeated)
         self.counts.count(counters.APPLY_RETRIES, name, applied.retries)
+        for (*_, reason), (number,) in applied.changes.get(Filtered, {}).items():
+            self.counts.count(counters.FILTERED, reason, number)
         return applied

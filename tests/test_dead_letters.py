@@ -110,3 +110,11 @@ def test_nothing_comes_after_the_first_of_all_ids(journal: Journal) -> None:
     keep(journal, b"1")
     assert kept(journal, before="0-0") == []
     assert kept(journal, before="0-0b") == []
+
+
+def test_a_letter_tells_of_invalid_traffic_and_of_a_sender_that_may_not_write(
+    journal: Journal,
+) -> None:
+    journal.write([], [Rejection(0, b"1", {}, "robot"), Rejection(1, b"2", {}, refused=True)])
+    found = dead_letters.newest(journal.redis, 10)
+    assert [(letter.invalid, letter.refused) for letter in found] == [("", True), ("robot", False)]

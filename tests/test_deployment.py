@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
 from flower.options import options as flower_options  # type: ignore[import-untyped]
@@ -246,6 +247,18 @@ def test_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(
     with running(*service.command, log=service.log, **service.environment):
         wait_until(service.is_healthy)
     wait_until(lambda: not service.is_healthy(), 5)
+
+
+def test_flower_shows_nothing_without_its_password(broker: str, tmp_path: Path) -> None:
+    service = Service("flower", broker, tmp_path)
+    url = f"http://127.0.0.1:{service.environment['FLOWER_PORT']}"
+    user, password = service.environment["FLOWER_BASIC_AUTH"].split(":")
+    with running(*service.command, log=service.log, **service.environment):
+        wait_until(service.is_healthy)
+        for path in ("/", "/workers", "/broker", "/api/workers"):
+            assert httpx.get(f"{url}{path}").status_code == 401
+            assert httpx.get(f"{url}{path}", auth=(user, "wrong")).status_code == 401
+        assert httpx.get(f"{url}/broker", auth=(user, password)).status_code == 200
 
 
 def test_a_worker_that_no_longer_consumes_is_unhealthy_though_connected(

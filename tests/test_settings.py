@@ -20,8 +20,42 @@ def test_defaults_serve_one_machine() -> None:
 
 def test_lists_are_separated_by_commas() -> None:
     settings = read({"WRITE_KEYS": "a, b", "ALLOWED_ORIGINS": "https://x.com"})
-    assert settings.write_keys == ("a", "b")
+    assert list(settings.write_keys) == ["a", "b"]
+    assert set(settings.write_keys.values()) == {frozenset()}
     assert settings.allowed_origins == ("https://x.com",)
+
+
+@pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        ("a=site1.com", {"a": {"site1.com"}}),
+        (
+            "a=site1.com,site2.com b=site1.com",
+            {"a": {"site1.com", "site2.com"}, "b": {"site1.com"}},
+        ),
+        ("a=site1.com;b=site2.com; ", {"a": {"site1.com"}, "b": {"site2.com"}}),
+        ("a=site1.com, site2.com", {"a": {"site1.com", "site2.com"}}),
+        ("a, b; c=site1.com\nd", {"a": set(), "b": set(), "c": {"site1.com"}, "d": set()}),
+        (
+            "a=https://WWW.Site1.com:443,bücher.example",
+            {"a": {"site1.com", "xn--bcher-kva.example"}},
+        ),
+        ("a=*.Site1.com", {"a": {"*.site1.com"}}),
+        ("YQ==,Yg==", {"YQ==": set(), "Yg==": set()}),
+        ("YQ===site1.com", {"YQ==": {"site1.com"}}),
+        ("my key,another one", {"my key": set(), "another one": set()}),
+    ],
+)
+def test_a_write_key_is_for_every_website_or_for_those_it_names(
+    value: str, keys: dict[str, set[str]]
+) -> None:
+    assert read({"WRITE_KEYS": value}).write_keys == keys
+
+
+def test_excluded_are_addresses_networks_and_users() -> None:
+    settings = read({"EXCLUDED_ADDRESSES": "192.0.2.7, 2001:db8::/32", "EXCLUDED_USERS": "u1, 7"})
+    assert list(map(str, settings.excluded_addresses)) == ["192.0.2.7/32", "2001:db8::/32"]
+    assert settings.excluded_users == {"u1", "7"}
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
@@ -46,6 +80,25 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("CLICK_SCOPE", "website"),
         ("RATE_LIMIT", "many"),
         ("QUEUE_LIMIT", "0"),
+        ("CLICK_WINDOW", "-1"),
+        ("CLICK_WINDOW", "86401"),
+        ("FILTER_ROBOTS", "some"),
+        ("EXCLUDED_ADDRESSES", "192.0.2.0/24, localhost"),
+        ("EXCLUDED_ADDRESSES", "192.0.2.1/24"),
+        ("TRUSTED_PROXIES", "-1"),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+        ("WRITE_KEYS", "a=site1.com,"),
+        ("WRITE_KEYS", "a=site1.com b="),
+        ("WRITE_KEYS", "a=site1.com; =site2.com"),
+        ("WRITE_KEYS", "a = site1.com"),
+        ("WRITE_KEYS", "a=site1.com,b=site2.com"),
+        ("WRITE_KEYS", "a=site1.com a=site2.com"),
+        ("WRITE_KEYS", "a=site1.com b,a"),
+        ("WRITE_KEYS", "a=site1.com/page"),
+        ("WRITE_KEYS", "a=*"),
+        ("WRITE_KEYS", "a=*."),
+        ("WRITE_KEYS", "a=site*.com"),
+        ("WRITE_KEYS", "a=ftp://site1.com"),
         ("SPIKE_FACTOR", "0.5"),
         ("SPIKE_FACTOR", "nan"),
         ("SPIKE_MINIMUM", "0"),

@@ -100,9 +100,8 @@ def up(workers: int, **given: Any) -> None:
 def send(files: tuple[IO[bytes], ...], url: str | None, batch: int) -> None:
     """Post the events of NDJSON or JSON FILES (-: standard input), retrying while refused."""
     url = url or f"http://{settings().host}:{settings().port}"
-    keys = settings().write_keys
     with _progress() as progress:
-        outcome = sending.send(files, url, batch, keys[0] if keys else None, progress)
+        outcome = sending.send(files, url, batch, _write_key(), progress)
     for reason, number in outcome.reasons.most_common(10):
         click.echo(f"{number} rejected: {reason}", err=True)
     click.echo(f"accepted {outcome.accepted}, rejected {outcome.rejected}")
@@ -170,14 +169,19 @@ def simulate_events(
         expect.write_bytes(msgspec.json.format(msgspec.json.encode(expectation.reports())))
 
 
+def _write_key() -> str | None:
+    """The first write key for every website, else the first, if there is any."""
+    keys = settings().write_keys
+    return next((key for key, websites in keys.items() if not websites), next(iter(keys), None))
+
+
 def _simulate_live(rate: float, url: str | None, sites: int, users: int) -> None:
     outcome = sending.Outcome()
-    keys = settings().write_keys
     url = url or f"http://{settings().host}:{settings().port}"
     made_up = simulate_now(None, sites, users)
     click.echo(f"posting {rate:g} events a second to {url}, until Ctrl-C", err=True)
     posted_at, owed = time.monotonic(), 0.0
-    with suppress(KeyboardInterrupt), sending.client_of(url, keys[0] if keys else None) as client:
+    with suppress(KeyboardInterrupt), sending.client_of(url, _write_key()) as client:
         while True:
             time.sleep(LIVE_SECONDS)
             now = time.monotonic()
@@ -231,6 +235,16 @@ def report_impressions(csv: bool, **filters: Any) -> None:
 def report_clicks(csv: bool, **filters: Any) -> None:
     """Hits and clicks of each ad on each website."""
     _show(reports.clicks, filters, csv)
+
+
+@report.command("filtered")
+@_website
+@click.option("--from", "first", type=_Day(), help="First day.")
+@click.option("--to", "last", type=_Day(), help="Last day.")
+@_csv
+def report_filtered(csv: bool, **filters: Any) -> None:
+    """Events that count apart as invalid traffic, by website, type and reason."""
+    _show(reports.filtered, filters, csv)
 
 
 @main.command()
@@ -293,7 +307,8 @@ def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
     if bool(ids) == every:
         raise click.UsageError("Name dead letters, or give --all.")
     journal = Journal(connect(settings().redis_url))
-    replayer = Replayer(EventReader(settings().timezone), journal, Publisher(journal, bell()))
+    reader = EventReader(settings().timezone, excluded_users=settings().excluded_users)
+    replayer = Replayer(reader, journal, Publisher(journal, bell()))
     if every:
         replays = list(replayer.replay_all())
     else:

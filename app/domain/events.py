@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_sche
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from app.domain.calendar import day_of
+from app.domain.traffic import USER, Invalid
 from app.domain.urls import website_and_page
 
 MAX_ID_LENGTH = 128
@@ -22,16 +23,17 @@ MAX_AGE_MS = 35 * 24 * 3_600_000
 MAX_AHEAD_MS = 24 * 3_600_000
 
 
-class PageView(Struct, frozen=True):
+class PageView(Struct, frozen=True, omit_defaults=True):
     """A page was seen on a day (YYYY-MM-DD in the collector's time zone)."""
 
     event_id: str | None
     website: str
     page: str
     day: str
+    invalid: Invalid | None = None
 
 
-class AdImpression(Struct, frozen=True):
+class AdImpression(Struct, frozen=True, omit_defaults=True):
     """An ad was shown to a user in a month (YYYY-MM in the collector's time zone)."""
 
     event_id: str | None
@@ -39,9 +41,10 @@ class AdImpression(Struct, frozen=True):
     ad_id: str
     user_id: str
     month: str
+    invalid: Invalid | None = None
 
 
-class AdClick(Struct, frozen=True):
+class AdClick(Struct, frozen=True, omit_defaults=True):
     """A user clicked an ad. `time` is in milliseconds since the epoch."""
 
     event_id: str | None
@@ -49,6 +52,7 @@ class AdClick(Struct, frozen=True):
     ad_id: str
     user_id: str
     time: int
+    invalid: Invalid | None = None
 
 
 Event = PageView | AdImpression | AdClick
@@ -320,35 +324,48 @@ class Rejection(NamedTuple):
     """An event that was not accepted: its position in the request, its JSON, and what is wrong.
 
     `errors` maps a field's name to its messages, or to such a map for the fields inside it.
+    `invalid` is the reason why it would have been counted apart. One that was `refused` is good,
+    but its sender may not write it.
     """
 
     position: int
     event: bytes
     errors: dict[str, Any]
+    invalid: str = ""
+    refused: bool = False
 
 
 class EventReader:
     """Turns what a client sent into events.
 
     `timezone` decides the day and month of an event; `clock` returns seconds since the epoch.
+    Events of `excluded_users` are invalid traffic.
     """
 
-    def __init__(self, timezone: tzinfo, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        timezone: tzinfo,
+        clock: Callable[[], float] = time.time,
+        excluded_users: Collection[str] = (),
+    ) -> None:
         self._timezone = timezone
+        self._excluded_users = excluded_users
         self._schema = _EventSchema(clock)
         self._shortcut = _Shortcut(self._schema)
         self._decode = msgspec.json.Decoder(self._shortcut.shape).decode
 
     def read(
-        self, raw_events: Sequence[bytes], received: datetime | None = None
+        self, raw_events: Sequence[bytes], received: datetime | None = None, invalid: str = ""
     ) -> tuple[list[Event], list[Rejection]]:
         """The valid ones of these events, each given as JSON, and a rejection for each other.
 
         `received` (with a zone) is when they came in, by default now: it is the time of an event
-        that does not tell its own.
+        that does not tell its own. `invalid` is why all of them are invalid traffic, if they are.
         """
         receipt = int(received.timestamp() * 1000) if received else self._schema.now_ms()
-        events: list[Event | None] = [self._if_valid(event, receipt) for event in raw_events]
+        events: list[Event | None] = [
+            self._if_valid(event, receipt, invalid) for event in raw_events
+        ]
         doubtful = [position for position, event in enumerate(events) if event is None]
         errors: dict[Any, Any] = {}
         if doubtful:
@@ -358,28 +375,40 @@ class EventReader:
                 loaded, errors = error.valid_data, error.normalized_messages()
             for n, place in enumerate(doubtful):
                 if n not in errors:
-                    events[place] = self._event(loaded[n], receipt)
+                    events[place] = self._event(loaded[n], receipt, invalid)
         return (
             [event for event in events if event is not None],
-            [Rejection(doubtful[n], raw_events[doubtful[n]], errors[n]) for n in sorted(errors)],
+            [
+                Rejection(doubtful[n], raw_events[doubtful[n]], errors[n], invalid)
+                for n in sorted(errors)
+            ],
         )
 
-    def _if_valid(self, event: bytes, receipt: int) -> Event | None:
+    def _if_valid(self, event: bytes, receipt: int, reason: str) -> Event | None:
         """The event if it surely is valid."""
         try:
-            return self._event(self._shortcut.load(self._decode(event)), receipt)
+            return self._event(self._shortcut.load(self._decode(event)), receipt, reason)
         except (*NOT_JSON, ValidationError, KeyError):
             return None
 
-    def _event(self, values: dict[str, Any], receipt: int) -> Event:
+    def _event(self, values: dict[str, Any], receipt: int, reason: str) -> Event:
         kind = values["Type"]
         event_id = values.get("EventId")
         moment = values.get("Timestamp") or receipt
         website, page = values["Url"]
+        invalid = None
+        if reason or self._excluded_users:
+            invalid = self._invalid(values, moment, reason)
         if kind is PageView:
-            return PageView(event_id, website, page, day_of(moment, self._timezone))
+            day = day_of(moment, self._timezone)
+            return PageView(event_id, website, page, day, invalid=invalid)
         ad_id, user_id = values["Meta_"]["AdId"], values["Meta_"]["UserId"]
         if kind is AdImpression:
             month = day_of(moment, self._timezone)[:7]
-            return AdImpression(event_id, website, ad_id, user_id, month)
-        return AdClick(event_id, website, ad_id, user_id, moment)
+            return AdImpression(event_id, website, ad_id, user_id, month, invalid=invalid)
+        return AdClick(event_id, website, ad_id, user_id, moment, invalid=invalid)
+
+    def _invalid(self, values: dict[str, Any], moment: int, reason: str) -> Invalid | None:
+        user = (values.get("Meta_") or {}).get("UserId")
+        reason = reason or (USER if user in self._excluded_users else "")
+        return Invalid(reason, day_of(moment, self._timezone)) if reason else None

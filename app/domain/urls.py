@@ -1,6 +1,7 @@
 """What a URL means: which website, and which page of it."""
 
 import re
+from collections.abc import Collection
 
 import can_ada
 
@@ -39,6 +40,13 @@ def website_and_page(url: str) -> tuple[str, str]:
         raise ValueError("Not the host of a website.")
     page = parsed.pathname.rstrip("/") or "/"
     return website, _ESCAPE.sub(_normalised, page) if "%" in page else page
+
+
+def is_among(website: str, names: Collection[str]) -> bool:
+    """Whether these names hold a website. `*.site1.com` holds site1.com and all its subdomains."""
+    return website in names or any(
+        name.startswith("*.") and f".{website}".endswith(name[1:]) for name in names
+    )
 
 
 def _normalised(escape: re.Match[str]) -> str:

@@ -3,19 +3,23 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 from mongoengine import Document
 from pymongo import ReplaceOne
 
+from app.domain.calendar import day_of
 from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.traffic import REPEAT
 from app.store import folding, ledger
 from app.store.connection import Session, collection, create_collections, deadline, transaction
 from app.store.documents import (
     ALL_WEBSITES,
     Clicks,
+    Filtered,
     HitTally,
     Impressions,
     MonthCounts,
@@ -33,10 +37,14 @@ _decode_hits = msgspec.json.Decoder(tuple[Hit, ...]).decode
 
 @dataclass(frozen=True)
 class ClickRule:
-    """How many hits make a click, and whether a user's hits count over all ads or for each ad."""
+    """How many hits make a click, and whether a user's hits count over all ads or for each ad.
+
+    A hit that comes less than `window` seconds after one on the same ad only repeats it.
+    """
 
     hits: int
     scope: Literal["user", "ad"]
+    window: int = 0
 
 
 Changes = Mapping[type[Document], folding.Added]
@@ -57,10 +65,14 @@ class Applied(NamedTuple):
 
 
 class Counting:
-    """Applies batches, for one process. It remembers visitors, to spare looking them up."""
+    """Applies batches, for one process. It remembers visitors, to spare looking them up.
 
-    def __init__(self, click_rule: ClickRule) -> None:
+    `timezone` decides the day of a hit that only repeats another.
+    """
+
+    def __init__(self, click_rule: ClickRule, timezone: tzinfo = UTC) -> None:
         self._click_rule = click_rule
+        self._timezone = timezone
         self._visitors = _Recent(REMEMBERED_VISITORS)
         self._prepared = False
         self._appliers: dict[type[Event], Callable[[Any, Session], Changes]] = {
@@ -86,7 +98,8 @@ class Counting:
             events = ledger.claim(brought, session)
             changes: Changes = {}
             if events:
-                changes = self._appliers[kind](events, session)
+                valid = [event for event in events if event.invalid is None]
+                changes = _with_filtered(events, self._appliers[kind](valid, session))
                 folding.record(kind.__name__, changes, session)
             return len(fresh), len(brought) - len(events), events, changes
 
@@ -97,7 +110,7 @@ class Counting:
             fresh, repeated, events, changes = transaction(work)
         if kind is AdImpression:
             # Not before all is committed: what a transaction that failed wrote is not there.
-            self._visitors.add(_visitors_in(events))
+            self._visitors.add(_visitors_in(event for event in events if event.invalid is None))
         return Applied(fresh, len(events), repeated, tries - 1, changes)
 
     def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
@@ -149,23 +162,27 @@ class Counting:
         # Decoded one at a time: all hits of many users would take a hundred times the space.
         known = {found["_id"]: found for found in collection(HitTally).find(query, session=session)}
         clicks: Counter[tuple[str, str]] = Counter()
+        repeats: Counter[Hit] = Counter()
         changed, new = [], []
         for owner_key, hits in hits_of.items():
             found = known.get(owner_key)
-            before = Tally(found["earlier"], _decode_hits(found["latest"])) if found else Tally()
             tally, change = count_hits(
-                before,
+                _tally(found) if found else Tally(),
                 hits,
                 per_click=self._click_rule.hits,
-                # Hits of one user on one ad are alike, whatever their order.
-                **({"remember": 0} if by_ad else {}),
+                window=self._click_rule.window * 1000,
+                # Hits of one user on one ad are alike, whatever their order, if none repeat others.
+                **({"remember": 0} if by_ad and not self._click_rule.window else {}),
             )
-            for parts, number in change.items():
+            for parts, number in change.clicks.items():
                 clicks[parts] += number
+            for repeat, number in change.repeats.items():
+                repeats[repeat] += number
             document = {
                 "_id": owner_key,
                 "earlier": tally.earlier,
                 "latest": msgspec.json.encode(tally.latest),
+                **({"before": msgspec.json.encode(tally.before)} if tally.before else {}),
             }
             if found:
                 changed.append(ReplaceOne({"_id": owner_key}, document))
@@ -176,12 +193,35 @@ class Counting:
         if changed:
             collection(HitTally).bulk_write(changed, ordered=False, session=session)
         hits_by_ad = Counter((event.website, event.ad_id) for event in events)
+        filtered: Counter[folding.Parts] = Counter()
+        for repeat, number in repeats.items():
+            hits_by_ad[repeat.website, repeat.ad_id] -= number
+            day = day_of(repeat.time, self._timezone)
+            filtered[repeat.website, day, AdClick.__name__, REPEAT] += number
         return {
             Clicks: {
                 parts: [hits_by_ad[parts], clicks[parts]]
                 for parts in hits_by_ad.keys() | clicks.keys()
-            }
+            },
+            Filtered: {parts: [number] for parts, number in filtered.items() if number},
         }
+
+
+def _tally(found: Mapping[str, Any]) -> Tally:
+    before = _decode_hits(found["before"]) if "before" in found else ()
+    return Tally(found["earlier"], _decode_hits(found["latest"]), before)
+
+
+def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:
+    """These changes, and of the events what is counted apart; only documents that change."""
+    filtered = Counter(
+        (event.website, event.invalid.day, type(event).__name__, event.invalid.reason)
+        for event in events
+        if event.invalid is not None
+    )
+    apart = {parts: [number] for parts, number in filtered.items()}
+    every = {**changes, Filtered: {**changes.get(Filtered, {}), **apart}}
+    return {document: added for document, added in every.items() if added}
 
 
 def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:

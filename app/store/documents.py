@@ -174,8 +174,21 @@ class ClickTotals(Document):
     meta: ClassVar[dict[str, Any]] = {"collection": "click_totals"}
 
 
+class Filtered(Document):
+    """Events of a website on a day that count apart. Key: website, day, type, reason."""
+
+    key = StringField(primary_key=True)
+    website = StringField(required=True)
+    day = StringField(required=True)
+    type = StringField(required=True)
+    reason = StringField(required=True)
+    events = IntField(required=True)
+    website_day = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "filtered", "indexes": ["website_day", "day"]}
+
+
 class HitTally(Document):
-    """A user's hits, as `app.domain.clicks.Tally`; the latest ones as JSON.
+    """A user's hits, as `app.domain.clicks.Tally`; the latest ones, and those before, as JSON.
 
     Key: a JSON list of the user, or of user, website and ad where these are counted apart.
     """
@@ -183,6 +196,7 @@ class HitTally(Document):
     key = StringField(primary_key=True)
     earlier = IntField(required=True)
     latest = BinaryField(required=True)
+    before = BinaryField()
     meta: ClassVar[dict[str, Any]] = {"collection": "hit_tallies"}
 
 
@@ -222,6 +236,7 @@ COLLECTIONS: tuple[type[Document], ...] = (
     MonthCounts,
     Clicks,
     ClickTotals,
+    Filtered,
     HitTally,
     AppliedBatch,
     SeenEvent,

@@ -25,6 +25,7 @@ from app.store.documents import (
     Clicks,
     ClickTotals,
     DayTotals,
+    Filtered,
     Impressions,
     MonthCounts,
     PageTotals,
@@ -74,7 +75,7 @@ def _of_page_totals(row: Any) -> Texts:
     }
 
 
-def _of_day_totals(row: Any) -> Texts:
+def _of_website_and_day(row: Any) -> Texts:
     return {"website_day": key(row["website"], row["day"])}
 
 
@@ -102,11 +103,12 @@ _COUNTERS = {
     for counters in (
         Counters(PageViews, ("website", "day", "page"), ("views",), _of_page_views),
         Counters(PageTotals, ("website", "page"), ("views",), _of_page_totals),
-        Counters(DayTotals, ("website", "day"), ("views",), _of_day_totals),
+        Counters(DayTotals, ("website", "day"), ("views",), _of_website_and_day),
         Counters(Impressions, ("month", "website", "ad_id"), ("impressions",)),
         Counters(MonthCounts, ("month", "website"), ("impressions", "visitors"), of_month_counts),
         Counters(Clicks, ("website", "ad_id"), ("hits", "clicks"), _of_clicks),
         Counters(ClickTotals, ("website",), ("hits", "clicks")),
+        Counters(Filtered, ("website", "day", "type", "reason"), ("events",), _of_website_and_day),
     )
 }
 _BY_NAME = {document.__name__: document for document in _COUNTERS}

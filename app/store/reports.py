@@ -18,6 +18,7 @@ from app.store.documents import (
     Clicks,
     ClickTotals,
     DayTotals,
+    Filtered,
     MonthCounts,
     PageTotals,
     PageViews,
@@ -60,32 +61,45 @@ def page_views(
     """
     columns = ("website", "page", "views")
     if first or last:
-        return _page_views_of_days(page, website, _from_to(first, last))
+        return _summed(page, columns, PageViews, website, _from_to(first, last))
     if website is not None:
         return _ranked(page, columns, PageTotals, "website_rank", website)
     return _ranked(page, columns, PageTotals)
 
 
-def _page_views_of_days(page: Page, website: str | None, days: Row) -> Report:
-    columns = ("website", "page", "views")
-    names = {"website": "$website", "page": "$page"}
+def filtered(
+    page: Page, website: str | None = None, first: date | None = None, last: date | None = None
+) -> Report:
+    """Rows of website, type, reason and events that were counted apart, most events first."""
+    columns = ("website", "type", "reason", "events")
+    return _summed(page, columns, Filtered, website, _from_to(first, last))
+
+
+def _summed(
+    page: Page, columns: tuple[str, ...], document: type[Document], website: str | None, days: Row
+) -> Report:
+    """The sums of the last column by the others, over documents of these days, highest first."""
+    *names, count = columns
     pipeline: list[Row] = [
         {"$match": {"day": days} if website is None else {"website_day": _of(website, days)}},
-        {"$group": {"_id": names, "views": {"$sum": "$views"}}},
-        {"$project": {"_id": 0, "website": "$_id.website", "page": "$_id.page", "views": 1}},
+        {"$group": {"_id": {name: f"${name}" for name in names}, count: {"$sum": f"${count}"}}},
+        {"$project": {"_id": 0, count: 1} | {name: f"$_id.{name}" for name in names}},
+        {"$match": {count: {"$gt": 0}}},
     ]
     if page.cursor is not None:
-        views, of_website, path = _decode(page.cursor, tuple[_Count, str, str])
-        later = [
-            {"views": {"$lt": views}},
-            {"views": views, "website": {"$gt": of_website}},
-            {"views": views, "website": of_website, "page": {"$gt": path}},
-        ]
+        number, after = _decode(page.cursor, tuple[_Count, tuple[str, ...]])
+        if len(after) != len(names):
+            raise InvalidRequest({"cursor": ["Not a cursor of this report."]})
+        given = dict(zip(names, after, strict=True))
+        later: list[Row] = [{count: {"$lt": number}}]
+        for place, name in enumerate(names):
+            same = {other: given[other] for other in names[:place]}
+            later.append({count: number, **same, name: {"$gt": given[name]}})
         pipeline.append({"$match": {"$or": later}})
-    pipeline += [{"$sort": {"views": -1, "website": 1, "page": 1}}, {"$limit": page.limit + 1}]
+    pipeline += [{"$sort": {count: -1, **dict.fromkeys(names, 1)}}, {"$limit": page.limit + 1}]
     with deadline(REPORT_SECONDS):
-        rows = list(collection(PageViews).aggregate(pipeline))
-    return _report(page, columns, rows, lambda row: [row["views"], row["website"], row["page"]])
+        rows = list(collection(document).aggregate(pipeline))
+    return _report(page, columns, rows, lambda row: [row[count], [row[name] for name in names]])
 
 
 def daily_page_views(

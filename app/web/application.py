@@ -7,6 +7,7 @@ from typing import Any
 from flask import Flask, Response, request
 from flask_cors.core import get_cors_options, set_cors_headers
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import counters, logs
 from app.domain.events import EventReader
@@ -28,6 +29,7 @@ from app.web import (
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.limiting import limit_rate
 from app.web.remembering import Remembered
+from app.web.traffic import TrafficFilter
 from app.web.viewers import Viewers
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -51,13 +53,17 @@ def create_app(config: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     parts = Context(
         config,
-        EventReader(config.timezone),
+        EventReader(config.timezone, excluded_users=config.excluded_users),
         journal,
         Publisher(journal, bell(), config.queue_limit),
         Viewers(connect(config.redis_url)),
         Remembered(),
+        TrafficFilter(config.excluded_addresses, robots=config.filter_robots),
     )
     install(app, parts)
+    if config.trusted_proxies:
+        proxies = config.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     _name_requests(app)
     _allow_browsers(app, config)
     if config.rate_limit:

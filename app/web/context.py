@@ -3,7 +3,7 @@
 import hmac
 import ipaddress
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from app.journal import Journal
 from app.publisher import Publisher
 from app.settings import Settings
 from app.web.remembering import Remembered
+from app.web.traffic import TrafficFilter
 from app.web.viewers import Viewers
 
 SESSION_COOKIE = "eventstream_session"
@@ -35,6 +36,7 @@ class Context(NamedTuple):
     publisher: Publisher
     viewers: Viewers
     remembered: Remembered
+    traffic: TrafficFilter
 
 
 def install(app: Flask, context: Context) -> None:
@@ -67,7 +69,8 @@ def require_operator() -> None:
 
     With ADMIN_TOKEN, it must carry that as bearer token (RFC 6750), or a session of one who knew
     it, else 401. Without, it must come from this machine, and not from a page of another site in a
-    browser there, else 403.
+    browser there, else 403. Behind TRUSTED_PROXIES nobody is taken to: who gets round these, or
+    whom they send on without saying for whom, would seem to.
     """
     token = context().settings.admin_token
     if token is not None:
@@ -77,6 +80,8 @@ def require_operator() -> None:
             bearer = WWWAuthenticate("Bearer")
             raise Unauthorized("An admin token is needed.", www_authenticate=bearer)
         return
+    if context().settings.trusted_proxies:
+        abort(403, "Behind TRUSTED_PROXIES this asks for ADMIN_TOKEN, which is not set.")
     # A page can have its own host name resolve to this machine (DNS rebinding): that shows in Host.
     hosts = [request.remote_addr, urlsplit(f"//{request.host}").hostname]
     if request.origin:
@@ -114,11 +119,19 @@ def has_write_key(here: Context, posted: Request) -> bool:
     return is_one_of(write_key_given(posted), here.settings.write_keys)
 
 
-def require_write_key(here: Context, posted: Request) -> None:
-    """Refuse a request without one of WRITE_KEYS, if there are any, with 401."""
-    if here.settings.write_keys and not has_write_key(here, posted):
+def require_write_key(here: Context, posted: Request) -> Collection[str]:
+    """Refuse a request without one of WRITE_KEYS, if there are any, with 401.
+
+    Returns the websites that it may write for (see `app.domain.urls.is_among`); none: for all.
+    """
+    keys = here.settings.write_keys
+    if not keys:
+        return ()
+    key = which_of(write_key_given(posted), keys)
+    if key is None:
         scheme = WWWAuthenticate("X-Write-Key")
         raise Unauthorized("A write key is needed.", www_authenticate=scheme)
+    return keys[key]
 
 
 def require_allowed_origin(here: Context, posted: Request) -> None:
@@ -130,10 +143,18 @@ def require_allowed_origin(here: Context, posted: Request) -> None:
 
 def is_one_of(given: str, secrets: Iterable[str]) -> bool:
     """Whether a text is one of these secrets."""
+    return which_of(given, secrets) is not None
+
+
+def which_of(given: str, secrets: Iterable[str]) -> str | None:
+    """The secret that a text is, None where it is none of these."""
     # No early end: how long it takes says nothing about the secrets. A header's text holds bytes.
     forms = [given.encode(), given.encode("latin-1", "replace")]
-    matches = [hmac.compare_digest(form, secret.encode()) for secret in secrets for form in forms]
-    return any(matches)
+    found = None
+    for secret in secrets:
+        if any([hmac.compare_digest(form, secret.encode()) for form in forms]):  # noqa: C419
+            found = secret
+    return found
 
 
 def _is_loopback(address: str | None) -> bool:

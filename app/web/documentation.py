@@ -13,13 +13,20 @@ from marshmallow import Schema
 
 from app.counters import TYPES
 from app.domain.events import QUEUES, event_schema
+from app.domain.traffic import REASONS
 from app.store import documents
 from app.web import dashboard
 from app.web.context import answer, context
 from app.web.ingest import MAX_EVENTS
 from app.web.live import SnapshotQuery
 from app.web.operations import LettersQuery
-from app.web.reports import ClicksQuery, DailyQuery, ImpressionsQuery, PageViewsQuery
+from app.web.reports import (
+    ClicksQuery,
+    DailyQuery,
+    FilteredQuery,
+    ImpressionsQuery,
+    PageViewsQuery,
+)
 from app.web.socket_io import HandshakeQuery
 
 blueprint = Blueprint("documentation", __name__, template_folder="templates")
@@ -49,6 +56,8 @@ _LETTER: Json = {
         "time": {**_TEXT, "format": "date-time"},
         "reason": {"description": "The errors of an event, or the text of a batch's."},
         "event": {"description": "As it came; a text where it was no JSON or too long."},
+        "invalid": {**_TEXT, "description": "Why it would have been counted apart."},
+        "refused": {"type": "boolean", "description": "Its key may not write for its website."},
         "truncated": {"type": "boolean", "description": "Not kept in whole, can't be replayed."},
         "queue": _TEXT,
         "batch_id": _TEXT,
@@ -101,6 +110,12 @@ _MONTH = _object(
     visitors=_NUMBER,
     closed={"type": "boolean"},
 )
+_FILTERED = {
+    "website": _TEXT,
+    "type": {**_TEXT, "enum": list(TYPES)},
+    "reason": {**_TEXT, "enum": list(REASONS)},
+    "events": _NUMBER,
+}
 _OPERATOR = (401, 403, 503)
 _OPERATIONS = {
     "ingest.post_events": _Operation(
@@ -115,6 +130,7 @@ _OPERATIONS = {
     "reports.clicks": _report(
         ClicksQuery, website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER
     ),
+    "reports.filtered": _report(FilteredQuery, **_FILTERED),
     "live.stream": _Operation(
         {**_TEXT, "description": "Events `counts` and `spike`, each with JSON as data."},
         _OPERATOR,
@@ -129,6 +145,7 @@ _OPERATIONS = {
             minutes=_list_of(_object(time=_NUMBER, **dict.fromkeys(QUEUES, _NUMBER))),
             pages=_list_of(_object(website=_TEXT, page=_TEXT, views=_NUMBER)),
             ads=_list_of(_object(website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER)),
+            filtered=_list_of(_object(**_FILTERED)),
             months=_list_of(_MONTH),
             queues=_list_of(
                 _object(

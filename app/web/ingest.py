@@ -1,12 +1,14 @@
 """POST /events: decodes, validates, and hands the events to the publisher."""
 
 import zlib
+from collections.abc import Collection, Sequence
 
 import msgspec
 from flask import Blueprint, Request, Response, abort, request
 from gunicorn.http.errors import ParseException
 
-from app.domain.events import NOT_JSON
+from app.domain.events import NOT_JSON, Event, Rejection
+from app.domain.urls import is_among
 from app.web.context import (
     answer,
     context,
@@ -29,12 +31,14 @@ def post_events() -> Response:
     """Accept the valid events of the request; the others are named in the answer, and kept."""
     # Looking up the one that is current costs more than anything that is asked of it here.
     here, posted = context(), request._get_current_object()  # type: ignore[attr-defined]
-    require_write_key(here, posted)
+    websites = require_write_key(here, posted)
     require_allowed_origin(here, posted)
     raw_events = _raw_events(posted)
     if not raw_events:
         abort(400, "There is no event in the request.")
-    events, rejections = here.reader.read(raw_events)
+    events, rejections = here.reader.read(raw_events, invalid=here.traffic.reason(posted))
+    if websites:
+        events, rejections = _only_of(websites, raw_events, events, rejections)
     here.publisher.publish(events, rejections)
     return answer(
         {
@@ -43,6 +47,26 @@ def post_events() -> Response:
         },
         202 if events else 400,
     )
+
+
+def _only_of(
+    websites: Collection[str],
+    raw_events: Sequence[bytes],
+    events: Sequence[Event],
+    rejections: Sequence[Rejection],
+) -> tuple[list[Event], list[Rejection]]:
+    """The events of these websites; the others join the rejections, in order of position."""
+    rejected = {bad.position for bad in rejections}
+    places = [place for place in range(len(raw_events)) if place not in rejected]
+    kept, found = [], list(rejections)
+    for place, event in zip(places, events, strict=True):
+        if is_among(event.website, websites):
+            kept.append(event)
+            continue
+        errors = {"Url": [f"This key may not write for {event.website}."]}
+        reason = event.invalid.reason if event.invalid else ""
+        found.append(Rejection(place, raw_events[place], errors, reason, refused=True))
+    return kept, sorted(found)
 
 
 def _raw_events(posted: Request) -> list[bytes]:

@@ -82,6 +82,7 @@ def _snapshot(here: Context, website: str | None, first: date | None, last: date
         "minutes": minutes,
         "pages": reports.page_views(TOP, website, first, last).items,
         "ads": reports.clicks(TOP, website).items,
+        "filtered": reports.filtered(TOP, website, first, last).items,
         "months": reports.impressions(MONTHS, website=website or ALL_WEBSITES).items,
         "queues": [
             {

@@ -43,6 +43,10 @@ class DailyQuery(PageViewsQuery):
     page_path = fields.String(data_key="page", load_default=None)
 
 
+class FilteredQuery(PageViewsQuery):
+    """Which events, over which days."""
+
+
 class ImpressionsQuery(_Query):
     """Which month and website."""
 
@@ -80,6 +84,12 @@ def impressions() -> Response:
 def clicks() -> Response:
     """Hits and clicks by website and ad."""
     return _report(ClicksQuery(), reports.clicks)
+
+
+@blueprint.get("/filtered")
+def filtered() -> Response:
+    """Events that count apart as invalid traffic, by website, type and reason."""
+    return _report(FilteredQuery(), reports.filtered)
 
 
 def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:

@@ -27,6 +27,8 @@ keepalive = 75
 timeout = 30
 graceful_timeout = 5
 limit_request_line = 8190
+# TRUSTED_PROXIES alone says whose X-Forwarded-… is believed; gunicorn would believe this machine.
+forwarded_allow_ips = ""
 control_socket_disable = True
 logger_class = NoAccessLog
 loglevel = level_of_libraries(settings().log_level).lower()

@@ -17,6 +17,8 @@ def counted(stack: Stack) -> Stack:
     where = {"Url": "main.example/[red]a", "Meta": {"UserId": "u", "AdId": "[bold]"}}
     events = [where | {"Type": kind} for kind in ("PageView", "AdImpression", "AdClick")]
     assert httpx.post(f"{stack.url}/events", json=events).json()["accepted"] == 3
+    robot = {"User-Agent": "Googlebot/2.1"}
+    assert httpx.post(f"{stack.url}/events", json=events[0], headers=robot).status_code == 202
     stack.run("eventstream", "drain")
     return stack
 
@@ -29,6 +31,11 @@ def counted(stack: Stack) -> Stack:
             ["clicks", "--ad-id", "[bold]"],
             ["website", "ad_id", "hits", "clicks"],
             ["main.example", "[bold]", "1", "0"],
+        ),
+        (
+            ["filtered"],
+            ["website", "type", "reason", "events"],
+            ["main.example", "PageView", "robot", "1"],
         ),
     ],
 )

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.clicks import Hit, Tally, count_hits
+from app.domain.clicks import Change, Hit, Tally, count_hits
 
 hits = st.lists(
     st.builds(
@@ -17,11 +17,17 @@ hits = st.lists(
 
 
 def clicks_after(*batches: list[Hit], per_click: int = 3) -> Counter[tuple[str, str]]:
-    tally, total = Tally(), Counter[tuple[str, str]]()
+    return counted(*batches, per_click=per_click).clicks
+
+
+def counted(*batches: list[Hit], per_click: int = 3, window: int = 0, **more: int) -> Change:
+    """All that batches change together."""
+    tally, total = Tally(), Change(Counter(), Counter())
     for batch in batches:
-        tally, change = count_hits(tally, batch, per_click=per_click)
-        total.update(change)
-    return +total
+        tally, change = count_hits(tally, batch, per_click=per_click, window=window, **more)
+        total.clicks.update(change.clicks)
+        total.repeats.update(change.repeats)
+    return Change(+total.clicks, +total.repeats)
 
 
 def on_ad(number: int, times: int) -> list[Hit]:
@@ -63,7 +69,79 @@ def test_forgetting_early_hits_keeps_the_number_of_clicks(hits: list[Hit], remem
     tally, clicks = Tally(), 0
     for hit in hits:
         tally, change = count_hits(tally, [hit], per_click=3, remember=remember)
-        clicks += change.total()
+        clicks += change.clicks.total()
         assert len(tally.latest) <= remember
     assert clicks == len(hits) // 3
     assert tally.earlier + len(tally.latest) == len(hits)
+
+
+# Hits that only repeat others.
+
+
+def model(hits: list[Hit], per_click: int, window: int) -> Change:
+    """What the rule says of all hits at once."""
+    counting: list[Hit] = []
+    repeats = Counter[Hit]()
+    for hit in sorted(hits):
+        ad = hit.website, hit.ad_id
+        on_ad = [known for known in counting if (known.website, known.ad_id) == ad]
+        if on_ad and hit.time - on_ad[-1].time < window:
+            repeats[hit] += 1
+        else:
+            counting.append(hit)
+    done = counting[per_click - 1 :: per_click]
+    return Change(Counter((hit.website, hit.ad_id) for hit in done), repeats)
+
+
+def test_a_hit_within_the_window_of_one_that_counts_on_the_same_ad_only_repeats_it() -> None:
+    first, soon, just_after = Hit(0, "a.com", "1"), Hit(9, "a.com", "1"), Hit(10, "a.com", "1")
+    later = Hit(19, "a.com", "1")
+    change = counted([first, soon, just_after, later], per_click=1, window=10)
+    assert change == Change(Counter({("a.com", "1"): 2}), Counter([soon, later]))
+
+
+def test_hits_on_other_ads_and_websites_are_no_repeats() -> None:
+    hits = [Hit(0, "a.com", "1"), Hit(0, "a.com", "2"), Hit(0, "b.com", "1")]
+    assert counted(hits, window=10).repeats == {}
+    assert counted(hits, window=10).clicks.total() == 1
+
+
+def test_a_hit_that_arrives_late_makes_a_repeat_of_the_one_after_it() -> None:
+    late, after = Hit(5, "a.com", "1"), Hit(10, "a.com", "1")
+    assert counted([after], [late], per_click=1, window=10) == Change(
+        Counter({("a.com", "1"): 1}), Counter([after])
+    )
+
+
+@given(hits=hits, per_click=st.integers(1, 4), window=st.integers(0, 8), data=st.data())
+def test_clicks_and_repeats_are_the_same_in_any_order_and_any_split(
+    hits: list[Hit], per_click: int, window: int, data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(hits))
+    size = data.draw(st.integers(1, 10))
+    batches = [shuffled[start : start + size] for start in range(0, len(hits), size)]
+    assert counted(*batches, per_click=per_click, window=window) == model(hits, per_click, window)
+
+
+@given(hits=hits, window=st.integers(0, 8), remember=st.integers(0, 5), size=st.integers(1, 5))
+def test_hits_in_order_are_counted_exactly_however_few_are_remembered(
+    hits: list[Hit], window: int, remember: int, size: int
+) -> None:
+    in_order = sorted(hits)
+    batches = [in_order[start : start + size] for start in range(0, len(hits), size)]
+    found = counted(*batches, window=window, remember=remember)
+    assert found == model(hits, 3, window)
+
+
+@given(hits=hits, window=st.integers(1, 8), remember=st.integers(0, 5))
+def test_every_hit_counts_or_repeats_in_any_order_however_few_are_remembered(
+    hits: list[Hit], window: int, remember: int
+) -> None:
+    tally, clicks, repeats = Tally(), 0, 0
+    for hit in hits:
+        tally, change = count_hits(tally, [hit], per_click=1, window=window, remember=remember)
+        clicks += change.clicks.total()
+        repeats += change.repeats.total()
+        assert len(tally.latest) <= remember
+        assert min(change.clicks.total(), change.repeats.total()) >= 0
+    assert clicks + repeats == len(hits)

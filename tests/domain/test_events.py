@@ -3,11 +3,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.events import AdClick, AdImpression, Event, EventReader, PageView
+from app.domain.traffic import Invalid
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -267,4 +269,34 @@ def test_the_shortcut_for_valid_events_comes_to_what_the_schema_says(
 def test_the_shortcut_takes_valid_events(kind: str) -> None:
     full = event(Type=kind, EventId="e", Timestamp=NOW_MS, More={"a": [1]})
     for raw in as_json(full, event(Type=kind), full | {"Timestamp": NOW.isoformat()}):
-        assert reader._if_valid(raw, NOW_MS) is not None
+        assert reader._if_valid(raw, NOW_MS, "") is not None
+
+
+@pytest.mark.parametrize("kind", ["PageView", "AdImpression", "AdClick"])
+def test_events_of_invalid_traffic_hold_the_reason_and_their_own_day(kind: str) -> None:
+    a_day_ago = (NOW - timedelta(days=1)).isoformat()
+    raw = as_json(event(Type=kind, Timestamp=a_day_ago), event(Type=kind, Url=7))
+    (found,), (rejection,) = reader.read(raw, invalid="robot")
+    assert found.invalid == Invalid("robot", "2026-11-23")
+    assert rejection.invalid == "robot"
+
+
+@pytest.mark.parametrize("kind", ["PageView", "AdImpression", "AdClick"])
+def test_events_of_excluded_users_are_invalid_traffic(kind: str) -> None:
+    strict = EventReader(UTC, NOW.timestamp, excluded_users={"u1", "7"})
+    raw = [event(Type=kind, Meta=META | {"UserId": user}) for user in ("u1", 7, "u2")]
+    of_user = Invalid("user", "2026-11-24")
+    events, _ = strict.read(as_json(*raw))
+    assert [found.invalid for found in events] == [of_user, of_user, None]
+    events, _ = strict.read(as_json(raw[0], {"Type": "PageView", "Url": "a.com"}), invalid="robot")
+    assert {found.invalid and found.invalid.reason for found in events} == {"robot"}
+    (nobody,), _ = strict.read(as_json({"Type": "PageView", "Url": "a.com", "Meta": None}))
+    assert nobody.invalid is None
+
+
+@pytest.mark.parametrize("kind", ["PageView", "AdImpression", "AdClick"])
+def test_an_event_that_is_valid_is_written_as_if_there_were_no_invalid_traffic(kind: str) -> None:
+    valid = read_one(event(Type=kind))
+    text = msgspec.json.encode(valid)
+    assert b"invalid" not in text
+    assert msgspec.json.decode(text, type=type(valid)) == valid

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.domain.urls import website_and_page
+from app.domain.urls import is_among, website_and_page
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,23 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
     assert website == website.lower()
     assert page.startswith("/")
     assert " " not in website + page, "the store joins its keys by spaces"
+
+
+@pytest.mark.parametrize(
+    ("website", "names", "among"),
+    [
+        ("a.com", {"a.com"}, True),
+        ("b.a.com", {"a.com"}, False),
+        ("b.a.com", {"c.com", "*.a.com"}, True),
+        ("c.b.a.com", {"*.a.com"}, True),
+        ("a.com", {"*.a.com"}, True),
+        ("ba.com", {"*.a.com"}, False),
+        ("a.com.evil.com", {"*.a.com"}, False),
+        ("com", {"*.a.com"}, False),
+        ("a.com", set(), False),
+    ],
+)
+def test_a_website_is_among_names_itself_or_below_one_with_a_star(
+    website: str, names: set[str], among: bool
+) -> None:
+    assert is_among(website, names) == among

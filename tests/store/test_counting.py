@@ -1,16 +1,20 @@
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from functools import partial
 from typing import Any, Literal
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.cli.simulate import Expectation, SimulatedEvent
+from app.domain.clicks import count_hits
 from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.traffic import REASONS, Invalid
 from app.store import connection, documents, folding, reports
 from app.store.counting import ClickRule, Counting
 from tests.conftest import Server, count_batch
@@ -263,3 +267,152 @@ def test_any_order_split_redelivery_and_interleaving_leads_to_what_a_plain_model
         ("clicks", reports.clicks),
     ):
         assert read(reports.Page()).items == model.reports()[path]
+
+
+# Invalid traffic.
+
+
+def test_events_of_invalid_traffic_count_apart_and_nowhere_else(counting: Counting) -> None:
+    robot, user = Invalid("robot", "2026-11-24"), Invalid("user", "2026-11-25")
+    for kind, make in (("v", view()), ("i", impression("u1")), ("c", click())):
+        marked = msgspec.structs.replace(make, invalid=robot)
+        apply(counting, marked, marked, msgspec.structs.replace(make, invalid=user), batch_id=kind)
+    for read in (reports.page_views, reports.daily_page_views, reports.impressions, reports.clicks):
+        assert rows(read) == []
+    kinds = ("AdClick", "AdImpression", "PageView")
+    expected = [("site1.com", kind, "robot", 2) for kind in kinds]
+    assert rows(reports.filtered) == expected + [("site1.com", kind, "user", 1) for kind in kinds]
+    assert not documents.Visitors.objects
+    apply(counting, impression("u1"))
+    assert rows(reports.impressions)[0] == ("2026-11", "*", 1, 1, False)
+
+
+def test_an_event_id_of_invalid_traffic_is_claimed_like_any_other(counting: Counting) -> None:
+    marked = msgspec.structs.replace(view(event_id="e1"), invalid=Invalid("robot", "2026-11-24"))
+    assert apply(counting, marked) == 1
+    assert apply(counting, marked) == 0
+    assert apply(counting, view(event_id="e1")) == 0
+    assert rows(reports.page_views) == []
+    assert rows(reports.filtered) == [("site1.com", "PageView", "robot", 1)]
+
+
+def test_what_counts_apart_is_summed_up_over_days_and_paged() -> None:
+    counting = Counting(ClickRule(hits=3, scope="user"))
+    days = [("a.com", "2026-11-23"), ("a.com", "2026-11-24"), ("b.com", "2026-11-24")]
+    for website, day in days:
+        for reason in REASONS[:2]:
+            event = PageView(None, website, "/", day, invalid=Invalid(reason, day))
+            apply(counting, event, event)
+    assert rows(reports.filtered) == [
+        ("a.com", "PageView", "address", 4),
+        ("a.com", "PageView", "robot", 4),
+        ("b.com", "PageView", "address", 2),
+        ("b.com", "PageView", "robot", 2),
+    ]
+    found, cursor = [], None
+    while True:
+        report = reports.filtered(reports.Page(1, cursor))
+        found += report.items
+        cursor = report.next_cursor
+        if cursor is None:
+            break
+    assert found == reports.filtered(reports.Page()).items
+    of_day = rows(reports.filtered, first=date(2026, 11, 24), website="a.com")
+    assert [row[-1] for row in of_day] == [2, 2]
+
+
+WINDOW = ClickRule(hits=3, scope="user", window=30)
+
+
+def test_a_hit_that_only_repeats_another_counts_apart_on_its_own_day() -> None:
+    counting = Counting(WINDOW, timezone(timedelta(hours=1)))
+    before_midnight = int(datetime(2026, 11, 24, 22, 59, 50, tzinfo=UTC).timestamp() * 1000)
+    for seconds in (0, 5, 29.999, 30):
+        apply(counting, click(time=before_midnight + int(seconds * 1000)))
+    assert rows(reports.clicks) == [("site1.com", "34", 2, 0)]
+    assert [(row.day, row.type, row.reason, row.events) for row in documents.Filtered.objects] == [
+        ("2026-11-24", "AdClick", "repeat", 1),
+        ("2026-11-25", "AdClick", "repeat", 1),
+    ]
+    apply(counting, click(time=before_midnight - 10_000))
+    assert rows(reports.clicks) == [("site1.com", "34", 2, 0)]
+    assert [(row.day, row.events) for row in documents.Filtered.objects] == [
+        ("2026-11-24", 2),
+        ("2026-11-25", 1),
+    ]
+
+
+def test_a_tally_of_before_there_was_a_window_is_understood(counting: Counting) -> None:
+    apply(counting, click(time=0), click(time=1))
+    assert rows(reports.clicks) == [("site1.com", "34", 2, 0)]
+    apply(Counting(WINDOW), click(time=2), click(time=90_000))
+    assert rows(reports.clicks) == [("site1.com", "34", 3, 0)]
+    assert rows(reports.filtered) == [("site1.com", "AdClick", "repeat", 1)]
+
+
+@pytest.mark.parametrize("scope", ["user", "ad"])
+def test_hits_older_than_those_remembered_are_told_from_repeats(
+    scope: Literal["user", "ad"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(count_hits, "__kwdefaults__", {"window": 0, "remember": 2})
+    counting = Counting(ClickRule(hits=3, scope=scope, window=30))
+    for seconds in range(0, 100, 10):
+        apply(counting, click(time=seconds * 1000))
+    assert rows(reports.clicks) == [("site1.com", "34", 4, 1)]
+    assert rows(reports.filtered) == [("site1.com", "AdClick", "repeat", 6)]
+
+
+marked_clicks = st.lists(
+    st.builds(
+        AdClick,
+        event_id=st.none() | st.sampled_from("abc"),
+        website=st.sampled_from(["a.com", "b.com"]),
+        ad_id=st.sampled_from("12"),
+        user_id=st.sampled_from("uv"),
+        time=st.integers(0, 12).map(lambda n: n * 10_000),
+        invalid=st.none() | st.just(Invalid("robot", "2026-11-24")),
+    ),
+    max_size=20,
+)
+
+
+@pytest.mark.parametrize("scope", ["user", "ad"])
+@settings(max_examples=25)
+@given(clicks=marked_clicks, data=st.data())
+def test_any_order_split_and_redelivery_leads_to_the_same_repeats(
+    scope: Literal["user", "ad"], clicks: list[AdClick], data: st.DataObject
+) -> None:
+    by_id: dict[object, AdClick] = {}
+    clicks = [by_id.setdefault(event.event_id or object(), event) for event in clicks]
+    valid = [event for event in by_id.values() if event.invalid is None]
+    last: dict[object, int] = {}
+    hits, of_owner, repeats, robots = (Counter[Any]() for _ in range(4))
+    for event in sorted(valid, key=lambda event: event.time):
+        ad = event.website, event.ad_id
+        if event.time - last.get((event.user_id, ad), -30_000) < 30_000:
+            repeats[event.website] += 1
+        else:
+            last[event.user_id, ad] = event.time
+            hits[ad] += 1
+            of_owner[event.user_id, ad if scope == "ad" else None] += 1
+    robots.update(event.website for event in by_id.values() if event.invalid)
+
+    for document in documents.COLLECTIONS:
+        connection.collection(document).delete_many({})
+    arrangement = data.draw(st.permutations(clicks))
+    size = data.draw(st.integers(1, 10))
+    deliveries = [
+        (f"{start}", arrangement[start : start + size])
+        for start in range(0, len(arrangement), size)
+        for _ in range(data.draw(st.integers(1, 2)))
+    ]
+    counting = Counting(ClickRule(hits=3, scope=scope, window=30))
+    for batch_id, batch in data.draw(st.permutations(deliveries)):
+        count_batch(counting, batch_id, AdClick, batch)
+    found = rows(reports.clicks)
+    assert {(website, ad): number for website, ad, number, _ in found} == hits
+    assert sum(row[3] for row in found) == sum(number // 3 for number in of_owner.values())
+    assert sorted(rows(reports.filtered)) == sorted(
+        [(website, "AdClick", "repeat", number) for website, number in repeats.items()]
+        + [(website, "AdClick", "robot", number) for website, number in robots.items()]
+    )

@@ -43,7 +43,7 @@ def is_up(url: str) -> bool:
 
 
 @contextmanager
-def gunicorn(settings: Settings, home: Path, *arguments: str) -> Iterator[str]:
+def gunicorn(settings: Settings, home: Path, *arguments: str, **environment: str) -> Iterator[str]:
     """The URL of a gunicorn with the project's own configuration, its log in a folder."""
     port = free_ports(1)[0]
     with running(
@@ -54,6 +54,7 @@ def gunicorn(settings: Settings, home: Path, *arguments: str) -> Iterator[str]:
         REDIS_URL=settings.redis_url,
         MONGODB_URL=settings.mongodb_url,
         DATA_DIR=str(home),
+        **environment,
     ):
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: is_up(url))

@@ -193,6 +193,17 @@ def test_what_is_still_wrong_with_a_letter_is_told(collector: Stack, page: Page)
     expect(letter).to_be_visible()
 
 
+def test_what_robots_post_is_shown_apart(collector: Stack, page: Page) -> None:
+    site = f"{uuid.uuid4()}.com"
+    event = {"Type": "PageView", "Url": site}
+    httpx.post(f"{collector.url}/events", json=event, headers={"User-Agent": "Googlebot/2.1"})
+    collector.run("eventstream", "drain")
+    page.goto(f"/?website={site}")
+    is_live(page)
+    expect(page.locator("#filtered tbody")).to_have_text("PageViewrobot1")
+    expect(page.locator("#views")).to_have_text("0")
+
+
 def test_a_spike_shows_as_it_comes(collector: Stack, page: Page) -> None:
     site = f"{uuid.uuid4()}.com"
     post(collector, "PageView", site, 40)

@@ -12,6 +12,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi import checks
 
 from app.domain.events import QUEUES, AdClick, AdImpression, PageView, Rejection
+from app.domain.traffic import Invalid
 from app.journal import Journal
 from app.settings import Settings, read
 from app.store import connection
@@ -56,7 +57,7 @@ def test_the_example_of_an_event_is_accepted(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "schemes"),
-    [({}, []), ({"admin_token": "a", "write_keys": ("b",)}, ["token", "writeKey"])],
+    [({}, []), ({"admin_token": "a", "write_keys": {"b": frozenset()}}, ["token", "writeKey"])],
 )
 def test_keys_are_asked_for_only_where_there_are_any(
     client_with: MakeClient, changes: Any, schemes: list[str]
@@ -100,7 +101,9 @@ def _stores(settings: Settings, journal: Journal) -> None:
     connection.connect(settings.mongodb_url)
     journal.write([], [Rejection(0, b"5", {"_schema": ["Not a JSON object."]})])
     counting = Counting(ClickRule(3, "user"))
-    count_batch(counting, "b1", PageView, [PageView(None, "a.com", "/", "2026-11-24")])
+    robot = Invalid("robot", "2026-11-24")
+    views = [PageView(None, "a.com", "/", "2026-11-24", invalid=why) for why in (None, robot)]
+    count_batch(counting, "b1", PageView, views)
     count_batch(counting, "b2", AdImpression, [AdImpression(None, "a.com", "1", "u", "2026-11")])
     count_batch(counting, "b3", AdClick, [AdClick(None, "a.com", "1", "u", 5)])
 

@@ -265,7 +265,7 @@ def test_only_listed_origins_may_post_where_some_are_listed(client_with: MakeCli
 def test_a_write_key_is_asked_for_where_there_are_some(
     client_with: MakeClient, journal: Journal
 ) -> None:
-    client = client_with(write_keys=("first", "second"))
+    client = client_with(write_keys=dict.fromkeys(("first", "second"), frozenset()))
     for headers in ({}, {"X-Write-Key": "third"}, {"X-Write-Key": "é"}):
         refused = post(client, VIEW, headers=headers)
         assert refused.status_code == 401
@@ -273,6 +273,43 @@ def test_a_write_key_is_asked_for_where_there_are_some(
     assert journal.redis.dbsize() == 0
     assert post(client, VIEW, headers={"X-Write-Key": "second"}).status_code == 202
     assert post(client, VIEW, query_string={"key": "first"}).status_code == 202
+
+
+ONE_SITE = {"narrow": frozenset({"site1.com", "*.site3.com"}), "wide": frozenset[str]()}
+
+
+def test_a_key_of_some_websites_writes_for_no_other(
+    client_with: MakeClient, journal: Journal
+) -> None:
+    client = client_with(write_keys=ONE_SITE)
+    bad = VIEW | {"Url": 7}
+    other = VIEW | {"Url": "WWW.Site2.com/a"}
+    events = [other, VIEW, bad, other, VIEW | {"Url": "shop.site3.com"}]
+    response = post(client, events, headers={"X-Write-Key": "narrow"})
+    refused = {"Url": ["This key may not write for site2.com."]}
+    assert response.status_code == 202
+    assert response.json == {
+        "accepted": 2,
+        "rejected": [
+            {"index": 0, "errors": refused},
+            {"index": 2, "errors": {"Url": ["Not a valid string."]}},
+            {"index": 3, "errors": refused},
+        ],
+    }
+    letters = dead_letters.newest(journal.redis, 10)
+    assert [letter.refused for letter in letters] == [True, False, True]
+    assert (json.loads(bytes(letters[0].event)), letters[0].reason) == (other, refused)
+    websites = [event.website for event in journalled(journal, "page_view", PageView)]
+    assert websites == ["site1.com", "shop.site3.com"]
+    assert post(client, other, headers={"X-Write-Key": "narrow"}).status_code == 400
+    assert post(client, events, headers={"X-Write-Key": "wide"}).json["accepted"] == 4
+
+
+def test_the_bytes_of_a_key_are_compared_whatever_they_spell(client_with: MakeClient) -> None:
+    client = client_with(write_keys={"Schlüssel": frozenset({"site1.com"})})
+    sent = {"X-Write-Key": "Schlüssel".encode().decode("latin-1")}
+    assert post(client, VIEW, headers=sent).status_code == 202
+    assert post(client, VIEW | {"Url": "site2.com"}, headers=sent).status_code == 400
 
 
 def test_more_requests_than_the_rate_get_429_for_each_sender(client_with: MakeClient) -> None:
@@ -293,12 +330,30 @@ def test_made_up_write_keys_are_no_senders_of_their_own(
         post(client, VIEW, headers={"X-Write-Key": f"made up {n}"}).status_code for n in range(3)
     ]
     assert statuses == [202, 202, 429]
-    keyed = client_with(rate_limit="2/hour", write_keys=("a", "b"))
+    keyed = client_with(rate_limit="2/hour", write_keys=dict.fromkeys("ab", frozenset()))
     for key in ("a", "b"):
         for status in (202, 202, 429):
             assert post(keyed, VIEW, headers={"X-Write-Key": key}).status_code == status
     limits = cast(list[bytes], journal.redis.keys("LIMITS*"))
     assert len(limits) == 3
+
+
+def test_behind_proxies_a_sender_is_who_the_outermost_of_them_saw(client_with: MakeClient) -> None:
+    client = client_with(rate_limit="1/hour", trusted_proxies=2)
+
+    def status(forwarded: str) -> Any:
+        return post(client, VIEW, headers={"X-Forwarded-For": forwarded}).status_code
+
+    assert status("192.0.2.7, 198.51.100.1") == 202
+    assert status("192.0.2.7, 198.51.100.2") == 429
+    assert status("192.0.2.8, 198.51.100.1") == 202
+    assert status("made up, 192.0.2.7, 198.51.100.1") == 429, "what the client itself claims"
+
+
+def test_without_proxies_a_sender_is_who_connects(client_with: MakeClient) -> None:
+    client = client_with(rate_limit="1/hour")
+    for address, status in (("192.0.2.7", 202), ("192.0.2.8", 429)):
+        assert post(client, VIEW, headers={"X-Forwarded-For": address}).status_code == status
 
 
 def test_preflights_are_not_limited(client_with: MakeClient) -> None:

@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 
 from app import live, spikes
 from app.domain.events import AdClick, PageView
+from app.domain.traffic import Invalid
 from app.journal import Batch, Journal
 from app.live import Counted, Counts
 from app.settings import Settings
@@ -167,6 +168,20 @@ def test_the_snapshot_has_the_views_of_today_or_of_the_days_asked_for(client: Fl
     assert snapshot(client)["pages"] == [{"website": "site1.com", "page": "/a", "views": 2}]
     assert snapshot(client, to="2026-01-02")["views"] == 1
     assert snapshot(client, website="other.com")["views"] == 0
+
+
+def test_the_snapshot_has_what_counts_apart_in_these_days(client: FlaskClient) -> None:
+    today = snapshot(client)["today"]
+    views = [
+        PageView(None, "site1.com", "/a", day, invalid=Invalid("robot", day))
+        for day in (today, today, "2026-01-01")
+    ]
+    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, views)
+    row = {"website": "site1.com", "type": "PageView", "reason": "robot"}
+    assert snapshot(client)["filtered"] == [row | {"events": 2}]
+    assert snapshot(client, to="2026-01-02")["filtered"] == [row | {"events": 1}]
+    assert snapshot(client, website="other.com")["filtered"] == []
+    assert snapshot(client)["views"] == 0
 
 
 def test_a_wrong_parameter_of_the_snapshot_is_named(client: FlaskClient) -> None:

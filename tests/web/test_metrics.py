@@ -121,6 +121,18 @@ def test_counted_and_repeated_events_and_their_transactions_are_counted(
 
 
 @pytest.mark.usefixtures("counting_afresh")
+def test_events_that_count_apart_are_counted_by_reason(client: FlaskClient) -> None:
+    robot = {"User-Agent": "Googlebot/2.1"}
+    assert client.post("/events", json=[VIEW, VIEW], headers=robot).status_code == 202
+    post(client, VIEW)
+    page_view.apply().get()
+    samples = scrape(client)
+    assert value(samples, "events_filtered_total", reason="robot") == 2
+    assert value(samples, "events_filtered_total", reason="repeat") == 0
+    assert value(samples, "events_applied_total", type="PageView") == 3
+
+
+@pytest.mark.usefixtures("counting_afresh")
 def test_batches_that_the_database_could_not_take_are_counted_as_given_back(
     client: FlaskClient, database: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

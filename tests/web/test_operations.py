@@ -1,6 +1,6 @@
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from flask.testing import FlaskClient
 
@@ -157,3 +157,30 @@ def test_what_is_not_there_is_not_found_as_json(client: FlaskClient) -> None:
     response = client.get("/nothing")
     assert response.status_code == 404
     assert set(response.get_json()) == {"error"}
+
+
+def test_an_event_that_its_key_may_not_write_is_replayed_only_by_itself(
+    client_with: MakeClient, journal: Journal
+) -> None:
+    client = client_with(write_keys={"k": frozenset({"site1.com"})})
+    refused = {"Type": "PageView", "Url": "site2.com"}
+    client.post("/events", json=refused, headers={"X-Write-Key": "k"})
+    (letter,) = letters(client)["items"]
+    assert (letter["event"], letter["refused"]) == (refused, True)
+    assert client.post("/dead-letters/replay").get_json() == {"accepted": 0, "remaining": 1}
+    assert client.post(f"/dead-letters/{letter['id']}/replay").status_code == 202
+    assert letters(client)["items"] == []
+    assert journal.waiting()["page_view"] == 1
+
+
+def test_a_letter_of_invalid_traffic_is_still_that_when_it_is_replayed(
+    client: FlaskClient, journal: Journal
+) -> None:
+    good = {"Type": "PageView", "Url": "site1.com"}
+    letter_id = "1764000000000-0"
+    fields = {"reason": "{}", "event": json.dumps(good), "invalid": "robot"}
+    journal.redis.xadd("dead_letters:events", cast(Any, fields), id=letter_id)
+    assert client.post(f"/dead-letters/{letter_id}/replay").status_code == 202
+    payload = journal.read("page_view", f"dead-letter-{letter_id}")
+    assert payload is not None
+    assert json.loads(payload)[0]["invalid"] == {"reason": "robot", "day": "2025-11-24"}

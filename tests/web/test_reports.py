@@ -4,12 +4,13 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.domain.events import AdClick, AdImpression, PageView
+from app.domain.traffic import Invalid
 from app.store.counting import ClickRule, Counting
 from app.web import context
 from tests.conftest import count_batch
 from tests.web.conftest import MakeClient
 
-PATHS = ["page-views", "page-views/daily", "impressions", "clicks"]
+PATHS = ["page-views", "page-views/daily", "impressions", "clicks", "filtered"]
 
 
 @pytest.fixture
@@ -19,6 +20,9 @@ def counted(client: FlaskClient) -> FlaskClient:
     count_batch(
         counting, "1", PageView, [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in "12"]
     )
+    robot = Invalid("robot", "2026-11-24")
+    apart = [PageView(None, "=b.com", "/", "2026-11-24", invalid=robot)] * 2
+    count_batch(counting, "4", PageView, apart)
     count_batch(counting, "2", AdImpression, [AdImpression(None, "a.com", "=1+1", "u1", "2026-11")])
     count_batch(counting, "3", AdClick, [AdClick(None, "a.com", "=1+1", "u1", n) for n in range(3)])
     return client
@@ -54,6 +58,11 @@ def counted(client: FlaskClient) -> FlaskClient:
             "clicks?website=a.com&ad_id=%3D1%2B1",
             [{"website": "a.com", "ad_id": "=1+1", "hits": 3, "clicks": 1}],
         ),
+        (
+            "filtered?from=2026-11-24&to=2026-11-24",
+            [{"website": "=b.com", "type": "PageView", "reason": "robot", "events": 2}],
+        ),
+        ("filtered?website=a.com", []),
     ],
 )
 def test_a_report_answers_with_its_rows(
@@ -91,6 +100,8 @@ def test_csv_has_the_same_rows_and_links_to_the_next_page(counted: FlaskClient) 
 def test_csv_marks_what_would_be_a_formula(counted: FlaskClient) -> None:
     text = counted.get("/reports/clicks?format=csv").text
     assert text == "website,ad_id,hits,clicks\r\na.com,'=1+1,3,1\r\n"
+    text = counted.get("/reports/filtered?format=csv").text
+    assert text == "website,type,reason,events\r\n'=b.com,PageView,robot,2\r\n"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +115,8 @@ def test_csv_marks_what_would_be_a_formula(counted: FlaskClient) -> None:
         ("page-views?format=xml", "format"),
         ("page-views?cursor=zzz", "cursor"),
         ("page-views/daily?cursor=WyIyMDI2LTExLTMxIl0=&from=2026-11-01&to=2026-11-30", "cursor"),
+        ("filtered?cursor=WzEsIFtdXQ==", "cursor"),
+        ("filtered?to=2026-11-31", "to"),
         ("impressions?month=2026-00", "month"),
         ("impressions?month=2026-11-01", "month"),
     ],
@@ -120,6 +133,7 @@ def test_a_filter_is_only_ever_text(counted: FlaskClient, text: str) -> None:
         ("page-views", "website"),
         ("page-views/daily", "page"),
         ("clicks", "ad_id"),
+        ("filtered", "website"),
     ):
         response = counted.get(f"/reports/{path}", query_string={name: text})
         assert response.get_json() == {"items": [], "next_cursor": None}
@@ -192,3 +206,27 @@ def test_a_database_that_is_away_gets_503(
     assert response.status_code == 503
     assert response.headers["Retry-After"] == str(context.RETRY_AFTER_SECONDS)
     assert response.get_json() == {"error": "The database is unavailable. Try again."}
+
+
+@pytest.mark.parametrize("forwarded", [None, "127.0.0.1", "::1", "192.0.2.7, 127.0.0.1"])
+@pytest.mark.parametrize("peer", ["127.0.0.1", "192.0.2.1"])
+def test_behind_proxies_no_address_makes_an_operator(
+    client_with: MakeClient, forwarded: str | None, peer: str
+) -> None:
+    client = client_with(trusted_proxies=1)
+    headers = {"X-Forwarded-For": forwarded} if forwarded else {}
+    for path in ("/reports/clicks", "/live/snapshot", "/dead-letters", "/"):
+        refused = client.get(path, headers=headers, environ_overrides={"REMOTE_ADDR": peer})
+        assert refused.status_code == 403
+    secured = client_with(trusted_proxies=1, admin_token="secret")
+    assert secured.get("/reports/clicks", headers=headers).status_code == 401
+    bearer = headers | {"Authorization": "Bearer secret"}
+    assert secured.get("/reports/clicks", headers=bearer).status_code == 200
+
+
+def test_without_proxies_an_address_that_is_claimed_makes_no_operator(client: FlaskClient) -> None:
+    headers = {"X-Forwarded-For": "127.0.0.1", "X-Real-Ip": "127.0.0.1"}
+    response = client.get(
+        "/reports/clicks", headers=headers, environ_overrides={"REMOTE_ADDR": "192.0.2.7"}
+    )
+    assert response.status_code == 403

@@ -55,7 +55,7 @@ function showFilters() {
   const today = first === state.today && last === state.today;
   const days = today ? "today" : first === last ? first : [first && `from ${first}`, last && `to ${last}`].filter(Boolean).join(" ");
   byId("views-title").textContent = `Views ${days}`;
-  byId("pages-note").textContent = days;
+  byId("pages-note").textContent = byId("filtered-note").textContent = days;
 }
 
 function setFilters(values) {
@@ -122,6 +122,7 @@ async function load({ quietly = false } = {}) {
     showFilters();
     showLetters(letters.items);
     showQueues(snapshot.queues);
+    showFiltered(snapshot.filtered);
     showSpikes();
     show();
     // What was read may be a second old.
@@ -333,6 +334,10 @@ function showQueues(queues) {
   fill(byId("queues"), queues.map((queue) => row([
     element("td", queue.queue.replace("_", " ")), queue.waiting, element("td", age(queue.oldest_seconds), "count"),
   ])));
+}
+
+function showFiltered(rows) {
+  fill(byId("filtered"), rows.slice(0, SHOWN_ROWS).map((of) => row([named(of.website, of.type), element("td", of.reason), of.events])));
 }
 
 function showSpikes(isNew = false) {
