@@ -9,6 +9,7 @@ import msgspec
 from celery import Task
 
 from app import counters, journal, live
+from app.archive import Archive
 from app.counters import Counts
 from app.domain.events import QUEUES
 from app.errors import Unavailable
@@ -49,7 +50,13 @@ class CountingTask(Task):  # type: ignore[misc]
     @cached_property
     def counting(self) -> Counting:
         """What applies batches to the database."""
-        return Counting(ClickRule(settings().click_hits, settings().click_scope))
+        rule = ClickRule(settings().click_hits, settings().click_scope)
+        return Counting(rule, archives=settings().archive)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """Where counted events are kept with ARCHIVE."""
+        return Archive(settings().archive_url)
 
     @cached_property
     def counts(self) -> Counts:
@@ -127,4 +134,7 @@ class CountingTask(Task):  # type: ignore[misc]
         self.counts.count(counters.APPLIED, name, applied.events)
         self.counts.count(counters.DEDUPLICATED, name, applied.repeated)
         self.counts.count(counters.APPLY_RETRIES, name, applied.retries)
+        if settings().archive:
+            # If it fails, all of them come again: nothing is then counted, and this is done.
+            self.archive.write(queue, applied.counted)
         return applied

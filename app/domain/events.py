@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from app.domain.calendar import day_of
 from app.domain.urls import website_and_page
+from app.domain.users import UserHash
 
 MAX_ID_LENGTH = 128
 MAX_URL_LENGTH = 2_048
@@ -22,23 +23,31 @@ MAX_AGE_MS = 35 * 24 * 3_600_000
 MAX_AHEAD_MS = 24 * 3_600_000
 
 
-class PageView(Struct, frozen=True):
-    """A page was seen on a day (YYYY-MM-DD in the collector's time zone)."""
+class PageView(Struct, frozen=True, omit_defaults=True):
+    """A page was seen on a day (YYYY-MM-DD in the collector's time zone).
+
+    `time` is in milliseconds since the epoch, None where there is no archive that asks for it.
+    """
 
     event_id: str | None
     website: str
     page: str
     day: str
+    time: int | None = None
 
 
-class AdImpression(Struct, frozen=True):
-    """An ad was shown to a user in a month (YYYY-MM in the collector's time zone)."""
+class AdImpression(Struct, frozen=True, omit_defaults=True):
+    """An ad was shown to a user in a month (YYYY-MM in the collector's time zone).
+
+    `time` is in milliseconds since the epoch, None where there is no archive that asks for it.
+    """
 
     event_id: str | None
     website: str
     ad_id: str
     user_id: str
     month: str
+    time: int | None = None
 
 
 class AdClick(Struct, frozen=True):
@@ -331,10 +340,20 @@ class EventReader:
     """Turns what a client sent into events.
 
     `timezone` decides the day and month of an event; `clock` returns seconds since the epoch.
+    `hash_user` is what user ids go through; `keep_time` has events of every kind hold their time.
     """
 
-    def __init__(self, timezone: tzinfo, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        timezone: tzinfo,
+        clock: Callable[[], float] = time.time,
+        *,
+        hash_user: UserHash | None = None,
+        keep_time: bool = False,
+    ) -> None:
         self._timezone = timezone
+        self._hash_user = hash_user
+        self._keep_time = keep_time
         self._schema = _EventSchema(clock)
         self._shortcut = _Shortcut(self._schema)
         self._decode = msgspec.json.Decoder(self._shortcut.shape).decode
@@ -376,10 +395,13 @@ class EventReader:
         event_id = values.get("EventId")
         moment = values.get("Timestamp") or receipt
         website, page = values["Url"]
+        kept = moment if self._keep_time else None
         if kind is PageView:
-            return PageView(event_id, website, page, day_of(moment, self._timezone))
+            return PageView(event_id, website, page, day_of(moment, self._timezone), kept)
         ad_id, user_id = values["Meta_"]["AdId"], values["Meta_"]["UserId"]
+        month = day_of(moment, self._timezone)[:7]
+        if self._hash_user:
+            user_id = self._hash_user(user_id, month)
         if kind is AdImpression:
-            month = day_of(moment, self._timezone)[:7]
-            return AdImpression(event_id, website, ad_id, user_id, month)
+            return AdImpression(event_id, website, ad_id, user_id, month, kept)
         return AdClick(event_id, website, ad_id, user_id, moment)

@@ -9,10 +9,10 @@ from flask_cors.core import get_cors_options, set_cors_headers
 from werkzeug.exceptions import HTTPException
 
 from app import counters, logs
-from app.domain.events import EventReader
 from app.errors import InvalidRequest, Unavailable
 from app.journal import Journal, connect
 from app.publisher import Publisher, bell
+from app.reading import reader_with
 from app.settings import Settings, settings
 from app.store import connection
 from app.web import dashboard, documentation, ingest, live, metrics, operations, reports
@@ -35,6 +35,8 @@ def create_app(config: Settings | None = None) -> Flask:
     """The application with these settings, by default those of the environment."""
     config = config or settings()
     logs.configure(config.log_level)
+    if config.user_hash_secret is None:
+        logging.getLogger(__name__).warning("no USER_HASH_SECRET: user ids are kept as they come")
     connection.connect(config.mongodb_url)
     journal = Journal(connect(config.redis_url))
 
@@ -42,7 +44,7 @@ def create_app(config: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     parts = Context(
         config,
-        EventReader(config.timezone),
+        reader_with(config),
         journal,
         Publisher(journal, bell(), config.queue_limit),
         Viewers(connect(config.redis_url)),
