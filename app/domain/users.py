@@ -25,17 +25,18 @@ class UserHash:
     def __init__(self, secret: str, *, monthly: bool = False) -> None:
         self._secret = secret.encode()
         self._monthly = monthly
-        self._keys: dict[str, bytes] = {}
+        self._keyed: dict[str, hmac.HMAC] = {}
 
     def __call__(self, user_id: str, month: str) -> str:
         """The hash of a user's id, 22 letters, digits, "-" and "_", in a month (YYYY-MM)."""
-        key = self._key(month) if self._monthly else self._secret
+        name = month if self._monthly else ""
+        # A copy of one that has taken in the key already is made in half the time of a new one.
+        keyed = (self._keyed.get(name) or self._key(name)).copy()
         # An id is any text that JSON can hold, lone surrogates included.
-        digest = hmac.digest(key, user_id.encode(errors="surrogatepass"), "sha256")
-        return base64.urlsafe_b64encode(digest[:DIGEST_BYTES])[:-2].decode()
+        keyed.update(user_id.encode(errors="surrogatepass"))
+        return base64.urlsafe_b64encode(keyed.digest()[:DIGEST_BYTES])[:-2].decode()
 
-    def _key(self, month: str) -> bytes:
-        key = self._keys.get(month)
-        if key is None:
-            key = self._keys[month] = hmac.digest(self._secret, month.encode(), "sha256")
-        return key
+    def _key(self, month: str) -> hmac.HMAC:
+        key = hmac.digest(self._secret, month.encode(), "sha256") if month else self._secret
+        keyed = self._keyed[month] = hmac.new(key, digestmod="sha256")
+        return keyed

@@ -112,3 +112,16 @@ def test_a_broken_request_gets_an_error_of_its_own_making(
     assert b"Set-Cookie" not in answer
     assert sum(journal.waiting().values()) == 0
     assert is_up(server)
+
+
+def test_a_bad_request_is_logged_without_the_address_that_it_came_from(
+    server: str, tmp_path: Path
+) -> None:
+    exchange(server, b"no request\r\n\r\n")
+
+    def line() -> str:
+        lines = (tmp_path / "web.log").read_text().splitlines()
+        return next((line for line in lines if "Invalid request" in line), "")
+
+    wait_until(line)
+    assert "127.0.0.1" not in line()
