@@ -3,6 +3,8 @@ FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 HOST=0.0.0.0
 RUN useradd --system --create-home eventstream
+# A volume that is mounted here takes its owner from it.
+RUN install --directory --owner=eventstream /home/eventstream/var
 WORKDIR /src
 
 # Before the source, so that a change of the source alone installs nothing but the project anew.

@@ -25,6 +25,7 @@ imports = (
     "tasks.month_end",
     "tasks.sweep",
     "tasks.spikes",
+    "tasks.keeping",
 )
 task_queues = [Queue(name) for name in (*QUEUES, "maintenance")]
 task_default_queue = "maintenance"
@@ -52,6 +53,8 @@ beat_schedule = {
     "fold": {"task": "tasks.fold", "schedule": 2.0, "options": {"expires": 2.0}},
     "expire": {"task": "tasks.expire", "schedule": 5.0, "options": {"expires": 5.0}},
     "spikes": {"task": "tasks.spikes", "schedule": 5.0, "options": {"expires": 5.0}},
+    "retain": {"task": "tasks.retain", "schedule": 60.0, "options": {"expires": 60.0}},
+    "tidy": {"task": "tasks.tidy", "schedule": 60.0, "options": {"expires": 60.0}},
     # It may have to wait for one that waits for the database.
     "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": {"expires": 60.0}},
 }

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+import fsspec
 import limits
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from app.domain.urls import website_and_page
 
 ADDRESSES_FILE = "addresses.json"
+SECRET_FILE = "user-hash-secret"  # noqa: S105
+"""In DATA_DIR, where `eventstream up` made USER_HASH_SECRET itself."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -60,6 +64,11 @@ class Settings:
     spike_webhook_secret: str | None
     spike_webhook_private: bool
     log_level: str
+    user_hash_secret: str | None
+    user_hash_rotation: Literal["never", "month"]
+    retention_days: int | None
+    archive: bool
+    archive_url: str
 
 
 class _TimeZone(fields.String):
@@ -141,6 +150,15 @@ def _scheme(*schemes: str) -> validate.Regexp:
     )
 
 
+def _has_backend(url: str) -> None:
+    if "://" not in url:
+        raise ValidationError("Must be a URL such as s3://bucket/archive.")
+    try:
+        fsspec.get_filesystem_class(urlsplit(url).scheme)
+    except (ValueError, ImportError) as error:  # which says what to install
+        raise ValidationError(str(error)) from error
+
+
 _port = validate.Range(1, 65535)
 
 
@@ -190,12 +208,21 @@ class _Environment(Schema):
     LOG_LEVEL = fields.String(
         load_default="INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
     )
+    USER_HASH_SECRET = fields.String(load_default=None, validate=validate.Length(min=16))
+    USER_HASH_ROTATION = fields.String(
+        load_default="never", validate=validate.OneOf(["never", "month"])
+    )
+    # An event may be 35 days old when it comes, and wait 7 among the dead letters.
+    RETENTION_DAYS = fields.Integer(load_default=None, validate=validate.Range(min=43))
+    ARCHIVE = fields.Boolean(load_default=False)
+    ARCHIVE_URL = fields.String(load_default=None, validate=_has_backend)
 
     @post_load
     def _build(self, values: dict[str, Any], **_: Any) -> Settings:
         values["DATA_DIR"] = Path(values["DATA_DIR"]).resolve()
         values["EXCLUDED_USERS"] = frozenset(values["EXCLUDED_USERS"])
         values["BROKER_URL"] = values["BROKER_URL"] or values["REDIS_URL"]
+        values["ARCHIVE_URL"] = values["ARCHIVE_URL"] or f"file://{values['DATA_DIR'] / 'archive'}"
         return Settings(**{name.lower(): value for name, value in values.items()})
 
 
@@ -203,23 +230,39 @@ def read(environment: Mapping[str, str]) -> Settings:
     """Settings from environment variables; an empty variable counts as unset.
 
     Where the environment does not name Redis or MongoDB, the ones that `eventstream up` runs in
-    DATA_DIR are meant; it leaves their addresses there in a file.
+    DATA_DIR are meant; it leaves their addresses there in a file, and so USER_HASH_SECRET.
 
     Raises SettingsError, with a sentence for each wrong variable that names it.
     """
     given = {name: value for name, value in environment.items() if value}
-    addresses = Path(given.get("DATA_DIR", "./var")) / ADDRESSES_FILE
+    data_dir = Path(given.get("DATA_DIR", "./var"))
     with contextlib.suppress(OSError, ValueError, TypeError):
-        given = dict(json.loads(addresses.read_text())) | given
+        given = dict(json.loads((data_dir / ADDRESSES_FILE).read_text())) | given
+    if "USER_HASH_SECRET" not in given:
+        given |= _secret_in(data_dir / SECRET_FILE)
     try:
         settings: Settings = _Environment().load(given)
     except ValidationError as error:
         sentences = [
-            f"{name}={given.get(name)!r} is wrong: {' '.join(found)}"
+            f"{name}={_shown(name, given)} is wrong: {' '.join(found)}"
             for name, found in error.normalized_messages().items()
         ]
         raise SettingsError("\n".join(sentences)) from error
     return settings
+
+
+def _secret_in(file: Path) -> dict[str, str]:
+    try:
+        return {"USER_HASH_SECRET": file.read_text()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        # Ids must not be kept as they are because of a file that is another's, or damaged.
+        raise SettingsError(f"USER_HASH_SECRET can't be read from {file}: {error}") from error
+
+
+def _shown(name: str, given: Mapping[str, str]) -> str:
+    return "..." if name == "USER_HASH_SECRET" else repr(given.get(name))
 
 
 @cache

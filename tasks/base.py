@@ -9,6 +9,7 @@ import msgspec
 from celery import Task
 
 from app import counters, journal, live
+from app.archive import Archive
 from app.counters import Counts
 from app.domain.events import QUEUES
 from app.errors import Unavailable
@@ -52,7 +53,12 @@ class CountingTask(Task):  # type: ignore[misc]
         """What applies batches to the database."""
         config = settings()
         rule = ClickRule(config.click_hits, config.click_scope, config.click_window)
-        return Counting(rule, config.timezone)
+        return Counting(rule, config.timezone, archives=config.archive)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """Where counted events are kept with ARCHIVE."""
+        return Archive(settings().archive_url)
 
     @cached_property
     def counts(self) -> Counts:
@@ -132,4 +138,7 @@ class CountingTask(Task):  # type: ignore[misc]
         self.counts.count(counters.APPLY_RETRIES, name, applied.retries)
         for (*_, reason), (number,) in applied.changes.get(Filtered, {}).items():
             self.counts.count(counters.FILTERED, reason, number)
+        if settings().archive:
+            # If it fails, all of them come again: nothing is then counted, and this is done.
+            self.archive.write(queue, applied.counted)
         return applied

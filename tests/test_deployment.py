@@ -39,11 +39,15 @@ WORKERS = [name for name in OURS if " worker " in SERVICES[name]["command"]]
 SETTINGS = {field.name.upper() for field in fields(Settings)}
 # Why a setting is not among the variables of any service.
 LEFT_OUT = {
-    "DATA_DIR": "nothing but `eventstream up` keeps files there",
+    "DATA_DIR": "a volume is mounted at the default",
     "PORT": "where the machine publishes the web; the container keeps the default",
     "FLOWER_PORT": "where the machine publishes Flower; the container keeps the default",
 }
-MUST_SET = {"ADMIN_TOKEN": "a secret", "FLOWER_BASIC_AUTH": "user:password"}
+MUST_SET = {
+    "ADMIN_TOKEN": "a secret",
+    "FLOWER_BASIC_AUTH": "user:password",
+    "USER_HASH_SECRET": "sixteen letters or more",
+}
 MONGODB_URL = SERVICES["web"]["environment"]["MONGODB_URL"]
 
 INSTRUCTIONS = [
@@ -101,13 +105,24 @@ def test_every_process_waits_until_the_stores_it_is_told_of_are_healthy(service:
         assert needed == {"condition": "service_healthy"}
 
 
-def test_every_named_volume_is_declared_and_used_once() -> None:
+def test_every_named_volume_is_declared_and_used_only_by_stores_but_the_archive() -> None:
     used = [
         volume.split(":")[0]
         for service in SERVICES.values()
         for volume in service.get("volumes", [])
     ]
-    assert sorted(used) == sorted(COMPOSE["volumes"])
+    assert set(used) == set(COMPOSE["volumes"])
+    assert {name for name in used if used.count(name) > 1} == {"archive"}
+
+
+def test_the_archive_is_a_volume_at_the_default_data_directory_that_the_user_may_write() -> None:
+    [home] = [path for path in of_dockerfile("WORKDIR") if path.startswith("/home")]
+    assert {"archive:" + home + "/var"} == {
+        volume for name in OURS for volume in SERVICES[name]["volumes"]
+    }
+    [user] = of_dockerfile("USER")
+    assert f"install --directory --owner={user} {home}/var" in of_dockerfile("RUN")
+    assert read({}).data_dir.name == "var"
 
 
 def test_only_the_web_and_flower_are_published_at_the_ports_of_the_settings() -> None:
@@ -175,7 +190,8 @@ def test_every_setting_reaches_a_service_or_is_left_out_for_a_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "service"), [("ADMIN_TOKEN", "web"), ("FLOWER_BASIC_AUTH", "flower")]
+    ("name", "service"),
+    [("ADMIN_TOKEN", "web"), ("FLOWER_BASIC_AUTH", "flower"), ("USER_HASH_SECRET", "web")],
 )
 def test_a_secret_must_be_set_and_goes_only_to_who_asks_for_it(name: str, service: str) -> None:
     assert [other for other in OURS if name in SERVICES[other]["environment"]] == [service]

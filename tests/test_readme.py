@@ -30,7 +30,7 @@ def commands(program: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with start_stack(tmp_path_factory.mktemp("readme")) as stack:
+    with start_stack(tmp_path_factory.mktemp("readme"), ARCHIVE="true") as stack:
         yield stack
 
 

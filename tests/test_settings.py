@@ -1,11 +1,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from app.settings import ADDRESSES_FILE, SettingsError, read
+from app.settings import ADDRESSES_FILE, SECRET_FILE, SettingsError, read
 
 
 def test_defaults_serve_one_machine() -> None:
@@ -106,12 +107,44 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPIKE_WEBHOOK", "hooks"),
         ("SPIKE_WEBHOOK_PRIVATE", "maybe"),
         ("LOG_LEVEL", "LOUD"),
+        ("USER_HASH_ROTATION", "week"),
+        ("RETENTION_DAYS", "42"),
+        ("ARCHIVE", "maybe"),
+        ("ARCHIVE_URL", "/a/folder"),
+        ("ARCHIVE_URL", "nothing://there"),
     ],
 )
 def test_a_wrong_value_is_refused_in_a_sentence_that_names_it(variable: str, value: str) -> None:
     with pytest.raises(SettingsError, match=variable) as caught:
         read({variable: value})
     assert value in str(caught.value)
+
+
+def test_a_secret_that_is_too_short_is_refused_but_not_shown() -> None:
+    with pytest.raises(SettingsError, match="USER_HASH_SECRET") as caught:
+        read({"USER_HASH_SECRET": "hunter2"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_secret_that_up_made_is_found_by_its_data_directory(tmp_path: Path) -> None:
+    (tmp_path / SECRET_FILE).write_text("made by itself, once")
+    assert read({"DATA_DIR": str(tmp_path)}).user_hash_secret == "made by itself, once"
+    given = read({"DATA_DIR": str(tmp_path), "USER_HASH_SECRET": "given by the operator"})
+    assert given.user_hash_secret == "given by the operator"
+
+
+@pytest.mark.parametrize("spoil", [Path.mkdir, lambda file: file.write_bytes(b"\xff"), Path.touch])
+def test_a_secret_that_cannot_be_read_stops_the_start(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    spoil(tmp_path / SECRET_FILE)
+    with pytest.raises(SettingsError, match="USER_HASH_SECRET"):
+        read({"DATA_DIR": str(tmp_path)})
+
+
+def test_the_archive_is_in_the_data_directory_unless_it_has_a_url(tmp_path: Path) -> None:
+    assert read({"DATA_DIR": str(tmp_path)}).archive_url == f"file://{tmp_path}/archive"
+    assert read({"ARCHIVE_URL": "memory://a"}).archive_url == "memory://a"
 
 
 def test_every_wrong_value_is_named() -> None:

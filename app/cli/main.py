@@ -19,12 +19,13 @@ from rich.text import Text
 
 from app import dead_letters
 from app.cli import send as sending
+from app.cli.keeping import forget, rebuild
 from app.cli.simulate import MAX_DAYS, Expectation, simulate, simulate_now
 from app.csv import as_csv
-from app.domain.events import EventReader
 from app.errors import EventstreamError
 from app.journal import Journal, broker_errors, connect
 from app.publisher import Publisher, bell
+from app.reading import reader_with
 from app.replay import Replayer
 from app.settings import read, settings
 from app.store import connection, folding, months, reports
@@ -273,6 +274,10 @@ def drain(timeout: float) -> None:
             time.sleep(POLL_SECONDS)
 
 
+main.add_command(forget)
+main.add_command(rebuild)
+
+
 @click.group("dead-letters")
 def dead_letters_group() -> None:
     """Rejected events and failed batches."""
@@ -307,8 +312,7 @@ def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
     if bool(ids) == every:
         raise click.UsageError("Name dead letters, or give --all.")
     journal = Journal(connect(settings().redis_url))
-    reader = EventReader(settings().timezone, excluded_users=settings().excluded_users)
-    replayer = Replayer(reader, journal, Publisher(journal, bell()))
+    replayer = Replayer(reader_with(settings()), journal, Publisher(journal, bell()))
     if every:
         replays = list(replayer.replay_all())
     else:

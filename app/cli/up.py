@@ -5,11 +5,14 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -35,7 +38,7 @@ from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import Batch, Journal, connect
 from app.publisher import bell, producer
-from app.settings import ADDRESSES_FILE, Settings
+from app.settings import ADDRESSES_FILE, SECRET_FILE, Settings
 
 START_SECONDS = 60.0
 STOP_SECONDS = 6.0
@@ -56,6 +59,8 @@ class Supervisor:
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._lock = self._lock_data_dir()
+            if settings.user_hash_secret is None:
+                _make_secret(settings.data_dir / SECRET_FILE)
         except OSError as error:
             raise CannotStart(f"{settings.data_dir} can't be used: {error.strerror}.") from error
         if settings.port == settings.flower_port:
@@ -278,6 +283,16 @@ class Supervisor:
             ("logs", str(self._logs)),
         ):
             click.echo(f"{name:9} {address}")
+
+
+def _make_secret(file: Path) -> None:
+    """Make USER_HASH_SECRET, for this start and all later ones; the parts read it from there."""
+    new = file.with_suffix(".new")
+    with open(new, "w", opener=partial(os.open, mode=0o600)) as secret:
+        secret.write(secrets.token_urlsafe(32))
+        secret.flush()
+        os.fsync(secret.fileno())
+    new.replace(file)
 
 
 def _port_of(url: str) -> str:

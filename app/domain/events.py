@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from app.domain.calendar import day_of
 from app.domain.traffic import USER, Invalid
 from app.domain.urls import website_and_page
+from app.domain.users import UserHash
 
 MAX_ID_LENGTH = 128
 MAX_URL_LENGTH = 2_048
@@ -24,23 +25,31 @@ MAX_AHEAD_MS = 24 * 3_600_000
 
 
 class PageView(Struct, frozen=True, omit_defaults=True):
-    """A page was seen on a day (YYYY-MM-DD in the collector's time zone)."""
+    """A page was seen on a day (YYYY-MM-DD in the collector's time zone).
+
+    `time` is in milliseconds since the epoch, None where there is no archive that asks for it.
+    """
 
     event_id: str | None
     website: str
     page: str
     day: str
+    time: int | None = None
     invalid: Invalid | None = None
 
 
 class AdImpression(Struct, frozen=True, omit_defaults=True):
-    """An ad was shown to a user in a month (YYYY-MM in the collector's time zone)."""
+    """An ad was shown to a user in a month (YYYY-MM in the collector's time zone).
+
+    `time` is in milliseconds since the epoch, None where there is no archive that asks for it.
+    """
 
     event_id: str | None
     website: str
     ad_id: str
     user_id: str
     month: str
+    time: int | None = None
     invalid: Invalid | None = None
 
 
@@ -340,6 +349,7 @@ class EventReader:
 
     `timezone` decides the day and month of an event; `clock` returns seconds since the epoch.
     Events of `excluded_users` are invalid traffic.
+    `hash_user` is what user ids go through; `keep_time` has events of every kind hold their time.
     """
 
     def __init__(
@@ -347,9 +357,14 @@ class EventReader:
         timezone: tzinfo,
         clock: Callable[[], float] = time.time,
         excluded_users: Collection[str] = (),
+        *,
+        hash_user: UserHash | None = None,
+        keep_time: bool = False,
     ) -> None:
         self._timezone = timezone
         self._excluded_users = excluded_users
+        self._hash_user = hash_user
+        self._keep_time = keep_time
         self._schema = _EventSchema(clock)
         self._shortcut = _Shortcut(self._schema)
         self._decode = msgspec.json.Decoder(self._shortcut.shape).decode
@@ -399,14 +414,16 @@ class EventReader:
         invalid = None
         if reason or self._excluded_users:
             invalid = self._invalid(values, moment, reason)
+        kept = moment if self._keep_time else None
         if kind is PageView:
-            day = day_of(moment, self._timezone)
-            return PageView(event_id, website, page, day, invalid=invalid)
+            return PageView(event_id, website, page, day_of(moment, self._timezone), kept, invalid)
         ad_id, user_id = values["Meta_"]["AdId"], values["Meta_"]["UserId"]
+        month = day_of(moment, self._timezone)[:7]
+        if self._hash_user:
+            user_id = self._hash_user(user_id, month)
         if kind is AdImpression:
-            month = day_of(moment, self._timezone)[:7]
-            return AdImpression(event_id, website, ad_id, user_id, month, invalid=invalid)
-        return AdClick(event_id, website, ad_id, user_id, moment, invalid=invalid)
+            return AdImpression(event_id, website, ad_id, user_id, month, kept, invalid)
+        return AdClick(event_id, website, ad_id, user_id, moment, invalid)
 
     def _invalid(self, values: dict[str, Any], moment: int, reason: str) -> Invalid | None:
         user = (values.get("Meta_") or {}).get("UserId")

@@ -62,17 +62,23 @@ class Applied(NamedTuple):
     retries: int
     changes: Changes
     """What these events add to the documents of each kind."""
+    counted: Mapping[str, Sequence[Event]]
+    """For the archive, if there is one: the events of each batch that were new, now or before."""
 
 
 class Counting:
     """Applies batches, for one process. It remembers visitors, to spare looking them up.
 
-    `timezone` decides the day of a hit that only repeats another.
+    `timezone` decides the day of a hit that only repeats another. With `archives` it also finds
+    out which events were new in batches that come again.
     """
 
-    def __init__(self, click_rule: ClickRule, timezone: tzinfo = UTC) -> None:
+    def __init__(
+        self, click_rule: ClickRule, timezone: tzinfo = UTC, *, archives: bool = False
+    ) -> None:
         self._click_rule = click_rule
         self._timezone = timezone
+        self._archives = archives
         self._visitors = _Recent(REMEMBERED_VISITORS)
         self._prepared = False
         self._appliers: dict[type[Event], Callable[[Any, Session], Changes]] = {
@@ -90,7 +96,7 @@ class Counting:
 
         tries = 0
 
-        def work(session: Session) -> tuple[int, int, list[Event], Changes]:
+        def work(session: Session) -> tuple[int, int, list[Event], Changes, dict[str, list[Event]]]:
             nonlocal tries
             tries += 1
             fresh = ledger.enter(batches, session)
@@ -101,17 +107,18 @@ class Counting:
                 valid = [event for event in events if event.invalid is None]
                 changes = _with_filtered(events, self._appliers[kind](valid, session))
                 folding.record(kind.__name__, changes, session)
-            return len(fresh), len(brought) - len(events), events, changes
+            counted = _counted(batches, fresh, brought, events, session) if self._archives else {}
+            return len(fresh), len(brought) - len(events), events, changes, counted
 
         with deadline(APPLY_SECONDS):
             if not self._prepared:
                 create_collections()
                 self._prepared = True
-            fresh, repeated, events, changes = transaction(work)
+            fresh, repeated, events, changes, counted = transaction(work)
         if kind is AdImpression:
             # Not before all is committed: what a transaction that failed wrote is not there.
             self._visitors.add(_visitors_in(event for event in events if event.invalid is None))
-        return Applied(fresh, len(events), repeated, tries - 1, changes)
+        return Applied(fresh, len(events), repeated, tries - 1, changes, counted)
 
     def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
         views = Counter((event.website, event.day, event.page) for event in events)
@@ -183,6 +190,10 @@ class Counting:
                 "earlier": tally.earlier,
                 "latest": msgspec.json.encode(tally.latest),
                 **({"before": msgspec.json.encode(tally.before)} if tally.before else {}),
+                "last_day": max(
+                    found.get("last_day", "") if found else "",
+                    day_of(max(hits).time, UTC),
+                ),
             }
             if found:
                 changed.append(ReplaceOne({"_id": owner_key}, document))
@@ -222,6 +233,36 @@ def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:
     apart = {parts: [number] for parts, number in filtered.items()}
     every = {**changes, Filtered: {**changes.get(Filtered, {}), **apart}}
     return {document: added for document, added in every.items() if added}
+
+
+def _counted(
+    batches: Mapping[str, Sequence[Event]],
+    fresh: set[str],
+    brought: Sequence[Event],
+    new: Sequence[Event],
+    session: Session,
+) -> dict[str, list[Event]]:
+    """The new events of each batch; the repeats of `fresh` ones are kept, should they come again.
+
+    `brought` are all events of these, `new` the ones that were.
+    """
+    repeats: dict[str, list[int]] = {}
+    if len(new) < len(brought):
+        known = set(map(id, new))
+        for name in fresh:
+            places = [place for place, event in enumerate(batches[name]) if id(event) not in known]
+            if places:
+                repeats[name] = places
+        ledger.note_repeats(repeats, session)
+    if len(fresh) < len(batches):
+        repeats |= ledger.repeats_of(batches.keys() - fresh, session)
+    left_out = {name: set(places) for name, places in repeats.items()}
+    return {
+        name: [event for place, event in enumerate(events) if place not in left_out[name]]
+        if name in left_out
+        else list(events)
+        for name, events in batches.items()
+    }
 
 
 def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:

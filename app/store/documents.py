@@ -197,13 +197,19 @@ class HitTally(Document):
     earlier = IntField(required=True)
     latest = BinaryField(required=True)
     before = BinaryField()
-    meta: ClassVar[dict[str, Any]] = {"collection": "hit_tallies"}
+    last_day = StringField(required=True)
+    """That of the latest hit (UTC). No finer: the index is then written once a day at the most."""
+    meta: ClassVar[dict[str, Any]] = {"collection": "hit_tallies", "indexes": ["last_day"]}
 
 
 class AppliedBatch(Document):
-    """The ledger: a batch that has been applied. Key: its id."""
+    """The ledger: a batch that has been applied. Key: its id.
+
+    `repeats` is there for an archive: a JSON list of the positions of its events that were not new.
+    """
 
     key = StringField(primary_key=True)
+    repeats = BinaryField()
     meta: ClassVar[dict[str, Any]] = {"collection": "applied_batches"}
 
 

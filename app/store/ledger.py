@@ -1,13 +1,14 @@
 """What has been counted already: batches by their id, and events by the id their sender gave."""
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 from mongoengine import Document
+from pymongo import UpdateOne
 
 from app.domain.events import Event
 from app.store.connection import Session, collection, deadline, transaction
@@ -71,6 +72,27 @@ def claim(events: Iterable[AnyEvent], session: Session) -> list[AnyEvent]:
         del named[event_id]
     _remember("events", list(named), session)
     return fresh + list(named.values())
+
+
+def note_repeats(repeats: Mapping[str, list[int]], session: Session) -> None:
+    """Keep with batches that were entered which of their events, by position, were not new."""
+    collection(AppliedBatch).bulk_write(
+        [
+            UpdateOne({"_id": name}, {"$set": {"repeats": msgspec.json.encode(positions)}})
+            for name, positions in repeats.items()
+        ],
+        ordered=False,
+        session=session,
+    )
+
+
+def repeats_of(batch_ids: Collection[str], session: Session) -> dict[str, list[int]]:
+    """What was kept with `note_repeats`, of those batches that have any."""
+    query = {"_id": {"$in": list(batch_ids)}, "repeats": {"$exists": True}}
+    return {
+        found["_id"]: msgspec.json.decode(found["repeats"])
+        for found in collection(AppliedBatch).find(query, session=session)
+    }
 
 
 def _known(document: type[Document], keys: Collection[str], session: Session) -> set[str]:

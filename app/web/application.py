@@ -10,10 +10,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import counters, logs
-from app.domain.events import EventReader
 from app.errors import InvalidRequest, Unavailable
 from app.journal import Journal, connect
 from app.publisher import Publisher, bell
+from app.reading import reader_with
 from app.settings import Settings, settings
 from app.store import connection
 from app.web import (
@@ -46,6 +46,8 @@ def create_app(config: Settings | None = None) -> Flask:
     """The application with these settings, by default those of the environment."""
     config = config or settings()
     logs.configure(config.log_level)
+    if config.user_hash_secret is None:
+        logging.getLogger(__name__).warning("no USER_HASH_SECRET: user ids are kept as they come")
     connection.connect(config.mongodb_url)
     journal = Journal(connect(config.redis_url))
 
@@ -53,7 +55,7 @@ def create_app(config: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     parts = Context(
         config,
-        EventReader(config.timezone, excluded_users=config.excluded_users),
+        reader_with(config),
         journal,
         Publisher(journal, bell(), config.queue_limit),
         Viewers(connect(config.redis_url)),

@@ -1,5 +1,7 @@
 """The rate limit on posts, for each write key and address."""
 
+import logging
+
 from flask import Blueprint, Flask, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
@@ -16,6 +18,8 @@ def limit_rate(blueprint: Blueprint, app: Flask, config: Settings) -> None:
     The counts are in Redis, shared by all web processes. While it is away nothing is limited: the
     events could not be taken anyway.
     """
+    # It would write the key and the address of each request that it refuses.
+    logging.getLogger("flask-limiter").setLevel(logging.WARNING)
     limiter = Limiter(
         _sender,
         app=app,

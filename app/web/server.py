@@ -1,5 +1,6 @@
 """gunicorn's configuration."""
 
+import re
 import resource
 import socket
 import struct
@@ -15,6 +16,10 @@ class NoAccessLog(Logger):  # type: ignore[misc]
     """gunicorn's log of what went wrong; else it makes up a line for each request too."""
 
     access_log_enabled = False
+
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Log a warning, without the client's address that one of a bad request begins with."""
+        super().warning(re.sub(r"^(Invalid request) from ip=[^ ]*:", r"\1:", msg), *args, **kwargs)
 
 
 bind = f"{settings().host}:{settings().port}"

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import re
@@ -140,6 +141,28 @@ def test_ctrl_c_stops_all_of_it_and_what_was_counted_is_kept(tmp_path: Path) -> 
         assert processes_left_by_stop(second, signal.SIGTERM) == []
 
 
+def test_a_secret_is_made_once_and_no_user_id_is_kept_as_it_came(tmp_path: Path) -> None:
+    meta = {"UserId": "someone-in-person", "AdId": "1"}
+    secret = tmp_path / "var" / "user-hash-secret"
+    made = set()
+    for _ in range(2):
+        with start_stack(tmp_path, ARCHIVE="1") as stack:
+            made.add(secret.read_text())
+            assert secret.stat().st_mode & 0o777 == 0o600
+            for kind in ("AdImpression", "AdClick"):
+                event = {"Type": kind, "Url": "a.example", "Meta": meta}
+                assert httpx.post(f"{stack.url}/events", json=event).status_code == 202
+            stack.run("eventstream", "drain")
+            visitors = [row["visitors"] for row in stack.items("impressions")]
+            assert visitors == [1, 1], "the same user at both starts"
+    assert len(made) == 1
+    for file in (tmp_path / "var").rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            unpacked = gzip.decompress(content) if file.suffix == ".gz" else b""
+            assert b"someone-in-person" not in content + unpacked, file
+
+
 def test_parts_do_not_outlive_an_up_that_is_killed(tmp_path: Path) -> None:
     with start_stack(tmp_path) as stack:
         processes = stack.descendants()
@@ -228,5 +251,8 @@ def test_help_names_every_command() -> None:
     shown = subprocess.run(
         [BIN / "eventstream", "--help"], env=CLEAN, capture_output=True, text=True, check=True
     ).stdout
-    for command in ("up", "send", "simulate", "report", "aggregate", "drain", "dead-letters"):
+    for command in (
+        *("up", "send", "simulate", "report", "aggregate", "drain", "dead-letters"),
+        *("forget", "rebuild"),
+    ):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE)

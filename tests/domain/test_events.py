@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.domain.events import AdClick, AdImpression, Event, EventReader, PageView
 from app.domain.traffic import Invalid
+from app.domain.users import UserHash
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -162,6 +163,27 @@ def test_a_timestamp_is_at_most_a_day_ahead_and_35_days_back(
 ) -> None:
     events, rejections = reader.read(as_json(event(Timestamp=(NOW + offset).isoformat())))
     assert (len(events), len(rejections)) == ((1, 0) if accepted else (0, 1))
+
+
+def test_a_reader_with_a_hash_gives_no_user_id_as_it_came() -> None:
+    hash_user = UserHash("a secret of some length", monthly=True)
+    hashing = EventReader(UTC, clock=NOW.timestamp, hash_user=hash_user)
+    for kind in (AdImpression, AdClick):
+        for moment, month in ((NOW.isoformat(), "2026-11"), ("2026-10-31T12:00:00Z", "2026-10")):
+            (found,), _ = hashing.read(as_json(event(Type=kind.__name__, Timestamp=moment)))
+            assert isinstance(found, kind)
+            assert found.user_id == hash_user("u1", month)
+
+
+def test_the_time_is_kept_only_where_it_is_asked_for_and_else_takes_no_room() -> None:
+    keeping = EventReader(UTC, clock=NOW.timestamp, keep_time=True)
+    for kind in (PageView, AdImpression):
+        raw = as_json(event(Type=kind.__name__))
+        (timed,), _ = keeping.read(raw)
+        assert isinstance(timed, kind)
+        assert timed.time == NOW_MS
+        (untimed,), _ = reader.read(raw)
+        assert b"time" not in msgspec.json.encode(untimed)
 
 
 def test_days_and_months_are_those_of_the_timestamp_in_the_time_zone() -> None:

@@ -1,14 +1,18 @@
 import signal
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pymongo
 import pytest
+from msgspec.structs import replace
 
 import celeryconfig
-from app import dead_letters
+from app import counters, dead_letters
+from app.archive import Archive
 from app.cli.database import IDLE_TRANSACTION_SECONDS
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.journal import TAKEN_SECONDS, Batch, Journal, batches
@@ -267,6 +271,62 @@ def test_a_payload_is_what_the_publisher_writes(journal: Journal) -> None:
     assert msgspec.json.decode(batch.payload) == [
         {"event_id": None, "website": "site1.com", "page": "/a", "day": "2026-11-24"}
     ]
+
+
+def test_with_an_archive_each_batch_is_in_it_once_it_has_left_the_journal(
+    journal: Journal, start_worker: StartWorker, archive: Archive
+) -> None:
+    with start_worker():
+        for event in (VIEW, AdClick(None, "site1.com", "34", "u1", 5)):
+            sent(journal, event)
+        wait_until(lambda: all_counted(journal))
+    assert archived(archive, "page_view") == [[VIEW]]
+    assert archived(archive, "ad_click") == [[AdClick(None, "site1.com", "34", "u1", 5)]]
+
+
+def test_what_a_worker_counted_but_died_before_it_archived_is_archived_by_the_next(
+    journal: Journal, start_worker: StartWorker, archive: Archive
+) -> None:
+    views = [replace(VIEW, event_id=event_id) for event_id in ("1", "2", "2", "3", None)]
+    batch = journalled(journal, *views)
+    counting = Counting(ClickRule(3, "user"), archives=True)
+    counting.apply(PageView, {"before": [views[0]]})
+    counting.apply(PageView, {batch.id: views})
+    bell()(batch)
+    with start_worker():
+        wait_until(lambda: sum(journal.waiting().values()) == 0)
+    assert archived(archive, "page_view") == [[views[1], views[3], views[4]]]
+
+
+def test_batches_wait_for_an_archive_that_is_away_and_are_counted_and_archived_once(
+    journal: Journal, start_worker: StartWorker, archive: Archive, tmp_path: Path
+) -> None:
+    with start_worker():
+        in_the_way = tmp_path / "archive"
+        in_the_way.touch()
+        batch = sent(journal, VIEW)
+        given_back = f"{counters.GIVEN_BACK.name}|page_view"
+        wait_until(lambda: journal.redis.hget(counters.KEY, given_back))
+        assert journal.read("page_view", batch.id) is not None
+        in_the_way.unlink()
+        bell()(batch)
+        wait_until(lambda: sum(journal.waiting().values()) == 0)
+    folding.fold("PageView")
+    assert views() == 1
+    assert archived(archive, "page_view") == [[VIEW]]
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Archive:
+    """The archive of workers that are started after it."""
+    monkeypatch.setenv("ARCHIVE", "1")
+    monkeypatch.setenv("ARCHIVE_URL", f"file://{tmp_path}/archive")
+    return Archive(f"file://{tmp_path}/archive")
+
+
+def archived(archive: Archive, queue: str) -> list[Sequence[Event]]:
+    """The events of each archived batch."""
+    return [events for name in archive.files(queue) for events in archive.read(name).values()]
 
 
 def make_overdue(journal: Journal, batch: Batch) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import json
+import logging
 from functools import partial
 from typing import Any, cast
 
@@ -10,12 +11,14 @@ from werkzeug.test import TestResponse
 
 from app import dead_letters
 from app.domain.events import AdClick, PageView
+from app.domain.users import UserHash
 from app.journal import Journal
 from app.web import ingest
 from tests.conftest import Server, wait_until
 from tests.web.conftest import MakeClient
 
 VIEW = {"Type": "PageView", "Url": "site1.com/page1", "Meta": {"UserId": "u1", "AdId": "34"}}
+SECRET = "a secret of some length"
 CLICK = {"Type": "AdClick", "Url": "site1.com/page1", "Meta": {"UserId": "u1", "AdId": "34"}}
 
 
@@ -372,3 +375,28 @@ def test_the_rate_limit_does_not_stand_in_the_way_of_saying_the_broker_is_away(
         assert post(client, VIEW).status_code == 503
     finally:
         redis.start()
+
+
+def test_a_refused_request_is_not_logged_with_its_key_and_address(
+    client_with: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = client_with(rate_limit="1/hour", write_keys=("a-write-key",))
+    caplog.set_level(logging.INFO)
+    for status in (202, 429):
+        posted = client.post("/events", json=VIEW, headers={"X-Write-Key": "a-write-key"})
+        assert posted.status_code == status
+    assert "127.0.0.1" not in caplog.text
+    assert "a-write-key" not in caplog.text
+
+
+def test_user_ids_are_hashed_before_they_are_kept_if_there_is_a_secret(
+    client_with: MakeClient, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    for secret, kept in ((None, "u1"), (SECRET, UserHash(SECRET)("u1", ""))):
+        caplog.clear()
+        client = client_with(user_hash_secret=secret)
+        assert ("no USER_HASH_SECRET" in caplog.text) is (secret is None)
+        journal.redis.flushall()
+        assert post(client, CLICK).status_code == 202
+        (event,) = journalled(journal, "ad_click", AdClick)
+        assert event.user_id == kept

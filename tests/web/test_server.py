@@ -124,3 +124,16 @@ def test_only_behind_proxies_a_session_is_one_of_https_because_a_header_says_so(
         response = httpx.post(url, data={"token": "secret"}, headers=headers)
         assert response.status_code == 303
         assert ("Secure" in response.headers["Set-Cookie"]) == secure
+
+
+def test_a_bad_request_is_logged_without_the_address_that_it_came_from(
+    server: str, tmp_path: Path
+) -> None:
+    exchange(server, b"no request\r\n\r\n")
+
+    def line() -> str:
+        lines = (tmp_path / "web.log").read_text().splitlines()
+        return next((line for line in lines if "Invalid request" in line), "")
+
+    wait_until(line)
+    assert "127.0.0.1" not in line()

@@ -1,0 +1,71 @@
+"""The commands that deal with what is kept: `forget` and `rebuild`."""
+
+from datetime import datetime
+from urllib.parse import urlsplit
+
+import click
+
+from app import archive
+from app.archive import Archive
+from app.domain.events import QUEUES
+from app.forgetting import forget as forget_everywhere
+from app.journal import connect
+from app.reading import user_hash_with
+from app.rebuild import Plan
+from app.rebuild import rebuild as rebuild_from
+from app.settings import settings
+from app.store import connection
+from app.store.counting import ClickRule
+
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command()
+@click.argument("user")
+def forget(user: str) -> None:
+    """Remove what is kept of USER, the id that sites send; all counts stay."""
+    config = settings()
+    connection.connect(config.mongodb_url)
+    found = forget_everywhere(
+        user,
+        user_hash_with(config),
+        Archive(config.archive_url),
+        connect(config.redis_url),
+        datetime.now(config.timezone),
+    )
+    click.echo(
+        f"removed {found.visitors} rows of visitors, {found.click_histories} click histories, "
+        f"{found.dead_letters} dead letters; {found.archived_events} archived events are nobody's"
+    )
+
+
+@click.command()
+@click.option(
+    "--into", required=True, help="An empty database: its URL, or a name beside MONGODB_URL's."
+)
+@click.option("--from", "first", type=_DAY, help="First day, in TIMEZONE.")
+@click.option("--to", "last", type=_DAY, help="Last day.")
+@click.option("--only", type=click.Choice(list(QUEUES)), multiple=True, help="Only these events.")
+def rebuild(
+    into: str, first: datetime | None, last: datetime | None, only: tuple[str, ...]
+) -> None:
+    """Make the reports anew from the archive, by today's settings, in another database."""
+    config = settings()
+    plan = Plan(
+        only or tuple(QUEUES),
+        first.date() if first else None,
+        last.date() if last else None,
+        config.timezone,
+        ClickRule(config.click_hits, config.click_scope, config.click_window),
+        config.user_hash_rotation == "month",
+        config.retention_days,
+    )
+    kept = Archive(config.archive_url)
+    url = into if "://" in into else urlsplit(config.mongodb_url)._replace(path=f"/{into}").geturl()
+    with archive.rewriting(connect(config.redis_url)) as turn:
+        done = rebuild_from(plan, kept, turn, url)
+    click.echo(f"the archive begins on {kept.first_day()} (UTC)")
+    for queue, events in done.events.items():
+        click.echo(f"{queue}: {events} events")
+    if done.without_time:
+        click.echo(f"{done.without_time} events have no time and stay in their day or month")

@@ -1,0 +1,162 @@
+"""Making the reports anew from the archive, in another database, by the rules of today."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import partial
+
+import msgspec
+
+from app.archive import Archive, Turn
+from app.domain.calendar import day_of
+from app.domain.events import QUEUES, AdImpression, Event, PageView
+from app.domain.traffic import Invalid
+from app.errors import InvalidRequest
+from app.store import folding, ledger, months
+from app.store.connection import collection, connect, create_collections, deadline, transaction
+from app.store.counting import APPLY_SECONDS, ClickRule, Counting
+from app.store.documents import COLLECTIONS, SEEN_SECONDS
+
+EVENTS_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to rebuild: these queues' events of the days (of `timezone`) from `first` to `last`.
+
+    `hashed_monthly` says that users have another id each month (USER_HASH_ROTATION).
+    """
+
+    queues: Collection[str]
+    first: date | None
+    last: date | None
+    timezone: tzinfo
+    click_rule: ClickRule
+    hashed_monthly: bool
+    retention_days: int | None
+
+    def check(self, archive: Archive) -> None:
+        """Raise InvalidRequest unless the archive holds what these reports follow from."""
+        begins = archive.first_day()
+        if begins is None:
+            raise InvalidRequest({"archive": ["It is empty."]})
+        if self.first and self.first < begins:
+            raise InvalidRequest({"from": [f"The archive begins on {begins}."]})
+        if self.first and self.last and self.last < self.first:
+            raise InvalidRequest({"to": ["It comes before --from."]})
+        if "ad_impression" in self.queues:
+            if self.first and self.first.day != 1:
+                raise InvalidRequest({"from": ["Visitors are of whole months: give a 1st."]})
+            if self.last and (self.last + timedelta(days=1)).day != 1:
+                raise InvalidRequest({"to": ["Visitors are of whole months: give a last day."]})
+        if "ad_click" in self.queues:
+            if self.first:
+                raise InvalidRequest(
+                    {"from": ["Clicks follow from all hits before: leave it off."]}
+                )
+            if self.retention_days:
+                raise InvalidRequest({"only": ["With RETENTION_DAYS, hits before are gone."]})
+
+    def holds(self, event: Event) -> bool:
+        """Whether an event is of these days."""
+        if isinstance(event, AdImpression):
+            when, length = event.month, 7
+        else:
+            when = event.day if isinstance(event, PageView) else day_of(event.time, self.timezone)
+            length = 10
+        return str(self.first or date.min)[:length] <= when <= str(self.last or date.max)[:length]
+
+
+@dataclass
+class Rebuilt:
+    """How many events of each queue were counted, and of how many the time is not known.
+
+    These, from before ARCHIVE was on in the web processes, stay in the day or month in which they
+    were counted.
+    """
+
+    events: dict[str, int] = field(default_factory=dict)
+    without_time: int = 0
+
+
+def rebuild(plan: Plan, archive: Archive, turn: Turn, mongodb_url: str) -> Rebuilt:
+    """Count what is archived when this begins into the database at this URL, which must be empty.
+
+    Each batch counts once, however often the archive holds it. The new database then also knows
+    the batches, and the event ids of the last 7 days for as long again: workers can go on with it.
+    Months that are due are aggregated. Raises InvalidRequest where the plan can't be exact, or the
+    database is not empty; Unavailable where the archive or the database is away.
+    """
+    plan.check(archive)
+    connect(mongodb_url)
+    with deadline(APPLY_SECONDS):
+        create_collections()
+        if any(collection(document).find_one({}) for document in COLLECTIONS):
+            raise InvalidRequest({"into": ["There is something in this database."]})
+    done = Rebuilt()
+    # Events may be a day ahead of when they were accepted; how late they come has no bound here.
+    written_from = plan.first - timedelta(days=2) if plan.first else date.min
+    for queue in sorted(plan.queues):
+        counting = Counting(plan.click_rule, plan.timezone)
+        done.events[queue] = 0
+        for batches in _some(archive, archive.files(queue, written_from), turn):
+            renewed = {
+                name: [new for event in events if plan.holds(new := _renewed(event, plan, done))]
+                for name, events in batches.items()
+            }
+            done.events[queue] += counting.apply(QUEUES[queue], renewed).events
+        folding.fold(QUEUES[queue].__name__)
+    months.aggregate_due(datetime.now(plan.timezone))
+    return done
+
+
+def _some(
+    archive: Archive, files: Sequence[str], turn: Turn
+) -> Iterator[dict[str, Sequence[Event]]]:
+    """The batches in these files, some thousand events at once, their ids claimed if recent."""
+    week_ago = datetime.now(UTC).date() - timedelta(seconds=SEEN_SECONDS, days=1)
+    batches: dict[str, Sequence[Event]] = {}
+    for name in files:
+        recent = archive.day_of(name) >= week_ago
+        for batch, events in archive.read(name).items():
+            batches.setdefault(batch, events)
+            if sum(map(len, batches.values())) >= EVENTS_AT_ONCE:
+                yield _claimed(batches, recent, turn)
+                batches = {}
+    if batches:
+        yield _claimed(batches, recent, turn)
+
+
+def _claimed(
+    batches: dict[str, Sequence[Event]], recent: bool, turn: Turn
+) -> dict[str, Sequence[Event]]:
+    turn.prolong()
+    if recent:
+        events = [event for of_batch in batches.values() for event in of_batch]
+        with deadline(APPLY_SECONDS):
+            transaction(partial(ledger.claim, events))
+    return batches
+
+
+def _renewed(event: Event, plan: Plan, done: Rebuilt) -> Event:
+    """The event as it is counted today, in its day or month, and without the id it was known by.
+
+    All that are archived were counted, and of two with the same id more than a week apart, both.
+    """
+    replace = msgspec.structs.replace
+    event = replace(event, event_id=None)
+    if event.time is None:
+        done.without_time += 1
+        return event
+    day = day_of(event.time, plan.timezone)
+    if event.invalid:
+        event = replace(event, invalid=Invalid(event.invalid.reason, day))
+    if isinstance(event, PageView):
+        return replace(event, day=day)
+    if isinstance(event, AdImpression):
+        if plan.hashed_monthly and day[:7] != event.month:
+            raise InvalidRequest(
+                {"TIMEZONE": ["Users' ids are of the months of another one (USER_HASH_ROTATION)."]}
+            )
+        return replace(event, month=day[:7])
+    return event

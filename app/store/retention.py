@@ -1,0 +1,90 @@
+"""Retention: rows that are older than they are to be kept are deleted, a few at a time.
+
+What goes are the rows that name a user, and the views of a page by day. No count that a report
+shows goes with the former: a month's visitors are counted where they are first written, and clicks
+where they are made.
+"""
+
+import time
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from mongoengine import Document
+
+from app.store.connection import Session, collection, deadline, transaction
+from app.store.documents import HitTally, PageViews, Visitors
+
+AT_ONCE = 500
+FOUND_AT_ONCE = 50_000
+FIND_SECONDS = 30.0
+
+
+class Retention:
+    """Deletes old rows, for one process."""
+
+    def __init__(self, days: int) -> None:
+        self._days = days
+        self._visitors: list[str] = []
+        self._looked_for = ""
+
+    def expire(self, now: datetime, seconds: float) -> int:
+        """Delete what is older than the days to keep at `now`, in the collector's zone.
+
+        Stops after so many seconds, to go on the next time; returns how many rows. Raises
+        Unavailable where the database is away.
+
+        - Views of a page on a day before; those of all days, and of all pages on it, stay.
+        - The visitors of a month whose last day is before.
+        - The history of a user whose last hit is before: another hit is then the first again.
+        """
+        first_kept = now.date() - timedelta(days=self._days)
+        until = time.monotonic() + seconds
+        deleted = self._expire_visitors(first_kept, until)
+        for document, query in (
+            (PageViews, {"day": {"$lt": str(first_kept)}}),
+            # Its day is of UTC.
+            (HitTally, {"last_day": {"$lt": str(first_kept - timedelta(days=1))}}),
+        ):
+            while time.monotonic() < until:
+                with deadline(FIND_SECONDS):
+                    found = transaction(partial(_delete_some, document, query))
+                deleted += found
+                if not found:
+                    break
+        return deleted
+
+    def _expire_visitors(self, first_kept: date, until: float) -> int:
+        """Those of months before the one of this day.
+
+        The embedded database looks at all of them to find these: so once a month, and many.
+        """
+        first_month = str(first_kept)[:7]
+        deleted = 0
+        while time.monotonic() < until:
+            if not self._visitors:
+                if self._looked_for == first_month:
+                    break
+                with deadline(FIND_SECONDS):
+                    found = collection(Visitors).find({"_id": {"$lt": first_month}}, {"_id": 1})
+                    self._visitors = [row["_id"] for row in found.limit(FOUND_AT_ONCE)]
+                if not self._visitors:
+                    self._looked_for = first_month
+                    break
+            with deadline(FIND_SECONDS):
+                some = {"_id": {"$in": self._visitors[:AT_ONCE]}}
+                deleted += collection(Visitors).delete_many(some).deleted_count
+            del self._visitors[:AT_ONCE]
+        return deleted
+
+
+def _delete_some(document: type[Document], query: Mapping[str, Any], session: Session) -> int:
+    # Within one snapshot: a row that changes meanwhile is no longer old, and this done again.
+    found = [
+        row["_id"]
+        for row in collection(document).find(query, {"_id": 1}, session=session).limit(AT_ONCE)
+    ]
+    if found:
+        collection(document).delete_many({"_id": {"$in": found}}, session=session)
+    return len(found)
