@@ -46,7 +46,7 @@ from app.web.websocket import Text, WebSocket
 
 MAX_SOCKETS = 500
 PING_SECONDS = 20.0
-"""A client that was silent for so long is asked for a sign of life, which has as long to come."""
+"""How often a client is asked for a sign of life, and how long that may take to come."""
 CONNECT_SECONDS = 10.0
 _AROUND_BODY_BYTES = 256
 """More than a packet holds before and behind its event: type, namespace, id and name."""
