@@ -13,7 +13,7 @@ ROBOT = "robot"
 USER = "user"
 """Of a user whom the operator excludes."""
 REPEAT = "repeat"
-"""A click of a user on an ad whose click just before counts."""
+"""A click of a user on an ad, shortly after one that counts."""
 
 REASONS = (ADDRESS, ROBOT, USER, REPEAT)
 

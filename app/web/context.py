@@ -149,7 +149,7 @@ def is_one_of(given: str, secrets: Iterable[str]) -> bool:
 def which_of(given: str, secrets: Iterable[str]) -> str | None:
     """The secret that a text is, None where it is none of these."""
     # No early end: how long it takes says nothing about the secrets. A header's text holds bytes.
-    forms = [given.encode(), given.encode("latin-1", "replace")]
+    forms = {given.encode(), given.encode("latin-1", "replace")}
     found = None
     for secret in secrets:
         if any([hmac.compare_digest(form, secret.encode()) for form in forms]):  # noqa: C419
