@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.cli.simulate import Expectation, SimulatedEvent
 from app.domain.clicks import count_hits
@@ -416,3 +417,25 @@ def test_any_order_split_and_redelivery_leads_to_the_same_repeats(
         [(website, "AdClick", "repeat", number) for website, number in repeats.items()]
         + [(website, "AdClick", "robot", number) for website, number in robots.items()]
     )
+
+
+def test_for_an_archive_it_is_known_which_events_were_new_when_a_batch_comes_again() -> None:
+    counting = Counting(ClickRule(hits=3, scope="user"), archives=True)
+    first, twice, third, anonymous = (
+        PageView(event_id, "a.com", "/", "2026-11-24") for event_id in ("1", "2", "3", None)
+    )
+    counting.apply(PageView, {"before": [first]})
+    batches = {"b1": [first, twice, anonymous], "b2": [replace(twice), third], "b3": [anonymous]}
+    new = {"b1": [twice, anonymous], "b2": [third], "b3": [anonymous]}
+    assert counting.apply(PageView, batches).counted == new
+    again = counting.apply(PageView, batches | {"b4": [replace(third)]})
+    assert (again.batches, again.events) == (1, 0)
+    assert again.counted == new | {"b4": []}
+
+
+def test_without_an_archive_nothing_is_kept_for_one(counting: Counting) -> None:
+    view = PageView("1", "a.com", "/", "2026-11-24")
+    for name in ("b1", "b2"):
+        assert counting.apply(PageView, {name: [view]}).counted == {}
+    ledger = connection.collection(documents.AppliedBatch)
+    assert ledger.count_documents({"repeats": {"$exists": True}}) == 0
