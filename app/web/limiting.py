@@ -1,5 +1,7 @@
 """The rate limit on posts, for each write key and address."""
 
+from collections.abc import Iterable
+
 from flask import Blueprint, Flask, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
@@ -10,8 +12,8 @@ from app.web.context import context, has_write_key, write_key_given
 REDIS_SECONDS = 0.3
 
 
-def limit_rate(blueprint: Blueprint, app: Flask, config: Settings) -> None:
-    """Hold a blueprint's requests to RATE_LIMIT; more get 429 and a Retry-After.
+def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
+    """Hold requests of each path of some blueprints to RATE_LIMIT; more get 429 and a Retry-After.
 
     The counts are in Redis, shared by all web processes. While it is away nothing is limited: the
     events could not be taken anyway.
@@ -27,11 +29,13 @@ def limit_rate(blueprint: Blueprint, app: Flask, config: Settings) -> None:
         headers_enabled=True,
         swallow_errors=True,
     )
-    limiter.limit(
+    limit = limiter.limit(
         config.rate_limit or "",
         exempt_when=lambda: request.method == "OPTIONS",
         error_message="Too many requests. Try again later.",
-    )(blueprint)
+    )
+    for blueprint in blueprints:
+        limit(blueprint)
 
 
 def _sender() -> str:
