@@ -4,6 +4,7 @@ The operator signs each, so that nobody else can have the collector send people 
 """
 
 import hmac
+from urllib.parse import urlencode
 
 import can_ada
 
@@ -17,6 +18,18 @@ def signature(secret: str, to: str, url: str = "", ad: str = "") -> str:
     if any("\n" in text for text in signed):
         raise ValueError("No line end may be in it.")
     return hmac.new(secret.encode(), "\n".join(signed).encode(), "sha256").hexdigest()
+
+
+def link(collector: str, secret: str, to: str, url: str = "", ad: str = "", **more: str) -> str:
+    """A signed link to a target by way of the collector; `more` are parameters that anyone may set.
+
+    Raises ValueError where the target is no destination, or something can't be signed.
+    """
+    destination(to)
+    sig = signature(secret, to, url, ad)
+    given = {"to": to, "url": url, "ad": ad, "sig": sig} | more
+    query = urlencode({name: text for name, text in given.items() if text})
+    return f"{collector.rstrip('/')}/click?{query}"
 
 
 def destination(to: str) -> str:
