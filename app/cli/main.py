@@ -219,12 +219,11 @@ def sign_click(to: str, page: str, ad: str, url: str | None) -> None:
 @click.option("--port", type=click.IntRange(1, 65_534), default=8100, show_default=True)
 def demo(url: str | None, port: int) -> None:
     """Serve two small sites with ads on PORT and the next one, until Ctrl-C."""
-    keys = settings().write_keys
 
     def link(to: str, page: str, ad: str) -> str:
         return _click_link(url, to, page, ad, user="reader") if settings().click_secret else to
 
-    demonstration.serve(_collector(url), port, keys[0] if keys else "", link)
+    demonstration.serve(_collector(url), port, _write_key() or "", link)
 
 
 def _collector(url: str | None) -> str:
@@ -232,9 +231,7 @@ def _collector(url: str | None) -> str:
 
 
 def _click_link(url: str | None, to: str, page: str, ad: str, **more: str) -> str:
-    keys = settings().write_keys
-    key = keys[0] if keys else ""
-    secret = settings().click_secret or ""
+    secret, key = settings().click_secret or "", _write_key() or ""
     return click_links.link(_collector(url), secret, to, page, ad, key=key, **more)
 
 

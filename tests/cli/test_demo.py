@@ -39,7 +39,8 @@ def first_of_two_free_ports() -> int:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     home = tmp_path_factory.mktemp("demo")
-    with start_stack(home, CLICK_SECRET="a secret", WRITE_KEYS="demo-key") as stack:
+    settings = {"CLICK_SECRET": "a secret", "WRITE_KEYS": "demo-key", "FILTER_ROBOTS": "false"}
+    with start_stack(home, **settings) as stack:
         port = first_of_two_free_ports()
         log = home / "demo.log"
         command = (str(BIN / "eventstream"), "demo", "--port", str(port))

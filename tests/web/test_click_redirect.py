@@ -130,7 +130,7 @@ def test_the_user_goes_on_while_the_broker_hangs(client: FlaskClient, redis: Ser
 
 
 def test_the_user_goes_on_without_a_write_key(client_with: MakeClient, journal: Journal) -> None:
-    client = client_with(click_secret=SECRET, write_keys=("k1",))
+    client = client_with(click_secret=SECRET, write_keys={"k1": frozenset()})
     assert leads_on(click(client, link()))
     assert sum(journal.waiting().values()) == 0
     assert value(scrape(client), "events_lost_total", path="click") == 1

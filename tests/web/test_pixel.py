@@ -63,7 +63,7 @@ def test_a_bad_event_is_an_image_too_and_kept_among_the_dead_letters(
 
 
 def test_a_write_key_is_asked_for(client_with: MakeClient, journal: Journal) -> None:
-    client = client_with(write_keys=("k1",))
+    client = client_with(write_keys={"k1": frozenset()})
     pixel(client, 401, type="PageView", url="a.com")
     pixel(client, 401, type="PageView", url="a.com", key="k2")
     pixel(client, type="PageView", url="a.com", key="k1")
@@ -125,3 +125,18 @@ def test_a_look_at_the_head_is_no_event(client: FlaskClient, journal: Journal) -
     response = client.head("/pixel.gif", query_string={"type": "PageView", "url": "a.com"})
     assert (response.status_code, response.content_type) == (200, "image/gif")
     assert sum(journal.waiting().values()) == 0
+
+
+def test_a_key_of_a_website_writes_for_no_other(client_with: MakeClient, journal: Journal) -> None:
+    client = client_with(write_keys={"k1": frozenset({"a.com"})})
+    for page in ("a.com/x", "b.com/y"):
+        pixel(client, type="PageView", url=page, key="k1")
+    assert [view.page for view in journalled(journal, "page_view", PageView)] == ["/x"]
+    (letter,) = dead_letters.newest(journal.redis, 10)
+    assert letter.reason == {"Url": ["This key may not write for b.com."]}
+
+
+def test_what_a_robot_asks_for_is_counted_apart(client: FlaskClient, journal: Journal) -> None:
+    pixel(client, type="PageView", url="a.com", headers={"User-Agent": "Googlebot/2.1"})
+    (view,) = journalled(journal, "page_view", PageView)
+    assert view.invalid.reason == "robot"
