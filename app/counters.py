@@ -63,6 +63,12 @@ UNAVAILABLE = Counted(
     "part",
     ("broker", "database"),
 )
+LOST = Counted(
+    "eventstream_events_lost",
+    "Events of images and links that could not be taken; they do not come again.",
+    "path",
+    ("pixel", "click"),
+)
 APPLIED = Counted("eventstream_events_applied", "Events that were counted.", "type", TYPES)
 DEDUPLICATED = Counted(
     "eventstream_events_deduplicated",
@@ -105,6 +111,7 @@ COUNTED = (
     ACCEPTED,
     REJECTED,
     UNAVAILABLE,
+    LOST,
     APPLIED,
     DEDUPLICATED,
     FILTERED,

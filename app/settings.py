@@ -51,6 +51,7 @@ class Settings:
     filter_robots: bool
     excluded_addresses: tuple[Network, ...]
     excluded_users: frozenset[str]
+    click_secret: str | None
     allowed_origins: tuple[str, ...]
     write_keys: Mapping[str, frozenset[str]]
     """Websites by the key that may write for them; none: for every website."""
@@ -194,6 +195,7 @@ class _Environment(Schema):
     FILTER_ROBOTS = fields.Boolean(load_default=True)
     EXCLUDED_ADDRESSES = _Networks(load_default=())
     EXCLUDED_USERS = _Names(load_default=())
+    CLICK_SECRET = fields.String(load_default=None)
     ALLOWED_ORIGINS = _Names(load_default=(), validate=_no_patterns)
     WRITE_KEYS = _WriteKeys(load_default=dict)
     ADMIN_TOKEN = fields.String(load_default=None)

@@ -18,10 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from app import dead_letters
+from app.cli import demo as demonstration
 from app.cli import send as sending
 from app.cli.keeping import forget, rebuild
 from app.cli.simulate import MAX_DAYS, Expectation, simulate, simulate_now
 from app.csv import as_csv
+from app.domain import click_links
 from app.errors import EventstreamError
 from app.journal import Journal, broker_errors, connect
 from app.publisher import Publisher, bell
@@ -196,6 +198,42 @@ def _simulate_live(rate: float, url: str | None, sites: int, users: int) -> None
                     client, [msgspec.json.encode(event) + b"\n" for event in events], outcome
                 )
     click.echo(f"accepted {outcome.accepted}, rejected {outcome.rejected}")
+
+
+@main.command("sign-click")
+@click.argument("to")
+@click.option("--page", default="", help="The page that the link is on.  [the Referer]")
+@click.option("--ad", default="", help="The ad that the link belongs to.")
+@click.option("--url", help="The collector.  [http://HOST:PORT]")
+def sign_click(to: str, page: str, ad: str, url: str | None) -> None:
+    """Print a link that counts a click and leads to TO; append &user= for who clicks."""
+    if not settings().click_secret:
+        raise click.ClickException("CLICK_SECRET is not set.")
+    try:
+        click.echo(_click_link(url, to, page, ad))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@main.command()
+@click.option("--url", help="The collector.  [http://HOST:PORT]")
+@click.option("--port", type=click.IntRange(1, 65_534), default=8100, show_default=True)
+def demo(url: str | None, port: int) -> None:
+    """Serve two small sites with ads on PORT and the next one, until Ctrl-C."""
+
+    def link(to: str, page: str, ad: str) -> str:
+        return _click_link(url, to, page, ad, user="reader") if settings().click_secret else to
+
+    demonstration.serve(_collector(url), port, _write_key() or "", link)
+
+
+def _collector(url: str | None) -> str:
+    return url or f"http://{settings().host}:{settings().port}"
+
+
+def _click_link(url: str | None, to: str, page: str, ad: str, **more: str) -> str:
+    secret, key = settings().click_secret or "", _write_key() or ""
+    return click_links.link(_collector(url), secret, to, page, ad, key=key, **more)
 
 
 @click.group()

@@ -17,14 +17,17 @@ from app.reading import reader_with
 from app.settings import Settings, settings
 from app.store import connection
 from app.web import (
+    click_redirect,
     dashboard,
     documentation,
     ingest,
     live,
     metrics,
     operations,
+    pixel,
     reports,
     socket_io,
+    tag,
 )
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.limiting import limit_rate
@@ -69,10 +72,13 @@ def create_app(config: Settings | None = None) -> Flask:
     _name_requests(app)
     _allow_browsers(app, config)
     if config.rate_limit:
-        limit_rate(ingest.blueprint, app, config)
-    for module in (ingest, reports, live, operations, metrics, documentation, dashboard):
+        events = (ingest.blueprint, pixel.blueprint, click_redirect.blueprint)
+        limit_rate(events, app, config)
+    for module in (
+        *(ingest, tag, pixel, click_redirect, reports, live, operations, metrics),
+        *(documentation, dashboard, socket_io),
+    ):
         app.register_blueprint(module.blueprint)
-    app.register_blueprint(socket_io.blueprint)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(InvalidRequest, _invalid_request)

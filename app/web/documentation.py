@@ -16,10 +16,12 @@ from app.domain.events import QUEUES, event_schema
 from app.domain.traffic import REASONS
 from app.store import documents
 from app.web import dashboard
+from app.web.click_redirect import ClickQuery
 from app.web.context import answer, context
 from app.web.ingest import MAX_EVENTS
 from app.web.live import SnapshotQuery
 from app.web.operations import LettersQuery
+from app.web.pixel import PixelQuery
 from app.web.reports import (
     ClicksQuery,
     DailyQuery,
@@ -79,6 +81,8 @@ class _Operation(NamedTuple):
     query: type[Schema] | None = None
     body: Json | None = None
     key: str | None = None
+    always_good: bool = False
+    """The content is the same for each status."""
 
 
 def _rows(**columns: Json) -> Json:
@@ -120,6 +124,18 @@ _OPERATOR = (401, 403, 503)
 _OPERATIONS = {
     "ingest.post_events": _Operation(
         _RECEIPT, (400, 401, 403, 408, 413, 415, 429, 503), 202, body=_BODY, key="writeKey"
+    ),
+    "tag.tag": _Operation(_TEXT, media="text/javascript"),
+    "pixel.pixel": _Operation(
+        {},
+        (401, 403, 429, 503),
+        media="image/gif",
+        query=PixelQuery,
+        key="writeKey",
+        always_good=True,
+    ),
+    "click_redirect.follow": _Operation(
+        _TEXT, (400, 404, 429), 302, media="text/html", query=ClickQuery
     ),
     "reports.page_views": _report(PageViewsQuery, website=_TEXT, page=_TEXT, views=_NUMBER),
     "reports.daily_page_views": _report(DailyQuery, day={**_TEXT, "format": "date"}, views=_NUMBER),
@@ -275,7 +291,9 @@ def _responses(endpoint: str, operation: _Operation) -> Json:
         schema = _OWN_BODY.get((endpoint, status), _ERROR)
         responses[str(status)] = {
             "description": _MEANING[status],
-            "content": {"application/json": {"schema": schema}},
+            "content": content
+            if operation.always_good
+            else {"application/json": {"schema": schema}},
         }
     return responses
 

@@ -10,6 +10,7 @@ from gunicorn.http.errors import ParseException
 from app.domain.events import NOT_JSON, Event, Rejection
 from app.domain.urls import is_among
 from app.web.context import (
+    Context,
     answer,
     context,
     require_allowed_origin,
@@ -36,10 +37,7 @@ def post_events() -> Response:
     raw_events = _raw_events(posted)
     if not raw_events:
         abort(400, "There is no event in the request.")
-    events, rejections = here.reader.read(raw_events, invalid=here.traffic.reason(posted))
-    if websites:
-        events, rejections = _only_of(websites, raw_events, events, rejections)
-    here.publisher.publish(events, rejections)
+    events, rejections = take(here, posted, websites, raw_events)
     return answer(
         {
             "accepted": len(events),
@@ -47,6 +45,20 @@ def post_events() -> Response:
         },
         202 if events else 400,
     )
+
+
+def take(
+    here: Context, sent: Request, websites: Collection[str], raw_events: Sequence[bytes]
+) -> tuple[list[Event], list[Rejection]]:
+    """Keep the events of a request, the valid ones to be counted; return these and the others.
+
+    `websites` are those its key may write for, none if for every one. Raises Unavailable.
+    """
+    events, rejections = here.reader.read(raw_events, invalid=here.traffic.reason(sent))
+    if websites:
+        events, rejections = _only_of(websites, raw_events, events, rejections)
+    here.publisher.publish(events, rejections)
+    return events, rejections
 
 
 def _only_of(

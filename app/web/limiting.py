@@ -1,6 +1,7 @@
 """The rate limit on posts, for each write key and address."""
 
 import logging
+from collections.abc import Iterable
 
 from flask import Blueprint, Flask, request
 from flask_limiter import Limiter
@@ -12,8 +13,8 @@ from app.web.context import context, has_write_key, write_key_given
 REDIS_SECONDS = 0.3
 
 
-def limit_rate(blueprint: Blueprint, app: Flask, config: Settings) -> None:
-    """Hold a blueprint's requests to RATE_LIMIT; more get 429 and a Retry-After.
+def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
+    """Hold requests of each path of some blueprints to RATE_LIMIT; more get 429 and a Retry-After.
 
     The counts are in Redis, shared by all web processes. While it is away nothing is limited: the
     events could not be taken anyway.
@@ -31,11 +32,13 @@ def limit_rate(blueprint: Blueprint, app: Flask, config: Settings) -> None:
         headers_enabled=True,
         swallow_errors=True,
     )
-    limiter.limit(
+    limit = limiter.limit(
         config.rate_limit or "",
         exempt_when=lambda: request.method == "OPTIONS",
         error_message="Too many requests. Try again later.",
-    )(blueprint)
+    )
+    for blueprint in blueprints:
+        limit(blueprint)
 
 
 def _sender() -> str:

@@ -1,7 +1,9 @@
 import csv
+import hmac
 import io
 import json
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
@@ -115,3 +117,27 @@ def test_a_server_that_is_away_is_a_sentence(stack: Stack) -> None:
     assert away.returncode == 1
     assert away.stderr.startswith("Error: broker unavailable")
     assert len(away.stderr.splitlines()) == 1
+
+
+def test_a_link_is_signed_for_its_target_page_and_ad(stack: Stack) -> None:
+    command = ["eventstream", "sign-click", "https://shop.example/a?b=c", "--page", "a.com/x"]
+    done = stack.run(*command, "--ad", "34", CLICK_SECRET="secret", WRITE_KEYS="k1,k2")
+    link = urlsplit(done.stdout.strip())
+    assert f"{link.scheme}://{link.netloc}{link.path}" == f"{stack.url}/click"
+    to = "https://shop.example/a?b=c"
+    sig = hmac.new(b"secret", f"{to}\na.com/x\n34".encode(), "sha256").hexdigest()
+    signed = {"to": to, "url": "a.com/x", "ad": "34", "sig": sig, "key": "k1"}
+    assert dict(parse_qsl(link.query)) == signed
+    short = stack.run(*command[:3], "--url", "https://c.example/", CLICK_SECRET="secret").stdout
+    assert short.startswith(
+        "https://c.example/click?to=https%3A%2F%2Fshop.example%2Fa%3Fb%3Dc&sig="
+    )
+
+
+def test_what_can_t_be_signed_is_a_sentence(stack: Stack) -> None:
+    bad = stack.run(
+        "eventstream", "sign-click", "javascript:alert(1)", check=False, CLICK_SECRET="secret"
+    )
+    assert (bad.returncode, "Not an http or https URL." in bad.stderr) == (2, True)
+    unset = stack.run("eventstream", "sign-click", "https://a.com", check=False)
+    assert (unset.returncode, unset.stderr) == (1, "Error: CLICK_SECRET is not set.\n")

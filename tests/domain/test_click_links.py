@@ -1,0 +1,61 @@
+import hashlib
+import hmac
+
+import pytest
+
+from app.domain.click_links import destination, signature
+
+
+def test_the_signature_is_that_of_three_lines_in_utf_8() -> None:
+    lines = "https://shop.example/ü?a=1\nsite1.com/page1\n34"
+    expected = hmac.new(b"secret", lines.encode(), hashlib.sha256).hexdigest()
+    assert signature("secret", *lines.split("\n")) == expected
+
+
+def test_what_is_not_fixed_is_an_empty_line() -> None:
+    assert (
+        signature("s", "https://a.com")
+        == hmac.new(b"s", b"https://a.com\n\n", "sha256").hexdigest()
+    )
+
+
+def test_another_secret_target_page_or_ad_has_another_signature() -> None:
+    signed = ("secret", "https://a.com", "b.com", "1")
+    others = [(*signed[:place], signed[place] + "2", *signed[place + 1 :]) for place in range(4)]
+    assert len({signature(*each) for each in (signed, *others)}) == 5
+
+
+def test_no_line_end_can_make_one_link_pass_for_another() -> None:
+    for link in (("https://a.com\nb.com", "", "1"), ("https://a.com", "b.com\n1", "")):
+        with pytest.raises(ValueError, match="line end"):
+            signature("secret", *link)
+
+
+@pytest.mark.parametrize(
+    ("to", "read"),
+    [
+        ("https://shop.example/a?b=c#d", "https://shop.example/a?b=c#d"),
+        ("HTTP://Shop.Example", "http://shop.example/"),
+        ("https://münchen.example/straße", "https://xn--mnchen-3ya.example/stra%C3%9Fe"),
+        ("https://a.com/\r\nSet-Cookie: x=y", "https://a.com/Set-Cookie:%20x=y"),
+    ],
+)
+def test_a_destination_is_written_as_browsers_read_it(to: str, read: str) -> None:
+    assert destination(to) == read
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "",
+        "/relative",
+        "//a.com",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "ftp://a.com",
+        "https:",
+    ],
+)
+def test_nothing_but_http_and_https_is_a_destination(to: str) -> None:
+    with pytest.raises(ValueError, match="URL"):
+        destination(to)
