@@ -380,7 +380,7 @@ def test_the_rate_limit_does_not_stand_in_the_way_of_saying_the_broker_is_away(
 def test_a_refused_request_is_not_logged_with_its_key_and_address(
     client_with: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = client_with(rate_limit="1/hour", write_keys=("a-write-key",))
+    client = client_with(rate_limit="1/hour", write_keys={"a-write-key": frozenset()})
     caplog.set_level(logging.INFO)
     for status in (202, 429):
         posted = client.post("/events", json=VIEW, headers={"X-Write-Key": "a-write-key"})
