@@ -133,7 +133,7 @@ def test_the_figures_come_to_be_those_of_the_reports(collector: Stack, page: Pag
 def items(collector: Stack, path: str) -> list[dict[str, object]]:
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     found: list[dict[str, object]] = httpx.get(
-        f"{collector.url}/reports/{path}", headers=bearer
+        f"{collector.url}/reports/{path}?limit=1000", headers=bearer
     ).json()["items"]
     return found
 

@@ -11,6 +11,7 @@ const SHOWN_LETTERS = 5;
 const POLL_MS = 10_000;
 const QUIET_MS = 2_000;
 const CONNECT_AGAIN_MS = 2_000;
+const SETTLED_MS = 5_000; // after that the reports hold what was told
 
 const byId = (id) => document.getElementById(id);
 const main = document.querySelector("main");
@@ -31,6 +32,7 @@ const state = {
 };
 let reading = 0; // the number of the latest reading: an older one that comes later is dropped
 let since = null; // what was told while the reports are read
+let toldAt = -SETTLED_MS; // when something was told last
 let readAgain; // timers
 let pollAgain;
 
@@ -114,7 +116,8 @@ async function load({ quietly = false } = {}) {
     if (!website()) for (const row of [...snapshot.pages, ...snapshot.ads]) state.websites.add(row.website);
     told.forEach(add);
     // The reports are a moment behind what was told: a figure that goes back would be read as a loss.
-    if (quietly && sameDay && told.length) {
+    const settled = performance.now() > toldAt + SETTLED_MS;
+    if (quietly && sameDay && !settled) {
       for (const name of Object.keys(before)) state.figures[name] = Math.max(before[name], state.figures[name]);
     }
     showProblem(null);
@@ -126,7 +129,7 @@ async function load({ quietly = false } = {}) {
     showSpikes();
     show();
     // What was read may be a second old.
-    if (told.length || !quietly) loadIn(QUIET_MS * (1 + Math.random()));
+    if (!settled || !quietly) loadIn(QUIET_MS * (1 + Math.random()));
   } catch (error) {
     if (mine !== reading) return;
     showProblem(error);
@@ -221,6 +224,7 @@ function connect() {
   source.addEventListener("counts", (event) => {
     const counts = JSON.parse(event.data);
     since?.push(counts);
+    toldAt = performance.now();
     add(counts);
     show();
     // Once it is quiet, the reports have the last word.
