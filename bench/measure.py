@@ -44,7 +44,6 @@ FEATURES = {
         "USER_HASH_ROTATION": "month",
     },
     "EXCLUDED_ADDRESSES": {"EXCLUDED_ADDRESSES": "192.0.2.0/24,2001:db8::/32"},
-    "CLICK_WINDOW": {"CLICK_WINDOW": "10"},
     "ARCHIVE": {"ARCHIVE": "1"},
 }
 """What is off by default, and the settings that turn it on."""
