@@ -22,8 +22,9 @@ test: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.
+# With settings: make faults SET="ARCHIVE=1 CLICK_SCOPE=user"
 faults: $(INSTALLED)
-	$(BIN)/python -m tests.faults.harness --minutes $(MINUTES) --seed $(SEED)
+	$(BIN)/python -m tests.faults.harness --minutes $(MINUTES) --seed $(SEED) $(foreach setting,$(SET),--set $(setting))
 
 # Measures beside two baselines, into bench/results.json. Shorter: make bench STORED=20000 ONLY=counted
 bench: $(INSTALLED)

@@ -1,6 +1,6 @@
 """Posts events to a whole collector while its parts are killed and stopped; compares the counts.
 
-    python -m tests.faults.harness --minutes 10 --seed 1
+    python -m tests.faults.harness --minutes 10 --seed 1 --set ARCHIVE=1
 
 Clients post simulated events, each with an EventId, and send them again until they get 202. One
 more posts page views without ids: those answered 202 must be counted once, those whose connection
@@ -229,7 +229,9 @@ class Outcome:
     seconds: float
 
 
-def run(home: Path, seconds: float, seed: int, say: Any, gap: tuple[float, float]) -> Outcome:
+def run(
+    home: Path, seconds: float, seed: int, say: Any, gap: tuple[float, float], **settings: str
+) -> Outcome:
     """Run a collector in this folder under faults for so long; `gap` bounds the pause between them.
 
     Everything that the schedule and the events depend on follows from the seed.
@@ -239,7 +241,7 @@ def run(home: Path, seconds: float, seed: int, say: Any, gap: tuple[float, float
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     expectation = Expectation(UTC, 3, "user", now)
     events = simulate(200_000, seed, 4, 300, 20, midnight)
-    with start_stack(home) as stack:
+    with start_stack(home, **settings) as stack:
         assert stack.process.poll() is None, stack.output.read_text()
         run = Run(stack, expectation, events)
         threads = [
@@ -345,10 +347,12 @@ def show(outcome: Outcome) -> None:
 @click.command()
 @click.option("--minutes", type=float, default=10)
 @click.option("--seed", type=int, default=1)
-def main(minutes: float, seed: int) -> None:
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="For the collector.")
+def main(minutes: float, seed: int, settings: tuple[str, ...]) -> None:
     """Run the long version and exit with 1 if anything was lost or repeated."""
+    given = dict(setting.split("=", 1) for setting in settings)
     with tempfile.TemporaryDirectory() as home:
-        outcome = run(Path(home), minutes * 60, seed, click.echo, (2.0, 6.0))
+        outcome = run(Path(home), minutes * 60, seed, click.echo, (2.0, 6.0), **given)
     show(outcome)
     sys.exit(1 if outcome.lost or outcome.repeated else 0)
 
