@@ -24,7 +24,7 @@ class NoAccessLog(Logger):  # type: ignore[misc]
 
 bind = f"{settings().host}:{settings().port}"
 workers = 2
-worker_class = "gthread"
+worker_class = "app.web.worker.StayingWorker"
 threads = 16
 # Where the processes share one socket, the kernel can hand all connections to one of them.
 reuse_port = True
