@@ -115,52 +115,51 @@ def processes_left_by_stop(stack: Stack, number: signal.Signals) -> list[str]:
     return [command for command, pid in processes.items() if is_alive(pid)]
 
 
-def test_ctrl_c_stops_all_of_it_and_what_was_counted_is_kept(tmp_path: Path) -> None:
+def test_ctrl_c_stops_all_of_it_and_a_second_start_goes_on_where_it_left_off(
+    tmp_path: Path,
+) -> None:
     events = tmp_path / "events.ndjson"
+    secret = tmp_path / "var" / "user-hash-secret"
     lines = [json.dumps(VIEW | {"EventId": str(number)}) for number in range(5_000)]
     events.write_text("\n".join(lines))
-    with start_stack(tmp_path) as first:
-        sending = subprocess.Popen(
+    with start_stack(tmp_path, ARCHIVE="1") as first:
+        made = secret.read_text()
+        assert secret.stat().st_mode & 0o777 == 0o600
+        post_of_one_user(first)
+        with subprocess.Popen(
             [BIN / "eventstream", "send", "--batch", "20", events],
             env=first.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )
-        wait_until(lambda: first.items("page-views"))
-        assert processes_left_by_stop(first, signal.SIGINT) == []
-        assert first.output.read_text().endswith("ready\n")
-        sending.kill()
-        sending.wait()
-    with start_stack(tmp_path) as second:
+        ) as sending:
+            wait_until(lambda: first.items("page-views"))
+            assert processes_left_by_stop(first, signal.SIGINT) == []
+            assert first.output.read_text().endswith("ready\n")
+            sending.kill()
+    with start_stack(tmp_path, ARCHIVE="1") as second:
         assert second.items("page-views")[0]["page"] == "/a"
+        assert secret.read_text() == made, "it is made once"
+        post_of_one_user(second)
         second.run("eventstream", "send", str(events))
         second.run("eventstream", "drain")
         assert second.items("page-views") == [
             {"website": "up.example", "page": "/a", "views": 5_000}
         ]
+        visitors = [row["visitors"] for row in second.items("impressions")]
+        assert visitors == [1, 1], "the same user at both starts"
         assert processes_left_by_stop(second, signal.SIGTERM) == []
-
-
-def test_a_secret_is_made_once_and_no_user_id_is_kept_as_it_came(tmp_path: Path) -> None:
-    meta = {"UserId": "someone-in-person", "AdId": "1"}
-    secret = tmp_path / "var" / "user-hash-secret"
-    made = set()
-    for _ in range(2):
-        with start_stack(tmp_path, ARCHIVE="1") as stack:
-            made.add(secret.read_text())
-            assert secret.stat().st_mode & 0o777 == 0o600
-            for kind in ("AdImpression", "AdClick"):
-                event = {"Type": kind, "Url": "a.example", "Meta": meta}
-                assert httpx.post(f"{stack.url}/events", json=event).status_code == 202
-            stack.run("eventstream", "drain")
-            visitors = [row["visitors"] for row in stack.items("impressions")]
-            assert visitors == [1, 1], "the same user at both starts"
-    assert len(made) == 1
     for file in (tmp_path / "var").rglob("*"):
         if file.is_file():
             content = file.read_bytes()
             unpacked = gzip.decompress(content) if file.suffix == ".gz" else b""
-            assert b"someone-in-person" not in content + unpacked, file
+            assert b"someone-in-person" not in content + unpacked, f"the user's id is in {file}"
+
+
+def post_of_one_user(stack: Stack) -> None:
+    meta = {"UserId": "someone-in-person", "AdId": "1"}
+    for kind in ("AdImpression", "AdClick"):
+        event = {"Type": kind, "Url": "a.example", "Meta": meta}
+        assert httpx.post(f"{stack.url}/events", json=event).status_code == 202
 
 
 def test_parts_do_not_outlive_an_up_that_is_killed(tmp_path: Path) -> None:
