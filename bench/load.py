@@ -2,11 +2,17 @@
 
 import os
 import resource
+import selectors
+import socket
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -49,6 +55,44 @@ def post_for(url: str, bodies: Bodies, connections: int, seconds: int) -> Load:
     requests = outcome["requests"]
     p50, p95, p99 = (outcome[name] / 1e3 for name in ("p50", "p95", "p99"))
     return Load(requests, took, requests / took, p50, p95, p99, share)
+
+
+@contextmanager
+def watched(url: str, viewers: int) -> Iterator[None]:
+    """Have so many viewers of the live stream, who read all of it; raises Wrong if one is cut off.
+
+    They are read in a thread of this process, so their share of the cores counts too.
+    """
+    address = urlsplit(url)
+    request = f"GET /live HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode()
+    over, broken, selector = threading.Event(), [], selectors.DefaultSelector()
+
+    def read() -> None:
+        while not over.is_set():
+            for key, _ in selector.select(0.2):
+                viewer: socket.socket = key.fileobj  # type: ignore[assignment]
+                if not viewer.recv(65_536):
+                    selector.unregister(viewer)
+                    broken.append(viewer)
+
+    with ExitStack() as opened:
+        for _ in range(viewers):
+            viewer = opened.enter_context(
+                socket.create_connection((str(address.hostname), int(address.port or 0)))
+            )
+            viewer.sendall(request)
+            if b" 200 " not in viewer.recv(65_536):
+                raise Wrong("a viewer was not let in")
+            selector.register(viewer, selectors.EVENT_READ)
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            yield
+        finally:
+            over.set()
+            reader.join()
+    if broken:
+        raise Wrong(f"{len(broken)} of {viewers} viewers were cut off")
 
 
 def post_all(url: str, bodies: Bodies, connections: int) -> tuple[float, float]:

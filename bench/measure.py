@@ -11,7 +11,7 @@ from statistics import median
 import httpx
 
 from bench.events import MIX, WEBSITES, Bodies, Source, website
-from bench.load import Load, Wrong, post_all, post_for
+from bench.load import Load, Wrong, post_all, post_for, watched
 from bench.servers import Memory, Naive, Server, Stack, run_ceiling, run_naive, run_stack
 
 CONNECTIONS = (1, 16, 128)
@@ -47,6 +47,8 @@ FEATURES = {
     "ARCHIVE": {"ARCHIVE": "1"},
 }
 """What is off by default, and the settings that turn it on."""
+VIEWERS = 1_000
+"""Half of them at each web process."""
 
 Say = Callable[[str], None]
 Accepted = dict[str, Load]
@@ -72,13 +74,13 @@ class Counted:
 class Cost:
     """Single posts with a feature on, beside the same without, by turns.
 
-    `p50` in milliseconds at one connection; `per_second` requests at USUAL connections.
+    `p50` in milliseconds at one connection; `per_second` requests by number of connections.
     """
 
     p50: float
     plain_p50: float
-    per_second: float
-    plain_per_second: float
+    per_second: dict[int, float]
+    plain_per_second: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -145,23 +147,34 @@ def _median(rounds: list[Accepted]) -> Accepted:
 
 
 def features(home: Path, seconds: int, rounds: int, say: Say) -> dict[str, Cost]:
-    """What each of FEATURES costs a request."""
+    """What each of FEATURES, and viewers of the live stream, cost a request."""
     source, costs = Source(home), {}
     with run_stack(home / "plain") as plain:
         for name, settings in FEATURES.items():
             with run_stack(home / name, **settings) as stack:
-                loads: dict[tuple[Stack, int], list[Load]] = defaultdict(list)
-                for _ in range(rounds):
-                    for connections in (1, USUAL):
-                        for of in (plain, stack):
-                            bodies = source.write(100, 1)
-                            load = _post_for(of, bodies, connections, seconds)
-                            loads[of, connections].append(load)
-            p50s = (median(load.p50 for load in loads[of, 1]) for of in (stack, plain))
-            rates = (median(load.per_second for load in loads[of, USUAL]) for of in (stack, plain))
-            costs[name] = Cost(*p50s, *rates)
+                costs[name] = _cost(stack, plain, source, seconds, rounds)
             say(f"{name}: {costs[name]}")
+        name = f"{VIEWERS} viewers"
+        with run_stack(home / "viewers") as stack, watched(stack.url, VIEWERS):
+            costs[name] = _cost(stack, plain, source, seconds, rounds)
+        say(f"{name}: {costs[name]}")
     return costs
+
+
+def _cost(stack: Stack, plain: Stack, source: Source, seconds: int, rounds: int) -> Cost:
+    loads: dict[tuple[Stack, int], list[Load]] = defaultdict(list)
+    for _ in range(rounds):
+        for connections in CONNECTIONS:
+            for of in (plain, stack):
+                load = _post_for(of, source.write(100, 1), connections, seconds)
+                loads[of, connections].append(load)
+
+    def rate(of: Stack, connections: int) -> float:
+        return median(load.per_second for load in loads[of, connections])
+
+    p50, plain_p50 = (median(load.p50 for load in loads[of, 1]) for of in (stack, plain))
+    rates, plain_rates = ({n: rate(of, n) for n in CONNECTIONS} for of in (stack, plain))
+    return Cost(p50, plain_p50, rates, plain_rates)
 
 
 def counted(home: Path, number: int, say: Say) -> tuple[dict[str, Counted], dict[str, float]]:

@@ -169,14 +169,17 @@ def _memory(stored: dict[int, Checkpoint]) -> Table:
 
 
 def _features(features: dict[str, Cost]) -> Table:
-    columns = ("p50 ms", "without", "requests/s", "without", "ratio")
-    table = _table("Single posts with a feature on", "", *columns)
+    of = next(iter(features.values())).per_second
+    columns = ("p50 ms", "without", *(f"/s at {connections}" for connections in of))
+    table = _table("Single posts with a feature on (in brackets the ratio)", "", *columns)
     for name, cost in features.items():
         table.add_row(
             name,
             *(f"{time:.2f}" for time in (cost.p50, cost.plain_p50)),
-            *(f"{rate:,.0f}" for rate in (cost.per_second, cost.plain_per_second)),
-            f"{cost.per_second / cost.plain_per_second:.2f}",
+            *(
+                f"{rate:,.0f} ({rate / cost.plain_per_second[connections]:.2f})"
+                for connections, rate in cost.per_second.items()
+            ),
         )
     return table
 
