@@ -181,6 +181,16 @@ def settings(redis: Server, mongodb_url: str, tmp_path: Path) -> Settings:
     )
 
 
+@pytest.fixture(scope="module")
+def shared_settings(
+    redis: Server, database: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """The same for a server that several tests use, with a database of its own."""
+    home = tmp_path_factory.mktemp("shared")
+    mongodb_url = f"{database.url}/{home.name}_{os.getpid()}"
+    return read({"REDIS_URL": redis.url, "MONGODB_URL": mongodb_url, "DATA_DIR": str(home)})
+
+
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     """What a webhook of this test may post to."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
+# Before the processes part: they share its memory, and one started again is there at once.
+import app.web.application  # noqa: F401
 from app.logs import level_of_libraries
 from app.settings import settings
 

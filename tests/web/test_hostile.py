@@ -1,5 +1,6 @@
 """Whatever is sent: no error of the server's own, and nothing is kept that wasn't valid."""
 
+import itertools
 import json
 import zlib
 from typing import Any, cast
@@ -59,14 +60,11 @@ def check(response: Any, journal: Journal) -> None:
                     assert text is None or 1 <= len(text) <= 128
 
 
-@pytest.mark.parametrize("value", NASTY, ids=lambda value: str(value)[:20])
 @pytest.mark.parametrize(
     "field", ["Type", "Url", "Meta", "UserId", "AdId", "EventId", "Timestamp", "$set", "a.b", ""]
 )
-def test_no_value_of_a_field_does_harm(
-    client: FlaskClient, journal: Journal, field: str, value: Any
-) -> None:
-    for kind in ("PageView", "AdImpression", "AdClick"):
+def test_no_value_of_a_field_does_harm(client: FlaskClient, journal: Journal, field: str) -> None:
+    for value, kind in itertools.product(NASTY, ("PageView", "AdImpression", "AdClick")):
         event: dict[str, Any] = VIEW | {"Type": kind}
         if field in ("UserId", "AdId"):
             event["Meta"] = {"UserId": "u", "AdId": "1"} | {field: value}
@@ -137,7 +135,7 @@ def test_a_string_of_ten_megabytes_is_too_large(client: FlaskClient) -> None:
 def test_a_gzip_bomb_is_not_unpacked_beyond_its_bound(client: FlaskClient) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     megabyte = b"\0" * 2**20
-    bomb = b"".join(packer.compress(megabyte) for _ in range(1_000)) + packer.flush()
+    bomb = b"".join(packer.compress(megabyte) for _ in range(100)) + packer.flush()
     assert len(bomb) < 2 * 2**20 < MAX_UNPACKED_BYTES
     response = client.post(
         "/events",

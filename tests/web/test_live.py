@@ -18,14 +18,15 @@ from app.live import Counted, Counts
 from app.settings import Settings
 from app.store.counting import ClickRule, Counting
 from app.web import remembering
+from app.web.server import threads
 from tests.conftest import count_batch, wait_until
 from tests.web.conftest import MakeClient, gunicorn
 
 
-@pytest.fixture
-def server(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(shared_settings: Settings) -> Iterator[str]:
     """The URL of a gunicorn of one process."""
-    with gunicorn(settings, tmp_path, "--workers", "1", "wsgi:app") as url:
+    with gunicorn(shared_settings, shared_settings.data_dir, "--workers", "1", "wsgi:app") as url:
         yield url
 
 
@@ -62,7 +63,7 @@ def test_more_viewers_than_threads_leave_the_server_free_for_events(
     server: str, journal: Journal
 ) -> None:
     with ExitStack() as open_until_the_end:
-        viewers = [open_until_the_end.enter_context(watching(server)) for _ in range(100)]
+        viewers = [open_until_the_end.enter_context(watching(server)) for _ in range(2 * threads)]
         for _ in range(20):
             posted = httpx.post(f"{server}/events", json={"Type": "PageView", "Url": "a.com"})
             assert posted.status_code == 202
@@ -71,7 +72,7 @@ def test_more_viewers_than_threads_leave_the_server_free_for_events(
             assert next(line for line in lines if line.startswith("event:")) == "event: counts"
 
 
-def test_viewers_that_go_leave_nothing_open(server: str, tmp_path: Path) -> None:
+def test_viewers_that_go_leave_nothing_open(server: str) -> None:
     def open_files() -> int:
         return max(
             len(os.listdir(f"/proc/{pid}/fd"))

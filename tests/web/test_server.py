@@ -19,10 +19,10 @@ from tests.web.conftest import gunicorn, is_up
 VIEW = {"Type": "PageView", "Url": "site1.com/a", "EventId": "e1"}
 
 
-@pytest.fixture
-def server(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(shared_settings: Settings) -> Iterator[str]:
     """The URL of a gunicorn whose application can be told to die."""
-    with gunicorn(settings, tmp_path, "tests.web.dying:app") as url:
+    with gunicorn(shared_settings, shared_settings.data_dir, "tests.web.dying:app") as url:
         yield url
 
 
@@ -127,12 +127,12 @@ def test_only_behind_proxies_a_session_is_one_of_https_because_a_header_says_so(
 
 
 def test_a_bad_request_is_logged_without_the_address_that_it_came_from(
-    server: str, tmp_path: Path
+    server: str, shared_settings: Settings
 ) -> None:
     exchange(server, b"no request\r\n\r\n")
 
     def line() -> str:
-        lines = (tmp_path / "web.log").read_text().splitlines()
+        lines = (shared_settings.data_dir / "web.log").read_text().splitlines()
         return next((line for line in lines if "Invalid request" in line), "")
 
     wait_until(line)

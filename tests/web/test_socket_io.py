@@ -21,19 +21,19 @@ from app.journal import Journal
 from app.settings import Settings
 from app.store import connection
 from app.store.counting import ClickRule, Counting
-from app.web.socket_io import MAX_SOCKETS
 from tests.conftest import Server, count_batch, wait_until
 from tests.web.conftest import gunicorn
+from tests.web.crowded import SOCKETS
 from tests.web.test_ingest import CLICK, VIEW, journalled
 from tests.web.test_live import is_of
 
 HANDSHAKE = {"EIO": "4", "transport": "websocket"}
 
 
-@pytest.fixture
-def server(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(shared_settings: Settings) -> Iterator[str]:
     """The URL of a gunicorn of one process."""
-    with gunicorn(settings, tmp_path, "--workers", "1", "wsgi:app") as url:
+    with gunicorn(shared_settings, shared_settings.data_dir, "--workers", "1", "wsgi:app") as url:
         yield url
 
 
@@ -253,7 +253,7 @@ def test_each_message_counts_as_a_request_for_the_rate(
 
 
 def test_while_the_broker_is_away_the_answer_is_503_and_the_connection_stays(
-    server: str, journal: Journal, redis: Server, tmp_path: Path
+    server: str, journal: Journal, redis: Server, shared_settings: Settings
 ) -> None:
     with raw(server) as client:
         redis.kill()
@@ -264,7 +264,9 @@ def test_while_the_broker_is_away_the_answer_is_503_and_the_connection_stays(
         assert answer == ({"error": "The broker is unavailable. Try again."}, 503)
         assert client.send_body(json.dumps(VIEW))[1] == 202
     assert len(journalled(journal, "page_view", PageView)) == 1
-    told = [json.loads(line) for line in (tmp_path / "web.log").read_text().splitlines()]
+    told = [
+        json.loads(line) for line in (shared_settings.data_dir / "web.log").read_text().splitlines()
+    ]
     assert any(line["level"] == "WARNING" and line.get("request_id") for line in told)
 
 
@@ -313,10 +315,15 @@ def test_a_worker_that_stops_in_order_closes_its_connections_and_they_come_again
         assert send(client, VIEW)[1] == 202
 
 
-def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(
-    server: str, journal: Journal
-) -> None:
-    port = int(server.rpartition(":")[2])
+@pytest.fixture
+def crowded(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
+    """The URL of a gunicorn that takes few connections, though more than it has threads."""
+    with gunicorn(settings, tmp_path, "--workers", "1", "tests.web.crowded:app") as url:
+        yield url
+
+
+def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(crowded: str) -> None:
+    port = int(crowded.rpartition(":")[2])
     request = (
         f"GET /socket.io/?{httpx.QueryParams(HANDSHAKE)} HTTP/1.1\r\nHost: here\r\n"
         "Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -329,10 +336,10 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(
         client.sendall(request + b"\x81\x82\0\0\0\0" + b"40")
         return client, client.recv(1_000).partition(b"\r\n")[0]
 
-    clients, answers = zip(*(opened() for _ in range(MAX_SOCKETS)), strict=True)
+    clients, answers = zip(*(opened() for _ in range(SOCKETS)), strict=True)
     assert set(answers) == {b"HTTP/1.1 101 Switching Protocols"}
     for _ in range(20):
-        assert httpx.post(f"{server}/events", json=VIEW).status_code == 202
+        assert httpx.post(f"{crowded}/events", json=VIEW).status_code == 202
     surplus, answer = opened()
     surplus.close()
     assert answer == b"HTTP/1.1 503 SERVICE UNAVAILABLE"

@@ -1,7 +1,6 @@
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import httpx
 import pytest
@@ -11,10 +10,10 @@ from app.web.server import threads, workers
 from tests.web.conftest import gunicorn
 
 
-@pytest.fixture
-def server(settings: Settings, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(shared_settings: Settings) -> Iterator[str]:
     """The URL of a gunicorn whose threads say their names."""
-    with gunicorn(settings, tmp_path, "tests.web.naming:app") as url:
+    with gunicorn(shared_settings, shared_settings.data_dir, "tests.web.naming:app") as url:
         yield url
 
 
