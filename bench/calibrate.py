@@ -23,7 +23,7 @@ OUTAGE_SECONDS = 25.0
 that the model is compared with."""
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """Of one load: how much there was, and what it took."""
 
     requests: int
@@ -47,16 +47,16 @@ def calibrate(home: Path) -> Costs:
         web = [_sum(seen) for seen in zip(*pairs.values(), strict=True)]
         resume, event_bytes = _outage(watched)
         wait = {}
-        worker = {kind: _solve(pair, "workers", "transactions") for kind, pair in pairs.items()}
-        database = {kind: _solve(pair, "database", "transactions") for kind, pair in pairs.items()}
+        worker = {kind: solve(pair, "workers", "transactions") for kind, pair in pairs.items()}
+        database = {kind: solve(pair, "database", "transactions") for kind, pair in pairs.items()}
         for kind, (few, _) in pairs.items():
             number = few.events / few.transactions
             work = worker[kind].of(number) + database[kind].of(number)
             wait[kind] = max(0.0, few.applying / few.transactions - work)
         return Costs(
             sender=Cost(web[1].busy["sender"] / web[1].requests, 0),
-            web=_solve(web, "web", "requests"),
-            redis=_solve(web, "redis", "requests"),
+            web=solve(web, "web", "requests"),
+            redis=solve(web, "redis", "requests"),
             worker=worker,
             database=database,
             wait=wait,
@@ -75,7 +75,7 @@ def _idle(watched: Watched) -> dict[str, float]:
     return {hop: (after[hop] - before[hop]) / seconds for hop in HOPS}
 
 
-def _load(watched: Watched, kind: str, load: Scenario, idle: Mapping[str, float]) -> _Seen:
+def _load(watched: Watched, kind: str, load: Scenario, idle: Mapping[str, float]) -> Seen:
     """Post events of one type, and wait until all is counted and folded."""
     load = replace(load, shares={kind: 1})
     bodies = make_bodies(watched.stack.home, load)
@@ -88,16 +88,16 @@ def _load(watched: Watched, kind: str, load: Scenario, idle: Mapping[str, float]
     after, seconds = watched.busy(), time.monotonic() - start
     busy = {hop: after[hop] - before[hop] - idle[hop] * seconds for hop in HOPS}
     new_number, new_applying = watched.transactions(kind)
-    return _Seen(len(bodies), events, new_number - number, new_applying - applying, busy)
+    return Seen(len(bodies), events, new_number - number, new_applying - applying, busy)
 
 
-def _sum(seen: Iterable[_Seen]) -> _Seen:
+def _sum(seen: Iterable[Seen]) -> Seen:
     requests, events, transactions, applying, busy = zip(*seen, strict=True)
     together = {hop: sum(each[hop] for each in busy) for hop in HOPS}
-    return _Seen(sum(requests), sum(events), sum(transactions), sum(applying), together)
+    return Seen(sum(requests), sum(events), sum(transactions), sum(applying), together)
 
 
-def _solve(pair: Sequence[_Seen], hop: str, by: Literal["requests", "transactions"]) -> Cost:
+def solve(pair: Sequence[Seen], hop: str, by: Literal["requests", "transactions"]) -> Cost:
     """The cost that explains both: a x number + b x events = core seconds, a and b not below 0."""
     few, many = pair
     number, used = (getattr(few, by), getattr(many, by)), (few.busy[hop], many.busy[hop])

@@ -117,8 +117,10 @@ def _show_capacities(costs: Costs, scenario: Scenario) -> tuple[str, float]:
 def _show(title: str, of: dict[str, Figures]) -> None:
     table = Table("", *of, *(["difference"] if len(of) > 1 else []), title=title)
     rows = {text: [getattr(each, name) for each in of.values()] for name, text in FIGURES.items()}
-    hops = next(iter(of.values())).busy
-    rows |= {f"core seconds, {hop}": [each.busy[hop] for each in of.values()] for hop in hops}
+    hops = [*of.values()][-1].busy
+    rows |= {
+        f"core seconds, {hop}": [each.busy.get(hop, 0) for each in of.values()] for hop in hops
+    }
     for text, values in rows.items():
         shown = [f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" for value in values]
         if len(values) > 1:

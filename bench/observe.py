@@ -34,6 +34,8 @@ HOP = {"web": "web", "redis": "redis", "database": "database"} | {
 }
 """Of each process, by its name without number."""
 HOPS = ("sender", "web", "redis", "workers", "database", "rest")
+OTHERS = "others"
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -74,11 +76,13 @@ class Watched:
         return len(msgspec.json.decode(batch)), len(batch)
 
     def busy(self) -> dict[str, float]:
-        """Core seconds of each of HOPS until now."""
+        """Core seconds of each of HOPS until now, and what all else on the machine used."""
         found = dict.fromkeys(HOPS, 0.0) | {"sender": time.process_time()}
         for name, seconds in self.stack.cpu_seconds().items():
             found[HOP.get(name.split(" ")[0], "rest")] += seconds
-        return found
+        # proc(5): user, nice, system, idle, iowait, irq, softirq, steal.
+        user, nice, system, _, _, *more = _ticks()[:8]
+        return found | {OTHERS: (user + nice + system + sum(more)) / TICKS - sum(found.values())}
 
     def is_counted(self, number: int) -> bool:
         """Whether so many events were counted since the start."""
@@ -186,6 +190,11 @@ def watching(
         over.set()
         thread.join()
     look()
+
+
+def _ticks() -> list[int]:
+    """What all cores together did until now."""
+    return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
 
 
 def _trouble(watched: Watched, scenario: Scenario, start: float) -> None:
