@@ -1,4 +1,4 @@
-"""What each hop costs on this machine: core seconds from /proc, at a trickle and at full speed."""
+"""What each hop costs on this machine: core seconds from /proc, with few and with many events."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +12,8 @@ from bench.scenario import Cost, Costs, Scenario
 from bench.servers import run_stack
 
 TRICKLE = Scenario(seconds=8, requests=40, size=1)
-FULL = Scenario(seconds=1, requests=200, size=100)
-"""All 200 requests at once, so that workers take as much as they can."""
+DENSE = Scenario(seconds=5, requests=40, size=100)
+"""At the same pace: requests that wait together share what each would cost alone."""
 WARM = Scenario(seconds=1, requests=20, size=10)
 SETTLE_SECONDS = 3.0
 """What was counted is then folded."""
@@ -42,7 +42,7 @@ def calibrate(home: Path) -> Costs:
             _load(watched, kind, WARM, dict.fromkeys(HOPS, 0.0))
         idle = _idle(watched)
         pairs = {
-            kind: [_load(watched, kind, load, idle) for load in (TRICKLE, FULL)] for kind in MIX
+            kind: [_load(watched, kind, load, idle) for load in (TRICKLE, DENSE)] for kind in MIX
         }
         web = [_sum(seen) for seen in zip(*pairs.values(), strict=True)]
         resume, event_bytes = _outage(watched)

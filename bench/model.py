@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bench.calibrate import calibrate
 from bench.load import CORES
-from bench.observe import observe
+from bench.observe import OTHERS, observe
 from bench.run import end
 from bench.scenario import Costs, Figures, Scenario
 from bench.servers import run_stack
@@ -102,6 +102,8 @@ def _compare(costs: Costs) -> None:
                 measured = observe(stack, scenario)
         title = f"{name}: {scenario.requests:.1f} requests/s of {scenario.size} events"
         _show(title, {"calculated": predicted, "measured": measured})
+        had = scenario.cores * measured.counted / measured.per_second
+        console.print(f"Other processes took {measured.busy[OTHERS] / had:.0%} of the cores.\n")
 
 
 def _show_capacities(costs: Costs, scenario: Scenario) -> tuple[str, float]:

@@ -147,9 +147,9 @@ def post(url: str, bodies: Sequence[bytes], at: Sequence[float], start: float) -
         mine.connection.request("POST", "/events", body, {"Content-Type": "application/json"})
         answer = mine.connection.getresponse()
         answer.read()
-        answered = time.monotonic() - start
         kinds = {kind: body.count(b'"Type":"%b"' % kind.encode()) for kind in MIX}
         with lock:
+            answered = time.monotonic() - start
             if answer.status == http.client.ACCEPTED:
                 for kind, number in kinds.items():
                     if number:
