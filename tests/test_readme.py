@@ -120,7 +120,7 @@ def kustomized(tmp_path: Path) -> str:
 
 def test_flower_can_be_reached_on_kubernetes_as_the_readme_says(tmp_path: Path) -> None:
     [line] = [line for line in commands("kubectl") if " apply " not in line]
-    shown = re.fullmatch(r"kubectl --namespace (\S+) port-forward service/(\S+) (\d+)", line)
+    shown = re.fullmatch(r"kubectl --namespace=(\S+) port-forward service/(\S+) (\d+)", line)
     assert shown
     services = [m for m in yaml.safe_load_all(kustomized(tmp_path)) if m["kind"] == "Service"]
     [service] = [m for m in services if m["metadata"]["name"] == shown[2]]
