@@ -2,7 +2,8 @@
 FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 HOST=0.0.0.0
-RUN useradd --system --create-home eventstream
+# By number too: Kubernetes can't tell that a name is not root's.
+RUN useradd --system --uid 999 --create-home eventstream
 # A volume that is mounted here takes its owner from it.
 RUN install --directory --owner=eventstream /home/eventstream/var
 WORKDIR /src

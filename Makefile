@@ -8,7 +8,7 @@ SEED ?= 1
 STORED ?= 1000000
 ONLY ?= accept,counted,stored,features
 
-.PHONY: run test faults bench check lock
+.PHONY: run test faults bench model check lock
 
 run: $(INSTALLED)
 	@exec $(BIN)/eventstream up
@@ -30,6 +30,11 @@ faults: $(INSTALLED)
 bench: $(INSTALLED)
 	@command -v wrk >/dev/null || { apt-get update -qq && apt-get install -qq -y wrk; }
 	@$(BIN)/python -m bench.run --stored $(STORED) --only $(ONLY)
+
+# Predicts what a load comes to here, from costs that it measures the first time. Options: make model
+# MODEL='--web 4 --workers 2 --rate 5000 --outage 5' ; MODEL=--compare tries two loads beside it.
+model: $(INSTALLED)
+	@$(BIN)/python -m bench.model $(MODEL)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

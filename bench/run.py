@@ -33,7 +33,7 @@ def main(number: int, only: str, seconds: int, rounds: int, events: int | None) 
     if unknown := sections - set(SECTIONS):
         raise click.UsageError(f"no section {', '.join(sorted(unknown))}")
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _end)
+        signal.signal(each, end)
     results = Results(_machine())
     with tempfile.TemporaryDirectory(prefix="eventstream-bench-") as folder:
         home = Path(folder).resolve()
@@ -52,7 +52,8 @@ def main(number: int, only: str, seconds: int, rounds: int, events: int | None) 
     show(results)
 
 
-def _end(number: int, _frame: object) -> None:
+def end(number: int, _frame: object) -> None:
+    """Stop, as a signal asks for."""
     # Stopping what runs takes a moment, in which a second Ctrl-C must not leave it running.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)

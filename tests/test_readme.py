@@ -2,6 +2,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_is_one_of_those_tested_here() -> None:
-    known = {"make", "curl", "eventstream", "docker"}
+    known = {"make", "curl", "eventstream", "docker", "kubectl", "cp"}
     assert [line for line in COMMANDS if not known & set(shlex.split(line))] == []
 
 
@@ -86,12 +87,45 @@ def test_a_make_target_of_the_readme_exists(line: str) -> None:
     assert expected in planned
 
 
-@pytest.mark.parametrize("line", commands("docker"))
+@pytest.mark.parametrize("line", [line for line in commands("docker") if "compose" in line])
 def test_a_compose_command_of_the_readme_names_services_there_are(line: str) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     scaled = re.findall(r"--scale (\S+)=\d+", line)
     assert scaled
     assert set(scaled) <= set(services)
+
+
+def test_the_image_that_is_pushed_is_the_one_that_kubernetes_runs(tmp_path: Path) -> None:
+    built, pushed = (line for line in commands("docker") if "compose" not in line)
+    image = built.split()[-2]
+    assert built == f"docker build --tag {image} ."
+    assert pushed == f"docker push {image}"
+    assert (ROOT / "Dockerfile").exists()
+    assert f"image: {image}\n" in kustomized(tmp_path)
+
+
+def kustomized(tmp_path: Path) -> str:
+    """What the README's command applies, once its `cp` was run."""
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    for line in commands("cp"):
+        subprocess.run(["bash", "-ec", line], cwd=tmp_path, check=True)
+    [line] = [line for line in commands("kubectl") if " apply " in line]
+    *_, option, folder = shlex.split(line)
+    assert option == "--kustomize"
+    kubectl = Path(sys.executable).parent / "kubectl"
+    return subprocess.run(
+        [kubectl, "kustomize", folder], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_flower_can_be_reached_on_kubernetes_as_the_readme_says(tmp_path: Path) -> None:
+    [line] = [line for line in commands("kubectl") if " apply " not in line]
+    shown = re.fullmatch(r"kubectl --namespace=(\S+) port-forward service/(\S+) (\d+)", line)
+    assert shown
+    services = [m for m in yaml.safe_load_all(kustomized(tmp_path)) if m["kind"] == "Service"]
+    [service] = [m for m in services if m["metadata"]["name"] == shown[2]]
+    assert service["metadata"]["namespace"] == shown[1]
+    assert [port["port"] for port in service["spec"]["ports"]] == [int(shown[3])]
 
 
 def test_every_setting_is_listed() -> None:
