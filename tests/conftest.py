@@ -1,6 +1,7 @@
 """Real servers for the tests: each pytest process starts its own Redis and database."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pymongo
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pymongo.errors import PyMongoError
@@ -151,6 +153,51 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.start()
     yield server
     server.kill()
+
+
+@dataclass
+class Kafka:
+    """A broker (`tests.kafka_broker`) that a test may stop and let go on."""
+
+    brokers: str
+    process: subprocess.Popen[bytes]
+
+    def send(self, topic: str, *messages: bytes, partition: int = 0) -> None:
+        """Write messages to a partition."""
+        producer = Producer(
+            {"bootstrap.servers": self.brokers, "log_level": 0, "message.max.bytes": 3_000_000}
+        )
+        for message in messages:
+            producer.produce(topic, message, partition=partition)
+        assert producer.flush(10) == 0
+
+    def messages(self, topic: str, number: int) -> list[tuple[bytes | None, bytes]]:
+        """The key and value of so many messages, which is what its first partitions hold."""
+        client = Consumer({"bootstrap.servers": self.brokers, "group.id": "-", "log_level": 0})
+        client.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
+        found: list[tuple[bytes | None, bytes]] = []
+        wait_until(
+            lambda: (
+                found.extend(
+                    (message.key(), message.value() or b"")
+                    for message in client.consume(number, 0.1)
+                    if message.error() is None
+                )
+                or len(found) >= number
+            )
+        )
+        client.close()
+        return found
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    log = tmp_path_factory.mktemp("kafka") / "broker.log"
+    with running(sys.executable, "-u", "-m", "tests.kafka_broker", log=log) as process:
+        wait_until(lambda: re.search(r"^127\.0\.0\.1:\d+$", log.read_text(), re.MULTILINE))
+        found = re.search(r"^127\.0\.0\.1:\d+$", log.read_text(), re.MULTILINE)
+        assert found
+        yield Kafka(found[0], process)
 
 
 @pytest.fixture
