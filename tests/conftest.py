@@ -176,16 +176,14 @@ class Kafka:
         client = Consumer({"bootstrap.servers": self.brokers, "group.id": "-", "log_level": 0})
         client.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
         found: list[tuple[bytes | None, bytes]] = []
-        wait_until(
-            lambda: (
-                found.extend(
-                    (message.key(), message.value() or b"")
-                    for message in client.consume(number, 0.1)
-                    if message.error() is None
-                )
-                or len(found) >= number
-            )
-        )
+
+        def all_found() -> bool:
+            for message in client.consume(number, 0.1):
+                if message.error() is None:
+                    found.append((message.key(), message.value() or b""))
+            return len(found) >= number
+
+        wait_until(all_found)
         client.close()
         return found
 

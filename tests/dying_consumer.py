@@ -21,7 +21,7 @@ def _move_and_die(*arguments: object) -> None:
 
 
 if sys.argv.pop(1) == "before":
-    Progress.move = _move_and_die  # type: ignore[method-assign]
+    Progress.move = _move_and_die  # type: ignore[assignment,method-assign]
 else:
-    TopicConsumer._counted = _die  # type: ignore[method-assign]
+    TopicConsumer._counted = _die  # type: ignore[assignment,method-assign]
 main.main()

@@ -10,7 +10,7 @@ import pytest
 
 from app import counters, mirror
 from app.applying import Applying
-from app.domain.events import AdClick, AdImpression, EventReader, PageView
+from app.domain.events import AdClick, AdImpression, Event, EventReader, PageView
 from app.domain.traffic import Invalid
 from app.errors import Unavailable
 from app.journal import Journal, batches
@@ -22,7 +22,7 @@ from tests.conftest import Kafka, wait_until
 
 NOW = 1_000 * int(time.time())
 TODAY = time.strftime("%Y-%m-%d", time.gmtime(NOW / 1000))
-EVENTS = {
+EVENTS: dict[str, list[Event]] = {
     "b1": [
         PageView("e1", "site1.com:80", "/a%2Fb", TODAY, NOW),
         PageView(None, "[::1]:8000", "/", TODAY, NOW, Invalid("robot", TODAY)),

@@ -1,9 +1,10 @@
 """How far groups have counted Kafka topics, and what they counted that has yet to go elsewhere."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+from mongoengine import Document
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
@@ -34,6 +35,32 @@ class Left(NamedTuple):
     batch: str
     queue: str
     events: Sequence[Event]
+
+
+Rows = Mapping[type[Document], Sequence[Mapping[str, Any]]]
+"""What is known of every group and topic, as documents of each collection."""
+
+
+def known() -> Rows:
+    """What this database knows of every group and topic. Raises Unavailable."""
+    with deadline(OFFSETS_SECONDS):
+        return {kind: list(collection(kind).find({})) for kind in (ConsumedOffset, Outgoing)}
+
+
+def put(rows: Rows) -> None:
+    """Put what another database knew into this one, which knows nothing. Raises Unavailable."""
+    with deadline(OFFSETS_SECONDS):
+        for kind, of_kind in rows.items():
+            if of_kind:
+                collection(kind).insert_many(of_kind)
+
+
+def left_in(rows: Rows) -> list[Left]:
+    """The batches in rows of Outgoing."""
+    return [
+        Left(row["_id"], row["queue"], _DECODE[row["queue"]](row["events"]))
+        for row in rows[Outgoing]
+    ]
 
 
 class Progress:
@@ -97,9 +124,7 @@ class Progress:
         """What consumers of the group noted with `leave`, until `done` with it."""
         with deadline(OFFSETS_SECONDS):
             rows = list(collection(Outgoing).find({"consumer": self._consumer}))
-        return [
-            Left(row["_id"], row["queue"], _DECODE[row["queue"]](row["events"])) for row in rows
-        ]
+        return left_in({Outgoing: rows})
 
     def done(self, batches: Iterable[str]) -> None:
         """Forget what has been archived and mirrored."""
