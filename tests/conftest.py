@@ -15,6 +15,7 @@ from typing import Any
 import pymongo
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pymongo.errors import PyMongoError
@@ -157,10 +158,23 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @dataclass
 class Kafka:
-    """A broker (`tests.kafka_broker`) that a test may stop and let go on."""
+    """A broker: `tests.kafka_broker`, or the one that KAFKA_BROKERS names."""
 
     brokers: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None = None
+
+    def make(self, topic: str) -> None:
+        """Make a topic of four partitions, where the broker does not do so by itself."""
+        if self.process is None:
+            client = AdminClient({"bootstrap.servers": self.brokers})
+            for made in client.create_topics([NewTopic(topic, 4, 1)]).values():
+                made.result(30)
+
+    def signal(self, number: int) -> None:
+        """Send its process a signal."""
+        if self.process is None:
+            pytest.skip("the broker of KAFKA_BROKERS can't be stopped")
+        self.process.send_signal(number)
 
     def send(self, topic: str, *messages: bytes, partition: int = 0) -> None:
         """Write messages to a partition."""
@@ -190,12 +204,14 @@ class Kafka:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    if "KAFKA_BROKERS" in os.environ:
+        yield Kafka(os.environ["KAFKA_BROKERS"])
+        return
     log = tmp_path_factory.mktemp("kafka") / "broker.log"
     with running(sys.executable, "-u", "-m", "tests.kafka_broker", log=log) as process:
-        wait_until(lambda: re.search(r"^127\.0\.0\.1:\d+$", log.read_text(), re.MULTILINE))
-        found = re.search(r"^127\.0\.0\.1:\d+$", log.read_text(), re.MULTILINE)
-        assert found
-        yield Kafka(found[0], process)
+        address = re.compile(r"^127\.0\.0\.1:\d+$", re.MULTILINE)
+        wait_until(lambda: address.search(log.read_text()))
+        yield Kafka(address.findall(log.read_text())[0], process)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from app.errors import InvalidRequest
 from app.journal import Journal
 from app.settings import KafkaTopic, Settings
 from app.store import connection, folding, reports
-from app.store.connection import collection
+from app.store.connection import Session, collection
 from app.store.counting import ClickRule, Counting
 from app.store.documents import ConsumedOffset, Outgoing
 from tests.conftest import (
@@ -54,8 +55,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def topic(request: pytest.FixtureRequest) -> str:
-    return f"events-{os.getpid()}-{time.monotonic_ns()}"
+def topic(kafka: Kafka) -> str:
+    name = f"events-{os.getpid()}-{time.monotonic_ns()}"
+    kafka.make(name)
+    return name
 
 
 @pytest.fixture
@@ -190,20 +193,41 @@ def test_a_bad_message_is_a_dead_letter_with_its_place_once_however_often_it_is_
     assert bytes(letters[1].event) == b'{"Type":"PageView"}'
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_consumer_killed_at_its_commit_neither_loses_nor_repeats(
-    moment: str, kafka: Kafka, topic: str, consuming: Consuming, start: Any
+def test_a_message_that_cannot_be_counted_is_a_dead_letter_while_others_flow(
+    kafka: Kafka,
+    topic: str,
+    consuming: Consuming,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    messages = [view(f"/{number % 7}") for number in range(100)]
-    kafka.send(topic, *messages)
-    with start("-m", "tests.dying_consumer", moment) as process:
-        process.wait(30)
-    assert process.returncode == -9
-    assert offsets(topic) == ({} if moment == "before" else {0: 100})
-    kafka.send(topic, *messages)
+    count = Counting._page_views
+
+    def fail(self: Counting, events: Sequence[PageView], session: Session) -> Any:
+        if any(event.page == "/bad" for event in events):
+            raise ValueError("it is bad")
+        return count(self, events, session)
+
+    monkeypatch.setattr(Counting, "_page_views", fail)
+    kafka.send(topic, view("/a"), view("/bad"), view("/a"))
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 200})
-    assert sum(views().values()) == 200
+        wait_until(lambda: offsets(topic) == {0: 3})
+    assert views() == {"/a": 2}
+    [letter] = dead_letters.newest(journal.redis, 10)
+    assert letter.reason["event"] == ["ValueError: it is bad"]
+    assert bytes(letter.event) == view("/bad")
+
+
+def test_a_consumer_killed_before_its_commit_neither_loses_nor_repeats(
+    kafka: Kafka, topic: str, consuming: Consuming, start: Any
+) -> None:
+    kafka.send(topic, *[view(f"/{number % 7}") for number in range(100)])
+    with start("-m", "tests.dying_consumer", "before") as process:
+        process.wait(30)
+    assert process.returncode == -signal.SIGKILL
+    assert offsets(topic) == {}
+    with consuming():
+        wait_until(lambda: offsets(topic) == {0: 100})
+    assert sum(views().values()) == 100
 
 
 def test_consumers_of_a_group_share_a_topic_and_take_over_from_one_that_is_killed(
@@ -256,11 +280,12 @@ def test_messages_wait_for_a_database_that_is_away(
     assert views() == {"/a": 2}
 
 
-def test_what_a_killed_consumer_counted_is_archived_and_mirrored_by_the_next(
+def test_what_a_consumer_killed_after_its_commit_counted_is_archived_and_mirrored_by_the_next(
     kafka: Kafka, topic: str, consuming: Consuming, start: Any, tmp_path: Path
 ) -> None:
     archive = Archive(f"file://{tmp_path}/archive")
     mirror = KafkaTopic(kafka.brokers, f"mirror-{topic}")
+    kafka.make(mirror.topic)
     keeping = {"archive": True, "archive_url": f"file://{tmp_path}/archive"}
     more = {"ARCHIVE": "1", "ARCHIVE_URL": f"file://{tmp_path}/archive"}
     kafka.send(topic, view("/a", EventId="e1"), view("/a", EventId="e1"))
@@ -268,10 +293,12 @@ def test_what_a_killed_consumer_counted_is_archived_and_mirrored_by_the_next(
         "-m", "tests.dying_consumer", "after", KAFKA_PUBLISH="/".join(mirror), **more
     ) as process:
         process.wait(30)
+    assert offsets(topic) == {0: 2}
     assert archive.files("page_view") == []
     kafka.send(topic, view("/b", EventId="e2"))
     with consuming(**keeping, kafka_publish=mirror):
         wait_until(lambda: offsets(topic) == {0: 3} and not collection(Outgoing).find_one())
+    assert views() == {"/a": 1, "/b": 1}
     batches = [archive.read(name) for name in archive.files("page_view")]
     archived = [event.event_id for batch in batches for of in batch.values() for event in of]
     assert archived == ["e1", "e2"]
@@ -286,8 +313,12 @@ def test_a_topic_that_ends_before_what_was_counted_is_not_counted_anew(
     source = KafkaTopic(kafka.brokers, topic)
     row = {"_id": f"{topic} 0 {GROUP}", "next": 500}
     collection(ConsumedOffset).insert_one(row)
+    stop = threading.Event()
+    stopping = threading.Timer(20, stop.set)
+    stopping.start()
     with pytest.raises(Broken, match=r"Partition 0 of .* ends at offset 1, but 500 were counted"):
-        TopicConsumer(config, source, GROUP, threading.Event()).run()
+        TopicConsumer(config, source, GROUP, stop).run()
+    stopping.cancel()
     assert views() == {}
 
 
