@@ -12,12 +12,10 @@ What is to be archived and mirrored is written in the same transaction, and then
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -30,10 +28,10 @@ from confluent_kafka import (
 
 from app import counters, dead_letters
 from app.applying import Applying
-from app.domain.bodies import MAX_BODY_BYTES, MAX_EVENTS, events_in
-from app.domain.events import MAX_AGE_MS, MAX_AHEAD_MS, QUEUE_OF, Event, Rejection
+from app.domain.events import QUEUE_OF, Event, Rejection
 from app.errors import EventstreamError, InvalidRequest, Unavailable
 from app.journal import Journal, broker_errors, connect
+from app.messages import MessageRead, MessageReader, chunks
 from app.reading import reader_with
 from app.settings import KafkaTopic, Settings
 from app.store.connection import Session
@@ -42,8 +40,6 @@ from app.store.documents import key
 from app.store.offsets import Left, Overtaken, Progress
 
 MESSAGES_AT_ONCE = 5_000
-BYTES_AT_ONCE = 1024 * 1024
-"""No further message is counted along once those before are as large as this together."""
 LINGER_SECONDS = 0.25
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 5.0
@@ -60,16 +56,6 @@ class Broken(EventstreamError):
 
 class _Stopped(Exception):
     """This consumer was told to stop while something it needs was away."""
-
-
-class _Read(NamedTuple):
-    """What a message holds."""
-
-    partition: int
-    offset: int
-    value: bytes
-    events: Sequence[Event]
-    rejections: Sequence[Rejection]
 
 
 class TopicConsumer:
@@ -93,7 +79,7 @@ class TopicConsumer:
         self._topic = source.topic
         self._group = group
         self._stop = stop
-        self._reader = reader_with(config)
+        self._messages = MessageReader(reader_with(config))
         self._journal = Journal(connect(config.redis_url))
         self._applying = Applying(config, self._journal.redis)
         self._progress = Progress(source.topic, group)
@@ -168,7 +154,7 @@ class TopicConsumer:
         if good:
             self._complaint = ""
         try:
-            for chunk in _chunks(map(self._read, good)):
+            for chunk in chunks(map(self._messages.read, good)):
                 self._count(chunk)
             for partition, error in failed:
                 self._failed(partition, error)
@@ -176,25 +162,7 @@ class TopicConsumer:
             logger.warning("read again: %s", error)
             self._begin(self._positions)
 
-    def _read(self, message: Message) -> _Read:
-        """What a message holds, the place of each rejected event among its errors."""
-        value, partition = message.value() or b"", message.partition() or 0
-        offset = message.offset() or 0
-        place = f"topic {self._topic}, partition {partition}, offset {offset}"
-        events: list[Event] = []
-        try:
-            raw_events = _events_of(value)
-        except ValueError as error:
-            rejections = [Rejection(0, value, {"event": [str(error)], "Kafka": [place]})]
-        else:
-            events, found = self._reader.read(raw_events, received=_received(message))
-            rejections = [
-                bad._replace(errors=bad.errors | {"Kafka": [f"{place}, event {bad.position}"]})
-                for bad in found
-            ]
-        return _Read(partition, offset, value, events, rejections)
-
-    def _count(self, chunk: Sequence[_Read]) -> None:
+    def _count(self, chunk: Sequence[MessageRead]) -> None:
         """Count some messages. Raises Overtaken where another has done so."""
         for partition in {one.partition for one in chunk if one.rejections}:
             self._insist(partial(self._keep_rejections, chunk, partition))
@@ -221,7 +189,7 @@ class TopicConsumer:
         self._positions |= after
         self._counted(chunk, applied)
 
-    def _count_apart(self, chunk: Sequence[_Read], error: Exception) -> None:
+    def _count_apart(self, chunk: Sequence[MessageRead], error: Exception) -> None:
         """Count these one by one; one that can't be counted, for this error, is a dead letter."""
         if len(chunk) > 1:
             for one in chunk:
@@ -231,12 +199,13 @@ class TopicConsumer:
         if not bad.events:
             raise error
         logger.error("a message can't be counted", exc_info=error)
-        place = f"topic {self._topic}, partition {bad.partition}, offset {bad.offset}"
-        errors = {"event": [f"{type(error).__name__}: {error}"[:500]], "Kafka": [place]}
+        errors = {"event": [f"{type(error).__name__}: {error}"[:500]], "Kafka": [bad.place]}
         letters = [*bad.rejections, Rejection(0, bad.value, errors)]
         self._count([bad._replace(events=[], rejections=letters)])
 
-    def _counted(self, chunk: Sequence[_Read], applied: Mapping[type[Event], Applied]) -> None:
+    def _counted(
+        self, chunk: Sequence[MessageRead], applied: Mapping[type[Event], Applied]
+    ) -> None:
         """Do what follows once messages are counted."""
         events = [event for one in chunk for event in one.events]
         errors = [bad.errors for one in chunk for bad in one.rejections]
@@ -269,7 +238,7 @@ class TopicConsumer:
         self._applying.mirror(counted)
         self._progress.done([left.batch])
 
-    def _keep_rejections(self, chunk: Sequence[_Read], partition: int) -> None:
+    def _keep_rejections(self, chunk: Sequence[MessageRead], partition: int) -> None:
         place = key(self._topic, partition, self._group)
         rejections = [
             (one.offset, bad)
@@ -340,39 +309,3 @@ class TopicConsumer:
             if self._stop.wait(wait):
                 raise _Stopped
             wait = min(wait * 2, LAST_RETRY_SECONDS)
-
-
-def _events_of(value: bytes) -> list[bytes]:
-    """The events of a message: one or an array, else one a line. Raises ValueError."""
-    if len(value) > MAX_BODY_BYTES:
-        raise ValueError(f"The message is larger than {MAX_BODY_BYTES} bytes.")
-    try:
-        return events_in(value)
-    except ValueError:
-        if b"\n" not in value.strip() or value.lstrip().startswith(b"["):
-            raise
-        return events_in(value, lines=True)
-
-
-def _received(message: Message) -> datetime | None:
-    """When Kafka got a message, if it tells and an event may be so old or new."""
-    _, milliseconds = message.timestamp()
-    age = time.time() * 1000 - milliseconds
-    if -MAX_AHEAD_MS < age < MAX_AGE_MS:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return None
-
-
-def _chunks(messages: Iterable[_Read]) -> Iterator[list[_Read]]:
-    """Messages in lists of what is counted together."""
-    chunk: list[_Read] = []
-    size = events = 0
-    for message in messages:
-        chunk.append(message)
-        size += len(message.value)
-        events += len(message.events)
-        if size >= BYTES_AT_ONCE or events >= MAX_EVENTS:
-            yield chunk
-            chunk, size, events = [], 0, 0
-    if chunk:
-        yield chunk

@@ -15,7 +15,8 @@ from typing import Any
 import pymongo
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pymongo.errors import PyMongoError

@@ -14,7 +14,7 @@ from app.store.connection import Session, collection, create_collections, deadli
 from app.store.counting import Applied
 from app.store.documents import ConsumedOffset, Outgoing, key
 
-OFFSETS_SECONDS = 20.0
+OFFSETS_SECONDS = 5.0
 DUPLICATE_KEY = 11_000
 _DECODE = {
     queue: msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]
@@ -77,9 +77,9 @@ class Progress:
     def read(self, partitions: Iterable[int]) -> dict[int, int]:
         """The offsets of these partitions; 0 where the group has not counted any of it."""
         by_key = {self._key(partition): partition for partition in partitions}
-        offsets = collection(ConsumedOffset)
         with deadline(OFFSETS_SECONDS):
             create_collections()
+            offsets = collection(ConsumedOffset)
             # There before a transaction looks for them: it then has to update alone.
             begun = [
                 UpdateOne({"_id": name}, {"$setOnInsert": {"next": 0}}, upsert=True)
