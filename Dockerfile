@@ -10,7 +10,7 @@ WORKDIR /src
 
 # Before the source, so that a change of the source alone installs nothing but the project anew.
 COPY requirements.lock setup.cfg setup.py ./
-RUN pip install --no-cache-dir --constraint requirements.lock .
+RUN pip install --no-cache-dir --constraint requirements.lock '.[kafka]'
 
 COPY celeryconfig.py wsgi.py ./
 COPY app app

@@ -51,9 +51,7 @@ class Measured(NamedTuple):
     values: tuple[str, ...] = ("",)
 
 
-ACCEPTED = Counted(
-    "eventstream_events_accepted", "Events that POST /events accepted.", "type", TYPES
-)
+ACCEPTED = Counted("eventstream_events_accepted", "Events that were accepted.", "type", TYPES)
 REJECTED = Counted(
     "eventstream_events_rejected", "Rejected events, by the first wrong field.", "field", FIELDS
 )
@@ -143,6 +141,11 @@ class Counts:
         with self._lock:
             self._added[buckets[bisect_left(measured.bounds, amount)]] += 1
             self._added[sum_] += round(amount * MILLION)
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Add counts by the names of their series, such as those of `of_events`."""
+        with self._lock:
+            self._added.update(counts)
 
     @contextmanager
     def taken(self, every: float = EVERY_SECONDS) -> Iterator[dict[str, int]]:

@@ -6,6 +6,8 @@ Redis keys, both streams whose ids hold the time an entry came in:
   traffic, and `refused` where its sender may not write it;
 - `dead_letters:batches`: failed batches, the latest MAX_BATCHES; fields `reason` (JSON), `queue`,
   `id` and `batch` (the events, JSON).
+- `dead_letters:kafka`: a hash from topic, partition and group to the offset up to which what was
+  rejected has been kept.
 They are kept for KEPT_SECONDS. Anybody can have events rejected, so these never push out a batch.
 """
 
@@ -31,6 +33,15 @@ ID_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})(b?)\Z"
 
 _EVENTS = "dead_letters:events"
 _BATCHES = "dead_letters:batches"
+_KAFKA = "dead_letters:kafka"
+
+_KEEP_ONCE = """#!lua
+local kept = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
+for _, letter in ipairs(cmsgpack.unpack(ARGV[3])) do
+    if letter[1] >= kept then redis.call(unpack(letter[2])) end
+end
+if tonumber(ARGV[2]) > kept then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+"""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,6 +83,17 @@ def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | int, ...]]:
             letter += ["refused", "true"]
         commands.append(("XADD", _EVENTS, "MAXLEN", MAX_EVENTS, "*", *letter))
     return commands
+
+
+def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejection]]) -> None:
+    """Keep rejected events of a topic's partition that a group reads, each with its offset.
+
+    In order of these. Those of a message that comes again have been kept.
+    """
+    offsets = [offset for offset, _ in rejections]
+    commands = keeping([rejection for _, rejection in rejections])
+    letters = msgspec.msgpack.encode(list(zip(offsets, commands, strict=True)))
+    redis.register_script(_KEEP_ONCE)([_KAFKA], [place, offsets[-1] + 1, letters])
 
 
 def add_batch(pipe: Pipeline, queue: str, batch_id: str, payload: bytes, reason: str) -> None:

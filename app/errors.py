@@ -8,7 +8,7 @@ class EventstreamError(Exception):
 class Unavailable(EventstreamError):
     """A part this process depends on is away or full: nothing was done, try again later.
 
-    `part` names it for an operator: "broker", "database", "archive" or "live stream".
+    `part` names it for an operator: "broker", "database", "archive", "Kafka" or "live stream".
     """
 
     def __init__(self, part: str, reason: str) -> None:

@@ -255,13 +255,18 @@ class Journal:
             payload: Any = self.redis.hget(f"journal:{queue}", batch_id)
             return payload  # type: ignore[no-any-return]
 
-    def give_back(self, batches: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
-        """Let batches that were taken wait again: they could not be counted now."""
+    def give_back(
+        self, batches: Sequence[Batch], counts: Mapping[str, int] = NOTHING, behind: float = 0
+    ) -> None:
+        """Let batches that were taken wait again: they could not be counted now.
+
+        Those of the next `behind` seconds then come before them.
+        """
         commands = counters.adding(counts)
         for queue, of_queue in _by_queue(batches).items():
-            now = time.time()
+            written = time.time() + behind
             commands.append(("ZREM", f"journal:{queue}:taken", *of_queue))
-            scored = [word for batch_id in of_queue for word in (now, batch_id)]
+            scored = [word for batch_id in of_queue for word in (written, batch_id)]
             commands.append(("ZADD", f"journal:{queue}:waiting", *scored))
         self._run(_WRITE_EVEN_IF_FULL, commands)
 

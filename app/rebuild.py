@@ -12,12 +12,13 @@ from app.domain.calendar import day_of
 from app.domain.events import QUEUES, AdImpression, Event, PageView
 from app.domain.traffic import Invalid
 from app.errors import InvalidRequest
-from app.store import folding, ledger, months
+from app.store import folding, ledger, months, offsets
 from app.store.connection import collection, connect, create_collections, deadline, transaction
 from app.store.counting import APPLY_SECONDS, ClickRule, Counting
-from app.store.documents import COLLECTIONS, SEEN_SECONDS
+from app.store.documents import COLLECTIONS, SEEN_SECONDS, ConsumedOffset, Outgoing
 
 EVENTS_AT_ONCE = 5_000
+NOTHING_CONSUMED: offsets.Rows = {ConsumedOffset: [], Outgoing: []}
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,17 @@ class Rebuilt:
     without_time: int = 0
 
 
-def rebuild(plan: Plan, archive: Archive, turn: Turn, mongodb_url: str) -> Rebuilt:
+def rebuild(
+    plan: Plan,
+    archive: Archive,
+    turn: Turn,
+    mongodb_url: str,
+    consumed: offsets.Rows = NOTHING_CONSUMED,
+) -> Rebuilt:
     """Count what is archived when this begins into the database at this URL, which must be empty.
+
+    What was `consumed` from Kafka goes there too, that consumers can go on; what of it has not yet
+    been archived is, before the rest begins.
 
     Each batch counts once, however often the archive holds it. The new database then also knows
     the batches, and the event ids of the last 7 days for as long again: workers can go on with it.
@@ -93,6 +103,8 @@ def rebuild(plan: Plan, archive: Archive, turn: Turn, mongodb_url: str) -> Rebui
         create_collections()
         if any(collection(document).find_one({}) for document in COLLECTIONS):
             raise InvalidRequest({"into": ["There is something in this database."]})
+    for left in offsets.left_in(consumed):
+        archive.write(left.queue, {left.batch: left.events})
     done = Rebuilt()
     # Events may be a day ahead of when they were accepted; how late they come has no bound here.
     written_from = plan.first - timedelta(days=2) if plan.first else date.min
@@ -107,6 +119,7 @@ def rebuild(plan: Plan, archive: Archive, turn: Turn, mongodb_url: str) -> Rebui
             done.events[queue] += counting.apply(QUEUES[queue], renewed).events
         folding.fold(QUEUES[queue].__name__)
     months.aggregate_due(datetime.now(plan.timezone))
+    offsets.put(consumed)
     return done
 
 

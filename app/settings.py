@@ -1,6 +1,7 @@
 """Configuration: the environment, read once into one typed object."""
 
 import contextlib
+import importlib.util
 import ipaddress
 import json
 import os
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -25,11 +26,20 @@ SECRET_FILE = "user-hash-secret"  # noqa: S105
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_KAFKA_TOPIC = re.compile(r"([^/\s]+)/([A-Za-z0-9._-]{1,249})")
+_SECRET = ("USER_HASH_SECRET", "KAFKA_CONFIG")
 _KEY_OF_WEBSITES = re.compile(r"([^=,]+=*)=([^=,]+(?:,[^=,]+)*)")
 
 
 class SettingsError(SystemExit):
     """A wrong setting. A SystemExit, so that whichever program reads it stops with the sentence."""
+
+
+class KafkaTopic(NamedTuple):
+    """A topic, and the brokers (host:port, more of them after commas) through which to reach it."""
+
+    brokers: str
+    topic: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,9 @@ class Settings:
     retention_days: int | None
     archive: bool
     archive_url: str
+    kafka_publish: KafkaTopic | None
+    kafka_config: Mapping[str, str]
+    """Options of librdkafka, for every connection to Kafka."""
 
 
 class _TimeZone(fields.String):
@@ -160,6 +173,41 @@ def _has_backend(url: str) -> None:
         raise ValidationError(str(error)) from error
 
 
+class _KafkaTopic(fields.String):
+    """BROKERS/TOPIC."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        found = _KAFKA_TOPIC.fullmatch(super()._deserialize(*args, **kwargs))
+        if found is None:
+            raise ValidationError("Must be host:port/topic, more of host:port after commas.")
+        _require_kafka()
+        return KafkaTopic(*found.groups())
+
+
+class _KafkaConfig(fields.String):
+    """Options of librdkafka as a JSON object."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            options = json.loads(super()._deserialize(*args, **kwargs))
+            options = {name: str(value) for name, value in options.items()}
+        except (ValueError, AttributeError) as error:
+            raise ValidationError('Must be JSON such as {"security.protocol": "SSL"}.') from error
+        _require_kafka()
+        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415
+
+        try:
+            Producer(options | {"log_level": "0"})  # connects to nothing, but checks them
+        except KafkaException as error:
+            raise ValidationError(f"{error.args[0].str()}.") from error
+        return options
+
+
+def _require_kafka() -> None:
+    if importlib.util.find_spec("confluent_kafka") is None:
+        raise ValidationError("Needs `pip install eventstream[kafka]`.")
+
+
 _port = validate.Range(1, 65535)
 
 
@@ -218,6 +266,8 @@ class _Environment(Schema):
     RETENTION_DAYS = fields.Integer(load_default=None, validate=validate.Range(min=43))
     ARCHIVE = fields.Boolean(load_default=False)
     ARCHIVE_URL = fields.String(load_default=None, validate=_has_backend)
+    KAFKA_PUBLISH = _KafkaTopic(load_default=None)
+    KAFKA_CONFIG = _KafkaConfig(load_default=dict)
 
     @post_load
     def _build(self, values: dict[str, Any], **_: Any) -> Settings:
@@ -264,7 +314,7 @@ def _secret_in(file: Path) -> dict[str, str]:
 
 
 def _shown(name: str, given: Mapping[str, str]) -> str:
-    return "..." if name == "USER_HASH_SECRET" else repr(given.get(name))
+    return "..." if name in _SECRET else repr(given.get(name))
 
 
 @cache

@@ -8,25 +8,19 @@ from functools import cached_property
 import msgspec
 from celery import Task
 
-from app import counters, journal, live
-from app.archive import Archive
-from app.counters import Counts
+from app import counters, journal
+from app.applying import Applying
 from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import Batch
+from app.mirror import RETRY_SECONDS
 from app.settings import settings
-from app.store import folding
-from app.store.counting import Applied, ClickRule, Counting
-from app.store.documents import Filtered
-from tasks import watching
+from app.store.counting import Applied
 
 WORK_SECONDS = 4.0
 """A task that still finds batches after so long leaves them to the next, which it rings for."""
 LINGER_SECONDS = 0.25
 """While events come in a trickle, so many seconds of them are counted together."""
-FOLD_EVERY_SECONDS = 1.0
-FOLD_SHARE = 0.1
-"""Of the time, folding takes no more than this, while there is something to count."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +33,6 @@ class CountingTask(Task):  # type: ignore[misc]
     """
 
     abstract = True
-    _unfolded = False
-    _folded_at = -FOLD_EVERY_SECONDS
-    _fold_took = 0.0
 
     @cached_property
     def journal(self) -> journal.Journal:
@@ -49,21 +40,9 @@ class CountingTask(Task):  # type: ignore[misc]
         return journal.Journal(journal.connect(settings().redis_url))
 
     @cached_property
-    def counting(self) -> Counting:
-        """What applies batches to the database."""
-        config = settings()
-        rule = ClickRule(config.click_hits, config.click_scope, config.click_window)
-        return Counting(rule, config.timezone, archives=config.archive)
-
-    @cached_property
-    def archive(self) -> Archive:
-        """Where counted events are kept with ARCHIVE."""
-        return Archive(settings().archive_url)
-
-    @cached_property
-    def counts(self) -> Counts:
-        """What this process counted for operators; written as it takes batches out."""
-        return Counts()
+    def applying(self) -> Applying:
+        """What applies batches to the database, and does what follows."""
+        return Applying(settings(), self.journal.redis)
 
     def count_waiting(self, queue: str) -> None:
         """Count what waits in this queue, until it is empty and the reports hold it all."""
@@ -71,13 +50,13 @@ class CountingTask(Task):  # type: ignore[misc]
         try:
             while True:
                 started = time.monotonic()
-                rests = not self._unfolded
+                rests = self.applying.is_folded(QUEUES[queue])
                 taken = self.journal.take(queue, rests=rests)
                 if rests and not taken:
                     return
-                if taken and self._count(queue, taken):
-                    self._unfolded = True
-                self._fold_if_due(queue, busy=bool(taken))
+                if taken:
+                    self._count(queue, taken)
+                self.applying.fold_if_due(QUEUES[queue], busy=bool(taken))
                 if started >= stop:
                     self.apply_async(queue=queue)
                     return
@@ -86,41 +65,42 @@ class CountingTask(Task):  # type: ignore[misc]
         except Unavailable as error:
             logger.warning("batches wait: %s", error, extra={"queue": queue})
 
-    def _fold_if_due(self, queue: str, busy: bool) -> None:
-        started = time.monotonic()
-        wait = max(FOLD_EVERY_SECONDS, self._fold_took / FOLD_SHARE if busy else 0)
-        if self._unfolded and started >= self._folded_at + wait:
-            self._unfolded = not folding.fold(QUEUES[queue].__name__)
-            self._folded_at = time.monotonic()
-            self._fold_took = self._folded_at - started
-            if self._unfolded:
-                self.counts.count(counters.FOLD_CONFLICTS, QUEUES[queue].__name__)
-
-    def _count(self, queue: str, taken: Sequence[Batch]) -> int:
-        """Count these batches and take them out of the journal; how many events were new."""
+    def _count(self, queue: str, taken: Sequence[Batch]) -> None:
+        """Count these batches and take them out of the journal."""
         try:
             applied = self._apply(queue, taken)
         except Unavailable:
-            self.counts.count(counters.GIVEN_BACK, queue, len(taken))
-            with self.counts.taken(every=0) as counted:
-                self.journal.give_back(taken, counted)
+            self._give_back(queue, taken)
             raise
         except Exception as error:  # any other is a batch's own, and would come again
             if len(taken) > 1:
-                return sum(self._count(queue, [batch]) for batch in taken)
+                for batch in taken:
+                    self._count(queue, [batch])
+                return
             where = {"queue": queue, "batch": taken[0].id}
             logger.exception("a batch can't be counted", extra=where)
             self.journal.bury(taken[0], f"{type(error).__name__}: {error}"[:500])
-            return 0
-        with self.counts.taken(every=0) as counted:
-            self.journal.remove(taken, counted)
+            return
         logger.info("%d batches, %d events new", len(taken), applied.events, extra={"queue": queue})
         names = [batch.id for batch in taken]
         logger.debug("counted", extra={"queue": queue, "batches": names})
-        if applied.events:
-            told = watching.counted(applied.changes)
-            live.record(self.journal.redis, queue, told, time.time())
-        return applied.events
+        self.applying.tell(queue, applied)
+        try:
+            self.applying.mirror(applied.counted)
+        except Unavailable as error:
+            # What comes next is counted before these are tried again.
+            self._give_back(queue, taken, behind=RETRY_SECONDS)
+            if not applied.events:
+                raise
+            logger.warning("batches wait to be mirrored: %s", error, extra={"queue": queue})
+            return
+        with self.applying.counts.taken(every=0) as counted:
+            self.journal.remove(taken, counted)
+
+    def _give_back(self, queue: str, taken: Sequence[Batch], behind: float = 0) -> None:
+        self.applying.counts.count(counters.GIVEN_BACK, queue, len(taken))
+        with self.applying.counts.taken(every=0) as counted:
+            self.journal.give_back(taken, counted, behind)
 
     def _apply(self, queue: str, taken: Sequence[Batch]) -> Applied:
         kind = QUEUES[queue]
@@ -128,17 +108,7 @@ class CountingTask(Task):  # type: ignore[misc]
             batch.id: msgspec.json.decode(batch.payload, type=list[kind])  # type: ignore[valid-type]
             for batch in taken
         }
-        started = time.monotonic()
-        applied = self.counting.apply(kind, batches)
-        name, seconds = kind.__name__, time.monotonic() - started
-        self.counts.observe(counters.APPLY_SECONDS, seconds, name)
-        self.counts.observe(counters.APPLY_EVENTS, applied.events, name)
-        self.counts.count(counters.APPLIED, name, applied.events)
-        self.counts.count(counters.DEDUPLICATED, name, applied.repeated)
-        self.counts.count(counters.APPLY_RETRIES, name, applied.retries)
-        for (*_, reason), (number,) in applied.changes.get(Filtered, {}).items():
-            self.counts.count(counters.FILTERED, reason, number)
-        if settings().archive:
-            # If it fails, all of them come again: nothing is then counted, and this is done.
-            self.archive.write(queue, applied.counted)
+        applied = self.applying.apply({kind: batches})[kind]
+        # If it fails, all of them come again: nothing is then counted, and this is done.
+        self.applying.archive(queue, applied.counted)
         return applied

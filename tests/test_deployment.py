@@ -349,7 +349,7 @@ def test_the_image_has_every_module_that_the_project_installs() -> None:
 def test_the_image_has_the_locked_versions_of_the_runtime_dependencies() -> None:
     installs = [run for run in of_dockerfile("RUN") if run.startswith("pip install")]
     assert [" ".join(install.split()[3:]) for install in installs] == [
-        "--constraint requirements.lock .",
+        "--constraint requirements.lock '.[kafka]'",
         "--no-deps .",
     ]
 

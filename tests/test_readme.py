@@ -12,6 +12,7 @@ import yaml
 
 from app.settings import Settings
 from tests.cli.conftest import Stack, start_stack
+from tests.conftest import Kafka, running, wait_until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -69,9 +70,30 @@ def test_the_answers_shown_are_those_given(collector: Stack, folder: Path) -> No
         run("eventstream drain", collector, folder)
 
 
-@pytest.mark.parametrize("line", [*commands("curl"), *commands("eventstream")])
+ENDLESS = commands("consume")
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in commands("curl") + commands("eventstream") if line not in ENDLESS]
+)
 def test_a_command_of_the_readme_runs(collector: Stack, folder: Path, line: str) -> None:
     assert '"error"' not in run(line, collector, folder)
+
+
+def test_the_consumer_of_the_readme_counts_until_it_is_told_to_stop(
+    collector: Stack, folder: Path, kafka: Kafka
+) -> None:
+    [line] = ENDLESS
+    kafka.send("ad-events", b'{"Type":"PageView","Url":"kafka.example/a"}')
+    with running(
+        *shlex.split(line.replace("localhost:9092", kafka.brokers)),
+        log=folder / "consumer.log",
+        **collector.environment,
+    ) as process:
+        counted = {"website": "kafka.example", "page": "/a", "views": 1}
+        wait_until(lambda: collector.items("page-views?website=kafka.example") == [counted])
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 @pytest.mark.parametrize("line", commands("make"))

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -9,13 +10,15 @@ import pytest
 
 from app.archive import Archive, Turn, rewriting
 from app.domain.calendar import day_of
-from app.domain.events import AdClick, AdImpression, PageView
+from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.errors import InvalidRequest
 from app.journal import Journal
 from app.rebuild import Plan, Rebuilt, rebuild
-from app.store import connection, reports
-from app.store.counting import ClickRule, Counting
-from tests.conftest import count_batch
+from app.store import connection, offsets, reports
+from app.store.connection import Session
+from app.store.counting import Applied, ClickRule, Counting
+from app.store.offsets import Progress
+from tests.conftest import Server, count_batch
 
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
@@ -169,3 +172,24 @@ def test_a_database_that_holds_something_is_left_as_it_is(
     with pytest.raises(InvalidRequest, match="into"):
         rebuild(PLAN, archive, turn, mongodb_url)
     assert views() == {"2026-11-24": 1}
+
+
+def test_consumers_of_kafka_can_go_on_with_the_new_database(
+    archive: Archive, turn: Turn, mongodb_url: str, database: Server
+) -> None:
+    connection.connect(f"{database.url}/before_{time.monotonic_ns()}")
+    progress = Progress("events", "collector")
+    progress.read([0, 1])
+
+    def along(session: Session, applied: Mapping[type[Event], Applied]) -> None:
+        progress.move({0: 0}, {0: 7}, session)
+        progress.leave(applied, session)
+
+    # As if a consumer had been killed before it archived these.
+    counting = Counting(ClickRule(3, "user"), archives=True)
+    counting.apply_together({PageView: {"b2": [view("2026-11-24")]}}, along)
+    archive.write("page_view", {"b1": [view("2026-11-24")]})
+    rebuild(replace(PLAN, queues=["page_view"]), archive, turn, mongodb_url, offsets.known())
+    assert views() == {"2026-11-24": 2}
+    assert progress.read([0, 1]) == {0: 7, 1: 0}
+    assert progress.left() == [("b2", "page_view", [view("2026-11-24")])]

@@ -112,12 +112,36 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("ARCHIVE", "maybe"),
         ("ARCHIVE_URL", "/a/folder"),
         ("ARCHIVE_URL", "nothing://there"),
+        ("KAFKA_PUBLISH", "localhost:9092"),
+        ("KAFKA_PUBLISH", "localhost:9092/a topic"),
     ],
 )
 def test_a_wrong_value_is_refused_in_a_sentence_that_names_it(variable: str, value: str) -> None:
     with pytest.raises(SettingsError, match=variable) as caught:
         read({variable: value})
     assert value in str(caught.value)
+
+
+def test_a_topic_is_found_through_its_brokers() -> None:
+    given = {"KAFKA_PUBLISH": "k1:9092,k2:9092/events", "KAFKA_CONFIG": '{"linger.ms": 20}'}
+    settings = read(given)
+    assert settings.kafka_publish == ("k1:9092,k2:9092", "events")
+    assert settings.kafka_config == {"linger.ms": "20"}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("hunter2", "Must be JSON"),
+        ('["hunter2"]', "Must be JSON"),
+        ('{"hunter": "2"}', "No such configuration property"),
+        ('{"security.protocol": "NONE", "sasl.password": "hunter2"}', "security.protocol"),
+    ],
+)
+def test_wrong_options_of_kafka_are_refused_but_not_shown(value: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=f"KAFKA_CONFIG=.* is wrong: .*{reason}") as caught:
+        read({"KAFKA_CONFIG": value})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_secret_that_is_too_short_is_refused_but_not_shown() -> None:

@@ -8,13 +8,14 @@ import click
 from app import archive
 from app.archive import Archive
 from app.domain.events import QUEUES
+from app.errors import Unavailable
 from app.forgetting import forget as forget_everywhere
 from app.journal import connect
 from app.reading import user_hash_with
-from app.rebuild import Plan
+from app.rebuild import NOTHING_CONSUMED, Plan
 from app.rebuild import rebuild as rebuild_from
 from app.settings import settings
-from app.store import connection
+from app.store import connection, offsets
 from app.store.counting import ClickRule
 
 _DAY = click.DateTime(["%Y-%m-%d"])
@@ -62,8 +63,14 @@ def rebuild(
     )
     kept = Archive(config.archive_url)
     url = into if "://" in into else urlsplit(config.mongodb_url)._replace(path=f"/{into}").geturl()
+    connection.connect(config.mongodb_url)
+    consumed = NOTHING_CONSUMED
+    try:
+        consumed = offsets.known()
+    except Unavailable as error:
+        click.echo(f"how far Kafka topics were counted is not known: {error}", err=True)
     with archive.rewriting(connect(config.redis_url)) as turn:
-        done = rebuild_from(plan, kept, turn, url)
+        done = rebuild_from(plan, kept, turn, url, consumed)
     click.echo(f"the archive begins on {kept.first_day()} (UTC)")
     for queue, events in done.events.items():
         click.echo(f"{queue}: {events} events")

@@ -1,7 +1,10 @@
 """The commands of `eventstream`."""
 
+import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from app import dead_letters
+from app import dead_letters, logs
 from app.cli import demo as demonstration
 from app.cli import send as sending
 from app.cli.keeping import forget, rebuild
@@ -29,7 +32,7 @@ from app.journal import Journal, broker_errors, connect
 from app.publisher import Publisher, bell
 from app.reading import reader_with
 from app.replay import Replayer
-from app.settings import read, settings
+from app.settings import KafkaTopic, read, settings
 from app.store import connection, folding, months, reports
 
 POLL_SECONDS = 0.1
@@ -310,6 +313,27 @@ def drain(timeout: float) -> None:
             if time.monotonic() > until:
                 raise click.ClickException(f"{waiting} batches are not counted yet.")
             time.sleep(POLL_SECONDS)
+
+
+@main.command()
+@click.option("--kafka", "brokers", required=True, help="host:port, more of them after commas.")
+@click.option("--topic", required=True, help="Whose messages hold events, as a post does.")
+@click.option("--group", required=True, help="Consumers with the same one share the topic.")
+def consume(brokers: str, topic: str, group: str) -> None:
+    """Count the events of a Kafka topic, until Ctrl-C; run it as often as there is work for."""
+    try:
+        from app.consuming import TopicConsumer  # noqa: PLC0415
+    except ImportError as error:
+        raise click.ClickException("This needs `pip install eventstream[kafka]`.") from error
+    config = settings()
+    logs.configure(config.log_level)
+    if config.user_hash_secret is None:
+        logging.getLogger(__name__).warning("no USER_HASH_SECRET: user ids are kept as they come")
+    connection.connect(config.mongodb_url)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    TopicConsumer(config, KafkaTopic(brokers, topic), group, stop).run()
 
 
 main.add_command(forget)

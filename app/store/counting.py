@@ -93,32 +93,54 @@ class Counting:
         Reports hold them once they are folded (`app.store.folding`). Raises Unavailable where the
         database is away, and nothing was changed or the same may be applied again without harm.
         """
+        return self.apply_together({kind: batches})[kind]
 
+    def apply_together(
+        self,
+        batches: Mapping[type[Event], Mapping[str, Sequence[Event]]],
+        along: Callable[[Session, Mapping[type[Event], Applied]], None] | None = None,
+    ) -> dict[type[Event], Applied]:
+        """Count batches of several kinds as `apply` does, in one transaction.
+
+        `along` writes in this transaction too, after them; it may be called again, where all is.
+        """
         tries = 0
+        fresh_events: dict[type[Event], list[Event]] = {}
 
-        def work(session: Session) -> tuple[int, int, list[Event], Changes, dict[str, list[Event]]]:
+        def work(session: Session) -> dict[type[Event], Applied]:
             nonlocal tries
             tries += 1
-            fresh = ledger.enter(batches, session)
-            brought = [event for name in batches if name in fresh for event in batches[name]]
-            events = ledger.claim(brought, session)
-            changes: Changes = {}
-            if events:
-                valid = [event for event in events if event.invalid is None]
-                changes = _with_filtered(events, self._appliers[kind](valid, session))
-                folding.record(kind.__name__, changes, session)
-            counted = _counted(batches, fresh, brought, events, session) if self._archives else {}
-            return len(fresh), len(brought) - len(events), events, changes, counted
+            applied = {}
+            for kind, of_kind in batches.items():
+                fresh = ledger.enter(of_kind, session)
+                brought = [event for name in of_kind if name in fresh for event in of_kind[name]]
+                events = ledger.claim(brought, session)
+                changes: Changes = {}
+                if events:
+                    valid = [event for event in events if event.invalid is None]
+                    changes = _with_filtered(events, self._appliers[kind](valid, session))
+                    folding.record(kind.__name__, changes, session)
+                counted = (
+                    _counted(of_kind, fresh, brought, events, session) if self._archives else {}
+                )
+                repeated = len(brought) - len(events)
+                fresh_events[kind] = events
+                applied[kind] = Applied(
+                    len(fresh), len(events), repeated, tries - 1, changes, counted
+                )
+            if along:
+                along(session, applied)
+            return applied
 
         with deadline(APPLY_SECONDS):
             if not self._prepared:
                 create_collections()
                 self._prepared = True
-            fresh, repeated, events, changes, counted = transaction(work)
-        if kind is AdImpression:
-            # Not before all is committed: what a transaction that failed wrote is not there.
-            self._visitors.add(_visitors_in(event for event in events if event.invalid is None))
-        return Applied(fresh, len(events), repeated, tries - 1, changes, counted)
+            applied = transaction(work)
+        # Not before all is committed: what a transaction that failed wrote is not there.
+        impressions = fresh_events.get(AdImpression, [])
+        self._visitors.add(_visitors_in(event for event in impressions if event.invalid is None))
+        return applied
 
     def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
         views = Counter((event.website, event.day, event.page) for event in events)

@@ -17,6 +17,7 @@ from mongoengine import (
     EmbeddedDocument,
     EmbeddedDocumentField,
     IntField,
+    LongField,
     StringField,
 )
 
@@ -232,6 +233,31 @@ class Expiry(Document):
     meta: ClassVar[dict[str, Any]] = {"collection": "expiries", "indexes": ["at"]}
 
 
+class ConsumedOffset(Document):
+    """How far a group has counted a Kafka partition. Key: topic, partition, group.
+
+    `next` is the offset of the first message that is not counted.
+    """
+
+    key = StringField(primary_key=True)
+    next = LongField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "consumed_offsets"}
+
+
+class Outgoing(Document):
+    """A batch that a group counted from a Kafka topic, until it is archived and mirrored.
+
+    Key: its id. `events` are those that counted, as JSON.
+    """
+
+    key = StringField(primary_key=True)
+    consumer = StringField(required=True)
+    """Topic and group."""
+    queue = StringField(required=True)
+    events = BinaryField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "outgoing"}
+
+
 COLLECTIONS: tuple[type[Document], ...] = (
     Change,
     PageViews,
@@ -247,4 +273,6 @@ COLLECTIONS: tuple[type[Document], ...] = (
     AppliedBatch,
     SeenEvent,
     Expiry,
+    ConsumedOffset,
+    Outgoing,
 )

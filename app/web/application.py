@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import counters, logs
+from app.domain.bodies import MAX_BODY_BYTES
 from app.errors import InvalidRequest, Unavailable
 from app.journal import Journal, connect
 from app.publisher import Publisher, bell
@@ -34,8 +35,6 @@ from app.web.limiting import limit_rate
 from app.web.remembering import Remembered
 from app.web.traffic import TrafficFilter
 from app.web.viewers import Viewers
-
-MAX_BODY_BYTES = 2 * 1024 * 1024
 
 
 class _Flask(Flask):

@@ -12,13 +12,13 @@ from flask import Blueprint, Flask, Response, current_app, render_template
 from marshmallow import Schema
 
 from app.counters import TYPES
+from app.domain.bodies import MAX_EVENTS
 from app.domain.events import QUEUES, event_schema
 from app.domain.traffic import REASONS
 from app.store import documents
 from app.web import dashboard
 from app.web.click_redirect import ClickQuery
 from app.web.context import answer, context
-from app.web.ingest import MAX_EVENTS
 from app.web.live import SnapshotQuery
 from app.web.operations import LettersQuery
 from app.web.pixel import PixelQuery

@@ -3,11 +3,11 @@
 import zlib
 from collections.abc import Collection, Sequence
 
-import msgspec
 from flask import Blueprint, Request, Response, abort, request
 from gunicorn.http.errors import ParseException
 
-from app.domain.events import NOT_JSON, Event, Rejection
+from app.domain.bodies import events_in
+from app.domain.events import Event, Rejection
 from app.domain.urls import is_among
 from app.web.context import (
     Context,
@@ -17,14 +17,10 @@ from app.web.context import (
     require_write_key,
 )
 
-MAX_EVENTS = 5_000
 MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 GZIP = zlib.MAX_WBITS | 16
 
 blueprint = Blueprint("ingest", __name__)
-
-_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
-_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 @blueprint.post("/events")
@@ -35,8 +31,6 @@ def post_events() -> Response:
     websites = require_write_key(here, posted)
     require_allowed_origin(here, posted)
     raw_events = _raw_events(posted)
-    if not raw_events:
-        abort(400, "There is no event in the request.")
     events, rejections = take(here, posted, websites, raw_events)
     return answer(
         {
@@ -87,18 +81,10 @@ def _raw_events(posted: Request) -> list[bytes]:
     if media_type not in ("application/json", "text/plain", "application/x-ndjson"):
         abort(415, "Send application/json, text/plain or application/x-ndjson.")
     body = _body(posted)
-    if media_type == "application/x-ndjson":
-        events = [line for line in body.split(b"\n") if line.strip()]
-    else:
-        try:
-            body.decode()
-            is_array = body.lstrip().startswith(b"[")
-            events = list(map(bytes, _decode_array(body) if is_array else [_decode_any(body)]))
-        except NOT_JSON:
-            abort(400, "The body is not valid JSON in UTF-8.")
-    if len(events) > MAX_EVENTS:
-        abort(400, f"There are more than {MAX_EVENTS} events in the request.")
-    return events
+    try:
+        return events_in(body, lines=media_type == "application/x-ndjson")
+    except ValueError as error:
+        abort(400, str(error))
 
 
 def _body(posted: Request) -> bytes:

@@ -310,8 +310,7 @@ def test_batches_wait_for_an_archive_that_is_away_and_are_counted_and_archived_o
         assert journal.read("page_view", batch.id) is not None
         in_the_way.unlink()
         bell()(batch)
-        wait_until(lambda: sum(journal.waiting().values()) == 0)
-    folding.fold("PageView")
+        wait_until(lambda: all_counted(journal))
     assert views() == 1
     assert archived(archive, "page_view") == [[VIEW]]
 

@@ -2,12 +2,18 @@ import pytest
 
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.live import MAX_NAMES_AT_ONCE
+from app.store import connection
 from app.store.counting import ClickRule, Counting
-from tasks.watching import counted
+from app.watching import counted
 
 VIEWS = [PageView(None, "site1.com", "/a", day) for day in ("2026-11-23", "2026-11-24")]
 IMPRESSIONS = [AdImpression(None, "site1.com", "34", "u1", "2026-11") for _ in range(2)]
 CLICKS = [AdClick(None, "site1.com", "34", "u1", number) for number in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def _connected(mongodb_url: str) -> None:
+    connection.connect(mongodb_url)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""The messages of a Kafka topic: what events they hold, and which are counted together."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from confluent_kafka import Message
+
+from app.domain.bodies import MAX_BODY_BYTES, MAX_EVENTS, events_in
+from app.domain.events import MAX_AGE_MS, MAX_AHEAD_MS, Event, EventReader, Rejection
+
+BYTES_AT_ONCE = 1024 * 1024
+"""No further message is counted along once those before are as large as this together."""
+
+
+class MessageRead(NamedTuple):
+    """What a message holds. Its `place`, for an operator, is among the errors of each rejection."""
+
+    partition: int
+    offset: int
+    place: str
+    value: bytes
+    events: Sequence[Event]
+    rejections: Sequence[Rejection]
+
+
+class MessageReader:
+    """Reads messages: their value is what the body of POST /events is."""
+
+    def __init__(self, reader: EventReader) -> None:
+        self._reader = reader
+
+    def read(self, message: Message) -> MessageRead:
+        """What a message holds; all of a value that holds no events is one rejection."""
+        value, partition = message.value() or b"", message.partition() or 0
+        offset = message.offset() or 0
+        place = f"topic {message.topic()}, partition {partition}, offset {offset}"
+        events: list[Event] = []
+        try:
+            raw_events = _events_of(value)
+        except ValueError as error:
+            rejections = [Rejection(0, value, {"event": [str(error)], "Kafka": [place]})]
+        else:
+            events, found = self._reader.read(raw_events, received=_received(message))
+            rejections = [
+                bad._replace(errors=bad.errors | {"Kafka": [f"{place}, event {bad.position}"]})
+                for bad in found
+            ]
+        return MessageRead(partition, offset, place, value, events, rejections)
+
+
+def chunks(messages: Iterable[MessageRead]) -> Iterator[list[MessageRead]]:
+    """Messages in lists of what is counted together."""
+    chunk: list[MessageRead] = []
+    size = events = 0
+    for message in messages:
+        chunk.append(message)
+        size += len(message.value)
+        events += len(message.events)
+        if size >= BYTES_AT_ONCE or events >= MAX_EVENTS:
+            yield chunk
+            chunk, size, events = [], 0, 0
+    if chunk:
+        yield chunk
+
+
+def _events_of(value: bytes) -> list[bytes]:
+    """The events of a message: one or an array, else one a line. Raises ValueError."""
+    if len(value) > MAX_BODY_BYTES:
+        raise ValueError(f"The message is larger than {MAX_BODY_BYTES} bytes.")
+    try:
+        return events_in(value)
+    except ValueError:
+        if b"\n" not in value.strip() or value.lstrip().startswith(b"["):
+            raise
+        return events_in(value, lines=True)
+
+
+def _received(message: Message) -> datetime | None:
+    """When Kafka got a message, if it tells and an event may be so old or new."""
+    _, milliseconds = message.timestamp()
+    age = time.time() * 1000 - milliseconds
+    if -MAX_AHEAD_MS < age < MAX_AGE_MS:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return None
