@@ -10,6 +10,7 @@ from celery import Task
 
 from app import counters, journal, live
 from app.archive import Archive
+from app.broker import journal_of
 from app.counters import Counts
 from app.domain.events import QUEUES
 from app.errors import Unavailable
@@ -34,8 +35,8 @@ logger = logging.getLogger(__name__)
 class CountingTask(Task):  # type: ignore[misc]
     """A task that counts all batches that wait in its queue's journal, then takes them out of it.
 
-    Where Redis or the database is away the batches stay in the journal, to be rung for again by
-    `tasks.sweep`, for ever. A batch that can never be counted goes to the dead letters.
+    Where Redis, RabbitMQ or the database is away the batches stay in the journal, to be rung for
+    again by `tasks.sweep`, for ever. A batch that can never be counted goes to the dead letters.
     """
 
     abstract = True
@@ -46,7 +47,7 @@ class CountingTask(Task):  # type: ignore[misc]
     @cached_property
     def journal(self) -> journal.Journal:
         """The journal, over this process's own connection."""
-        return journal.Journal(journal.connect(settings().redis_url))
+        return journal_of(settings())
 
     @cached_property
     def counting(self) -> Counting:
@@ -85,6 +86,8 @@ class CountingTask(Task):  # type: ignore[misc]
                     time.sleep(max(0.0, started + LINGER_SECONDS - time.monotonic()))
         except Unavailable as error:
             logger.warning("batches wait: %s", error, extra={"queue": queue})
+        finally:
+            self.journal.rest()
 
     def _fold_if_due(self, queue: str, busy: bool) -> None:
         started = time.monotonic()
