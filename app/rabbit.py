@@ -87,15 +87,7 @@ class Rabbit:
         Raises Unconfirmed where they were sent, to whatever avail; what else it raises means that
         nothing was.
         """
-        self._open()
-        try:
-            with suppress(TimeoutError):
-                self._connection.drain_events(timeout=0)
-        except (AMQPError, OSError):
-            # It was closed meanwhile: by a restart, say.
-            self._drop()
-            self._open()
-        self._refuse_if_blocked()
+        self._open_to_publish()
         self._unconfirmed, self._rejected = set(), False
         until = time.monotonic() + CONFIRM_SECONDS
         try:
@@ -151,8 +143,8 @@ class Rabbit:
 
     def check(self) -> None:
         """Raise Unavailable unless RabbitMQ answers and takes messages."""
+        self._open_to_publish()
         self.state(DEAD)
-        self._refuse_if_blocked()
 
     def close(self) -> None:
         """Give up the connection, if there is one."""
@@ -210,7 +202,16 @@ class Rabbit:
             self._drop()
             raise Unavailable("broker", f"{type(error).__name__}: {error}"[:500]) from error
 
-    def _refuse_if_blocked(self) -> None:
+    def _open_to_publish(self) -> None:
+        """Open the connection, and find out what RabbitMQ said on it in the meantime."""
+        self._open()
+        try:
+            with suppress(TimeoutError):
+                self._connection.drain_events(timeout=0)
+        except (AMQPError, OSError):
+            # It was closed: by a restart, say.
+            self._drop()
+            self._open()
         if self._blocked:
             raise Unavailable("broker", "RabbitMQ is short of memory or disk")
 

@@ -354,7 +354,7 @@ def _unwriting(batch: Batch) -> Command:
 
 def _withdrawing(batch: Batch) -> list[Command]:
     mark = ("SET", f"journal:withdrawn:{batch.id}", 1, "EX", WITHDRAWN_SECONDS)
-    return [mark, _unwriting(batch)]
+    return [mark, _unwriting(batch), ("ZREM", f"journal:{batch.queue}:waiting", batch.id)]
 
 
 def _forgetting(batch: Batch) -> list[Command]:

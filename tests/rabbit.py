@@ -118,6 +118,11 @@ def started_rabbit(home: Path) -> Iterator[RabbitServer]:
     server = make_rabbit(home)
     try:
         server.start()
+        # RabbitMQ writes down a second late which queues it has: killed before, it has a queue
+        # that it can't open again.
+        names = next(home.glob("mnesia/*/quorum/*/names.dets"))
+        queues = [name.encode() for name in (DEAD, *map(name_of, QUEUES))]
+        wait_until(lambda: all(queue in names.read_bytes() for queue in queues))
         yield server
     finally:
         server.kill()
@@ -132,7 +137,7 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
 @pytest.fixture
 def rabbit_journal(rabbit: RabbitServer, journal: Journal) -> Iterator[RabbitJournal]:
     """An empty journal in RabbitMQ."""
-    client = amqp.Connection(urlsplit(rabbit.url).netloc.split("@")[1])
+    client = amqp.Connection(urlsplit(rabbit.url).netloc.split("@")[1], read_timeout=10)
     client.connect()
     for name in (DEAD, *map(name_of, QUEUES)):
         client.channel().queue_purge(name)
