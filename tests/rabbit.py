@@ -41,6 +41,11 @@ class RabbitServer(Server):
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
+        self.launch()
+        wait_until(lambda: self.answers(self.url), 60)
+
+    def launch(self) -> None:
+        """Start it, without waiting until it answers."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -50,7 +55,6 @@ class RabbitServer(Server):
                 stderr=output,
                 start_new_session=True,
             )
-        wait_until(lambda: self.answers(self.url), 60)
 
     def signal(self, number: int) -> None:
         assert self.process is not None

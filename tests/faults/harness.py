@@ -232,9 +232,9 @@ class Run:
     def keep_rabbit(self) -> None:
         """Start RabbitMQ again when it ended."""
         while self.rabbit:
-            if not self.rabbit.pids():
+            if self.rabbit.process is None or self.rabbit.process.poll() is not None:
                 self.rabbit.kill()
-                self.rabbit.start()
+                self.rabbit.launch()
             if self.over.wait(0.2):
                 return
 
