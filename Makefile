@@ -5,6 +5,7 @@ INSTALLED := $(VENV)/.installed
 
 MINUTES ?= 10
 SEED ?= 1
+BROKER ?= redis
 STORED ?= 1000000
 ONLY ?= accept,counted,stored,features
 
@@ -19,12 +20,18 @@ test: $(INSTALLED)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
 		chromium fonts-dejavu-core; } || \
 		echo "chromium can't be installed here: the tests of the dashboard in a browser are skipped"
+	@# Only its program: the service that comes with it is not ours to run.
+	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || { apt-get update -qq && \
+		RUNLEVEL=1 apt-get install -qq -y --no-install-recommends rabbitmq-server && \
+		{ ! test -d /run/systemd/system || systemctl disable --quiet --now rabbitmq-server; }; } || \
+		echo "rabbitmq-server can't be installed here: the tests with RabbitMQ as broker are skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.
 # With settings: make faults SET="ARCHIVE=1 CLICK_SCOPE=user"
 faults: $(INSTALLED)
-	$(BIN)/python -m tests.faults.harness --minutes $(MINUTES) --seed $(SEED) $(foreach setting,$(SET),--set $(setting))
+	$(BIN)/python -m tests.faults.harness --minutes $(MINUTES) --seed $(SEED) --broker $(BROKER) \
+		$(foreach setting,$(SET),--set $(setting))
 
 # Measures beside two baselines, into bench/results.json. Shorter: make bench STORED=20000 ONLY=counted
 bench: $(INSTALLED)

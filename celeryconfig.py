@@ -1,15 +1,19 @@
 """Celery's configuration: for the workers, beat, Flower, and for the web that sends to them."""
 
+from typing import Any
+
 from celery.schedules import crontab
 from kombu.entity import Queue
 
+from app.broker import is_rabbit
 from app.domain.events import QUEUES
 from app.settings import settings
 
 broker_url = settings().broker_url
+_rabbit = is_rabbit(broker_url)
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
-broker_transport_options = {
+broker_transport_options: dict[str, Any] = {
     # A message taken by a worker that died is handed out again after this long, at the latest.
     "visibility_timeout": 120,
     "unacked_restore_interval": 2,
@@ -27,7 +31,12 @@ imports = (
     "tasks.spikes",
     "tasks.keeping",
 )
-task_queues = [Queue(name) for name in (*QUEUES, "maintenance")]
+# Those of RabbitMQ are on several of its nodes.
+_arguments = {"x-queue-type": "quorum"} if _rabbit else None
+task_queues = [Queue(name, queue_arguments=_arguments) for name in (*QUEUES, "maintenance")]
+# With quorum queues each worker declares exchanges and queues for delayed tasks, celery_delayed_0
+# to 27. No task here is delayed, so they stay empty; as classic queues they cost next to nothing.
+broker_native_delayed_delivery_queue_type = "classic"
 task_default_queue = "maintenance"
 task_routes = {f"tasks.{queue}": {"queue": queue} for queue in QUEUES}
 task_create_missing_queues = False
@@ -39,7 +48,9 @@ worker_prefetch_multiplier = 1
 task_time_limit = 60
 worker_soft_shutdown_timeout = 5.0
 task_ignore_result = True
-task_publish_retry = False
+# RabbitMQ closes connections, as Redis does not: once is to find that out.
+task_publish_retry = _rabbit
+task_publish_retry_policy = {"max_retries": 1, "interval_start": 0}
 
 # What Flower shows.
 worker_send_task_events = True

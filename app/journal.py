@@ -118,7 +118,7 @@ def connect(url: str) -> Redis:
     )
 
 
-_COMMANDS = """
+COMMANDS = """
 for _, command in ipairs(cmsgpack.unpack(ARGV[1])) do redis.call(unpack(command)) end
 local found = {}
 for place, key in ipairs(KEYS) do
@@ -134,17 +134,20 @@ return found
 worker must be told, which then counts as done; never without a second key."""
 
 
-class _Script(NamedTuple):
+class Script(NamedTuple):
+    """A Lua script for Redis, and the name by which Redis knows it once it ran."""
+
     text: str
     sha: str
 
 
-def _script(text: str) -> _Script:
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+def script(text: str) -> Script:
+    """This text as a script."""
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-_WRITE = _script("#!lua" + _COMMANDS)
-_WRITE_EVEN_IF_FULL = _script("#!lua flags=allow-oom" + _COMMANDS)
+WRITE = script("#!lua" + COMMANDS)
+WRITE_EVEN_IF_FULL = script("#!lua flags=allow-oom" + COMMANDS)
 
 
 class OutcomeUnknown(Unavailable):
@@ -199,20 +202,25 @@ class Journal:
         keys: list[str] = []
         for queue in QUEUES:
             keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)
-        found = iter(self._run(_WRITE, commands, keys))
+        found = iter(self._run(WRITE, commands, keys))
         return {queue: Line(next(found), next(found) == 1) for queue in QUEUES}
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Write counts alone."""
-        self._run(_WRITE, counters.adding(counts))
+        self._run(WRITE, counters.adding(counts))
 
     def _run(
-        self, script: _Script, commands: Sequence[Command], keys: Sequence[str] = ()
+        self,
+        script: Script,
+        commands: Sequence[Command],
+        keys: Sequence[str] = (),
+        moves: Sequence[Command] = (),
     ) -> list[int]:
         # Requests wait for this. The client's usual way takes four times as long: a connection
         # of the pool, and a transaction or each word of each command an argument. (cmsgpack knows
         # texts but no bytes.)
         packed = msgspec.msgpack.encode(commands)
+        more = [msgspec.msgpack.encode(moves)] if moves else []
         with self._in_use:
             connection = self._connection
             with broker_errors():
@@ -223,10 +231,10 @@ class Journal:
                     connection.connect()
             try:
                 try:
-                    connection.send_command("EVALSHA", script.sha, len(keys), *keys, packed)
+                    connection.send_command("EVALSHA", script.sha, len(keys), *keys, packed, *more)
                     return connection.read_response()  # type: ignore[no-any-return]
                 except NoScriptError:
-                    connection.send_command("EVAL", script.text, len(keys), *keys, packed)
+                    connection.send_command("EVAL", script.text, len(keys), *keys, packed, *more)
                     return connection.read_response()  # type: ignore[no-any-return]
             except (ConnectionError, TimeoutError) as error:
                 raise OutcomeUnknown("broker", type(error).__name__) from error
@@ -249,11 +257,16 @@ class Journal:
                 for batch_id, payload in zip(found[::2], found[1::2], strict=True)
             ]
 
-    def read(self, queue: str, batch_id: str) -> bytes | None:
-        """A batch's events as JSON; None where it has been counted already."""
+    def rest(self) -> None:
+        """Let go of what is held open to take batches, until the next ones are taken."""
+
+    def tidy(self) -> None:
+        """Clear away what processes left that died; done every few seconds."""
+
+    def holds(self, batch: Batch) -> bool:
+        """Whether a batch has been written and not been counted yet."""
         with broker_errors():
-            payload: Any = self.redis.hget(f"journal:{queue}", batch_id)
-            return payload  # type: ignore[no-any-return]
+            return bool(self.redis.hexists(f"journal:{batch.queue}", batch.id))
 
     def give_back(
         self, batches: Sequence[Batch], counts: Mapping[str, int] = NOTHING, behind: float = 0
@@ -268,14 +281,14 @@ class Journal:
             commands.append(("ZREM", f"journal:{queue}:taken", *of_queue))
             scored = [word for batch_id in of_queue for word in (written, batch_id)]
             commands.append(("ZADD", f"journal:{queue}:waiting", *scored))
-        self._run(_WRITE_EVEN_IF_FULL, commands)
+        self._run(WRITE_EVEN_IF_FULL, commands)
 
     def remove(self, batches: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
         """Forget batches: they have been counted."""
         commands = counters.adding(counts)
         for queue, of_queue in _by_queue(batches).items():
             commands += _forgetting(queue, of_queue)
-        self._run(_WRITE_EVEN_IF_FULL, commands)
+        self._run(WRITE_EVEN_IF_FULL, commands)
 
     def bury(self, batch: Batch, reason: str) -> None:
         """Move a batch to the dead letters: it can never be counted as it is."""

@@ -34,6 +34,7 @@ def producer() -> Celery:
         "socket_timeout": REDIS_SECONDS,
         "socket_connect_timeout": REDIS_SECONDS,
     }
+    celery.conf.broker_connection_timeout = REDIS_SECONDS
     celery.finalize()
     return celery
 

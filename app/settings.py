@@ -220,7 +220,9 @@ class _Environment(Schema):
     REDIS_URL = fields.String(
         load_default="redis://127.0.0.1:6379/0", validate=_scheme("redis", "rediss")
     )
-    BROKER_URL = fields.String(load_default=None, validate=_scheme("redis", "rediss"))
+    BROKER_URL = fields.String(
+        load_default=None, validate=_scheme("redis", "rediss", "amqp", "amqps")
+    )
     MONGODB_URL = fields.String(
         load_default="mongodb://127.0.0.1:27017/eventstream",
         validate=_scheme("mongodb", r"mongodb\+srv"),

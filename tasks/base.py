@@ -10,6 +10,7 @@ from celery import Task
 
 from app import counters, journal
 from app.applying import Applying
+from app.broker import journal_of
 from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import Batch
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 class CountingTask(Task):  # type: ignore[misc]
     """A task that counts all batches that wait in its queue's journal, then takes them out of it.
 
-    Where Redis or the database is away the batches stay in the journal, to be rung for again by
-    `tasks.sweep`, for ever. A batch that can never be counted goes to the dead letters.
+    Where Redis, RabbitMQ or the database is away the batches stay in the journal, to be rung for
+    again by `tasks.sweep`, for ever. A batch that can never be counted goes to the dead letters.
     """
 
     abstract = True
@@ -37,7 +38,7 @@ class CountingTask(Task):  # type: ignore[misc]
     @cached_property
     def journal(self) -> journal.Journal:
         """The journal, over this process's own connection."""
-        return journal.Journal(journal.connect(settings().redis_url))
+        return journal_of(settings())
 
     @cached_property
     def applying(self) -> Applying:
@@ -64,6 +65,8 @@ class CountingTask(Task):  # type: ignore[misc]
                     time.sleep(max(0.0, started + LINGER_SECONDS - time.monotonic()))
         except Unavailable as error:
             logger.warning("batches wait: %s", error, extra={"queue": queue})
+        finally:
+            self.journal.rest()
 
     def _count(self, queue: str, taken: Sequence[Batch]) -> None:
         """Count these batches and take them out of the journal."""

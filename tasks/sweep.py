@@ -1,11 +1,14 @@
 """Rings again where a message was lost, folds what was left over, and drops what is old."""
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from app import dead_letters, journal
+from app import dead_letters
+from app.broker import journal_of, lengths
 from app.domain.events import QUEUES
+from app.journal import Journal, broker_errors
 from app.settings import settings
 from app.store import folding, ledger
 from tasks import app
@@ -17,18 +20,19 @@ logger = logging.getLogger(__name__)
 
 
 @cache
-def _journal() -> journal.Journal:
-    return journal.Journal(journal.connect(settings().redis_url))
+def _journal() -> Journal:
+    return journal_of(settings())
 
 
 @app.task(name="tasks.sweep")
 def sweep() -> None:
     """Ring for each queue in whose journal batches wait while nobody is told of them."""
     for queue in QUEUES:
-        if _journal().overdue(queue, RING_AGAIN_SECONDS) and not _messages_in(queue):
+        if _journal().overdue(queue, RING_AGAIN_SECONDS) and not _lengths()(queue):
             app.send_task(f"tasks.{queue}")
             logger.info("rang again", extra={"queue": queue})
-    with journal.broker_errors():
+    _journal().tidy()
+    with broker_errors():
         dead_letters.expire(_journal().redis)
 
 
@@ -46,7 +50,6 @@ def expire() -> int:
     return ledger.expire(datetime.now(UTC))
 
 
-def _messages_in(queue: str) -> int:
-    with app.connection_for_read() as connection:
-        messages: int = connection.default_channel.client.llen(queue)
-    return messages
+@cache
+def _lengths() -> Callable[[str], int]:
+    return lengths(settings().broker_url)

@@ -25,10 +25,14 @@ from packaging.specifiers import SpecifierSet
 from pymongo.uri_parser import parse_uri
 from redis import Redis
 
+from app.broker import is_rabbit
 from app.cli.parts import free_ports, redis_server
 from app.settings import Settings, read
 from celeryconfig import task_queues, task_time_limit
 from tests.conftest import redis_answers, running, wait_until
+from tests.rabbit import RabbitServer, needs_rabbit, rabbit
+
+__all__ = ["rabbit"]
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -49,6 +53,8 @@ MUST_SET = {
     "USER_HASH_SECRET": "sixteen letters or more",
 }
 MONGODB_URL = SERVICES["web"]["environment"]["MONGODB_URL"]
+
+WITH_RABBIT = yaml.safe_load((ROOT / "deploy" / "docker-compose.rabbitmq.yml").read_text())
 
 INSTRUCTIONS = [
     line.split(maxsplit=1)
@@ -79,8 +85,9 @@ def words_of(service: str) -> list[str]:
 # The file.
 
 
-def test_the_compose_file_follows_the_compose_specification() -> None:
-    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]
+@pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/docker-compose.rabbitmq.yml"])
+def test_the_compose_file_follows_the_compose_specification(file: str) -> None:
+    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", file]
     check = subprocess.run(
         [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -315,6 +322,45 @@ def test_redis_keeps_what_it_took_and_refuses_what_it_has_no_room_for(broker: st
     assert config["save"] == ""
     assert config["maxmemory-policy"] == "noeviction"
     assert int(config["maxmemory"]) > 0
+
+
+# RabbitMQ.
+
+
+def test_with_rabbitmq_every_process_is_told_of_it_and_waits_for_it() -> None:
+    services = WITH_RABBIT["services"]
+    [added] = services.keys() - SERVICES.keys()
+    assert added == "rabbitmq"
+    assert services.keys() - {added} == set(OURS)
+    for name in OURS:
+        url = re.sub(r"\$\{.*\}", "secret", services[name]["environment"]["BROKER_URL"])
+        assert is_rabbit(read({"BROKER_URL": url}).broker_url)
+        assert f"@{added}:5672" in url
+        assert services[name]["depends_on"] == {added: {"condition": "service_healthy"}}
+    [volume] = services[added]["volumes"]
+    assert [volume.split(":")[0]] == [*WITH_RABBIT["volumes"]]
+    assert services[added]["restart"] == "unless-stopped"
+    assert services[added]["environment"]["RABBITMQ_DEFAULT_USER"] == urlsplit(url).username
+
+
+@needs_rabbit
+@pytest.mark.parametrize("name", ["worker-ad-click", "beat"])
+def test_with_rabbitmq_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(
+    name: str, broker: str, rabbit: RabbitServer, tmp_path: Path
+) -> None:
+    service = Service(name, broker, tmp_path)
+    service.environment["BROKER_URL"] = rabbit.url
+    service.check = WITH_RABBIT["services"][name]["healthcheck"]["test"][1:]
+    assert not service.is_healthy()
+    with running(*service.command, log=service.log, **service.environment):
+        wait_until(service.is_healthy)
+    wait_until(lambda: not service.is_healthy(), 10)
+
+
+def test_with_rabbitmq_each_workers_health_check_asks_for_its_own_queue() -> None:
+    for name in WORKERS:
+        asked = WITH_RABBIT["services"][name]["healthcheck"]["test"][-1]
+        assert asked == words_of(name)[words_of(name).index("--queues") + 1]
 
 
 # The image.

@@ -60,7 +60,7 @@ def test_events_are_in_the_journal_before_publish_returns_and_then_rung_for(
     Publisher(journal, rung.append).publish([VIEW, VIEW])
     assert journal.waiting()["page_view"] == 1
     wait_until(lambda: rung)
-    payload = journal.read("page_view", rung[0].id)
+    payload = journal.redis.hget("journal:page_view", rung[0].id)
     assert payload is not None
     assert msgspec.json.decode(payload, type=list[PageView]) == [VIEW, VIEW]
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app import dead_letters, logs
+from app.broker import journal_of
 from app.cli import demo as demonstration
 from app.cli import send as sending
 from app.cli.keeping import forget, rebuild
@@ -28,7 +29,7 @@ from app.cli.simulate import MAX_DAYS, Expectation, simulate, simulate_now
 from app.csv import as_csv
 from app.domain import click_links
 from app.errors import EventstreamError
-from app.journal import Journal, broker_errors, connect
+from app.journal import broker_errors, connect
 from app.publisher import Publisher, bell
 from app.reading import reader_with
 from app.replay import Replayer
@@ -85,7 +86,8 @@ def main() -> None:
 def up(workers: int, **given: Any) -> None:
     """Run everything until Ctrl-C: Redis, database, web server, workers, beat and Flower.
 
-    Redis and the database are not started where REDIS_URL and MONGODB_URL name them.
+    Redis and the database are not started where REDIS_URL and MONGODB_URL name them. RabbitMQ,
+    where BROKER_URL names it, is never.
     """
     # Needs what is installed for running on one machine only, unlike the other commands.
     from app.cli.up import Supervisor  # noqa: PLC0415
@@ -93,7 +95,8 @@ def up(workers: int, **given: Any) -> None:
     os.environ.update(
         {name.upper(): str(value) for name, value in given.items() if value is not None}
     )
-    urls = {name: os.environ[name] for name in ("REDIS_URL", "MONGODB_URL") if os.environ.get(name)}
+    names = ("REDIS_URL", "BROKER_URL", "MONGODB_URL")
+    urls = {name: os.environ[name] for name in names if os.environ.get(name)}
     Supervisor(read(os.environ), urls, workers).run()
 
 
@@ -302,7 +305,7 @@ def aggregate(month: str) -> None:
 @click.option("--timeout", type=float, default=300, show_default=True, help="Seconds to wait.")
 def drain(timeout: float) -> None:
     """Return when all that was accepted is counted; exit 1 if it is not by the timeout."""
-    journal = Journal(connect(settings().redis_url))
+    journal = journal_of(settings())
     connection.connect(settings().mongodb_url)
     until = time.monotonic() + timeout
     with _progress() as progress:
@@ -373,7 +376,7 @@ def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
     """Try dead letters again by their IDS; exit 1 if any remains."""
     if bool(ids) == every:
         raise click.UsageError("Name dead letters, or give --all.")
-    journal = Journal(connect(settings().redis_url))
+    journal = journal_of(settings())
     replayer = Replayer(reader_with(settings()), journal, Publisher(journal, bell()))
     if every:
         replays = list(replayer.replay_all())

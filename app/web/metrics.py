@@ -48,13 +48,16 @@ def _metrics() -> list[Metric]:
     build = {"version": version("eventstream"), "python": platform.python_version()}
     found: list[Metric] = [InfoMetricFamily("eventstream_build", "What runs here.", value=build)]
     try:
+        here.journal.check_writable()
         here.publisher.write_counts()
         found += _shared(here.journal)
     except Unavailable:
         is_up = 0
     else:
         is_up = 1
-    found.append(GaugeMetricFamily("eventstream_broker_up", "Whether Redis takes a write.", is_up))
+    found.append(
+        GaugeMetricFamily("eventstream_broker_up", "Whether the broker takes a write.", is_up)
+    )
     return found
 
 

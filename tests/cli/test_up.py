@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.broker import stuck_signs
 from app.cli.parts import Pulse, StuckQueues
 from app.cli.up import STUCK_SECONDS
 from app.journal import Journal
@@ -212,7 +213,7 @@ def test_servers_named_in_the_environment_are_used_and_not_started(
 def test_a_queue_is_stuck_whose_next_message_stays_the_same_for_too_long(
     journal: Journal,
 ) -> None:
-    queues = StuckQueues(journal.redis, patience=70)
+    queues = StuckQueues(stuck_signs(os.environ["REDIS_URL"]), patience=70)
     assert queues.find(now=0) == []
     journal.redis.lpush("page_view", "first", "second")
     assert queues.find(now=100) == []

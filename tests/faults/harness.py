@@ -1,11 +1,12 @@
 """Posts events to a whole collector while its parts are killed and stopped; compares the counts.
 
-    python -m tests.faults.harness --minutes 10 --seed 1 --set ARCHIVE=1
+    python -m tests.faults.harness --minutes 10 --seed 1 --broker rabbitmq --set ARCHIVE=1
 
 Clients post simulated events, each with an EventId, and send them again until they get 202. One
 more posts page views without ids: those answered 202 must be counted once, those whose connection
 was cut may have been, or not, and are not sent again. A seeded schedule meanwhile hits every part
-in turn, one or two at a time; `eventstream up` starts again what dies. At the end all clients are
+in turn, one or two at a time; `eventstream up` starts again what dies, and with `--broker rabbitmq`
+this does so for RabbitMQ, which is then another part. At the end all clients are
 done, what was accepted is drained, and the reports must equal what the simulation says.
 """
 
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ from app.cli.simulate import Expectation, SimulatedEvent, simulate
 from app.domain.events import QUEUES
 from app.settings import ADDRESSES_FILE
 from tests.cli.conftest import Stack, start_stack
+from tests.rabbit import RabbitServer, started_rabbit
 
 PARTS: dict[str, tuple[str, ...]] = {
     "web": ("gunicorn",),
@@ -48,6 +50,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "database": ("app.cli.database",),
 }
 """What the command line of each part holds."""
+
+RABBIT = "rabbitmq"
 
 KINDS = {"kill": 6, "kill child": 3, "restart": 1, "stop": 2}
 """How often each comes up. To restart is to ask a part to end, with SIGTERM."""
@@ -72,15 +76,18 @@ class Fault(NamedTuple):
         return f"{self.kind} {' and '.join(self.parts)}{after}"
 
 
-def schedule(rng: random.Random) -> Iterator[Fault]:
-    """Faults without end: each round hits every part, in an order and ways of its own."""
+def schedule(rng: random.Random, *more: str) -> Iterator[Fault]:
+    """Faults without end: each round hits every part, in an order and ways of its own.
+
+    `more` are parts besides PARTS, all of them stores.
+    """
     for number in itertools.count():
-        parts = rng.sample(sorted(PARTS), len(PARTS))
+        parts = rng.sample(sorted((*PARTS, *more)), len(PARTS) + len(more))
         while parts:
             hit = tuple(parts.pop() for _ in range(min(len(parts), rng.choice([1, 1, 2]))))
             yield Fault(rng.choices(list(KINDS), list(KINDS.values()))[0], hit, rng.uniform(0.5, 4))
         if number % 3 == 2:
-            yield Fault("stop", (rng.choice(["redis", "database"]),), LONGER_THAN_A_RETRY)
+            yield Fault("stop", (rng.choice(["redis", "database", *more]),), LONGER_THAN_A_RETRY)
 
 
 @dataclass
@@ -100,7 +107,8 @@ class Run:
     stack: Stack
     expectation: Expectation
     events: Iterator[SimulatedEvent]
-    hits: dict[str, Hits] = field(default_factory=lambda: {part: Hits() for part in PARTS})
+    rabbit: RabbitServer | None
+    hits: dict[str, Hits]
     accepted: int = 0
     posts_again: int = 0
     plain_accepted: set[str] = field(default_factory=set)
@@ -166,7 +174,13 @@ class Run:
         while not self.over.is_set():
             time.sleep(0.1)
             try:
-                waiting = set[Any]().union(*(redis.hkeys(f"journal:{queue}") for queue in QUEUES))
+                waiting = set[Any]().union(
+                    *(
+                        redis.zrange(f"journal:{queue}:{state}", 0, -1)
+                        for queue in QUEUES
+                        for state in ("waiting", "taken")
+                    )
+                )
             except RedisError:
                 continue
             now = time.monotonic()
@@ -207,11 +221,22 @@ class Run:
 
     def processes(self, part: str) -> list[int]:
         """The part's first process and then its children."""
+        if part == RABBIT:
+            return self.rabbit.pids() if self.rabbit else []
         return sorted(
             pid
             for command, pid in self.stack.descendants().items()
             if all(word in command for word in PARTS[part])
         )
+
+    def keep_rabbit(self) -> None:
+        """Start RabbitMQ again when it ended."""
+        while self.rabbit:
+            if self.rabbit.process is None or self.rabbit.process.poll() is not None:
+                self.rabbit.kill()
+                self.rabbit.launch()
+            if self.over.wait(0.2):
+                return
 
 
 @dataclass
@@ -230,9 +255,17 @@ class Outcome:
 
 
 def run(
-    home: Path, seconds: float, seed: int, say: Any, gap: tuple[float, float], **settings: str
+    home: Path,
+    seconds: float,
+    seed: int,
+    say: Any,
+    gap: tuple[float, float],
+    rabbit: RabbitServer | None = None,
+    **settings: str,
 ) -> Outcome:
     """Run a collector in this folder under faults for so long; `gap` bounds the pause between them.
+
+    With a RabbitMQ that runs, this is its broker.
 
     Everything that the schedule and the events depend on follows from the seed.
     """
@@ -241,17 +274,19 @@ def run(
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     expectation = Expectation(UTC, 3, "user", now)
     events = simulate(200_000, seed, 4, 300, 20, midnight)
-    with start_stack(home, **settings) as stack:
+    more = [RABBIT] if rabbit else []
+    broker = {"BROKER_URL": rabbit.url} if rabbit else {}
+    with start_stack(home, **broker, **settings) as stack:
         assert stack.process.poll() is None, stack.output.read_text()
-        run = Run(stack, expectation, events)
+        run = Run(stack, expectation, events, rabbit, {part: Hits() for part in (*PARTS, *more)})
         threads = [
             threading.Thread(target=target, daemon=True)
-            for target in (*[run.client] * CLIENTS, run.plain_client, run.watch)
+            for target in (*[run.client] * CLIENTS, run.plain_client, run.watch, run.keep_rabbit)
         ]
         start = time.monotonic()
         for thread in threads:
             thread.start()
-        for fault in schedule(rng):
+        for fault in schedule(rng, *more):
             time.sleep(rng.uniform(*gap))
             if time.monotonic() - start > seconds:
                 break
@@ -347,12 +382,15 @@ def show(outcome: Outcome) -> None:
 @click.command()
 @click.option("--minutes", type=float, default=10)
 @click.option("--seed", type=int, default=1)
+@click.option("--broker", type=click.Choice(["redis", RABBIT]), default="redis")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="For the collector.")
-def main(minutes: float, seed: int, settings: tuple[str, ...]) -> None:
+def main(minutes: float, seed: int, broker: str, settings: tuple[str, ...]) -> None:
     """Run the long version and exit with 1 if anything was lost or repeated."""
     given = dict(setting.split("=", 1) for setting in settings)
-    with tempfile.TemporaryDirectory() as home:
-        outcome = run(Path(home), minutes * 60, seed, click.echo, (2.0, 6.0), **given)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        with started_rabbit(home) if broker == RABBIT else nullcontext() as rabbit:
+            outcome = run(home, minutes * 60, seed, click.echo, (2.0, 6.0), rabbit, **given)
     show(outcome)
     sys.exit(1 if outcome.lost or outcome.repeated else 0)
 

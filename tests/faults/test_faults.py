@@ -2,7 +2,8 @@ import random
 from itertools import islice
 from pathlib import Path
 
-from tests.faults.harness import PARTS, run, schedule
+from tests.faults.harness import PARTS, RABBIT, run, schedule
+from tests.rabbit import needs_rabbit, started_rabbit
 
 SECONDS = 25
 
@@ -12,6 +13,16 @@ def test_what_was_answered_202_is_counted_once_while_every_part_is_killed(tmp_pa
     assert outcome.accepted > 0
     assert outcome.plain_accepted > 0
     assert sum(hits.kills for hits in outcome.hits.values()) >= len(PARTS)
+    assert (outcome.lost, outcome.repeated) == (0, 0)
+
+
+@needs_rabbit
+def test_with_rabbitmq_too_while_that_is_killed_as_well(tmp_path: Path) -> None:
+    with started_rabbit(tmp_path) as rabbit:
+        outcome = run(tmp_path, SECONDS, 20, print, (0.5, 1.5), rabbit)
+    assert outcome.accepted > 0
+    assert outcome.plain_accepted > 0
+    assert outcome.hits[RABBIT].kills > 0
     assert (outcome.lost, outcome.repeated) == (0, 0)
 
 

@@ -40,7 +40,7 @@ def start_worker(settings: Settings, journal: Journal, tmp_path: Path) -> StartW
             probe = Batch(str(uuid.uuid4()), "page_view", b"[]")
             journal.write([probe])
             bell()(probe)
-            wait_until(lambda: journal.read("page_view", probe.id) is None)
+            wait_until(lambda: not journal.holds(probe))
             yield worker
 
     return start

@@ -132,7 +132,7 @@ def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_o
         finally:
             database.signal(signal.SIGCONT)
     assert views() == 0
-    assert journal.read("page_view", batch.id) is not None
+    assert journal.holds(batch)
     make_overdue(journal, batch)
     with start_worker():
         sweep()
@@ -244,7 +244,7 @@ def test_a_batch_stays_in_the_journal_when_the_database_stays_away(
     batch = journalled(journal, VIEW)
     database.kill()
     page_view.apply(task_id=batch.id).get()
-    assert journal.read("page_view", batch.id) is not None
+    assert journal.holds(batch)
     assert dead_letters.newest(journal.redis, 10) == []
     database.start()
     monkeypatch.undo()
@@ -307,7 +307,7 @@ def test_batches_wait_for_an_archive_that_is_away_and_are_counted_and_archived_o
         batch = sent(journal, VIEW)
         given_back = f"{counters.GIVEN_BACK.name}|page_view"
         wait_until(lambda: journal.redis.hget(counters.KEY, given_back))
-        assert journal.read("page_view", batch.id) is not None
+        assert journal.holds(batch)
         in_the_way.unlink()
         bell()(batch)
         wait_until(lambda: all_counted(journal))

@@ -91,7 +91,7 @@ def test_an_event_that_is_good_by_now_is_replayed_once(
     assert response.status_code == 202
     assert response.get_json() == {"accepted": 1, "rejected": []}
     assert letters(client)["items"] == []
-    assert journal.read("page_view", f"dead-letter-{letter['id']}") is not None
+    assert journal.redis.hget("journal:page_view", f"dead-letter-{letter['id']}") is not None
     assert client.post(replay).status_code == 404
 
 
@@ -111,7 +111,7 @@ def test_a_failed_batch_is_replayed_under_its_own_id(client: FlaskClient, journa
     (letter,) = letters(client)["items"]
     assert (letter["queue"], letter["batch"]) == ("ad_click", [{"any": 1}])
     assert client.post(f"/dead-letters/{letter['id']}/replay").status_code == 202
-    assert journal.read("ad_click", "b1") == batch.payload
+    assert journal.redis.hget("journal:ad_click", "b1") == batch.payload
     assert letters(client)["items"] == []
 
 
@@ -143,7 +143,7 @@ def test_a_letter_without_a_timestamp_is_counted_on_the_day_it_came_in(
         "dead_letters:events", {"reason": "{}", "event": json.dumps(good)}, id=letter_id
     )
     assert client.post(f"/dead-letters/{letter_id}/replay").status_code == 202
-    payload = journal.read("page_view", f"dead-letter-{letter_id}")
+    payload = journal.redis.hget("journal:page_view", f"dead-letter-{letter_id}")
     assert payload is not None
     assert json.loads(payload)[0]["day"] == f"{three_days_ago:%Y-%m-%d}"
 
@@ -181,6 +181,6 @@ def test_a_letter_of_invalid_traffic_is_still_that_when_it_is_replayed(
     fields = {"reason": "{}", "event": json.dumps(good), "invalid": "robot"}
     journal.redis.xadd("dead_letters:events", cast(Any, fields), id=letter_id)
     assert client.post(f"/dead-letters/{letter_id}/replay").status_code == 202
-    payload = journal.read("page_view", f"dead-letter-{letter_id}")
+    payload = journal.redis.hget("journal:page_view", f"dead-letter-{letter_id}")
     assert payload is not None
     assert json.loads(payload)[0]["invalid"] == {"reason": "robot", "day": "2025-11-24"}

@@ -1,0 +1,364 @@
+"""The journal in RabbitMQ: the batches are messages of its quorum queues (`app.rabbit`).
+
+Redis beside it knows no events, but which batches there are, so that a write whose confirm did not
+come can be called off, and `drain` and operators know what is not counted yet. Should it lose that,
+the batches are counted all the same.
+
+Redis keys, for each queue, all sorted sets of batch ids unless said otherwise:
+- `journal:{queue}:writing`: those on the way to RabbitMQ, scored by when they left;
+- `journal:{queue}:waiting`: those it confirmed that no worker has, scored by when that was;
+- `journal:{queue}:taken`: those a worker has, scored by when it must have done with them;
+- `journal:{queue}:receiving`: not batches but workers that are about to take some, scored by when
+  they have surely ended or lost their connection;
+- `journal:{queue}:rung`: as in `app.journal`.
+And `journal:withdrawn:{id}` for a batch that was called off, for as long as the ledger knows ids.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis import Redis
+
+from app import counters, dead_letters, journal
+from app.domain.events import QUEUES, Rejection
+from app.errors import Unavailable
+from app.journal import (
+    COMMANDS,
+    NOTHING,
+    TAKEN_SECONDS,
+    WRITE,
+    WRITE_EVEN_IF_FULL,
+    Batch,
+    Command,
+    Journal,
+    Line,
+    OutcomeUnknown,
+    broker_errors,
+    script,
+)
+from app.rabbit import (
+    DEAD,
+    DELIVERY_LIMIT,
+    HEARTBEAT_SECONDS,
+    Message,
+    Rabbit,
+    Unconfirmed,
+    name_of,
+)
+
+RECEIVING_SECONDS = 6 * HEARTBEAT_SECONDS
+"""Longer than RabbitMQ takes to give up the connection of a worker that was stopped."""
+ORPHANED_SECONDS = 10.0
+"""Longer than a write to RabbitMQ takes, whatever its outcome."""
+WITHDRAWN_SECONDS = 8 * 24 * 3600
+ALONE_AFTER = 3
+"""A batch that so many workers had in vain may be why they ended: it is counted on its own."""
+
+_CONFIRMED = script(
+    """#!lua flags=allow-oom
+for _, move in ipairs(cmsgpack.unpack(ARGV[2])) do
+    if redis.call('ZREM', move[1] .. ':writing', move[2]) == 1 then
+        redis.call('ZADD', move[1] .. ':waiting', move[3], move[2])
+    end
+end
+"""
+    + COMMANDS
+)
+"""Has batches wait that no worker was quick enough to take already; then as COMMANDS."""
+
+_CALL_OFF = """#!lua flags=allow-oom
+for place, key in ipairs(KEYS) do
+    if not redis.call('ZSCORE', key, ARGV[place + 1]) then return 0 end
+end
+for place, key in ipairs(KEYS) do
+    redis.call('ZREM', key, ARGV[place + 1])
+    redis.call('SET', 'journal:withdrawn:' .. ARGV[place + 1], 1, 'EX', ARGV[1])
+end
+return 1
+"""
+
+_RECEIVE = """#!lua flags=allow-oom
+redis.call('ZADD', KEYS[1], redis.call('TIME')[1] + ARGV[1], ARGV[2])
+"""
+
+_CLAIM = """#!lua flags=allow-oom
+local writing, waiting, taken, receiving = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local until_ = redis.call('TIME')[1] + ARGV[1]
+local ours = {}
+for place = 3, #ARGV do
+    local id = ARGV[place]
+    if redis.call('EXISTS', 'journal:withdrawn:' .. id) == 0 then
+        redis.call('ZREM', writing, id)
+        redis.call('ZREM', waiting, id)
+        redis.call('ZADD', taken, until_, id)
+        ours[#ours + 1] = id
+    end
+end
+redis.call('ZREM', receiving, ARGV[2])
+return ours
+"""
+
+_FORGET_ORPHANS = """#!lua flags=allow-oom
+local writing, waiting, taken, receiving = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', receiving, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', taken, '-inf', now - ARGV[2])
+if redis.call('EXISTS', receiving, taken) == 0 then
+    redis.call('ZREMRANGEBYSCORE', writing, '-inf', now - ARGV[1])
+    redis.call('ZREMRANGEBYSCORE', waiting, '-inf', now - ARGV[1])
+end
+"""
+
+
+class RabbitJournal(Journal):
+    """The journal in this RabbitMQ. Every method raises Unavailable where it or Redis is away.
+
+    Batches are taken by one thread at a time; all else may be shared.
+    """
+
+    def __init__(self, redis: Redis, url: str) -> None:
+        super().__init__(redis)
+        self._call_off = redis.register_script(_CALL_OFF)
+        self._receive = redis.register_script(_RECEIVE)
+        self._claim = redis.register_script(_CLAIM)
+        self._forget_orphans = redis.register_script(_FORGET_ORPHANS)
+        self._outgoing = Rabbit(url)
+        self._publishing = threading.Lock()
+        self._incoming = Rabbit(url, HEARTBEAT_SECONDS)
+        self._tags: dict[str, list[int]] = {}
+        """Of the messages of each batch that was taken and not acknowledged."""
+        self._next: Message | None = None
+        """Was got with those, to be taken after them."""
+
+    def write(
+        self,
+        new: Sequence[Batch],
+        rejections: Sequence[Rejection] = (),
+        withdrawn: Sequence[Batch] = (),
+        counts: Mapping[str, int] = NOTHING,
+    ) -> dict[str, Line]:
+        """See Journal. Rejected events are kept also where batches then can't be written."""
+        commands: list[Command] = []
+        for batch in withdrawn:
+            commands += _withdrawing(batch)
+        now = time.time()
+        for batch in new:
+            commands.append(("ZADD", f"journal:{batch.queue}:writing", now, batch.id))
+        commands += dead_letters.keeping(rejections)
+        if not new:
+            commands += counters.adding(counts)
+        lengths = [key for queue in QUEUES for key in (f"journal:{queue}:waiting", "")]
+        found = iter(self._run(WRITE, commands, lengths))
+        if new:
+            with self._publishing:
+                self._publish(new)
+            return self._note_confirmed(new, counts)
+        return {queue: Line(next(found), next(found) == 1) for queue in QUEUES}
+
+    def _publish(self, new: Sequence[Batch]) -> None:
+        """Return if all of these are accepted, raise Unavailable if none is."""
+        messages = [(batch.queue, batch.id, batch.payload) for batch in new]
+        try:
+            self._outgoing.publish(messages)
+        except Unconfirmed as error:
+            keys = [f"journal:{batch.queue}:writing" for batch in new]
+            names = [batch.id for batch in new]
+            try:
+                with broker_errors():
+                    called_off: Any = self._call_off(keys, [WITHDRAWN_SECONDS, *names])
+                if not called_off:
+                    # A worker has one already. So all must get there; twice does no harm.
+                    self._outgoing.publish(messages)
+                    return
+            except Unavailable:
+                raise OutcomeUnknown("broker", str(error)) from error
+            raise Unavailable("broker", str(error)) from error
+        except Unavailable:
+            with suppress(Unavailable):
+                self._run(WRITE_EVEN_IF_FULL, [_unwriting(batch) for batch in new])
+            raise
+
+    def _note_confirmed(self, new: Sequence[Batch], counts: Mapping[str, int]) -> dict[str, Line]:
+        written = {batch.queue for batch in new}
+        keys: list[str] = []
+        for queue in QUEUES:
+            keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)
+        now = time.time()
+        moves = [(f"journal:{batch.queue}", batch.id, now) for batch in new]
+        try:
+            found = iter(self._run(_CONFIRMED, counters.adding(counts), keys, moves))
+        except Unavailable:  # they are accepted nevertheless
+            return {queue: Line(0, queue in written) for queue in QUEUES}
+        return {queue: Line(next(found), next(found) == 1) for queue in QUEUES}
+
+    def take(self, queue: str, *, rests: bool = True) -> list[Batch]:
+        """See Journal. They are this worker's until it ends or `rest` is called."""
+        keys = _keys(queue)
+        receiver = uuid.uuid4().hex
+        with broker_errors():
+            self._receive(keys[-1:], [RECEIVING_SECONDS, receiver])
+        try:
+            found = self._get(queue)
+            if not found and rests:
+                with broker_errors():
+                    self.redis.delete(f"journal:{queue}:rung")
+                # Whoever wrote before that did not ring.
+                found = self._get(queue)
+            with broker_errors():
+                names = [message.id for message in found]
+                ours: Any = self._claim(keys, [TAKEN_SECONDS, receiver, *names])
+        except Unavailable:
+            self.rest()
+            raise
+        claimed = {name.decode() for name in ours}
+        batches: dict[str, Batch] = {}
+        for message in found:
+            self._tags.setdefault(message.id, []).append(message.tag)
+            batches[message.id] = Batch(message.id, queue, message.body)
+        self._acknowledge(batches.keys() - claimed)
+        return [batch for name, batch in batches.items() if name in claimed]
+
+    def _get(self, queue: str) -> list[Message]:
+        found: list[Message] = []
+        size = 0
+        while len(found) < journal.TAKEN_AT_ONCE and size < journal.TAKEN_BYTES:
+            message, self._next = self._next or self._incoming.get(name_of(queue)), None
+            if message is None:
+                break
+            alone = message.returns >= ALONE_AFTER
+            if alone and found:
+                self._next = message
+                break
+            found.append(message)
+            size += len(message.body)
+            if alone:
+                break
+        return found
+
+    def rest(self) -> None:
+        """See Journal. What was taken and is not done with is handed out again."""
+        self._tags.clear()
+        self._next = None
+        self._incoming.close()
+
+    def give_back(
+        self, batches: Sequence[Batch], counts: Mapping[str, int] = NOTHING, behind: float = 0
+    ) -> None:
+        """See Journal. They come after what is there now; nobody is rung for before `behind`."""
+        try:
+            # Copies, as handing them back would use up their deliveries.
+            self._incoming.publish([(batch.queue, batch.id, batch.payload) for batch in batches])
+            commands = counters.adding(counts)
+            written = time.time() + behind
+            for batch in batches:
+                commands.append(("ZREM", f"journal:{batch.queue}:taken", batch.id))
+                commands.append(("ZADD", f"journal:{batch.queue}:waiting", written, batch.id))
+            self._run(WRITE_EVEN_IF_FULL, commands)
+        except Unavailable:
+            self.rest()
+            raise
+        self._acknowledge(batch.id for batch in batches)
+
+    def remove(self, batches: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
+        """See Journal."""
+        commands = counters.adding(counts)
+        for batch in batches:
+            commands += _forgetting(batch)
+        self._run(WRITE_EVEN_IF_FULL, commands)
+        self._acknowledge(batch.id for batch in batches)
+
+    def bury(self, batch: Batch, reason: str) -> None:
+        """See Journal."""
+        self._bury(batch, reason)
+        self._acknowledge([batch.id])
+
+    def _bury(self, batch: Batch, reason: str) -> None:
+        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
+            dead_letters.add_batch(pipe, batch.queue, batch.id, batch.payload, reason)
+            for command in _forgetting(batch):
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            pipe.execute()
+
+    def _acknowledge(self, names: Iterable[str]) -> None:
+        """Be done with the messages of these batches."""
+        tags = [tag for name in names for tag in self._tags.pop(name, ())]
+        if not tags:
+            return
+        # If this does not arrive they come again, and the ledger knows them.
+        try:
+            self._incoming.acknowledge(tags, up_to=not self._tags and self._next is None)
+        except Unavailable:
+            self.rest()
+
+    def holds(self, batch: Batch) -> bool:
+        """See Journal."""
+        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
+            for key in _keys(batch.queue)[:3]:
+                pipe.zscore(key, batch.id)
+            return any(score is not None for score in pipe.execute())
+
+    def check_writable(self) -> None:
+        """See Journal."""
+        super().check_writable()
+        with self._publishing:
+            self._outgoing.check()
+
+    def waiting(self) -> dict[str, int]:
+        """See Journal."""
+        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
+            for queue in QUEUES:
+                for key in _keys(queue)[:3]:
+                    pipe.zcard(key)
+            found = iter(pipe.execute())
+        return {queue: next(found) + next(found) + next(found) for queue in QUEUES}
+
+    def overdue(self, queue: str, seconds: float) -> bool:
+        """See Journal. Also whether a message waits that Redis does not know of."""
+        now = time.time()
+        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
+            writing, waiting, taken, _ = _keys(queue)
+            pipe.zcount(writing, "-inf", now - seconds)
+            pipe.zcount(waiting, "-inf", now - seconds)
+            pipe.zcount(taken, "-inf", now)
+            pipe.exists(writing, waiting, taken)
+            *late, known = pipe.execute()
+        return any(late) or (not known and self._incoming.state(name_of(queue)).ready > 0)
+
+    def tidy(self) -> None:
+        """Bury what was delivered too often, and forget of each empty queue what it lost."""
+        try:
+            while message := self._incoming.get(DEAD):
+                batch = Batch(message.id, message.queue, message.body)
+                self._bury(batch, f"each of {DELIVERY_LIMIT} workers that had it ended with it")
+                self._incoming.acknowledge([message.tag])
+            for queue in QUEUES:
+                name = name_of(queue)
+                # A count is only what is thought; to get none is to know.
+                if self._incoming.state(name).ready == 0 and self._incoming.get(name) is None:
+                    with broker_errors():
+                        late = [ORPHANED_SECONDS, RECEIVING_SECONDS]
+                        self._forget_orphans(_keys(queue), late)
+        finally:
+            self.rest()
+
+
+def _keys(queue: str) -> list[str]:
+    return [f"journal:{queue}:{state}" for state in ("writing", "waiting", "taken", "receiving")]
+
+
+def _unwriting(batch: Batch) -> Command:
+    return ("ZREM", f"journal:{batch.queue}:writing", batch.id)
+
+
+def _withdrawing(batch: Batch) -> list[Command]:
+    mark = ("SET", f"journal:withdrawn:{batch.id}", 1, "EX", WITHDRAWN_SECONDS)
+    return [mark, _unwriting(batch), ("ZREM", f"journal:{batch.queue}:waiting", batch.id)]
+
+
+def _forgetting(batch: Batch) -> list[Command]:
+    """The commands by which Redis knows a batch no more."""
+    return [("ZREM", key, batch.id) for key in _keys(batch.queue)[:3]]
