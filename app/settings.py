@@ -98,7 +98,10 @@ class _Names(fields.String):
 
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(*args, **kwargs)
-        return tuple(name.strip() for name in text.split(",") if name.strip())
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        if not names:  # which must not mean the same as none set
+            raise ValidationError("Names nothing.")
+        return names
 
 
 class _Networks(_Names):
@@ -148,14 +151,20 @@ def _website(text: str) -> str:
 
 def _is_rate(text: str) -> None:
     try:
-        limits.parse_many(text)
+        rates = limits.parse_many(text)
     except ValueError as error:
         raise ValidationError("Not a rate such as 600/minute.") from error
+    if not all(rate.amount for rate in rates):
+        raise ValidationError("Would take nothing.")
 
 
-def _no_patterns(origins: tuple[str, ...]) -> None:
+def _are_origins(origins: tuple[str, ...]) -> None:
+    """As browsers send them (RFC 6454, section 6.2)."""
     if any("*" in origin for origin in origins):
         raise ValidationError("Must name each origin; * is not understood.")
+    for origin in origins:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+|null", origin):
+            raise ValidationError(f"Not an origin such as https://site1.com: {origin!r}.")
 
 
 def _scheme(*schemes: str) -> validate.Regexp:
@@ -245,8 +254,10 @@ class _Environment(Schema):
     FILTER_ROBOTS = fields.Boolean(load_default=True)
     EXCLUDED_ADDRESSES = _Networks(load_default=())
     EXCLUDED_USERS = _Names(load_default=())
-    CLICK_SECRET = fields.String(load_default=None)
-    ALLOWED_ORIGINS = _Names(load_default=(), validate=_no_patterns)
+    CLICK_SECRET = fields.String(
+        load_default=None, validate=validate.Regexp(r".*\S", error="Must not be blank.")
+    )
+    ALLOWED_ORIGINS = _Names(load_default=(), validate=_are_origins)
     WRITE_KEYS = _WriteKeys(load_default=dict)
     ADMIN_TOKEN = fields.String(load_default=None)
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
@@ -265,7 +276,7 @@ class _Environment(Schema):
         load_default="never", validate=validate.OneOf(["never", "month"])
     )
     # An event may be 35 days old when it comes, and wait 7 among the dead letters.
-    RETENTION_DAYS = fields.Integer(load_default=None, validate=validate.Range(min=43))
+    RETENTION_DAYS = fields.Integer(load_default=None, validate=validate.Range(43, 36_500))
     ARCHIVE = fields.Boolean(load_default=False)
     ARCHIVE_URL = fields.String(load_default=None, validate=_has_backend)
     KAFKA_PUBLISH = _KafkaTopic(load_default=None)

@@ -99,6 +99,7 @@ def _batched(events: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
 def post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
     """Post these lines, again while they are refused, and add to the outcome."""
     give_up = time.monotonic() + UNREACHABLE_SECONDS
+    told = False
     while True:
         try:
             response = client.post("/events", content=b"".join(lines))
@@ -106,6 +107,10 @@ def post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
             # Not even connected, so nothing was accepted; it may be starting.
             if time.monotonic() > give_up:
                 raise click.ClickException(f"No answer from {client.base_url}: {error}") from error
+            if not told:
+                seconds = f"{UNREACHABLE_SECONDS:.0f} s"
+                click.echo(f"No answer from {client.base_url}, trying for {seconds}", err=True)
+                told = True
             time.sleep(1)
             continue
         except httpx.UnsupportedProtocol as error:

@@ -6,7 +6,10 @@ from collections.abc import Collection
 import can_ada
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-_HOST_AND_PORT = re.compile(r"(?!https?:)[^/?#:]+:\d+([/?#]|$)", re.IGNORECASE)
+_HOST_AND_PORT = re.compile(
+    r"(?!(https?|tel|sms|javascript|data|mailto|view-source|about|file|blob):)[^/?#:]+:\d+([/?#]|$)",
+    re.IGNORECASE,
+)
 _ESCAPE = re.compile("%[0-9a-fA-F]{2}")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _TABS_AND_NEWLINES = str.maketrans("", "", "\t\n\r")
@@ -25,6 +28,8 @@ def website_and_page(url: str) -> tuple[str, str]:
     # The standard has a parser drop these first; here it decides whether there is a scheme.
     url = url.strip(_CONTROLS_AND_SPACE).translate(_TABS_AND_NEWLINES)
     if not _SCHEME.match(url) or _HOST_AND_PORT.match(url):
+        if url.startswith("/") and not url.startswith("//"):  # else its first name would be taken
+            raise ValueError("Not the host of a website.")
         url = "http://" + url
     try:
         parsed = can_ada.parse(url)

@@ -136,6 +136,16 @@ def daily_page_views(
     return Report(columns, items, _encode(reach[-1:]) if len(reach) > page.limit else None)
 
 
+def views_of_days(
+    website: str | None = None, first: date | None = None, last: date | None = None
+) -> int:
+    """The views of a website, or of all, from a day to a day."""
+    days = _from_to(first, last)
+    with deadline(REPORT_SECONDS):
+        rows = collection(DayTotals).find({"website_day": _of(website or ALL_WEBSITES, days)})
+        return sum(row["views"] for row in rows)
+
+
 def _days_of_page(path: str, website: str | None) -> Any:
     websites = [website]
     if website is None:

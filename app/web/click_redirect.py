@@ -21,6 +21,10 @@ class ClickQuery(EventQuery):
     sig = fields.String(required=True)
 
 
+PURPOSES = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+"""Headers by which browsers say that nobody clicked: prefetch, preview, prerender."""
+
+
 @blueprint.get("/click")
 def follow() -> AnyResponse:
     """Send the browser on, and record the click; only where CLICK_SECRET is set.
@@ -29,7 +33,7 @@ def follow() -> AnyResponse:
     """
     onwards = _onwards()
     # A prefetch or a look at the head is no click (MRC Click Measurement Guidelines, 2.0).
-    is_prefetch = request.headers.get("Sec-Purpose", "").startswith("prefetch")
+    is_prefetch = any(request.headers.get(name, "").startswith("pre") for name in PURPOSES)
     if request.method == "GET" and not is_prefetch and not wants_privacy(request):
         try:
             record(context(), request, AdClick.__name__)

@@ -56,9 +56,13 @@ def answer(payload: Any, status: int = 200) -> Response:
 
 
 def query(schema: Schema) -> dict[str, Any]:
-    """The request's query parameters as this schema loads them. Raises InvalidRequest."""
+    """The request's query parameters as this schema loads them; an empty one counts as not given.
+
+    Raises InvalidRequest.
+    """
     try:
-        loaded: dict[str, Any] = schema.load(request.args)
+        given = {name: value for name, value in request.args.items() if value}
+        loaded: dict[str, Any] = schema.load(given)
     except ValidationError as error:
         raise InvalidRequest(error.normalized_messages()) from error
     return loaded
@@ -83,9 +87,9 @@ def require_operator() -> None:
     if context().settings.trusted_proxies:
         abort(403, "Behind TRUSTED_PROXIES this asks for ADMIN_TOKEN, which is not set.")
     # A page can have its own host name resolve to this machine (DNS rebinding): that shows in Host.
-    hosts = [request.remote_addr, urlsplit(f"//{request.host}").hostname]
+    hosts = [request.remote_addr, _host_in(f"//{request.host}")]
     if request.origin:
-        hosts.append(urlsplit(request.origin).hostname)
+        hosts.append(_host_in(request.origin))
     if not all(map(_is_loopback, hosts)):
         abort(403, "Without ADMIN_TOKEN this answers only on the collector's own machine.")
 
@@ -105,7 +109,7 @@ def _has_session(token: str) -> bool:
     if not (ends.isascii() and ends.isdecimal() and len(ends) < 20 and int(ends) > time.time()):
         return False
     # A browser sends the cookie along with what pages of other ports of this host ask for.
-    own = request.origin is None or urlsplit(request.origin).netloc == request.host
+    own = request.origin is None or request.origin.partition("://")[2] == request.host
     return own and is_one_of(given, [session(token, int(ends))])
 
 
@@ -155,6 +159,13 @@ def which_of(given: str, secrets: Iterable[str]) -> str | None:
         if any([hmac.compare_digest(form, secret.encode()) for form in forms]):  # noqa: C419
             found = secret
     return found
+
+
+def _host_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _is_loopback(address: str | None) -> bool:

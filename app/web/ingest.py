@@ -3,12 +3,13 @@
 import zlib
 from collections.abc import Collection, Sequence
 
+import msgspec
 from flask import Blueprint, Request, Response, abort, request
 from gunicorn.http.errors import ParseException
 
 from app.domain.bodies import events_in
-from app.domain.events import Event, Rejection
-from app.domain.urls import is_among
+from app.domain.events import NOT_JSON, Event, Rejection
+from app.domain.urls import is_among, website_and_page
 from app.web.context import (
     Context,
     answer,
@@ -64,7 +65,9 @@ def _only_of(
     """The events of these websites; the others join the rejections, in order of position."""
     rejected = {bad.position for bad in rejections}
     places = [place for place in range(len(raw_events)) if place not in rejected]
-    kept, found = [], list(rejections)
+    # What makes one wrong may pass, as a time ahead does; that the key may not write it does not.
+    found = [bad._replace(refused=not _is_of(websites, bad.event)) for bad in rejections]
+    kept = []
     for place, event in zip(places, events, strict=True):
         if is_among(event.website, websites):
             kept.append(event)
@@ -73,6 +76,18 @@ def _only_of(
         reason = event.invalid.reason if event.invalid else ""
         found.append(Rejection(place, raw_events[place], errors, reason, refused=True))
     return kept, sorted(found)
+
+
+class _Address(msgspec.Struct):
+    Url: str
+
+
+def _is_of(websites: Collection[str], raw_event: bytes) -> bool:
+    try:
+        url = msgspec.json.decode(raw_event, type=_Address).Url
+        return is_among(website_and_page(url)[0], websites)
+    except (*NOT_JSON, ValueError):  # the latter also where there is no such address
+        return False
 
 
 def _raw_events(posted: Request) -> list[bytes]:

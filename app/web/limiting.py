@@ -14,7 +14,7 @@ REDIS_SECONDS = 0.3
 
 
 def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
-    """Hold requests of each path of some blueprints to RATE_LIMIT; more get 429 and a Retry-After.
+    """Hold requests of some blueprints together to RATE_LIMIT; more get 429 and a Retry-After.
 
     The counts are in Redis, shared by all web processes. While it is away nothing is limited: the
     events could not be taken anyway.
@@ -32,8 +32,9 @@ def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) ->
         headers_enabled=True,
         swallow_errors=True,
     )
-    limit = limiter.limit(
+    limit = limiter.shared_limit(
         config.rate_limit or "",
+        scope="events",
         exempt_when=lambda: request.method == "OPTIONS",
         error_message="Too many requests. Try again later.",
     )

@@ -15,7 +15,6 @@ from app.store.documents import ALL_WEBSITES
 from app.store.reports import Page
 from app.web.context import Context, context, query, require_operator
 
-MAX_DAYS = 1_000
 TOP = Page(50)
 MONTHS = Page(reports.MAX_LIMIT)
 
@@ -74,10 +73,9 @@ def _snapshot(here: Context, website: str | None, first: date | None, last: date
         minutes = live.minutes(redis, time.time(), website or ALL_WEBSITES)
         found = spikes.latest(redis)
     backlog = here.journal.backlog()
-    days = reports.daily_page_views(Page(MAX_DAYS), website, None, first, last).items
     shown: dict[str, Any] = {
         "today": now.date().isoformat(),
-        "views": sum(day["views"] for day in days),
+        "views": reports.views_of_days(website, first, last),
         "clicks": reports.click_totals(website),
         "minutes": minutes,
         "pages": reports.page_views(TOP, website, first, last).items,

@@ -52,7 +52,7 @@ class ImpressionsQuery(_Query):
 
     month = fields.String(
         load_default=None,
-        validate=validate.Regexp(r"\d{4}-(0[1-9]|1[0-2])$", error="Not a month YYYY-MM."),
+        validate=validate.Regexp(r"[0-9]{4}-(0[1-9]|1[0-2])\Z", error="Not a month YYYY-MM."),
     )
 
 

@@ -53,7 +53,7 @@ class WebSocket:
         except ProtocolError as error:
             raise ValueError(str(error)) from error
         self._max_bytes = max_bytes
-        self._parts: list[bytes] = []
+        self._message = bytearray()
         self._size = 0
         self._connection: socket.socket
         self.heard = True
@@ -106,14 +106,11 @@ class WebSocket:
     def _add(self, event: Message[str]) -> None:
         part = event.data.encode()
         self._size += len(part)
-        if self._size <= self._max_bytes:
-            self._parts.append(part)
-        elif not self._parts:
-            self._parts.append(part[: self._max_bytes])
+        self._message += part[: self._max_bytes - len(self._message)]
 
     def _whole(self) -> Text:
-        message = Text(b"".join(self._parts).decode(errors="ignore"), self._size)
-        self._parts, self._size = [], 0
+        message = Text(self._message.decode(errors="ignore"), self._size)
+        self._message, self._size = bytearray(), 0
         return message
 
     def _write(self, event: Event) -> None:

@@ -52,7 +52,8 @@ class Stack:
 
     def items(self, path: str) -> list[dict[str, object]]:
         """The rows of a report."""
-        found: list[dict[str, object]] = httpx.get(f"{self.url}/reports/{path}").json()["items"]
+        answer = httpx.get(f"{self.url}/reports/{path}", timeout=30).json()
+        found: list[dict[str, object]] = answer["items"]
         return found
 
     def descendants(self) -> dict[str, int]:

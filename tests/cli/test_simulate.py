@@ -121,8 +121,10 @@ def test_live_traffic_is_of_now_and_is_posted_at_its_rate_until_ctrl_c(stack: St
         command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as simulating:
         started = time.monotonic()
-        wait_until(lambda: views_today(stack) >= before + 100)
-        simulating.send_signal(signal.SIGINT)
+        try:
+            wait_until(lambda: views_today(stack) >= before + 100)
+        finally:
+            simulating.send_signal(signal.SIGINT)
         said, _ = simulating.communicate(timeout=20)
         took = time.monotonic() - started
     assert simulating.returncode == 0

@@ -19,7 +19,6 @@ from celeryconfig import task_time_limit
 from tests.cli.conftest import BIN, CLEAN, Stack, is_alive, start_stack
 from tests.conftest import wait_until
 
-STOP_SECONDS = 10
 VIEW = {"Type": "PageView", "Url": "up.example/a"}
 
 
@@ -111,7 +110,7 @@ def test_a_part_that_dies_is_started_again_and_nothing_is_lost(
 def processes_left_by_stop(stack: Stack, number: signal.Signals) -> list[str]:
     processes = stack.descendants()
     assert len(processes) >= 9
-    assert stack.stop(number) < STOP_SECONDS
+    stack.stop(number)
     assert stack.process.returncode == 0
     return [command for command, pid in processes.items() if is_alive(pid)]
 

@@ -15,6 +15,7 @@ from app.domain.urls import is_among, website_and_page
         ("  http://site1.com/a\n", "site1.com", "/a"),
         ("ht\ntp://site1.com/a", "site1.com", "/a"),
         ("//site1.com/a", "site1.com", "/a"),
+        ("shop:8080/a", "shop:8080", "/a"),
         ("http:site1.com/a", "site1.com", "/a"),
         ("site1.com/go?to=http://other.com/", "site1.com", "/go"),
         ("http://www.www.com/", "www.com", "/"),

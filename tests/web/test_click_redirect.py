@@ -148,7 +148,15 @@ def test_the_user_goes_on_beyond_the_rate_limit(client_with: MakeClient, journal
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Sec-GPC": "1"}, {"DNT": "1"}, {"Sec-Purpose": "prefetch;anonymous-client-ip"}]
+    "headers",
+    [
+        {"Sec-GPC": "1"},
+        {"DNT": "1"},
+        {"Sec-Purpose": "prefetch;anonymous-client-ip"},
+        {"Purpose": "prefetch"},
+        {"X-Purpose": "preview"},
+        {"X-Moz": "prefetch"},
+    ],
 )
 def test_who_objects_to_tracking_or_only_prefetches_goes_on_uncounted(
     client: FlaskClient, journal: Journal, headers: dict[str, str]

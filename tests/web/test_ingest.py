@@ -300,11 +300,16 @@ def test_a_key_of_some_websites_writes_for_no_other(
         ],
     }
     letters = dead_letters.newest(journal.redis, 10)
-    assert [letter.refused for letter in letters] == [True, False, True]
+    assert [letter.refused for letter in letters] == [True] * 3, "nobody can tell of the second"
     assert (json.loads(bytes(letters[0].event)), letters[0].reason) == (other, refused)
     websites = [event.website for event in journalled(journal, "page_view", PageView)]
     assert websites == ["site1.com", "shop.site3.com"]
     assert post(client, other, headers={"X-Write-Key": "narrow"}).status_code == 400
+    for event, refused in ((other, True), (VIEW, False)):
+        # What is wrong with it passes by itself.
+        late = event | {"Timestamp": "2099-01-01T00:00:00Z"}
+        assert post(client, late, headers={"X-Write-Key": "narrow"}).status_code == 400
+        assert dead_letters.newest(journal.redis, 1)[0].refused is refused
     assert post(client, events, headers={"X-Write-Key": "wide"}).json["accepted"] == 4
 
 
@@ -339,6 +344,13 @@ def test_made_up_write_keys_are_no_senders_of_their_own(
             assert post(keyed, VIEW, headers={"X-Write-Key": key}).status_code == status
     limits = cast(list[bytes], journal.redis.keys("LIMITS*"))
     assert len(limits) == 3
+
+
+def test_a_sender_has_one_rate_however_it_sends(client_with: MakeClient) -> None:
+    client = client_with(rate_limit="1/hour")
+    assert post(client, VIEW).status_code == 202
+    told = client.get("/pixel.gif", query_string={"type": "PageView", "url": "a.com"})
+    assert told.status_code == 429
 
 
 def test_behind_proxies_a_sender_is_who_the_outermost_of_them_saw(client_with: MakeClient) -> None:

@@ -138,6 +138,13 @@ def test_the_snapshot_has_all_hits_and_clicks_of_a_website_or_of_all(client: Fla
     assert snapshot(client, website="none.com")["clicks"] == {"hits": 0, "clicks": 0}
 
 
+def test_the_snapshot_has_the_views_of_however_many_days(client: FlaskClient) -> None:
+    views = [PageView(None, "a.com", "/", day) for day in ("2020-02-29", "2026-11-24")]
+    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, views)
+    assert snapshot(client, **{"from": "2010-01-01", "to": "2030-12-31"})["views"] == 2
+    assert snapshot(client, **{"from": "2020-03-01", "to": "9999-12-31"})["views"] == 1
+
+
 def test_the_snapshot_says_what_waits_and_for_how_long(
     client: FlaskClient, journal: Journal
 ) -> None:

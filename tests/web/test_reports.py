@@ -183,6 +183,8 @@ def test_without_an_admin_token_only_this_machine_is_an_operator(
         ({"Host": "127.0.0.1.evil.example"}, 403),
         ({"Host": "localhost", "Origin": "https://evil.example"}, 403),
         ({"Host": "localhost", "Origin": "null"}, 403),
+        ({"Host": "localhost", "Origin": "http://["}, 403),
+        ({"Host": "localhost", "Cookie": "eventstream_session=99999999999.a", "Origin": "["}, 403),
     ],
 )
 def test_a_page_of_another_site_in_a_browser_on_this_machine_is_no_operator(
