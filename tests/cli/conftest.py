@@ -79,12 +79,10 @@ class Stack:
             if all(word in command for word in words)
         )
 
-    def stop(self, number: int = signal.SIGINT) -> float:
-        """Stop it and return the seconds that this took."""
-        start = time.monotonic()
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Ask it to stop, and wait until it has."""
         self.process.send_signal(number)
         self.process.wait(30)
-        return time.monotonic() - start
 
 
 StartStack = Callable[..., AbstractContextManager[Stack]]
