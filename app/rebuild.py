@@ -12,10 +12,10 @@ from app.domain.calendar import day_of
 from app.domain.events import QUEUES, AdImpression, Event, PageView
 from app.domain.traffic import Invalid
 from app.errors import InvalidRequest
-from app.store import folding, ledger, months
-from app.store.connection import collection, connect, create_collections, deadline, transaction
+from app.store import folding, ledger, migrations, months
+from app.store.connection import connect, deadline, transaction
 from app.store.counting import APPLY_SECONDS, ClickRule, Counting
-from app.store.documents import COLLECTIONS, SEEN_SECONDS
+from app.store.documents import SEEN_SECONDS
 
 EVENTS_AT_ONCE = 5_000
 
@@ -90,9 +90,9 @@ def rebuild(plan: Plan, archive: Archive, turn: Turn, mongodb_url: str) -> Rebui
     plan.check(archive)
     connect(mongodb_url)
     with deadline(APPLY_SECONDS):
-        create_collections()
-        if any(collection(document).find_one({}) for document in COLLECTIONS):
+        if not migrations.is_empty():
             raise InvalidRequest({"into": ["There is something in this database."]})
+        migrations.prepare()
     done = Rebuilt()
     # Events may be a day ahead of when they were accepted; how late they come has no bound here.
     written_from = plan.first - timedelta(days=2) if plan.first else date.min

@@ -25,7 +25,7 @@ ONE, MONTHLY = (
 @pytest.fixture(autouse=True)
 def _connected(mongodb_url: str) -> None:
     connection.connect(mongodb_url)
-    connection.create_collections()
+    migrations.prepare()
 
 
 @pytest.fixture

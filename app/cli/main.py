@@ -20,7 +20,7 @@ from rich.text import Text
 from app import dead_letters
 from app.cli import demo as demonstration
 from app.cli import send as sending
-from app.cli.keeping import forget, rebuild
+from app.cli.keeping import forget, migrate, rebuild
 from app.cli.simulate import MAX_DAYS, Expectation, simulate, simulate_now
 from app.csv import as_csv
 from app.domain import click_links
@@ -314,6 +314,7 @@ def drain(timeout: float) -> None:
 
 main.add_command(forget)
 main.add_command(rebuild)
+main.add_command(migrate)
 
 
 @click.group("dead-letters")
