@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 MINUTES ?= 10
 SEED ?= 1
 STORED ?= 1000000
-ONLY ?= accept,counted,stored,features
+ONLY ?= accept,counted,stored,features,workers
 
 .PHONY: run test faults bench check lock
 
@@ -19,6 +19,8 @@ test: $(INSTALLED)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
 		chromium fonts-dejavu-core; } || \
 		echo "chromium can't be installed here: the tests of the dashboard in a browser are skipped"
+	@command -v ip >/dev/null || { apt-get update -qq && apt-get install -qq -y iproute2; } || \
+		echo "iproute2 can't be installed here: the tests of hosts that lose each other are skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.
