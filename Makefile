@@ -7,7 +7,7 @@ MINUTES ?= 10
 SEED ?= 1
 BROKER ?= redis
 STORED ?= 1000000
-ONLY ?= accept,counted,stored,features
+ONLY ?= accept,counted,stored,features,workers
 
 .PHONY: run test faults bench model check lock
 
@@ -25,6 +25,8 @@ test: $(INSTALLED)
 		RUNLEVEL=1 apt-get install -qq -y --no-install-recommends rabbitmq-server && \
 		{ ! test -d /run/systemd/system || systemctl disable --quiet --now rabbitmq-server; }; } || \
 		echo "rabbitmq-server can't be installed here: the tests with RabbitMQ as broker are skipped"
+	@command -v ip >/dev/null || { apt-get update -qq && apt-get install -qq -y iproute2; } || \
+		echo "iproute2 can't be installed here: the tests of hosts that lose each other are skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.

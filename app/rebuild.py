@@ -12,10 +12,10 @@ from app.domain.calendar import day_of
 from app.domain.events import QUEUES, AdImpression, Event, PageView
 from app.domain.traffic import Invalid
 from app.errors import InvalidRequest
-from app.store import folding, ledger, months, offsets
-from app.store.connection import collection, connect, create_collections, deadline, transaction
+from app.store import folding, ledger, migrations, months, offsets
+from app.store.connection import connect, deadline, transaction
 from app.store.counting import APPLY_SECONDS, ClickRule, Counting
-from app.store.documents import COLLECTIONS, SEEN_SECONDS, ConsumedOffset, Outgoing
+from app.store.documents import SEEN_SECONDS, ConsumedOffset, Outgoing
 
 EVENTS_AT_ONCE = 5_000
 NOTHING_CONSUMED: offsets.Rows = {ConsumedOffset: [], Outgoing: []}
@@ -100,9 +100,9 @@ def rebuild(
     plan.check(archive)
     connect(mongodb_url)
     with deadline(APPLY_SECONDS):
-        create_collections()
-        if any(collection(document).find_one({}) for document in COLLECTIONS):
+        if not migrations.is_empty():
             raise InvalidRequest({"into": ["There is something in this database."]})
+        migrations.prepare()
     for left in offsets.left_in(consumed):
         archive.write(left.queue, {left.batch: left.events})
     done = Rebuilt()

@@ -1,4 +1,4 @@
-"""The three sections of the benchmark. Servers run one at a time, each with an empty database."""
+"""The sections of the benchmark. Servers run one at a time, each with an empty database."""
 
 import statistics
 import time
@@ -49,6 +49,9 @@ FEATURES = {
 """What is off by default, and the settings that turn it on."""
 VIEWERS = 1_000
 """Half of them at each web process."""
+
+WORKERS = (2, 8)
+"""Processes for each queue: as many as two cores have use for, and many more."""
 
 Say = Callable[[str], None]
 Accepted = dict[str, Load]
@@ -197,6 +200,21 @@ def counted(home: Path, number: int, say: Say) -> tuple[dict[str, Counted], dict
         say(f"mix, single: {figures['mix, single'].per_second:,.0f} events/s counted")
     after = _naive(home / "naive-1", source, say)
     return figures, {name: max(before[name], after[name]) for name in before}
+
+
+def workers(home: Path, number: int, rounds: int, say: Say) -> dict[int, float]:
+    """Events a second counted with so many worker processes for each queue; runs by turns."""
+    source = Source(home)
+    rates: dict[int, list[float]] = defaultdict(list)
+    for n in range(rounds):
+        for processes in WORKERS:
+            with run_stack(home / f"workers-{n}-{processes}", processes) as stack:
+                _count(stack, source.write(300, 100), USUAL)
+                rates[processes].append(
+                    _count(stack, source.write(number, ARRAY), USUAL).per_second
+                )
+            say(f"{processes} workers a queue: {rates[processes][-1]:,.0f} events/s counted")
+    return {processes: median(found) for processes, found in rates.items()}
 
 
 def _count(stack: Stack, bodies: Bodies, connections: int) -> Counted:

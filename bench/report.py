@@ -42,6 +42,7 @@ class Results:
     naive: dict[str, float] = field(default_factory=dict)
     stored: dict[int, Checkpoint] = field(default_factory=dict)
     features: dict[str, Cost] = field(default_factory=dict)
+    workers: dict[int, float] = field(default_factory=dict)
 
     def goals(self) -> Iterator[Goal]:
         """The goals of the sections that were measured."""
@@ -59,6 +60,10 @@ class Results:
                 yield Goal(f"counted events/s / naive's: {name}", ratio, least=least)
         if self.stored:
             yield from self._goals_of_stored()
+        if self.workers:
+            few, many = min(self.workers), max(self.workers)
+            text = f"counted events/s with {many} workers a queue / with {few}"
+            yield Goal(text, self.workers[many] / self.workers[few], least=0.9)
 
     def _goals_of_stored(self) -> Iterator[Goal]:
         number = max(self.stored)
@@ -90,6 +95,8 @@ def show(results: Results) -> None:
         console.print(_memory(results.stored))
     if results.features:
         console.print(_features(results.features))
+    if results.workers:
+        console.print(_workers(results.workers))
     console.print(_goals(results))
 
 
@@ -181,6 +188,13 @@ def _features(features: dict[str, Cost]) -> Table:
                 for connections, rate in cost.per_second.items()
             ),
         )
+    return table
+
+
+def _workers(workers: dict[int, float]) -> Table:
+    table = _table("Counted by workers of each queue", "", "events/s")
+    for processes, rate in workers.items():
+        table.add_row(str(processes), f"{rate:,.0f}")
     return table
 
 

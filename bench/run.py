@@ -14,11 +14,11 @@ import click
 import msgspec
 
 from bench.load import CORES
-from bench.measure import accepted, counted, features, stored
+from bench.measure import accepted, counted, features, stored, workers
 from bench.report import Results, show
 
 RESULTS = Path(__file__).parent / "results.json"
-SECTIONS = ("accept", "counted", "stored", "features")
+SECTIONS = ("accept", "counted", "stored", "features", "workers")
 
 
 @click.command()
@@ -46,6 +46,8 @@ def main(number: int, only: str, seconds: int, rounds: int, events: int | None) 
             results.stored = stored(home, number, click.echo)
         if "features" in sections:
             results.features = features(home, seconds, rounds, click.echo)
+        if "workers" in sections:
+            results.workers = workers(home, events or min(100_000, number), rounds, click.echo)
     goals = [asdict(goal) | {"reached": goal.reached} for goal in results.goals()]
     written = asdict(results) | {"goals": goals}
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")

@@ -144,12 +144,13 @@ class Naive(Server):
 
 
 @contextmanager
-def run_stack(home: Path, **settings: str) -> Iterator[Stack]:
-    """A whole collector with an empty database, ready to count."""
+def run_stack(home: Path, workers: int = 1, /, **settings: str) -> Iterator[Stack]:
+    """A whole collector with an empty database, ready to count; so many workers for each queue."""
     port, flower_port = free_ports(2)
     own = {"PORT": port, "FLOWER_PORT": flower_port, "DATA_DIR": home / "var"}
     environment = _environment(home, **own, **settings)
-    with _running(home, environment, {"up": [str(BIN / "eventstream"), "up"]}):
+    up = [str(BIN / "eventstream"), "up", "--workers", str(workers)]
+    with _running(home, environment, {"up": up}):
         output = home / "up.log"
         _wait_until(lambda: "\nready\n" in output.read_text(), START_SECONDS, "it is ready")
         yield Stack(home, environment)

@@ -6,7 +6,7 @@ from celery import Celery, signals
 
 from app import logs
 from app.settings import settings
-from app.store import connection
+from app.store import connection, migrations
 
 app = Celery("eventstream")
 app.config_from_object("celeryconfig")
@@ -23,6 +23,11 @@ def _log(**_: Any) -> None:
 @signals.celeryd_after_setup.connect
 def _show_no_banner(instance: Any, **_: Any) -> None:
     instance.quiet = True
+
+
+@signals.worker_init.connect  # before it makes the processes that count
+def _stop_if_newer(**_: Any) -> None:
+    migrations.stop_if_newer(settings().mongodb_url)
 
 
 @signals.worker_process_init.connect

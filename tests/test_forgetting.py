@@ -10,7 +10,7 @@ from app.domain.events import AdClick, AdImpression, Rejection
 from app.domain.users import UserHash
 from app.forgetting import Forgotten, forget
 from app.journal import Journal
-from app.store import connection, documents, reports
+from app.store import connection, documents, migrations, reports
 from app.store.counting import ClickRule, Counting
 from tests.conftest import count_batch
 
@@ -25,7 +25,7 @@ ONE, MONTHLY = (
 @pytest.fixture(autouse=True)
 def _connected(mongodb_url: str) -> None:
     connection.connect(mongodb_url)
-    connection.create_collections()
+    migrations.prepare()
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ still. That was seen with 256M."""
 
 
 @click.command()
+@click.option("--host", default="127.0.0.1", help="It asks nobody for a password.")
 @click.option("--port", type=int, required=True)
 @click.option("--storage-path", required=True)
-def main(port: int, storage_path: str) -> None:
-    """Serve the MongoDB protocol on 127.0.0.1 until SIGINT or SIGTERM.
+def main(host: str, port: int, storage_path: str) -> None:
+    """Serve the MongoDB protocol until SIGINT or SIGTERM.
 
     Each commit is on disk before it is answered: a kill loses nothing.
     """
@@ -26,6 +27,7 @@ def main(port: int, storage_path: str) -> None:
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     server = SecantusDBServer(
+        host=host,
         port=port,
         storage_path=storage_path,
         sync_on_commit=True,

@@ -1,4 +1,4 @@
-"""The commands that deal with what is kept: `forget` and `rebuild`."""
+"""The commands that deal with what is kept: `forget`, `rebuild` and `migrate`."""
 
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from app.reading import user_hash_with
 from app.rebuild import NOTHING_CONSUMED, Plan
 from app.rebuild import rebuild as rebuild_from
 from app.settings import settings
-from app.store import connection, offsets
+from app.store import connection, migrations, offsets
 from app.store.counting import ClickRule
 
 _DAY = click.DateTime(["%Y-%m-%d"])
@@ -76,3 +76,11 @@ def rebuild(
         click.echo(f"{queue}: {events} events")
     if done.without_time:
         click.echo(f"{done.without_time} events have no time and stay in their day or month")
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the database to this release's schema, also while workers run."""
+    connection.connect(settings().mongodb_url)
+    migrations.migrate(click.echo)
+    click.echo(f"the database is of schema {migrations.version()}")

@@ -24,7 +24,7 @@ from app import dead_letters, logs
 from app.broker import journal_of
 from app.cli import demo as demonstration
 from app.cli import send as sending
-from app.cli.keeping import forget, rebuild
+from app.cli.keeping import forget, migrate, rebuild
 from app.cli.simulate import MAX_DAYS, Expectation, simulate, simulate_now
 from app.csv import as_csv
 from app.domain import click_links
@@ -341,6 +341,7 @@ def consume(brokers: str, topic: str, group: str) -> None:
 
 main.add_command(forget)
 main.add_command(rebuild)
+main.add_command(migrate)
 
 
 @click.group("dead-letters")

@@ -40,6 +40,7 @@ from app.errors import Unavailable
 from app.journal import Batch
 from app.publisher import bell, producer
 from app.settings import ADDRESSES_FILE, SECRET_FILE, Settings, read
+from app.store import connection, migrations
 
 START_SECONDS = 60.0
 STOP_SECONDS = 6.0
@@ -106,6 +107,7 @@ class Supervisor:
             self._wait_for("the database", self._database_answers)
             if self._stopped:
                 return
+            self._migrate()
             self._write_addresses()
             for part in self._users:
                 part.start()
@@ -154,6 +156,15 @@ class Supervisor:
         stop_all(self._users, STOP_SECONDS)
         stop_all(self._stores, STOP_STORES_SECONDS)
         (self._settings.data_dir / ADDRESSES_FILE).unlink(missing_ok=True)
+
+    def _migrate(self) -> None:
+        connection.connect(self._addresses["MONGODB_URL"])
+        try:
+            migrations.migrate(click.echo)
+        except Unavailable as error:
+            raise CannotStart(str(error)) from error
+        finally:
+            connection.disconnect()
 
     def _write_addresses(self) -> None:
         file = self._settings.data_dir / ADDRESSES_FILE

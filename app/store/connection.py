@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import mongoengine
 import pymongo
@@ -25,18 +26,35 @@ Session = ClientSession
 Result = TypeVar("Result")
 
 NAMESPACE_EXISTS = 48
+_OPTIONS = {"w": "majority", "readConcernLevel": "majority", "readPreference": "primary"}
 _CONCERNS = (ReadConcern("snapshot"), WriteConcern("majority"))
 
 
 def connect(url: str) -> None:
     """Use the database at this URL. It need not be up: pymongo connects at the first command.
 
-    Call it in the process that uses it, after any fork; again, to use another.
+    Call it in the process that uses it, after any fork; again, to use another. Some options it
+    sets whatever the URL says. What is written is kept by a majority before it is answered, and
+    only what a majority keeps is read: nothing that was seen is ever taken back. And it is read
+    from the primary, so that who reads after another, in whatever process, sees no less.
     """
-    mongoengine.disconnect()
+    disconnect()
     mongoengine.connect(
-        host=url, tz_aware=True, uuidRepresentation="standard", appname="eventstream"
+        host=_with_options(url), tz_aware=True, uuidRepresentation="standard", appname="eventstream"
     )
+
+
+def disconnect() -> None:
+    """Have no connection any more, as before a fork."""
+    mongoengine.disconnect()
+
+
+def _with_options(url: str) -> str:
+    # In the URL itself: its own options go before any that mongoengine is given.
+    parts = urlsplit(url)
+    replaced = {"maxstalenessseconds", "readpreferencetags", *map(str.lower, _OPTIONS)}
+    given = {name: value for name, value in parse_qsl(parts.query) if name.lower() not in replaced}
+    return parts._replace(query=urlencode(given | _OPTIONS)).geturl()
 
 
 @contextmanager
@@ -78,7 +96,7 @@ def create_collections() -> None:
     """Make every collection and index that is not there yet."""
     for document in COLLECTIONS:
         try:
-            get_db().command("create", document._get_collection_name())
+            get_db().create_collection(document._get_collection_name(), check_exists=False)
         except OperationFailure as error:
             if error.code != NAMESPACE_EXISTS:
                 raise

@@ -14,10 +14,12 @@ from app.domain.calendar import day_of
 from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.domain.traffic import REPEAT
-from app.store import folding, ledger
-from app.store.connection import Session, collection, create_collections, deadline, transaction
+from app.errors import Unavailable
+from app.store import folding, ledger, migrations
+from app.store.connection import Session, collection, deadline, transaction
 from app.store.documents import (
     ALL_WEBSITES,
+    SHAPE,
     Clicks,
     Filtered,
     HitTally,
@@ -91,7 +93,8 @@ class Counting:
         """Count these batches of one kind of event, given by their ids, all or none.
 
         Reports hold them once they are folded (`app.store.folding`). Raises Unavailable where the
-        database is away, and nothing was changed or the same may be applied again without harm.
+        database is away or of another release (`migrations.prepare`), and nothing was changed or
+        the same may be applied again without harm.
         """
         return self.apply_together({kind: batches})[kind]
 
@@ -134,7 +137,7 @@ class Counting:
 
         with deadline(APPLY_SECONDS):
             if not self._prepared:
-                create_collections()
+                migrations.prepare()
                 self._prepared = True
             applied = transaction(work)
         # Not before all is committed: what a transaction that failed wrote is not there.
@@ -190,6 +193,8 @@ class Counting:
         query = {"_id": {"$in": list(hits_of)}}
         # Decoded one at a time: all hits of many users would take a hundred times the space.
         known = {found["_id"]: found for found in collection(HitTally).find(query, session=session)}
+        if any(found.get("shape", 1) > SHAPE for found in known.values()):
+            raise Unavailable("database", "it holds click histories of a newer release")
         clicks: Counter[tuple[str, str]] = Counter()
         repeats: Counter[Hit] = Counter()
         changed, new = [], []
@@ -211,6 +216,7 @@ class Counting:
                 "_id": owner_key,
                 "earlier": tally.earlier,
                 "latest": msgspec.json.encode(tally.latest),
+                "shape": SHAPE,
                 **({"before": msgspec.json.encode(tally.before)} if tally.before else {}),
                 "last_day": max(
                     found.get("last_day", "") if found else "",

@@ -27,6 +27,13 @@ SEEN_SECONDS = 7 * DAY_SECONDS
 LEDGER_SECONDS = 8 * DAY_SECONDS
 """Longer than a batch can wait to be delivered again: dead letters are kept for 7 days."""
 
+SHAPE = 1
+"""The `shape` of Change and HitTally as this release writes them; one without it is of the first.
+
+Workers of two releases run at the same time while one replaces the other. What is of a later shape
+than its own a worker leaves to the others.
+"""
+
 ALL_WEBSITES = "*"
 _HIGHEST_COUNT = 10**16
 
@@ -54,7 +61,9 @@ class Change(Document):
     `counts` is JSON: for each collection, a list of the parts of a key and what they are added.
     """
 
+    kind = StringField(required=True)
     counts = BinaryField(required=True)
+    shape = IntField()
     meta: ClassVar[dict[str, Any]] = {"collection": "changes"}
 
 
@@ -198,6 +207,7 @@ class HitTally(Document):
     earlier = IntField(required=True)
     latest = BinaryField(required=True)
     before = BinaryField()
+    shape = IntField()
     last_day = StringField(required=True)
     """That of the latest hit (UTC). No finer: the index is then written once a day at the most."""
     meta: ClassVar[dict[str, Any]] = {"collection": "hit_tallies", "indexes": ["last_day"]}
@@ -258,6 +268,14 @@ class Outgoing(Document):
     meta: ClassVar[dict[str, Any]] = {"collection": "outgoing"}
 
 
+class Schema(Document):
+    """The version of this database: how many of `app.store.migrations` it has been through."""
+
+    key = StringField(primary_key=True)
+    version = IntField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "schema"}
+
+
 COLLECTIONS: tuple[type[Document], ...] = (
     Change,
     PageViews,
@@ -275,4 +293,5 @@ COLLECTIONS: tuple[type[Document], ...] = (
     Expiry,
     ConsumedOffset,
     Outgoing,
+    Schema,
 )

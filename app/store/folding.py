@@ -21,6 +21,7 @@ from pymongo.errors import OperationFailure
 from app.store.connection import Session, collection, deadline, transaction
 from app.store.documents import (
     ALL_WEBSITES,
+    SHAPE,
     Change,
     Clicks,
     ClickTotals,
@@ -120,7 +121,7 @@ def record(kind: str, added: Mapping[type[Document], Added], session: Session) -
         document.__name__: [(*parts, *counts) for parts, counts in of_document.items()]
         for document, of_document in added.items()
     }
-    change = {"kind": kind, "counts": msgspec.json.encode(rows)}
+    change = {"kind": kind, "counts": msgspec.json.encode(rows), "shape": SHAPE}
     collection(Change).insert_one(change, session=session)
 
 
@@ -156,6 +157,8 @@ def _fold_some(recorded: Mapping[str, Any], session: Session) -> bool:
     sums: dict[type[Document], dict[Parts, list[int]]] = defaultdict(dict)
     rows = 0
     for change in collection(Change).find(recorded, session=session):
+        if change.get("shape", 1) > SHAPE:
+            continue
         ids.append(change["_id"])
         for name, added in msgspec.json.decode(change["counts"]).items():
             rows += len(added)

@@ -12,6 +12,7 @@ from gunicorn.glogging import Logger
 import app.web.application  # noqa: F401
 from app.logs import level_of_libraries
 from app.settings import settings
+from app.store import migrations
 
 
 class NoAccessLog(Logger):  # type: ignore[misc]
@@ -50,6 +51,11 @@ logconfig_dict = {
 
 READ_SECONDS = 5
 OPEN_FILES = 8_192
+
+
+def on_starting(_server: Any) -> None:
+    """Refuse to start on a database of a newer release, but not to replace a process that died."""
+    migrations.stop_if_newer(settings().mongodb_url)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -88,7 +88,7 @@ class Stack:
 StartStack = Callable[..., AbstractContextManager[Stack]]
 
 
-def start_stack(home: Path, **environment: str) -> AbstractContextManager[Stack]:
+def start_stack(home: Path, *arguments: str, **environment: str) -> AbstractContextManager[Stack]:
     """Run `eventstream up` with its data in a folder; it is killed at the end."""
 
     @contextmanager
@@ -98,7 +98,7 @@ def start_stack(home: Path, **environment: str) -> AbstractContextManager[Stack]
         output = home / f"up-{time.monotonic_ns()}.log"
         with output.open("w") as out:
             process = subprocess.Popen(
-                ["eventstream", "up"],
+                ["eventstream", "up", *arguments],
                 env=settings,
                 executable=BIN / "eventstream",
                 stdin=subprocess.DEVNULL,

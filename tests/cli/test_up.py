@@ -252,6 +252,6 @@ def test_help_names_every_command() -> None:
     ).stdout
     for command in (
         *("up", "send", "simulate", "report", "aggregate", "drain", "dead-letters"),
-        *("forget", "rebuild"),
+        *("forget", "rebuild", "migrate"),
     ):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE)

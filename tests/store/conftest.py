@@ -1,13 +1,13 @@
 import pytest
 
-from app.store import connection
+from app.store import connection, migrations
 from app.store.counting import ClickRule, Counting
 
 
 @pytest.fixture(autouse=True)
 def _connected(mongodb_url: str) -> None:
     connection.connect(mongodb_url)
-    connection.create_collections()
+    migrations.prepare()
 
 
 @pytest.fixture

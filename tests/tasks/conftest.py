@@ -11,7 +11,7 @@ from app.domain.events import QUEUES
 from app.journal import Batch, Journal
 from app.publisher import bell
 from app.settings import Settings
-from app.store import connection
+from app.store import connection, migrations
 from tests.conftest import running, wait_until
 
 StartWorker = Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]
@@ -20,7 +20,7 @@ StartWorker = Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]
 @pytest.fixture(autouse=True)
 def _connected(settings: Settings, journal: Journal) -> None:
     connection.connect(settings.mongodb_url)
-    connection.create_collections()
+    migrations.prepare()
 
 
 @pytest.fixture

@@ -305,11 +305,11 @@ def test_a_key_of_some_websites_writes_for_no_other(
     websites = [event.website for event in journalled(journal, "page_view", PageView)]
     assert websites == ["site1.com", "shop.site3.com"]
     assert post(client, other, headers={"X-Write-Key": "narrow"}).status_code == 400
-    for event, refused in ((other, True), (VIEW, False)):
+    for event, kept_back in ((other, True), (VIEW, False)):
         # What is wrong with it passes by itself.
         late = event | {"Timestamp": "2099-01-01T00:00:00Z"}
         assert post(client, late, headers={"X-Write-Key": "narrow"}).status_code == 400
-        assert dead_letters.newest(journal.redis, 1)[0].refused is refused
+        assert dead_letters.newest(journal.redis, 1)[0].refused is kept_back
     assert post(client, events, headers={"X-Write-Key": "wide"}).json["accepted"] == 4
 
 

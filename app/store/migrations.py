@@ -1,0 +1,208 @@
+"""The schema: which version a database is of, and the steps that bring it to this release's.
+
+Its version is how many of MIGRATIONS it has been through. A step is safe while workers of this
+release and the one before run, and changes nothing where it is run again: one that was broken off
+is made up for by the next `migrate`. Whatever changes a document or an index adds a step.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC
+from typing import Any, NamedTuple
+
+import msgspec
+from pymongo import ReplaceOne, UpdateOne
+from pymongo.errors import DuplicateKeyError
+
+from app.domain.calendar import day_of
+from app.errors import Unavailable
+from app.store.connection import (
+    Session,
+    collection,
+    connect,
+    create_collections,
+    deadline,
+    disconnect,
+    transaction,
+)
+from app.store.documents import (
+    ALL_WEBSITES,
+    COLLECTIONS,
+    Clicks,
+    ClickTotals,
+    HitTally,
+    Schema,
+    key,
+)
+
+PREPARE_SECONDS = 20.0
+START_SECONDS = 2.0
+CHUNK_SECONDS = 60.0
+INDEX_SECONDS = 24 * 3600.0
+AT_ONCE = 500
+
+_THIS = {"_id": "version"}
+
+
+class Step(NamedTuple):
+    """What a step does, and the function that does it; it returns how many documents changed."""
+
+    does: str
+    run: Callable[[], int]
+
+
+def prepare() -> None:
+    """Make the database this release's if it is empty.
+
+    Raises Unavailable where it is away or of another release's schema; the text says what to do.
+    """
+    with deadline(PREPARE_SECONDS):
+        version = _version()
+        if version != len(MIGRATIONS):
+            raise Unavailable("database", _sentence(version))
+
+
+def migrate(say: Callable[[str], None]) -> None:
+    """Bring the database to this release's schema, and say what each step did.
+
+    Raises Unavailable where it is away or of a newer release.
+    """
+    with deadline(PREPARE_SECONDS):
+        version = _version()
+    if version > len(MIGRATIONS):
+        raise Unavailable("database", _sentence(version))
+    for number, step in enumerate(MIGRATIONS[version:], version + 1):
+        changed = step.run()
+        with deadline(PREPARE_SECONDS):
+            collection(Schema).update_one(_THIS, {"$max": {"version": number}}, upsert=True)
+        say(f"schema {number}: {step.does}, {changed} documents changed")
+
+
+def version() -> int:
+    """The version of the database. Raises Unavailable where it is away."""
+    with deadline(PREPARE_SECONDS):
+        return _version()
+
+
+def stop_if_newer(url: str) -> None:
+    """End this process with a sentence where the database at this URL is of a newer release.
+
+    One that is away is no hindrance: what is accepted waits for it. To be called before any fork.
+    """
+    connect(url)
+    try:
+        with deadline(START_SECONDS):
+            found = _stamp()
+    except Unavailable:
+        return
+    finally:
+        disconnect()
+    if found is not None and found > len(MIGRATIONS):
+        sys.exit(_sentence(found))
+
+
+def is_empty() -> bool:
+    """Whether nothing has been counted into this database. Raises pymongo's errors."""
+    return not any(
+        collection(document).find_one({}, {"_id": 1})
+        for document in COLLECTIONS
+        if document is not Schema
+    )
+
+
+def _version() -> int:
+    if _stamp() is None and is_empty():
+        create_collections()
+        made = {"$setOnInsert": {"version": len(MIGRATIONS)}}
+        with suppress(DuplicateKeyError):  # another process was faster
+            collection(Schema).update_one(_THIS, made, upsert=True)
+    # Anew: what is not empty may have been made just now.
+    return _stamp() or 0
+
+
+def _stamp() -> int | None:
+    found = collection(Schema).find_one(_THIS)
+    return found["version"] if found else None
+
+
+def _sentence(version: int) -> str:
+    if version > len(MIGRATIONS):
+        return (
+            f"The database is of a newer release (schema {version}, this one knows "
+            f"{len(MIGRATIONS)}): upgrade this program."
+        )
+    return (
+        f"The database is of an older release (schema {version}, this one needs "
+        f"{len(MIGRATIONS)}): run `eventstream migrate`."
+    )
+
+
+# The steps.
+
+
+def _make_indexes() -> int:
+    with deadline(INDEX_SECONDS):
+        create_collections()
+    return 0
+
+
+def _date_click_histories() -> int:
+    """Give click histories the day of their last hit, without which they would never expire."""
+    changed = 0
+    while True:
+        with deadline(CHUNK_SECONDS):
+            found = transaction(_date_some)
+        if not found:
+            return changed
+        changed += found
+
+
+def _date_some(session: Session) -> int:
+    undated = collection(HitTally).find(
+        {"last_day": {"$exists": False}}, {"latest": 1}, session=session
+    )
+    updates = [
+        UpdateOne({"_id": tally["_id"]}, {"$set": {"last_day": _last_day(tally)}})
+        for tally in undated.limit(AT_ONCE)
+    ]
+    if updates:
+        collection(HitTally).bulk_write(updates, ordered=False, session=session)
+    return len(updates)
+
+
+def _last_day(tally: dict[str, Any]) -> str:
+    times = [time for time, *_ in msgspec.json.decode(tally["latest"])]
+    return day_of(max(times, default=0), UTC)
+
+
+def _sum_up_clicks() -> int:
+    """Count the clicks of each website anew: they are the sums over its ads."""
+    with deadline(CHUNK_SECONDS):
+        return transaction(_sum_up_websites)
+
+
+def _sum_up_websites(session: Session) -> int:
+    # Within one snapshot. Folding clicks writes the total of all websites too, so that either the
+    # one or the other is done again.
+    totals: dict[str, dict[str, Any]] = {}
+    for row in collection(Clicks).find({}, session=session):
+        for website in (row["website"], ALL_WEBSITES):
+            new = {"_id": key(website), "website": website, "hits": 0, "clicks": 0}
+            total = totals.setdefault(website, new)
+            for count in ("hits", "clicks"):
+                total[count] += row[count]
+    if totals:
+        collection(ClickTotals).bulk_write(
+            [ReplaceOne({"_id": total["_id"]}, total, upsert=True) for total in totals.values()],
+            ordered=False,
+            session=session,
+        )
+    return len(totals)
+
+
+MIGRATIONS = (
+    Step("collections and indexes", _make_indexes),
+    Step("the last day of click histories", _date_click_histories),
+    Step("clicks of each website", _sum_up_clicks),
+)

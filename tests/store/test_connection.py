@@ -1,0 +1,116 @@
+"""What is asked of the database, as it goes over the wire."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pymongo import monitoring
+
+from app.domain.events import AdClick, AdImpression, PageView
+from app.store import connection, folding, ledger, months, reports
+from app.store.counting import ClickRule, Counting
+from app.store.reports import Page
+from app.store.retention import Retention
+
+READS = {"find", "aggregate", "count", "distinct"}
+WRITES = {"insert", "update", "delete", "createIndexes", "create"}
+OTHER = {"commitTransaction", "abortTransaction"}
+NOW = datetime(2026, 12, 1, 1, tzinfo=UTC)
+WEAK = (
+    "?w=1&readconcernlevel=local&readPreference=secondaryPreferred"
+    "&readPreferenceTags=dc:1&readPreferenceTags=&maxStalenessSeconds=90"
+)
+
+
+class Commands(monitoring.CommandListener):
+    """Every command that is sent while it listens."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.listening = False
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if self.listening:
+            self.sent.append({"name": event.command_name} | dict(event.command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def listener() -> Commands:
+    listener = Commands()
+    monitoring.register(listener)
+    return listener
+
+
+@pytest.fixture
+def sent(listener: Commands, mongodb_url: str) -> Iterator[list[dict[str, Any]]]:
+    """The commands of this process, over a URL whose options ask for less."""
+    connection.connect(mongodb_url + WEAK)
+    listener.sent.clear()
+    listener.listening = True
+    yield listener.sent
+    listener.listening = False
+
+
+def count() -> None:
+    counting = Counting(ClickRule(3, "user"), archives=True)
+    counting.apply(PageView, {"v": [PageView("e", "a.com", "/", "2026-11-24") for _ in range(2)]})
+    counting.apply(AdImpression, {"i": [AdImpression(None, "a.com", "1", "u", "2026-11")]})
+    counting.apply(AdClick, {"c": [AdClick(None, "a.com", "1", "u", 5)]})
+    for kind in ("PageView", "AdImpression", "AdClick"):
+        folding.fold(kind)
+    months.aggregate_due(NOW)
+    Retention(43).expire(NOW, seconds=1)
+    ledger.expire(NOW)
+
+
+def read_reports() -> list[reports.Report]:
+    return [
+        reports.page_views(Page()),
+        reports.page_views(Page(), "a.com", NOW.date().replace(day=1, month=11)),
+        reports.daily_page_views(Page()),
+        reports.daily_page_views(Page(), page_path="/"),
+        reports.impressions(Page()),
+        reports.clicks(Page()),
+        reports.clicks(Page(), "a.com", "1"),
+    ]
+
+
+def named(sent: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
+    return [command for command in sent if command["name"] in names]
+
+
+@pytest.mark.parametrize("does", [count, read_reports, folding.is_folded])
+def test_what_is_written_and_read_is_what_a_majority_keeps_whatever_the_url_says(
+    sent: list[dict[str, Any]], does: Callable[[], object]
+) -> None:
+    does()
+    assert {command["name"] for command in sent} <= READS | WRITES | OTHER
+    assert sent
+    first_ones = [command for command in sent if command.get("startTransaction")]
+    for command in first_ones:
+        assert command["readConcern"]["level"] == "snapshot"
+    for command in named(sent, {"commitTransaction"}):
+        assert command["writeConcern"]["w"] == "majority"
+    alone = [command for command in sent if command.get("autocommit") is None]
+    for command in named(alone, READS):
+        assert command["readConcern"] == {"level": "majority"}
+    for command in named(alone, WRITES):
+        assert command["writeConcern"]["w"] == "majority"
+    assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in sent} == {
+        "primary"
+    }
+
+
+def test_what_one_client_has_seen_counted_another_finds_in_the_reports(mongodb_url: str) -> None:
+    connection.connect(mongodb_url + WEAK)
+    count()
+    assert folding.is_folded()
+    connection.connect(mongodb_url + WEAK)
+    assert [len(report.items) for report in read_reports()] == [1, 1, 1, 1, 2, 1, 1]

@@ -1,0 +1,155 @@
+"""deploy/mongo-sharding.js, as far as it can be proven without a sharded cluster.
+
+It is run by Node with what mongosh gives a script, as far as it uses that; the commands that it
+would issue are held against the documents, and against what transactions really write.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright._impl._driver import compute_driver_executable
+from pymongo import monitoring
+
+from app.domain.events import AdClick, AdImpression, PageView
+from app.store import connection, folding, migrations
+from app.store.connection import collection
+from app.store.counting import ClickRule, Counting
+from app.store.documents import COLLECTIONS
+
+SCRIPT = Path(__file__).parents[1] / "deploy" / "mongo-sharding.js"
+NAMES = [document._get_collection_name() for document in COLLECTIONS]
+MONGOSH = """
+const issued = [];
+const db = {
+  getName: () => "eventstream",
+  getCollectionNames: () => JSON.parse(process.argv[2]),
+  getCollection: (name) => ({ createIndex: (key) => issued.push(["createIndex", name, key]) }),
+};
+const sh = { shardCollection: (name, key) => issued.push(["shardCollection", name, key]) };
+const printed = [];
+const print = (line) => printed.push(line);
+const script = require("fs").readFileSync(process.argv[1], "utf8");
+new Function("db", "sh", "print", script)(db, sh, print);
+console.log(JSON.stringify({ issued, printed }));
+"""
+
+
+def run(names: list[str]) -> subprocess.CompletedProcess[str]:
+    node, _ = compute_driver_executable()
+    return subprocess.run(
+        [node, "-e", MONGOSH, SCRIPT, json.dumps(names)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def done() -> dict[str, Any]:
+    finished = run(NAMES)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def keys(done: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The shard keys by collection."""
+    return {
+        name.removeprefix("eventstream."): key
+        for command, name, key in done["issued"]
+        if command == "shardCollection"
+    }
+
+
+def test_every_collection_is_sharded_or_named_as_staying_together(
+    done: dict[str, Any], keys: dict[str, Any]
+) -> None:
+    together = done["printed"][-1].removeprefix("on the primary shard: ").split(", ")
+    assert sorted([*keys, *together]) == sorted(NAMES)
+
+
+def test_a_shard_key_has_its_index_before_it_is_used(done: dict[str, Any]) -> None:
+    issued = done["issued"]
+    assert issued
+    for (first, name, index), (then, sharded, key) in zip(issued[::2], issued[1::2], strict=True):
+        assert (first, then) == ("createIndex", "shardCollection")
+        assert (f"eventstream.{name}", index) == (sharded, key)
+
+
+def test_it_stops_where_a_collection_is_not_there_yet() -> None:
+    stopped = run(NAMES[1:])
+    assert stopped.returncode != 0
+    assert f"run eventstream migrate first: {NAMES[0]} not found" in stopped.stderr
+
+
+class Written(monitoring.CommandListener):
+    """The collections that each transaction writes to."""
+
+    def __init__(self) -> None:
+        self.by_transaction: list[set[str]] = []
+        self.listening = True
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if not self.listening:
+            return
+        if event.command.get("startTransaction"):
+            self.by_transaction.append(set())
+        writes = event.command_name in ("insert", "update", "delete")
+        if writes and event.command.get("autocommit") is False:
+            self.by_transaction[-1].add(event.command[event.command_name])
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+@pytest.fixture
+def written(mongodb_url: str) -> Iterator[Written]:
+    listener = Written()
+    monitoring.register(listener)
+    connection.connect(mongodb_url)
+    migrations.prepare()
+    listener.by_transaction.clear()
+    yield listener
+    listener.listening = False
+
+
+@pytest.mark.usefixtures("written")
+def test_every_unique_index_contains_the_shard_key_and_every_document_has_it(
+    keys: dict[str, dict[str, Any]],
+) -> None:
+    counting = Counting(ClickRule(3, "user"))
+    counting.apply(AdImpression, {"i": [AdImpression("e", "a.com", "1", "u", "2026-11")]})
+    counting.apply(AdClick, {"c": [AdClick(None, "a.com", "1", "u", 5)]})
+    for name, key in keys.items():
+        [document] = [each for each in COLLECTIONS if each._get_collection_name() == name]
+        rows = list(collection(document).find())
+        assert rows
+        assert all(key.keys() <= row.keys() for row in rows)
+        for index, found in collection(document).index_information().items():
+            if found.get("unique") or index == "_id_":
+                assert key.keys() <= {field for field, _ in found["key"]}
+
+
+def test_no_transaction_needs_a_second_shard_but_for_the_documents_that_are_spread(
+    written: Written, keys: dict[str, dict[str, Any]]
+) -> None:
+    counting = Counting(ClickRule(3, "user"))
+    view = PageView(None, "a.com", "/", "2026-11-24")
+    impression = AdImpression(None, "a.com", "1", "u", "2026-11")
+    counting.apply(PageView, {"v": [view]})
+    counting.apply(PageView, {"with ids": [PageView("e", "a.com", "/", "2026-11-24")]})
+    counting.apply(AdImpression, {"first": [impression]})
+    counting.apply(AdImpression, {"again": [impression]})
+    counting.apply(AdClick, {"c": [AdClick(None, "a.com", "1", "u", 5)]})
+    for kind in ("PageView", "AdImpression", "AdClick"):
+        folding.fold(kind)
+    spread = [names & keys.keys() for names in written.by_transaction if names]
+    assert spread[:5] == [set(), {"seen_events"}, {"visitors"}, set(), {"hit_tallies"}]
+    assert spread[5:] == [set()] * 3, "folding"

@@ -1,0 +1,243 @@
+"""What one release leaves for the next: messages, rows, and the schema of the database.
+
+`recorded/` holds, for each release, what its code wrote of EVENTS and what the reports then say. A
+format that changes fails here until the version in setup.cfg is raised and it is recorded as well:
+`RECORD=1 pytest tests/test_upgrades.py`. What is recorded is never written again.
+"""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bson.json_util
+import msgspec
+import pytest
+from click.testing import CliRunner
+from packaging.version import Version
+
+from app import archive
+from app.archive import Archive
+from app.cli.main import main
+from app.domain.events import QUEUE_OF, QUEUES, AdClick, AdImpression, Event, PageView
+from app.domain.traffic import Invalid
+from app.journal import Batch, Journal, batches
+from app.publisher import bell
+from app.settings import Settings
+from app.store import connection, documents, folding, migrations, reports
+from app.store.counting import ClickRule, Counting
+from app.store.reports import Page
+from tests.conftest import wait_until
+from tests.tasks.conftest import StartWorker, start_worker  # noqa: F401
+from tests.test_deployment import PROJECT
+
+RECORDED = Path(__file__).parent / "recorded"
+TODAY = PROJECT["metadata"]["version"]
+ROBOT = Invalid("robot", "2026-11-24")
+MOMENT = 1764000000000
+EVENTS: list[Event] = [
+    PageView(None, "site1.com", "/page1", "2026-11-24"),
+    PageView("v1", "site1.com", "/page1", "2026-11-24", MOMENT),
+    PageView("v2", "site1.com", "/page1", "2026-11-24", MOMENT, ROBOT),
+    AdImpression(None, "site1.com", "34", "u1", "2026-11"),
+    AdImpression("i1", "site1.com", "34", "ü 2", "2026-11", MOMENT),
+    AdImpression("i2", "site1.com", "34", "u3", "2026-11", MOMENT, ROBOT),
+    AdClick(None, "site1.com", "34", "u1", MOMENT),
+    AdClick("c1", "site1.com", "34", "u1", MOMENT + 1),
+    AdClick("c2", "site1.com", "34", "u1", MOMENT + 2),
+    AdClick("c3", "site1.com", "34", "u1", MOMENT + 3, ROBOT),
+]
+"""With each field there is, and without those that may be missing."""
+BY_QUEUE = {
+    queue: [event for event in EVENTS if QUEUE_OF[type(event)] == queue] for queue in QUEUES
+}
+
+
+def releases() -> list[str]:
+    return sorted(path.name for path in RECORDED.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _connected(settings: Settings, journal: Journal) -> None:
+    connection.connect(settings.mongodb_url)
+    migrations.prepare()
+
+
+def counted() -> dict[str, list[dict[str, Any]]]:
+    """The reports, once all is folded."""
+    for kind in QUEUES.values():
+        wait_until(lambda kind=kind: folding.fold(kind.__name__))  # type: ignore[misc]
+    read = (reports.page_views, reports.impressions, reports.clicks, reports.filtered)
+    return {report.__name__: report(Page()).items for report in read}
+
+
+def as_of_any_host(message: bytes) -> bytes:
+    """A Celery message without what differs from one process to another."""
+    read = json.loads(message)
+    # Where tasks are loaded, as by some tests before this, Celery writes their options too.
+    own = {"ignore_result": None, "timelimit": [None, None]}
+    read["headers"] |= {"origin": "gen1@web"} | own
+    read["properties"] |= {"delivery_tag": "tag", "reply_to": "none"}
+    return msgspec.json.format(msgspec.json.encode(read)) + b"\n"
+
+
+def encoded(journal: Journal, folder: Path) -> dict[str, bytes]:
+    """What today's code writes of EVENTS, by the name of the file that holds it."""
+    files: dict[str, bytes] = {}
+    kept = Archive(folder.as_uri())
+    counting = Counting(ClickRule(3, "user"))
+    for batch in batches(EVENTS):
+        events = BY_QUEUE[batch.queue]
+        files[f"{batch.queue}.json"] = batch.payload
+        bell()(Batch(f"bell-{batch.queue}", batch.queue, b""))
+        message: Any = journal.redis.lindex(batch.queue, 0)
+        files[f"{batch.queue}.bell.json"] = as_of_any_host(message)
+        kept.write(batch.queue, {"archived": events})
+        [name] = kept.files(batch.queue)
+        files[f"{batch.queue}.archived.ndjson"] = gzip.decompress(Path(name).read_bytes())
+        counting.apply(QUEUES[batch.queue], {batch.queue: events})
+    rows = {
+        document.__name__: list(connection.collection(document).find({}, sort=[("kind", 1)]))
+        for document in (documents.Change, documents.HitTally)
+    }
+    for change in rows["Change"]:
+        del change["_id"]
+    rows["Change"].sort(key=lambda change: str(change["kind"]))
+    files["rows.json"] = bson.json_util.dumps(rows, indent=1).encode()
+    files["reports.json"] = msgspec.json.format(msgspec.json.encode(counted()))
+    files["schema.json"] = msgspec.json.format(msgspec.json.encode(schema()))
+    return files
+
+
+def schema() -> dict[str, Any]:
+    """The fields and indexes of the documents, and the version that they are of."""
+    return {"version": len(migrations.MIGRATIONS)} | {
+        document._get_collection_name(): {
+            "fields": {name: type(field).__name__ for name, field in document._fields.items()},
+            "indexes": document._meta["indexes"],
+        }
+        for document in documents.COLLECTIONS
+    }
+
+
+def test_what_is_written_today_is_recorded(journal: Journal, tmp_path: Path) -> None:
+    today = encoded(journal, tmp_path)
+    if os.environ.get("RECORD") and TODAY not in releases():
+        (RECORDED / TODAY).mkdir(parents=True)
+        for name, content in today.items():
+            (RECORDED / TODAY / name).write_bytes(content)
+    newest = RECORDED / max(releases(), key=Version)
+    recorded = {path.name: path.read_bytes() for path in newest.iterdir()}
+    assert recorded.keys() == today.keys()
+    for name, content in recorded.items():
+        assert today[name].decode() == content.decode(), name
+
+
+def test_another_schema_is_another_version() -> None:
+    of_version: dict[int, Any] = {}
+    for release in releases():
+        known = json.loads((RECORDED / release / "schema.json").read_text())
+        assert of_version.setdefault(known["version"], known) == known
+
+
+@pytest.fixture(params=releases())
+def release(request: pytest.FixtureRequest) -> Path:
+    return RECORDED / str(request.param)
+
+
+def test_messages_of_each_release_are_counted_by_a_worker_of_today(
+    release: Path, journal: Journal, request: pytest.FixtureRequest
+) -> None:
+    start: StartWorker = request.getfixturevalue("start_worker")
+    for queue in QUEUES:
+        payload = (release / f"{queue}.json").read_bytes()
+        journal.redis.hset(f"journal:{queue}", f"bell-{queue}", payload)
+        journal.redis.zadd(f"journal:{queue}:waiting", {f"bell-{queue}": 1})
+        journal.redis.lpush(queue, (release / f"{queue}.bell.json").read_bytes())
+    with start():
+        wait_until(lambda: not any(journal.waiting().values()))
+        wait_until(folding.is_folded)
+    assert counted() == json.loads((release / "reports.json").read_text())
+
+
+def test_rows_that_each_release_left_are_folded_and_counted_on(release: Path) -> None:
+    rows = bson.json_util.loads((release / "rows.json").read_text())
+    for name, found in rows.items():
+        connection.collection(getattr(documents, name)).insert_many(found)
+    expected = json.loads((release / "reports.json").read_text())
+    # Visitors are counted where they are written, so these are in the changes too.
+    assert counted() == expected
+    clicks = [AdClick(None, "site1.com", "34", "u1", MOMENT + n) for n in (4, 5, 6)]
+    Counting(ClickRule(3, "user")).apply(AdClick, {"more": clicks})
+    [row] = counted()["clicks"]
+    [before] = expected["clicks"]
+    assert (row["hits"], row["clicks"]) == (before["hits"] + 3, before["clicks"] + 1)
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_the_archive_of_each_release_holds_the_events_that_were_counted(
+    release: Path, queue: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "2026-11-24" / "13" / f"{queue}-1-a{archive.SUFFIX}"
+    file.parent.mkdir(parents=True)
+    lines = (release / f"{queue}.archived.ndjson").read_bytes()
+    file.write_bytes(gzip.compress(lines))
+    kept = Archive(tmp_path.as_uri())
+    [name] = kept.files(queue)
+    payload = (release / f"{queue}.json").read_bytes()
+    kind = QUEUES[queue]
+    assert kept.read(name) == {"archived": msgspec.json.decode(payload, type=list[kind])}  # type: ignore[valid-type]
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_a_field_that_a_later_release_adds_is_passed_over(release: Path, queue: str) -> None:
+    kind = QUEUES[queue]
+    payload = (release / f"{queue}.json").read_bytes()
+    later = [event | {"added": {"later": [1]}} for event in json.loads(payload)]
+    for event in later:
+        if event.get("invalid"):
+            event["invalid"]["added"] = 1
+    events = msgspec.json.decode(json.dumps(later), type=list[kind])  # type: ignore[valid-type]
+    assert events == msgspec.json.decode(payload, type=list[kind])  # type: ignore[valid-type]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["gunicorn", "--config", "python:app.web.server", "wsgi:app"],
+        ["celery", "-A", "tasks", "worker", "--queues", "page_view", "--concurrency", "1"],
+    ],
+)
+def test_web_and_workers_refuse_to_start_on_the_database_of_a_newer_release(
+    command: list[str], settings: Settings
+) -> None:
+    newer = {"$set": {"version": len(migrations.MIGRATIONS) + 1}}
+    connection.collection(documents.Schema).update_one({}, newer)
+    refused = subprocess.run(
+        [sys.executable, "-m", *command],
+        env=os.environ | {"MONGODB_URL": settings.mongodb_url, "PORT": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "The database is of a newer release" in refused.stderr
+
+
+def test_migrate_says_what_it_did(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    connection.collection(documents.Schema).update_one({}, {"$set": {"version": 2}})
+    monkeypatch.setenv("MONGODB_URL", settings.mongodb_url)
+    module = sys.modules["app.settings"]
+    module.settings.cache_clear()
+    try:
+        done = CliRunner().invoke(main, ["migrate"], catch_exceptions=False)
+    finally:
+        module.settings.cache_clear()
+    assert done.output.splitlines() == [
+        "schema 3: clicks of each website, 0 documents changed",
+        "the database is of schema 3",
+    ]
