@@ -21,7 +21,7 @@ from app.domain.events import PageView
 from app.errors import InvalidRequest
 from app.journal import Journal
 from app.settings import KafkaTopic, Settings
-from app.store import connection, folding, reports
+from app.store import connection, folding, migrations, reports
 from app.store.connection import Session, collection
 from app.store.counting import ClickRule, Counting
 from app.store.documents import ConsumedOffset, Outgoing
@@ -64,7 +64,7 @@ def topic(kafka: Kafka) -> str:
 @pytest.fixture
 def config(settings: Settings) -> Settings:
     connection.connect(settings.mongodb_url)
-    connection.create_collections()
+    migrations.prepare()
     return replace(settings, kafka_config=QUICK)
 
 

@@ -10,7 +10,8 @@ from pymongo.errors import BulkWriteError
 
 from app.domain.events import QUEUE_OF, QUEUES, Event
 from app.errors import EventstreamError
-from app.store.connection import Session, collection, create_collections, deadline
+from app.store import migrations
+from app.store.connection import Session, collection, deadline
 from app.store.counting import Applied
 from app.store.documents import ConsumedOffset, Outgoing, key
 
@@ -78,7 +79,7 @@ class Progress:
         """The offsets of these partitions; 0 where the group has not counted any of it."""
         by_key = {self._key(partition): partition for partition in partitions}
         with deadline(OFFSETS_SECONDS):
-            create_collections()
+            migrations.prepare()
             offsets = collection(ConsumedOffset)
             # There before a transaction looks for them: it then has to update alone.
             begun = [
