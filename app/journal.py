@@ -22,7 +22,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -202,16 +202,25 @@ class Journal:
             commands.append(("ZADD", f"journal:{batch.queue}:waiting", time.time(), batch.id))
         commands += dead_letters.keeping(rejections)
         commands += counters.adding(counts)
-        written = {batch.queue for batch in new}
-        keys: list[str] = []
-        for queue in QUEUES:
-            keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)
-        found = iter(self._run(WRITE, commands, keys))
-        return {queue: Line(next(found), next(found) == 1) for queue in QUEUES}
+        return self._run_for_lines(WRITE, commands, {batch.queue for batch in new})
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Write counts alone."""
         self._run(WRITE, counters.adding(counts))
+
+    def _run_for_lines(
+        self,
+        script: Script,
+        commands: Sequence[Command],
+        written: Collection[str],
+        moves: Sequence[Command] = (),
+    ) -> dict[str, Line]:
+        """Run these; what then waits in each queue, and which of the `written` must be told."""
+        keys: list[str] = []
+        for queue in QUEUES:
+            keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)
+        found = iter(self._run(script, commands, keys, moves))
+        return {queue: Line(next(found), next(found) == 1) for queue in QUEUES}
 
     def _run(
         self,

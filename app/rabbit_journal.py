@@ -151,13 +151,12 @@ class RabbitJournal(Journal):
         commands += dead_letters.keeping(rejections)
         if not new:
             commands += counters.adding(counts)
-        lengths = [key for queue in QUEUES for key in (f"journal:{queue}:waiting", "")]
-        found = iter(self._run(WRITE, commands, lengths))
+        lines = self._run_for_lines(WRITE, commands, ())
         if new:
             with self._publishing:
                 self._publish(new)
             return self._note_confirmed(new, counts)
-        return {queue: Line(next(found), next(found) == 1) for queue in QUEUES}
+        return lines
 
     def _publish(self, new: Sequence[Batch]) -> None:
         """Return if all of these are accepted, raise Unavailable if none is."""
@@ -184,16 +183,12 @@ class RabbitJournal(Journal):
 
     def _note_confirmed(self, new: Sequence[Batch], counts: Mapping[str, int]) -> dict[str, Line]:
         written = {batch.queue for batch in new}
-        keys: list[str] = []
-        for queue in QUEUES:
-            keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)
         now = time.time()
         moves = [(f"journal:{batch.queue}", batch.id, now) for batch in new]
         try:
-            found = iter(self._run(_CONFIRMED, counters.adding(counts), keys, moves))
+            return self._run_for_lines(_CONFIRMED, counters.adding(counts), written, moves)
         except Unavailable:  # they are accepted nevertheless
             return {queue: Line(0, queue in written) for queue in QUEUES}
-        return {queue: Line(next(found), next(found) == 1) for queue in QUEUES}
 
     def take(self, queue: str, *, rests: bool = True) -> list[Batch]:
         """See Journal. They are this worker's until it ends or `rest` is called."""
