@@ -1,9 +1,13 @@
 """The embedded database, for a process of its own: `python -m app.cli.database`."""
 
 import signal
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import click
-from secantus import SecantusDBServer
+from bson import ObjectId
+from secantus import SecantusDBServer, query
 
 IDLE_TRANSACTION_SECONDS = 10.0
 """After so long without a statement a transaction is given up. Its worker was killed, most likely,
@@ -12,6 +16,28 @@ CACHE_SIZE = "1G"
 """Memory is taken as it is needed. What open transactions wrote must be well below a fifth of it:
 from there on each request is made to help clear the cache, which they alone could, and all stands
 still. That was seen with 256M."""
+
+Matches = Callable[..., bool]
+
+
+def with_quick_in(matches: Matches) -> Matches:
+    """The database's test of a value against an operator, made quick for `$in` with many keys.
+
+    By itself it compares each document that an index found with all keys of the list once more:
+    looking up 5,000 took half a minute, in which no transaction went on, and so was given up.
+    """
+    latest = threading.local()
+
+    def quick(values: list[Any], operator: str, argument: Any, *more: Any, **options: Any) -> bool:
+        if operator == "$in" and len(values) == 1 and isinstance(argument, list):
+            if getattr(latest, "argument", None) is not argument:
+                latest.argument = argument
+                latest.keys = {each for each in argument if type(each) in (str, ObjectId)}
+            if type(values[0]) in (str, ObjectId) and values[0] in latest.keys:
+                return True
+        return matches(values, operator, argument, *more, **options)
+
+    return quick
 
 
 @click.command()
@@ -26,6 +52,7 @@ def main(host: str, port: int, storage_path: str) -> None:
     # Blocked before the server starts threads, so that the signals wait for the line that asks.
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    query._op_matches = with_quick_in(query._op_matches)
     server = SecantusDBServer(
         host=host,
         port=port,

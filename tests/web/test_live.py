@@ -41,6 +41,31 @@ def watching(server: str) -> Iterator[Iterator[str]]:
         yield lines
 
 
+def is_of(pid: str, port: str) -> bool:
+    try:
+        return f"PORT={port}\0" in Path(f"/proc/{pid}/environ").read_text()
+    except OSError:
+        return False
+
+
+def test_viewers_that_go_leave_nothing_open(server: str) -> None:
+    # Before any other test here: the viewers of those are closed a moment after they go.
+    def open_files() -> int:
+        return max(
+            len(os.listdir(f"/proc/{pid}/fd"))
+            for pid in os.listdir("/proc")
+            if pid.isdecimal() and is_of(pid, server.rpartition(":")[2])
+        )
+
+    with watching(server):
+        before = open_files()
+        with ExitStack() as open_until_the_end:
+            for _ in range(30):
+                open_until_the_end.enter_context(watching(server))
+            assert open_files() >= before + 25
+        wait_until(lambda: open_files() <= before + 2)
+
+
 def tell(journal: Journal) -> None:
     counts = Counts()
     counts.add("clicks", ("*",), [2, 1])
@@ -70,30 +95,6 @@ def test_more_viewers_than_threads_leave_the_server_free_for_events(
         tell(journal)
         for lines in viewers:
             assert next(line for line in lines if line.startswith("event:")) == "event: counts"
-
-
-def test_viewers_that_go_leave_nothing_open(server: str) -> None:
-    def open_files() -> int:
-        return max(
-            len(os.listdir(f"/proc/{pid}/fd"))
-            for pid in os.listdir("/proc")
-            if pid.isdecimal() and is_of(pid, server.rpartition(":")[2])
-        )
-
-    with watching(server):
-        before = open_files()
-        with ExitStack() as open_until_the_end:
-            for _ in range(30):
-                open_until_the_end.enter_context(watching(server))
-            assert open_files() >= before + 25
-        wait_until(lambda: open_files() <= before + 2)
-
-
-def is_of(pid: str, port: str) -> bool:
-    try:
-        return f"PORT={port}\0" in Path(f"/proc/{pid}/environ").read_text()
-    except OSError:
-        return False
 
 
 def test_a_head_request_gets_only_the_head(server: str) -> None:
