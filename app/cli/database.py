@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import click
@@ -40,6 +41,29 @@ def with_quick_in(matches: Matches) -> Matches:
     return quick
 
 
+UseTransaction = Callable[[Any], AbstractContextManager[Any]]
+
+
+def with_pages_let_go(use: UseTransaction) -> UseTransaction:
+    """The database's way to run a statement in a transaction, such that it holds no page after it.
+
+    By itself a transaction's cursors stay where they were until its next statement. Where one then
+    stands on a page that has become too large, each look at this page tries ten times to clear it
+    away, and sleeps in between, 55 ms in all, with everything else waiting for a lock.
+    """
+
+    @contextmanager
+    def use_and_let_go(transaction: Any) -> Iterator[None]:
+        try:
+            with use(transaction):
+                yield
+        finally:
+            for cursor in transaction.cursors.values():
+                cursor.reset()
+
+    return use_and_let_go
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", help="It asks nobody for a password.")
 @click.option("--port", type=int, required=True)
@@ -62,8 +86,10 @@ def main(host: str, port: int, storage_path: str) -> None:
         cache_size=CACHE_SIZE,
         transaction_lifetime_seconds=IDLE_TRANSACTION_SECONDS,
     )
+    storage = server.storage
     # Nobody follows the changes, so they need not be written down a second time.
-    server.storage.enable_oplog = False
+    storage.enable_oplog = False
+    storage.use_user_transaction = with_pages_let_go(storage.use_user_transaction)
     with server:
         signal.sigwait(signals)
 
