@@ -1,5 +1,6 @@
 """The embedded database, for a process of its own: `python -m app.cli.database`."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,9 +15,11 @@ IDLE_TRANSACTION_SECONDS = 10.0
 """After so long without a statement a transaction is given up. Its worker was killed, most likely,
 and the documents it wrote to are closed to all others until then; a live one takes far less."""
 CACHE_SIZE = "1G"
-"""Memory is taken as it is needed. What open transactions wrote must be well below a fifth of it:
-from there on each request is made to help clear the cache, which they alone could, and all stands
-still. That was seen with 256M."""
+"""Memory is taken as it is needed."""
+EVICTION = "eviction_dirty_trigger=75,eviction_updates_trigger=75"
+"""The percent of the cache that may be written to before each request must help to clear it. Pages
+that open transactions wrote to can't be cleared, and the ids of one are on thousands of pages: with
+the usual 20 all stood still at some hundred thousand ids in a cache of 256M, with 75 it did not."""
 
 Matches = Callable[..., bool]
 
@@ -76,6 +79,7 @@ def main(host: str, port: int, storage_path: str) -> None:
     # Blocked before the server starts threads, so that the signals wait for the line that asks.
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    os.environ["WIREDTIGER_CONFIG"] = EVICTION
     query._op_matches = with_quick_in(query._op_matches)
     server = SecantusDBServer(
         host=host,
