@@ -41,13 +41,13 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("suite")
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Return once the condition holds; fail if it does not in time."""
+def wait_until(condition: Callable[[], object], seconds: float = 30, every: float = 0.02) -> None:
+    """Return once the condition holds, asked for so often; fail if it does not in time."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
             raise AssertionError(f"not within {seconds} s: {condition}")
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 @contextmanager
@@ -121,7 +121,8 @@ def redis_answers(url: str) -> bool:
 def database_answers(url: str) -> bool:
     client: pymongo.MongoClient[dict[str, object]]
     try:
-        with pymongo.MongoClient(url) as client, pymongo.timeout(1):
+        # Closing one that saw the server for a moment only waits for as long to see it again.
+        with pymongo.MongoClient(url, serverSelectionTimeoutMS=1_000) as client, pymongo.timeout(1):
             return bool(client.admin.command("ping"))
     except PyMongoError:
         return False

@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.faults.harness import PARTS, RABBIT, run, schedule
 from tests.rabbit import needs_rabbit, started_rabbit
 
-SECONDS = 25
+SECONDS = 18
 
 
 def test_what_was_answered_202_is_counted_once_while_every_part_is_killed(tmp_path: Path) -> None:

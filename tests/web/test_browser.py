@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, StorageState, expect, sync_playwright
 from redis import Redis
 
 from tests.cli.conftest import BIN, Stack, start_stack
@@ -50,16 +50,31 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(collector: Stack, browser: Browser) -> Iterator[Page]:
-    """The dashboard after a login; whatever its scripts complain of fails the test."""
-    errors: list[str] = []
-    with browser.new_context(base_url=collector.url, viewport={"width": 1280, "height": 900}) as of:
-        page = of.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
+@pytest.fixture(scope="module")
+def logged_in(collector: Stack, browser: Browser) -> StorageState:
+    """What a browser keeps of a login."""
+    with browser.new_context(base_url=collector.url) as context:
+        page = context.new_page()
         page.goto("/")
         page.get_by_label("Admin token").fill(TOKEN)
         page.get_by_role("button").click()
+        is_live(page)
+        return context.storage_state()
+
+
+@pytest.fixture
+def page(collector: Stack, browser: Browser, logged_in: StorageState) -> Iterator[Page]:
+    """The dashboard after a login; whatever its scripts complain of fails the test."""
+    errors: list[str] = []
+    with browser.new_context(
+        base_url=collector.url,
+        viewport={"width": 1280, "height": 900},
+        storage_state=logged_in,
+        reduced_motion="reduce",
+    ) as context:
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto("/")
         is_live(page)
         yield page
     assert errors == []
@@ -77,6 +92,7 @@ def post(collector: Stack, kind: str, website: str, number: int = 1, **more: Any
 
 
 def test_figures_and_chart_move_without_a_reload(collector: Stack, page: Page) -> None:
+    page.emulate_media(reduced_motion="no-preference")
     site = f"{uuid.uuid4()}.com"
     page.goto(f"/?website={site}")
     is_live(page)
@@ -102,6 +118,7 @@ def test_figures_and_chart_move_without_a_reload(collector: Stack, page: Page) -
 def test_the_page_moves_within_a_second_of_a_post_while_traffic_comes_in(
     collector: Stack, page: Page
 ) -> None:
+    page.emulate_media(reduced_motion="no-preference")
     site = f"{uuid.uuid4()}.com"
     page.goto(f"/?website={site}")
     is_live(page)
@@ -317,7 +334,7 @@ def test_it_fits_and_reads_well_in_every_size_and_colour(
     post(collector, "PageView", "readable.com", 20)
     post(collector, "AdClick", "readable.com", 20)
     page.set_viewport_size({"width": width, "height": height})
-    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page.reload()
     is_live(page)
     expect(page.locator("#ads")).to_contain_text("readable.com", timeout=10_000)
