@@ -38,6 +38,9 @@ from app.store.documents import (
 
 FOLD_SECONDS = 20.0
 ROWS_AT_ONCE = 5_000
+BYTES_AT_ONCE = 4_000_000
+KEYS_AT_ONCE = 500
+"""A page has up to 24 kB, and what asks for these keys must not be larger than a document."""
 WRITE_CONFLICT = 112
 
 Parts = tuple[str, ...]
@@ -155,15 +158,16 @@ def _fold_some(recorded: Mapping[str, Any], session: Session) -> bool:
     """Fold some of the changes that this query finds; whether there were any."""
     ids: list[ObjectId] = []
     sums: dict[type[Document], dict[Parts, list[int]]] = defaultdict(dict)
-    rows = 0
+    rows = size = 0
     for change in collection(Change).find(recorded, session=session):
         if change.get("shape", 1) > SHAPE:
             continue
         ids.append(change["_id"])
+        size += len(change["counts"])
         for name, added in msgspec.json.decode(change["counts"]).items():
             rows += len(added)
             _sum_up(_COUNTERS[_BY_NAME[name]], added, sums[_BY_NAME[name]])
-        if rows > ROWS_AT_ONCE:
+        if rows > ROWS_AT_ONCE or size > BYTES_AT_ONCE:
             break
     if not ids:
         return False
@@ -207,9 +211,13 @@ def _click_totals(clicks: Added) -> dict[Parts, list[int]]:
 def _add(counters: Counters, added: Added, session: Session) -> None:
     by_key = {key(*parts): parts for parts in added}
     documents = collection(counters.document)
+    keys = list(by_key)
     known = {
         document["_id"]: document
-        for document in documents.find({"_id": {"$in": list(by_key)}}, session=session)
+        for start in range(0, len(keys), KEYS_AT_ONCE)
+        for document in documents.find(
+            {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}, session=session
+        )
     }
     new, changed = [], []
     for name, parts in by_key.items():

@@ -2,8 +2,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
+from pymongo.common import MAX_BSON_SIZE
 
-from app.domain.events import AdClick, PageView
+from app.domain.events import MAX_URL_LENGTH, AdClick, PageView
 from app.store import connection, documents, folding, reports
 from app.store.counting import Counting
 from app.store.reports import Page
@@ -87,3 +88,24 @@ def test_a_click_taken_back_before_it_was_folded_leaves_none(counting: Counting)
         ("1", 0),
         ("4", 0),
     ]
+
+
+def test_no_question_is_larger_than_a_document_however_long_the_addresses_are() -> None:
+    # A letter may become four bytes, each of which is three in a page.
+    longest = documents.key("2026-11-24", "a" * 253, "%F0%9F%98%80" * MAX_URL_LENGTH)
+    assert folding.KEYS_AT_ONCE * len(longest) < 0.8 * MAX_BSON_SIZE
+
+
+def test_counters_are_looked_up_some_at_a_time(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "KEYS_AT_ONCE", 2)
+    monkeypatch.setattr(folding, "BYTES_AT_ONCE", 1)
+    for _ in range(2):
+        count(counting, 2)
+        assert folding.fold("PageView")
+        assert folding.is_folded()
+    assert views() == [6, 6, 6]
+    counting.apply(PageView, {"more": VIEWS})
+    assert folding.fold("PageView")
+    assert views() == [9, 9, 9]
