@@ -25,7 +25,7 @@ Matches = Callable[..., bool]
 
 
 def with_quick_in(matches: Matches) -> Matches:
-    """The database's test of a value against an operator, made quick for `$in` with many keys.
+    """The database's test of a value against an operator, made quick for `$in` with many texts.
 
     By itself it compares each document that an index found with all keys of the list once more:
     looking up 5,000 took half a minute, in which no transaction went on, and so was given up.

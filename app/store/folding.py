@@ -120,12 +120,27 @@ _BY_NAME = {document.__name__: document for document in _COUNTERS}
 
 def record(kind: str, added: Mapping[type[Document], Added], session: Session) -> None:
     """Leave what is to be added to counters, for events of this kind."""
-    rows = {
-        document.__name__: [(*parts, *counts) for parts, counts in of_document.items()]
+    rows = [
+        (document.__name__, [*parts, *counts])
         for document, of_document in added.items()
-    }
-    change = {"kind": kind, "counts": msgspec.json.encode(rows), "shape": SHAPE}
-    collection(Change).insert_one(change, session=session)
+        for parts, counts in of_document.items()
+    ]
+    collection(Change).insert_many(
+        [{"kind": kind, "counts": counts, "shape": SHAPE} for counts in _encoded(rows)],
+        session=session,
+    )
+
+
+def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
+    """Rows as JSON, by the document they are for; more than one where one would be too large."""
+    by_name: defaultdict[str, list[list[Any]]] = defaultdict(list)
+    for name, row in rows:
+        by_name[name].append(row)
+    encoded = msgspec.json.encode(by_name)
+    if len(encoded) <= BYTES_AT_ONCE or len(rows) == 1:
+        return [encoded]
+    middle = len(rows) // 2
+    return _encoded(rows[:middle]) + _encoded(rows[middle:])
 
 
 def fold(kind: str, older_than: datetime | None = None) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 from flask import Blueprint, Request, Response, abort, request
 from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import ClientDisconnected
 
 from app.domain.bodies import events_in
 from app.domain.events import NOT_JSON, Event, Rejection
@@ -128,8 +129,11 @@ def _packed_body(posted: Request) -> bytes:
         if length is None:
             # A chunked body ends at the bound without a word; reading on says that it is longer.
             posted.stream.read(1)
-    except BlockingIOError:
-        abort(408, "The body did not arrive in time.")
+    except ClientDisconnected as error:
+        # What werkzeug makes of whatever reading raised.
+        if isinstance(error.__context__, BlockingIOError):
+            abort(408, "The body did not arrive in time.")
+        abort(400, "The body did not arrive in whole.")
     except (OSError, ParseException):
         abort(400, "The body did not arrive in whole.")
     if length not in (None, len(body)):

@@ -100,12 +100,13 @@ def test_counters_are_looked_up_some_at_a_time(
     counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folding, "KEYS_AT_ONCE", 2)
-    monkeypatch.setattr(folding, "BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(folding, "BYTES_AT_ONCE", 80)
     for _ in range(2):
         count(counting, 2)
         assert folding.fold("PageView")
         assert folding.is_folded()
     assert views() == [6, 6, 6]
     counting.apply(PageView, {"more": VIEWS})
+    assert connection.collection(documents.Change).count_documents({}) == 2
     assert folding.fold("PageView")
     assert views() == [9, 9, 9]

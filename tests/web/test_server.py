@@ -73,6 +73,15 @@ def test_a_body_that_comes_in_small_pieces_is_taken(server: str) -> None:
     assert b" 202 " in exchange(server, head, BODY[:9], BODY[9:20], BODY[20:], pause=0.2)
 
 
+@pytest.mark.parametrize("framing", [f"Content-Length: {len(BODY)}", "Transfer-Encoding: chunked"])
+def test_a_body_that_stops_coming_is_one_to_send_again(server: str, framing: str) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        start = BODY[:9] if "Length" in framing else b"9\r\n" + BODY[:5]
+        connection.sendall(request_head(JSON, framing) + start)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 408 ")
+
+
 def test_a_chunked_body_is_taken_and_bounded(server: str) -> None:
     head = request_head(JSON, "Transfer-Encoding: chunked")
     chunk = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
