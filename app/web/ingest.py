@@ -129,12 +129,10 @@ def _packed_body(posted: Request) -> bytes:
         if length is None:
             # A chunked body ends at the bound without a word; reading on says that it is longer.
             posted.stream.read(1)
-    except ClientDisconnected as error:
-        # What werkzeug makes of whatever reading raised.
+    except (ClientDisconnected, OSError, ParseException) as error:
+        # The first is what werkzeug makes of whatever reading raised.
         if isinstance(error.__context__, BlockingIOError):
             abort(408, "The body did not arrive in time.")
-        abort(400, "The body did not arrive in whole.")
-    except (OSError, ParseException):
         abort(400, "The body did not arrive in whole.")
     if length not in (None, len(body)):
         abort(400, "The body did not arrive in whole.")

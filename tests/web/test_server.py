@@ -2,6 +2,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -52,7 +53,8 @@ def exchange(server: str, *pieces: bytes, pause: float = 0) -> bytes:
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(pause)
-        connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # the server may have closed before
+            connection.shutdown(socket.SHUT_WR)
         answer = b""
         while received := connection.recv(65_536):
             answer += received
@@ -89,7 +91,7 @@ def test_a_chunked_body_is_taken_and_bounded(server: str) -> None:
     spaces = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     try:
         answer = exchange(server, head, *[spaces] * 33, chunk, b"0\r\n\r\n")
-    except OSError:  # it may close on what it does not want to read
+    except ConnectionError:  # it may close on what it does not want to read
         answer = b"HTTP/1.1 413 "
     assert b" 413 " in answer
 
