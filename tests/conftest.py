@@ -41,6 +41,21 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("suite")
 
 
+# The longest, which would be waited for if one began as the last.
+FIRST = ["faults/test_faults", "tasks/test_base", "web/test_browser", "cli/test_up"]
+FIRST += ["web/test_tag_in_browser", "test_deployment", "cli/test_main"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest files tried first; the others in the order in which they were found."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+        return FIRST.index(file) if file in FIRST else len(FIRST)
+
+    items.sort(key=place)
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 30, every: float = 0.02) -> None:
     """Return once the condition holds, asked for so often; fail if it does not in time."""
     until = time.monotonic() + seconds

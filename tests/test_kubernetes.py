@@ -13,7 +13,6 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
@@ -116,6 +115,9 @@ def secrets_of(container: Manifest) -> dict[str, Manifest]:
 def test_every_manifest_follows_its_schema_and_has_no_field_besides(
     production: list[Manifest], version: str
 ) -> None:
+    # Takes a second, and every process that tests reads this file.
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject  # noqa: PLC0415
+
     for manifest in production:
         if manifest["kind"] == "ScaledObject":
             ScaledObject.model_validate(manifest, extra="forbid")

@@ -46,7 +46,9 @@ def connect(url: str) -> None:
 
 def disconnect() -> None:
     """Have no connection any more, as before a fork."""
-    mongoengine.disconnect()
+    # It bids the server farewell, and would wait half a minute for one that is away.
+    with pymongo.timeout(1):
+        mongoengine.disconnect()
 
 
 def _with_options(url: str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import mongoengine
 import pytest
 
 from app.store import connection, months, reports
@@ -71,7 +70,7 @@ def aggregated(stack: Stack, database: str, timezone: str = "UTC") -> Reports:
     for month in {row["month"] for row in reports.impressions(reports.Page()).items}:
         months.aggregate(month, datetime.now(ZoneInfo(timezone)))
     found = {path: read(reports.Page(reports.MAX_LIMIT)).items for path, read in READ.items()}
-    mongoengine.disconnect()  # while it is up: it would be waited for
+    connection.disconnect()
     return found
 
 

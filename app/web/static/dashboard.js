@@ -6,6 +6,8 @@ const KINDS = {
   ad_impression: { name: "Impressions", color: "--ad-impression" },
   ad_click: { name: "Hits", color: "--ad-click" },
 };
+const COUNTED = ["views", "impressions", "visitors", "hits", "clicks", ...Object.keys(KINDS)];
+const MINUTES = 60;
 const SHOWN_ROWS = 10;
 const SHOWN_LETTERS = 5;
 const POLL_MS = 10_000;
@@ -20,19 +22,18 @@ const number = new Intl.NumberFormat("en");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-const state = {
-  today: null,
-  figures: { views: 0, impressions: 0, visitors: 0, hits: 0, clicks: 0 },
-  minutes: [],
+// Counts in rows by their key. The large figures are the one row of a table.
+const noCounts = () => ({
+  figures: new Map([["", { views: 0, impressions: 0, visitors: 0, hits: 0, clicks: 0 }]]),
+  minutes: new Map(),
   pages: new Map(),
   ads: new Map(),
   months: new Map(),
-  spikes: [],
-  websites: new Set(),
-};
+});
+const state = { today: null, counts: noCounts(), spikes: [], websites: new Set() };
 let reading = 0; // the number of the latest reading: an older one that comes later is dropped
-let since = null; // what was told while the reports are read
-let toldAt = -SETTLED_MS; // when something was told last
+let isReading = false;
+let lately = []; // what was told, until the reports surely hold it
 let readAgain; // timers
 let pollAgain;
 
@@ -88,38 +89,22 @@ async function get(path, parameters = {}) {
 
 async function load({ quietly = false } = {}) {
   const mine = ++reading;
-  const told = [];
+  const began = performance.now();
   clearTimeout(readAgain);
   if (!quietly) main.setAttribute("aria-busy", "true");
-  since = told;
+  isReading = true;
   try {
     const [snapshot, letters] = await Promise.all([
       get("/live/snapshot", { website: website(), from: query().get("from"), to: query().get("to") }),
       get("/dead-letters", { limit: SHOWN_LETTERS }),
     ]);
     if (mine !== reading) return;
-    const sameDay = snapshot.today === state.today;
-    const before = state.figures;
-    const month = snapshot.months.find((row) => row.month === snapshot.today.slice(0, 7));
+    const goesOn = quietly && snapshot.today === state.today;
     state.today = snapshot.today;
-    state.figures = {
-      views: snapshot.views,
-      impressions: month?.impressions ?? 0,
-      visitors: month?.visitors ?? 0,
-      ...snapshot.clicks,
-    };
-    state.minutes = snapshot.minutes;
-    state.pages = new Map(snapshot.pages.map((row) => [`${row.website} ${row.page}`, row]));
-    state.ads = new Map(snapshot.ads.map((row) => [`${row.website} ${row.ad_id}`, row]));
-    state.months = new Map(snapshot.months.map((row) => [row.month, row]));
+    lately = lately.filter(({ at }) => at > began - (goesOn ? SETTLED_MS : 0));
+    state.counts = withTold(read(snapshot), goesOn ? state.counts : null);
     state.spikes = snapshot.spikes;
     if (!website()) for (const row of [...snapshot.pages, ...snapshot.ads]) state.websites.add(row.website);
-    told.forEach(add);
-    // The reports are a moment behind what was told: a figure that goes back would be read as a loss.
-    const settled = performance.now() > toldAt + SETTLED_MS;
-    if (quietly && sameDay && !settled) {
-      for (const name of Object.keys(before)) state.figures[name] = Math.max(before[name], state.figures[name]);
-    }
     showProblem(null);
     main.setAttribute("aria-busy", "false");
     showFilters();
@@ -129,14 +114,50 @@ async function load({ quietly = false } = {}) {
     showSpikes();
     show();
     // What was read may be a second old.
-    if (!settled || !quietly) loadIn(QUIET_MS * (1 + Math.random()));
+    if (lately.length || !quietly) loadIn(QUIET_MS * (1 + Math.random()));
   } catch (error) {
     if (mine !== reading) return;
     showProblem(error);
     loadIn(5_000 * (0.8 + Math.random() * 0.4), quietly);
   } finally {
-    if (mine === reading) since = null;
+    if (mine === reading) isReading = false;
   }
+}
+
+function read(snapshot) {
+  const month = snapshot.months.find((row) => row.month === snapshot.today.slice(0, 7));
+  const { impressions, visitors } = month ?? { impressions: 0, visitors: 0 };
+  const by = (rows, key) => new Map(rows.map((row) => [key(row), row]));
+  return {
+    figures: new Map([["", { views: snapshot.views, impressions, visitors, ...snapshot.clicks }]]),
+    minutes: by(snapshot.minutes, (row) => row.time),
+    pages: by(snapshot.pages, (row) => `${row.website} ${row.page}`),
+    ads: by(snapshot.ads, (row) => `${row.website} ${row.ad_id}`),
+    months: by(snapshot.months, (row) => row.month),
+  };
+}
+
+// What was told lately may be in what was read, or not yet. So a count is at least what was read,
+// and at most that with all that was told. Between these it stays as it was shown: one that goes
+// back would be read as a loss, and one that has too much would keep it for as long as more comes.
+function withTold(counts, shown) {
+  const told = noCounts();
+  for (const { minute, message } of lately) add(told, minute, message);
+  for (const [table, rows] of Object.entries(told)) {
+    for (const [key, row] of rows) {
+      const known = counts[table].get(key);
+      if (known?.closed) continue;
+      const before = shown?.[table].get(key);
+      const held = { ...row, ...known };
+      for (const name of COUNTED.filter((name) => name in row)) {
+        const least = known?.[name] ?? 0;
+        const most = least + row[name];
+        held[name] = shown ? Math.min(Math.max(before?.[name] ?? 0, least), most) : most;
+      }
+      counts[table].set(key, held);
+    }
+  }
+  return counts;
 }
 
 function loadIn(milliseconds, quietly = true) {
@@ -160,59 +181,61 @@ function showProblem(error) {
 // Queues and letters, and the day, change without a count.
 function poll() {
   clearTimeout(pollAgain);
-  if (!document.hidden && main.getAttribute("aria-busy") === "false" && !since) load({ quietly: true });
+  if (!document.hidden && main.getAttribute("aria-busy") === "false" && !isReading) load({ quietly: true });
   pollAgain = setTimeout(poll, POLL_MS * (0.8 + Math.random() * 0.4));
 }
 
 // What is told.
 
-function add(counts) {
-  if (!state.today) return;
-  const figures = state.figures;
-  for (const row of counts.views ?? []) {
+function add(counts, minute, message) {
+  const [figures] = counts.figures.values();
+  for (const row of message.views ?? []) {
     if (!isOf(row)) continue;
-    addToMinute("page_view", row.views);
+    addToMinute(counts, minute, "page_view", row.views);
     if (inRange(row.day)) figures.views += row.views;
   }
-  for (const row of counts.pages ?? []) {
-    if (concerns(row) && inRange(row.day)) addRow(state.pages, `${row.website} ${row.page}`, row, ["views"]);
+  for (const row of message.pages ?? []) {
+    if (concerns(row) && inRange(row.day)) addRow(counts.pages, `${row.website} ${row.page}`, row);
   }
-  for (const row of counts.months ?? []) {
+  for (const row of message.months ?? []) {
     if (!isOf(row)) continue;
-    addToMinute("ad_impression", row.impressions);
-    addRow(state.months, row.month, { closed: false, ...row }, ["impressions", "visitors"]);
+    addToMinute(counts, minute, "ad_impression", row.impressions);
+    addRow(counts.months, row.month, { closed: false, ...row });
     if (row.month === state.today.slice(0, 7)) {
       figures.impressions += row.impressions;
       figures.visitors += row.visitors;
     }
   }
-  for (const row of counts.clicks ?? []) {
+  for (const row of message.clicks ?? []) {
     if (!isOf(row)) continue;
-    addToMinute("ad_click", row.hits);
+    addToMinute(counts, minute, "ad_click", row.hits);
     figures.hits += row.hits;
     figures.clicks += row.clicks;
   }
-  for (const row of counts.ads ?? []) {
-    if (concerns(row)) addRow(state.ads, `${row.website} ${row.ad_id}`, row, ["hits", "clicks"]);
+  for (const row of message.ads ?? []) {
+    if (concerns(row)) addRow(counts.ads, `${row.website} ${row.ad_id}`, row);
   }
 }
 
-function addRow(rows, key, row, counts) {
+function addRow(rows, key, row) {
   if (row.website !== "*") state.websites.add(row.website);
   const known = rows.get(key);
   // What was set down for a month stands until it is set down again.
   if (known?.closed) return;
   if (!known) rows.set(key, { ...row });
-  else for (const name of counts) known[name] += row[name];
+  else for (const name of COUNTED) if (name in row) known[name] += row[name];
 }
 
-function addToMinute(kind, events) {
-  const time = Math.floor(Date.now() / 60_000) * 60;
-  while (state.minutes.length && state.minutes.at(-1).time < time) {
-    const next = { time: state.minutes.at(-1).time + 60, page_view: 0, ad_impression: 0, ad_click: 0 };
-    state.minutes = [...state.minutes.slice(-59), next];
+// Not before the last one that was read, whose clock may be another.
+const presentMinute = () => Math.max(Math.floor(Date.now() / 60_000) * 60, ...state.counts.minutes.keys());
+
+function addToMinute({ minutes }, minute, kind, events) {
+  const last = [...minutes.keys()].at(-1) ?? minute - 60;
+  for (let time = last + 60; time <= minute; time += 60) {
+    minutes.set(time, { time, page_view: 0, ad_impression: 0, ad_click: 0 });
+    if (minutes.size > MINUTES) minutes.delete(minutes.keys().next().value);
   }
-  if (state.minutes.length) state.minutes.at(-1)[kind] += events;
+  if (minutes.has(minute)) minutes.get(minute)[kind] += events;
 }
 
 function connect() {
@@ -222,13 +245,12 @@ function connect() {
     load({ quietly: main.getAttribute("aria-busy") === "false" });
   });
   source.addEventListener("counts", (event) => {
-    const counts = JSON.parse(event.data);
-    since?.push(counts);
-    toldAt = performance.now();
-    add(counts);
+    const told = { at: performance.now(), minute: presentMinute(), message: JSON.parse(event.data) };
+    lately.push(told);
+    if (state.today) add(state.counts, told.minute, told.message);
     show();
     // Once it is quiet, the reports have the last word.
-    if (!since) loadIn(QUIET_MS * (1 + Math.random()));
+    if (!isReading) loadIn(QUIET_MS * (1 + Math.random()));
   });
   source.addEventListener("spike", (event) => {
     const spike = JSON.parse(event.data);
@@ -238,7 +260,7 @@ function connect() {
   });
   source.addEventListener("error", () => {
     showConnection("lost", "Reconnecting…");
-    if (!state.today && !since) load();
+    if (!state.today && !isReading) load();
     if (source.readyState !== EventSource.CLOSED) return;
     setTimeout(connect, CONNECT_AGAIN_MS * (0.75 + Math.random() * 0.5));
   });
@@ -257,7 +279,7 @@ function show() {
   planned = true;
   setTimeout(() => {
     planned = false;
-    for (const [name, value] of Object.entries(state.figures)) showNumber(byId(name), value);
+    for (const [name, value] of Object.entries(state.counts.figures.get(""))) showNumber(byId(name), value);
     showPages();
     showAds();
     showMonths();
@@ -314,17 +336,17 @@ function named(of, name) {
 }
 
 function showPages() {
-  const rows = [...state.pages.values()].sort((a, b) => b.views - a.views);
+  const rows = [...state.counts.pages.values()].sort((a, b) => b.views - a.views);
   fill(byId("pages"), rows.slice(0, SHOWN_ROWS).map((page) => row([named(page.website, page.page), page.views])));
 }
 
 function showAds() {
-  const rows = [...state.ads.values()].sort((a, b) => b.clicks - a.clicks || b.hits - a.hits);
+  const rows = [...state.counts.ads.values()].sort((a, b) => b.clicks - a.clicks || b.hits - a.hits);
   fill(byId("ads"), rows.slice(0, SHOWN_ROWS).map((ad) => row([named(ad.website, `ad ${ad.ad_id}`), ad.hits, ad.clicks])));
 }
 
 function showMonths() {
-  const rows = [...state.months.values()].sort((a, b) => (a.month < b.month ? 1 : -1));
+  const rows = [...state.counts.months.values()].sort((a, b) => (a.month < b.month ? 1 : -1));
   const cells = rows.slice(0, 12).map((month) => {
     const state = element("td");
     state.append(element("span", month.closed ? "closed" : "open", month.closed ? "state closed" : "state"));
@@ -407,7 +429,7 @@ async function replay(letter, button) {
 let chart;
 
 function showChart() {
-  const rows = state.minutes;
+  const rows = [...state.counts.minutes.values()];
   const data = [rows.map((minute) => minute.time), ...Object.keys(KINDS).map((kind) => rows.map((minute) => minute[kind]))];
   const empty = !rows.some((minute) => Object.keys(KINDS).some((kind) => minute[kind]));
   byId("chart-empty").hidden = !empty;
@@ -455,7 +477,7 @@ new ResizeObserver(() => {
   const width = byId("chart").clientWidth;
   if (chart && width && chart.width !== width) chart.setSize({ width, height: 208 });
 }).observe(byId("chart"));
-setInterval(() => { if (state.minutes.length) { addToMinute("page_view", 0); show(); } }, 5_000);
+setInterval(() => { if (state.today) { addToMinute(state.counts, presentMinute(), "page_view", 0); show(); } }, 5_000);
 
 showFilters();
 connect();

@@ -1,0 +1,1 @@
+"""The commands, each module imported once one of its commands is run."""

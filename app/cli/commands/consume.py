@@ -1,0 +1,32 @@
+"""The command that counts what is in Kafka: `consume`."""
+
+import logging
+import signal
+import threading
+
+import click
+
+from app import logs
+from app.settings import KafkaTopic, settings
+from app.store import connection
+
+
+@click.command()
+@click.option("--kafka", "brokers", required=True, help="host:port, more of them after commas.")
+@click.option("--topic", required=True, help="Whose messages hold events, as a post does.")
+@click.option("--group", required=True, help="Consumers with the same one share the topic.")
+def consume(brokers: str, topic: str, group: str) -> None:
+    """Count the events of a Kafka topic, until Ctrl-C; run it as often as there is work for."""
+    try:
+        from app.consuming import TopicConsumer  # noqa: PLC0415
+    except ImportError as error:
+        raise click.ClickException("This needs `pip install eventstream[kafka]`.") from error
+    config = settings()
+    logs.configure(config.log_level)
+    if config.user_hash_secret is None:
+        logging.getLogger(__name__).warning("no USER_HASH_SECRET: user ids are kept as they come")
+    connection.connect(config.mongodb_url)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    TopicConsumer(config, KafkaTopic(brokers, topic), group, stop).run()

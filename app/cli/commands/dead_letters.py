@@ -1,0 +1,62 @@
+"""The command about what was rejected or could not be counted: `dead-letters`."""
+
+import sys
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app import dead_letters as letters_kept
+from app.broker import journal_of
+from app.journal import broker_errors, connect
+from app.publisher import Publisher, bell
+from app.reading import reader_with
+from app.replay import Replayer
+from app.settings import settings
+
+
+@click.group("dead-letters")
+def dead_letters() -> None:
+    """Rejected events and failed batches."""
+
+
+@dead_letters.command("list")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+def list_dead_letters(limit: int) -> None:
+    """Show the newest dead letters."""
+    with broker_errors():
+        letters = letters_kept.newest(connect(settings().redis_url), limit)
+    table = Table("id", "time", "reason", "what")
+    for letter in letters:
+        what = (
+            f"a batch of {letter.queue}"
+            if letter.queue
+            else bytes(letter.event)[:500].decode(errors="replace")
+        )
+        reason = msgspec.json.encode(letter.reason).decode()
+        table.add_row(letter.id, f"{letter.time:%F %T}", Text(reason), Text(what))
+    Console().print(table)
+
+
+@dead_letters.command("replay")
+@click.argument("ids", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every dead letter there is.")
+def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
+    """Try dead letters again by their IDS; exit 1 if any remains."""
+    if bool(ids) == every:
+        raise click.UsageError("Name dead letters, or give --all.")
+    journal = journal_of(settings())
+    replayer = Replayer(reader_with(settings()), journal, Publisher(journal, bell()))
+    if every:
+        replays = list(replayer.replay_all())
+    else:
+        with broker_errors():
+            letters = [letters_kept.get(journal.redis, letter_id) for letter_id in ids]
+        if None in letters:
+            raise click.ClickException(f"There is no dead letter {ids[letters.index(None)]}.")
+        replays = [replayer.replay(letter) for letter in letters if letter]
+    remaining = sum(bool(replay.errors) for replay in replays)
+    click.echo(f"accepted {sum(replay.accepted for replay in replays)}, remaining {remaining}")
+    sys.exit(1 if remaining else 0)
