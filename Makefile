@@ -27,7 +27,7 @@ test: $(INSTALLED)
 		echo "rabbitmq-server can't be installed here: the tests with RabbitMQ as broker are skipped"
 	@command -v ip >/dev/null || { apt-get update -qq && apt-get install -qq -y iproute2; } || \
 		echo "iproute2 can't be installed here: the tests of hosts that lose each other are skipped"
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.
 # With settings: make faults SET="ARCHIVE=1 CLICK_SCOPE=user"

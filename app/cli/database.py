@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -96,6 +97,8 @@ def main(host: str, port: int, storage_path: str) -> None:
     storage.use_user_transaction = with_pages_let_go(storage.use_user_transaction)
     with server:
         signal.sigwait(signals)
+        # Closing it, which comes next, would not wake the thread that waits for connections on it.
+        server._socket.shutdown(socket.SHUT_RDWR)
 
 
 if __name__ == "__main__":
