@@ -165,8 +165,17 @@ def fold(kind: str, older_than: datetime | None = None) -> bool:
 
 def is_folded() -> bool:
     """Whether the reports hold all that was counted. Raises Unavailable."""
+    return unfolded_since() is None
+
+
+def unfolded_since() -> datetime | None:
+    """When the oldest was counted that the reports lack, to the second, in UTC; None if none is.
+
+    Raises Unavailable.
+    """
     with deadline(FOLD_SECONDS):
-        return collection(Change).find_one({}, {"_id": 1}) is None
+        oldest = collection(Change).find_one({}, {"_id": 1}, sort=[("_id", 1)])
+    return oldest["_id"].generation_time if oldest else None
 
 
 def _fold_some(recorded: Mapping[str, Any], session: Session) -> bool:

@@ -1,6 +1,7 @@
 """GET /metrics: what all processes counted, and the state of the queues, for Prometheus."""
 
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import accumulate
@@ -22,14 +23,17 @@ from app import counters, dead_letters
 from app.counters import COUNTED, MEASURED, MILLION, Counted, Measured
 from app.errors import Unavailable
 from app.journal import Journal, broker_errors
+from app.store import connection, folding
 from app.web.context import context
+
+DATABASE_SECONDS = 1.0
 
 blueprint = Blueprint("metrics", __name__)
 
 
 @blueprint.get("/metrics")
 def show_metrics() -> Response:
-    """200 even while the broker is away, which is then all that it says."""
+    """200 even while the broker or the database is away, of which it then says just that."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Scrape(_metrics()))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -58,7 +62,25 @@ def _metrics() -> list[Metric]:
     found.append(
         GaugeMetricFamily("eventstream_broker_up", "Whether the broker takes a write.", is_up)
     )
-    return found
+    return found + _of_database()
+
+
+def _of_database() -> list[Metric]:
+    help_text = "Whether the database answers within a second."
+    try:
+        with connection.deadline(DATABASE_SECONDS):
+            since = folding.unfolded_since()
+    except Unavailable:
+        return [GaugeMetricFamily("eventstream_database_up", help_text, 0)]
+    behind = max(0, time.time() - since.timestamp()) if since else 0
+    return [
+        GaugeMetricFamily("eventstream_database_up", help_text, 1),
+        GaugeMetricFamily(
+            "eventstream_reports_behind_seconds",
+            "How long ago the oldest was counted that the reports lack.",
+            behind,
+        ),
+    ]
 
 
 def _shared(journal: Journal) -> Iterator[Metric]:

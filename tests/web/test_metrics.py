@@ -4,12 +4,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
 import yaml
+from bson import ObjectId
 from flask.testing import FlaskClient
 from mongoengine.connection import get_connection
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,7 +21,7 @@ from app.counters import FIELDS
 from app.journal import Journal
 from app.settings import Settings
 from app.store import connection, folding, ledger, migrations
-from app.store.documents import AppliedBatch
+from app.store.documents import AppliedBatch, Change
 from tasks.ad_click import ad_click
 from tasks.page_view import page_view
 from tests.conftest import Server, running, wait_until
@@ -257,6 +259,29 @@ def test_every_process_adds_to_the_same_numbers_and_every_web_shows_them(
     # A worker that is killed inside a transaction would keep the database busy.
     connection.connect(settings.mongodb_url)
     wait_until(folding.is_folded)
+
+
+def test_what_is_counted_but_not_in_the_reports_has_an_age(client: FlaskClient) -> None:
+    assert value(scrape(client), "reports_behind_seconds") == 0
+    long_ago = ObjectId.from_datetime(datetime.now(UTC) - timedelta(seconds=90))
+    for _id in (ObjectId(), long_ago):
+        connection.collection(Change).insert_one({"_id": _id, "kind": "PageView", "counts": b"{}"})
+    assert 90 <= value(scrape(client), "reports_behind_seconds") < 120
+    folding.fold("PageView")
+    assert value(scrape(client), "reports_behind_seconds") == 0
+
+
+def test_of_a_database_that_is_away_it_is_said_and_no_more(
+    client: FlaskClient, database: Server
+) -> None:
+    assert value(scrape(client), "database_up") == 1
+    database.kill()
+    samples = scrape(client)
+    assert value(samples, "database_up") == 0
+    assert value(samples, "broker_up") == 1
+    assert not [name for name, _ in samples if "behind" in name]
+    database.start()
+    wait_until(lambda: value(scrape(client), "database_up") == 1)
 
 
 # What is shipped for Prometheus and Grafana.

@@ -13,6 +13,7 @@ const SHOWN_LETTERS = 5;
 const POLL_MS = 10_000;
 const QUIET_MS = 2_000;
 const CONNECT_AGAIN_MS = 2_000;
+const LONGEST_READING_MS = 60_000;
 const SETTLED_MS = 5_000; // after that the reports hold what was told
 
 const byId = (id) => document.getElementById(id);
@@ -137,9 +138,9 @@ function read(snapshot) {
   };
 }
 
-// What was told lately may be in what was read, or not yet. So a count is at least what was read,
-// and at most that with all that was told. Between these it stays as it was shown: one that goes
-// back would be read as a loss, and one that has too much would keep it for as long as more comes.
+// What was told lately may be in what was read, or not yet. So a count lies between what was read
+// and that with all that was told, and there it stays as it was shown: one that goes back would be
+// read as a loss, and one that has too much would keep it for as long as more comes.
 function withTold(counts, shown) {
   const told = noCounts();
   for (const { minute, message } of lately) add(told, minute, message);
@@ -150,9 +151,11 @@ function withTold(counts, shown) {
       const before = shown?.[table].get(key);
       const held = { ...row, ...known };
       for (const name of COUNTED.filter((name) => name in row)) {
-        const least = known?.[name] ?? 0;
-        const most = least + row[name];
-        held[name] = shown ? Math.min(Math.max(before?.[name] ?? 0, least), most) : most;
+        const without = known?.[name] ?? 0;
+        const withAll = without + row[name];
+        // A late hit takes a click from one ad and gives it to another.
+        const [least, most] = row[name] < 0 ? [withAll, without] : [without, withAll];
+        held[name] = shown ? Math.min(Math.max(before?.[name] ?? 0, least), most) : withAll;
       }
       counts[table].set(key, held);
     }
@@ -246,7 +249,7 @@ function connect() {
   });
   source.addEventListener("counts", (event) => {
     const told = { at: performance.now(), minute: presentMinute(), message: JSON.parse(event.data) };
-    lately.push(told);
+    lately = [...lately.filter(({ at }) => at > told.at - LONGEST_READING_MS), told];
     if (state.today) add(state.counts, told.minute, told.message);
     show();
     // Once it is quiet, the reports have the last word.
