@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from flask import Flask, Request, Response, abort, current_app, request
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema, ValidationError, fields
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
@@ -53,6 +53,11 @@ def context() -> Context:
 def answer(payload: Any, status: int = 200) -> Response:
     """A JSON response."""
     return Response(msgspec.json.encode(payload), status, mimetype="application/json")
+
+
+def text_filter(**options: Any) -> fields.String:
+    """A text to filter by; None where it is empty, as a form sends what was left out."""
+    return fields.String(load_default=None, post_load=lambda text: text or None, **options)
 
 
 def query(schema: Schema) -> dict[str, Any]:

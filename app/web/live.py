@@ -13,7 +13,7 @@ from app.journal import broker_errors
 from app.store import reports
 from app.store.documents import ALL_WEBSITES
 from app.store.reports import Page
-from app.web.context import Context, context, query, require_operator
+from app.web.context import Context, context, query, require_operator, text_filter
 
 TOP = Page(50)
 MONTHS = Page(reports.MAX_LIMIT)
@@ -30,7 +30,7 @@ class SnapshotQuery(Schema):
 
         unknown = EXCLUDE
 
-    website = fields.String(load_default=None)
+    website = text_filter()
     first = fields.Date(format="%Y-%m-%d", data_key="from", load_default=None)
     last = fields.Date(format="%Y-%m-%d", data_key="to", load_default=None)
 

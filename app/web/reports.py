@@ -8,7 +8,7 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 
 from app.csv import as_csv
 from app.store import reports
-from app.web.context import answer, query, require_operator
+from app.web.context import answer, query, require_operator, text_filter
 
 blueprint = Blueprint("reports", __name__, url_prefix="/reports")
 blueprint.before_request(require_operator)
@@ -27,7 +27,7 @@ class _Query(Schema):
     )
     cursor = fields.String(load_default=None)
     format = fields.String(load_default="json", validate=validate.OneOf(["json", "csv"]))
-    website = fields.String(load_default=None)
+    website = text_filter()
 
 
 class PageViewsQuery(_Query):
@@ -40,7 +40,7 @@ class PageViewsQuery(_Query):
 class DailyQuery(PageViewsQuery):
     """Which days, of which page."""
 
-    page_path = fields.String(data_key="page", load_default=None)
+    page_path = text_filter(data_key="page")
 
 
 class FilteredQuery(PageViewsQuery):
@@ -59,7 +59,7 @@ class ImpressionsQuery(_Query):
 class ClicksQuery(_Query):
     """Which ad and website."""
 
-    ad_id = fields.String(load_default=None)
+    ad_id = text_filter()
 
 
 @blueprint.get("/page-views")

@@ -74,6 +74,13 @@ def test_a_report_answers_with_its_rows(
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_an_empty_filter_is_as_good_as_none(counted: FlaskClient, path: str) -> None:
+    whole = counted.get(f"/reports/{path}").get_json()
+    assert whole["items"]
+    assert counted.get(f"/reports/{path}?website=&page=&ad_id=").get_json() == whole
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_an_empty_report_has_no_rows(client: FlaskClient, path: str) -> None:
     assert client.get(f"/reports/{path}").get_json() == {"items": [], "next_cursor": None}
 
