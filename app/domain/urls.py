@@ -10,7 +10,11 @@ _HOST_AND_PORT = re.compile(
     r"(?!(https?|tel|sms|javascript|data|mailto|view-source|about|file|blob):)[^/?#:]+:\d+([/?#]|$)",
     re.IGNORECASE,
 )
-_ESCAPE = re.compile("%[0-9a-fA-F]{2}")
+# Of letters, digits and "-._~"; and others in small letters. Those that stay as they are, which in
+# a long address can be thousands, it does not find.
+_ESCAPE_TO_CHANGE = re.compile(
+    "%(?:[46][1-9A-Fa-f]|[57][0-9Aa]|3[0-9]|2[DEde]|5[Ff]|7[Ee]|[0-9A-F][a-f]|[a-f][0-9A-Fa-f])"
+)
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _TABS_AND_NEWLINES = str.maketrans("", "", "\t\n\r")
 _CONTROLS_AND_SPACE = "".join(map(chr, range(0x21)))
@@ -44,7 +48,7 @@ def website_and_page(url: str) -> tuple[str, str]:
     if not website or website == "*":
         raise ValueError("Not the host of a website.")
     page = parsed.pathname.rstrip("/") or "/"
-    return website, _ESCAPE.sub(_normalised, page) if "%" in page else page
+    return website, _ESCAPE_TO_CHANGE.sub(_normalised, page) if "%" in page else page
 
 
 def is_among(website: str, names: Collection[str]) -> bool:

@@ -1,3 +1,5 @@
+import string
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -79,6 +81,17 @@ def test_an_address_of_no_web_page_is_refused(url: str) -> None:
 def test_a_page_is_in_a_form_that_names_itself(url: str) -> None:
     website, page = website_and_page(url)
     assert website_and_page(website + page) == (website, page)
+
+
+@pytest.mark.parametrize("octet", range(0x80))
+@pytest.mark.parametrize("form", ["%{:02x}", "%{:02X}"])
+def test_an_escape_is_the_character_if_unreserved_or_else_in_capitals(
+    octet: int, form: str
+) -> None:
+    unreserved = string.ascii_letters + string.digits + "-._~"
+    escaped = chr(octet) if chr(octet) in unreserved else f"%{octet:02X}"
+    _, page = website_and_page("http://site1.com/a" + form.format(octet))
+    assert page == "/a" + escaped
 
 
 @given(st.text(max_size=60))
