@@ -118,6 +118,7 @@ def test_a_number_and_the_same_digits_are_one_id() -> None:
         (event(EventId=5), {"EventId": ["Not a valid string."]}),
         (event(Timestamp="2026-11-24T12:00:00"), {"Timestamp": ["The time zone is missing."]}),
         (event(Timestamp="yesterday"), {"Timestamp": ["Not a valid ISO 8601 time."]}),
+        (event(Timestamp="2026-11-24x10:00Z"), {"Timestamp": ["Not a valid ISO 8601 time."]}),
         (
             event(Timestamp=True),
             {"Timestamp": ["Not an ISO 8601 time or milliseconds since the epoch."]},
