@@ -22,7 +22,8 @@ from msgspec import Raw
 from redis import Redis
 from redis.client import Pipeline
 
-from app.domain.events import NOT_JSON, Rejection
+from app.domain.events import Rejection
+from app.domain.reader import NOT_JSON
 
 MAX_EVENTS = 10_000
 MAX_BATCHES = 1_000

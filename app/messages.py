@@ -8,7 +8,9 @@ from typing import NamedTuple
 from confluent_kafka import Message
 
 from app.domain.bodies import MAX_BODY_BYTES, MAX_EVENTS, events_in
-from app.domain.events import MAX_AGE_MS, MAX_AHEAD_MS, Event, EventReader, Rejection
+from app.domain.events import Event, Rejection
+from app.domain.reader import EventReader
+from app.domain.rules import MAX_AGE_MS, MAX_AHEAD_MS
 
 BYTES_AT_ONCE = 1024 * 1024
 """No further message is counted along once those before are as large as this together."""

@@ -1,6 +1,6 @@
 """How events and user ids are read, as the settings say."""
 
-from app.domain.events import EventReader
+from app.domain.reader import EventReader
 from app.domain.users import UserHash
 from app.settings import Settings
 

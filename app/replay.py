@@ -7,7 +7,7 @@ import msgspec
 
 from app import dead_letters
 from app.dead_letters import DeadLetter
-from app.domain.events import EventReader
+from app.domain.reader import EventReader
 from app.journal import Batch, Journal, batches, broker_errors
 from app.publisher import Publisher
 

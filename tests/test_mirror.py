@@ -10,7 +10,8 @@ import pytest
 
 from app import counters, mirror
 from app.applying import Applying
-from app.domain.events import AdClick, AdImpression, Event, EventReader, PageView
+from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.reader import EventReader
 from app.domain.traffic import Invalid
 from app.errors import Unavailable
 from app.journal import Journal, batches

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from app.domain.events import NOT_JSON
+from app.domain.reader import NOT_JSON
 
 MAX_EVENTS = 5_000
 MAX_BODY_BYTES = 2 * 1024 * 1024

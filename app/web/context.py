@@ -13,7 +13,7 @@ from marshmallow import Schema, ValidationError, fields
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
-from app.domain.events import EventReader
+from app.domain.reader import EventReader
 from app.errors import InvalidRequest
 from app.journal import Journal
 from app.publisher import Publisher

@@ -13,7 +13,8 @@ from marshmallow import Schema
 
 from app.counters import TYPES
 from app.domain.bodies import MAX_EVENTS
-from app.domain.events import QUEUES, event_schema
+from app.domain.events import QUEUES
+from app.domain.rules import EventSchema
 from app.domain.traffic import REASONS
 from app.store import documents
 from app.web import dashboard
@@ -245,7 +246,7 @@ def _described(app: Flask) -> Json:
     plugin = MarshmallowPlugin()
     spec = APISpec("eventstream", version("eventstream"), "3.1.0", plugins=[plugin])
     settings = context().settings
-    spec.components.schema("Event", schema=event_schema())
+    spec.components.schema("Event", schema=EventSchema())
     spec.components.schema("DeadLetter", component=_LETTER)
     keys = {}
     if settings.admin_token:

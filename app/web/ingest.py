@@ -9,7 +9,8 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 
 from app.domain.bodies import events_in
-from app.domain.events import NOT_JSON, Event, Rejection
+from app.domain.events import Event, Rejection
+from app.domain.reader import NOT_JSON
 from app.domain.urls import is_among, website_and_page
 from app.web.context import (
     Context,

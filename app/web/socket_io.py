@@ -31,7 +31,7 @@ from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from werkzeug.wrappers import Response as AnyResponse
 from wsproto.utilities import ProtocolError
 
-from app.domain.events import NOT_JSON
+from app.domain.reader import NOT_JSON
 from app.web.context import (
     RETRY_AFTER_SECONDS,
     Context,

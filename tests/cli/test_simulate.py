@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.cli.simulate import MAX_DAYS, Expectation, SimulatedEvent, simulate
-from app.domain.events import EventReader
+from app.domain.reader import EventReader
 from tests.cli.conftest import BIN, CLEAN, Stack, start_stack
 from tests.conftest import wait_until
 

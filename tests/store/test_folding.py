@@ -4,7 +4,8 @@ from functools import partial
 import pytest
 from pymongo.common import MAX_BSON_SIZE
 
-from app.domain.events import MAX_URL_LENGTH, AdClick, PageView
+from app.domain.events import AdClick, PageView
+from app.domain.rules import MAX_URL_LENGTH
 from app.store import connection, documents, folding, reports
 from app.store.counting import Counting
 from app.store.reports import Page

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.events import AdClick, AdImpression, Event, EventReader, PageView
+from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.reader import EventReader
 from app.domain.traffic import Invalid
 from app.domain.users import UserHash
 

@@ -1,0 +1,182 @@
+"""Reading events: what a client sent, checked by the rules."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, tzinfo
+from typing import Any
+
+import msgspec
+from marshmallow import Schema, ValidationError, fields
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from app.domain.calendar import day_of
+from app.domain.events import AdClick, AdImpression, Event, PageView, Rejection
+from app.domain.rules import MAX_FIELD_BYTES, EventSchema
+from app.domain.traffic import USER, Invalid
+from app.domain.users import UserHash
+
+
+class _Given(Struct):
+    """An event as it is sent: the fields with a rule, still as JSON.
+
+    The others are skipped over, so that nobody can have large objects built out of them.
+    """
+
+    Type: Raw | UnsetType = UNSET
+    Url: Raw | UnsetType = UNSET
+    Meta: Raw | UnsetType = UNSET
+    EventId: Raw | UnsetType = UNSET
+    Timestamp: Raw | UnsetType = UNSET
+
+
+class _GivenMeta(Struct):
+    UserId: Raw | UnsetType = UNSET
+    AdId: Raw | UnsetType = UNSET
+
+
+_decode_given = msgspec.json.Decoder(_Given).decode
+_decode_meta = msgspec.json.Decoder(_GivenMeta).decode
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for a text that is no JSON, or nested too deep."""
+
+
+def _decoded(event: bytes) -> Any:
+    """An event's fields with a rule; None where it is no JSON object."""
+    try:
+        return {name: _value(name, raw) for name, raw in _present(_decode_given(event))}
+    except NOT_JSON:
+        return None
+
+
+def _present(given: Struct) -> list[tuple[str, Any]]:
+    values = [(name, getattr(given, name)) for name in given.__struct_fields__]
+    return [(name, value) for name, value in values if value is not UNSET]
+
+
+def _value(name: str, raw: Raw) -> Any:
+    text = bytes(raw)
+    if name == "Meta" and text.startswith(b"{"):
+        return {field: _value(field, value) for field, value in _present(_decode_meta(text))}
+    if len(text) > MAX_FIELD_BYTES:
+        return " " * MAX_FIELD_BYTES  # too long for any rule, whatever it holds
+    try:
+        return msgspec.json.decode(text)
+    except NOT_JSON:
+        return object()  # no rule takes it
+
+
+class _Shortcut:
+    """Loads valid objects as a schema does, in a tenth of the time; derived from its fields.
+
+    It finds out no errors: what it does not take may still be valid, the schema decides.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.fields: list[tuple[str, str, Callable[[Any], Any]]] = []
+        members: list[Any] = []
+        for name, field in schema.fields.items():
+            shape: Any
+            if isinstance(field, fields.Nested):
+                nested = _Shortcut(field.schema)
+                shape, convert = nested.shape, nested.load
+            else:
+                shape, convert = field.shape, field.convert  # type: ignore[attr-defined]
+            key = field.data_key or name
+            self.fields.append((key, name, convert))
+            members.append((key, shape) if field.required else (key, shape | None, None))
+        self.shape: type[Struct] = msgspec.defstruct(type(schema).__name__, members)
+
+    def load(self, given: Struct) -> dict[str, Any]:
+        """What the schema loads; raises ValidationError where it would find something wrong."""
+        return {
+            name: convert(value)
+            for key, name, convert in self.fields
+            if (value := getattr(given, key)) is not None
+        }
+
+
+class EventReader:
+    """Turns what a client sent into events.
+
+    `timezone` decides the day and month of an event; `clock` returns seconds since the epoch.
+    Events of `excluded_users` are invalid traffic.
+    `hash_user` is what user ids go through; `keep_time` has events of every kind hold their time.
+    """
+
+    def __init__(
+        self,
+        timezone: tzinfo,
+        clock: Callable[[], float] = time.time,
+        excluded_users: Collection[str] = (),
+        *,
+        hash_user: UserHash | None = None,
+        keep_time: bool = False,
+    ) -> None:
+        self._timezone = timezone
+        self._excluded_users = excluded_users
+        self._hash_user = hash_user
+        self._keep_time = keep_time
+        self._schema = EventSchema(clock)
+        self._shortcut = _Shortcut(self._schema)
+        self._decode = msgspec.json.Decoder(self._shortcut.shape).decode
+
+    def read(
+        self, raw_events: Sequence[bytes], received: datetime | None = None, invalid: str = ""
+    ) -> tuple[list[Event], list[Rejection]]:
+        """The valid ones of these events, each given as JSON, and a rejection for each other.
+
+        `received` (with a zone) is when they came in, by default now: it is the time of an event
+        that does not tell its own. `invalid` is why all of them are invalid traffic, if they are.
+        """
+        receipt = int(received.timestamp() * 1000) if received else self._schema.now_ms()
+        events: list[Event | None] = [
+            self._if_valid(event, receipt, invalid) for event in raw_events
+        ]
+        doubtful = [position for position, event in enumerate(events) if event is None]
+        errors: dict[Any, Any] = {}
+        if doubtful:
+            try:
+                loaded = self._schema.load([_decoded(raw_events[place]) for place in doubtful])
+            except ValidationError as error:
+                loaded, errors = error.valid_data, error.normalized_messages()
+            for n, place in enumerate(doubtful):
+                if n not in errors:
+                    events[place] = self._event(loaded[n], receipt, invalid)
+        return (
+            [event for event in events if event is not None],
+            [
+                Rejection(doubtful[n], raw_events[doubtful[n]], errors[n], invalid)
+                for n in sorted(errors)
+            ],
+        )
+
+    def _if_valid(self, event: bytes, receipt: int, reason: str) -> Event | None:
+        """The event if it surely is valid."""
+        try:
+            return self._event(self._shortcut.load(self._decode(event)), receipt, reason)
+        except (*NOT_JSON, ValidationError, KeyError):
+            return None
+
+    def _event(self, values: dict[str, Any], receipt: int, reason: str) -> Event:
+        kind = values["Type"]
+        event_id = values.get("EventId")
+        moment = values.get("Timestamp") or receipt
+        website, page = values["Url"]
+        invalid = None
+        if reason or self._excluded_users:
+            invalid = self._invalid(values, moment, reason)
+        kept = moment if self._keep_time else None
+        if kind is PageView:
+            return PageView(event_id, website, page, day_of(moment, self._timezone), kept, invalid)
+        ad_id, user_id = values["Meta_"]["AdId"], values["Meta_"]["UserId"]
+        month = day_of(moment, self._timezone)[:7]
+        if self._hash_user:
+            user_id = self._hash_user(user_id, month)
+        if kind is AdImpression:
+            return AdImpression(event_id, website, ad_id, user_id, month, kept, invalid)
+        return AdClick(event_id, website, ad_id, user_id, moment, invalid)
+
+    def _invalid(self, values: dict[str, Any], moment: int, reason: str) -> Invalid | None:
+        user = (values.get("Meta_") or {}).get("UserId")
+        reason = reason or (USER if user in self._excluded_users else "")
+        return Invalid(reason, day_of(moment, self._timezone)) if reason else None

@@ -1,0 +1,197 @@
+"""The rules that the fields of an event obey, as a schema."""
+
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_schema
+
+from app.domain.events import QUEUES, AdClick, AdImpression, Event
+from app.domain.urls import website_and_page
+
+MAX_ID_LENGTH = 128
+MAX_URL_LENGTH = 2_048
+MAX_FIELD_BYTES = 6 * MAX_URL_LENGTH + 2
+"""The longest text that any field may hold as JSON, each character escaped as \\uXXXX."""
+
+MAX_AGE_MS = 35 * 24 * 3_600_000
+MAX_AHEAD_MS = 24 * 3_600_000
+
+_KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES.values()}
+
+
+# Each field has a method `convert`: its rule, for a value of one of the types that `shape` names.
+# The shortcut for valid events is made of these (see `_Shortcut`).
+
+
+class _Kind(fields.String):
+    shape = str
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        return self.convert(super()._deserialize(*args, **kwargs))
+
+    def convert(self, name: str) -> type[Event]:
+        kind = _KINDS.get(name.lower()) if name.isascii() else None
+        if kind is None:
+            raise ValidationError("Must be one of: PageView, AdImpression, AdClick.")
+        return kind
+
+
+class _Address(fields.String):
+    shape = str
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        return self.convert(super()._deserialize(*args, **kwargs))
+
+    def convert(self, text: str) -> tuple[str, str]:
+        if not 1 <= len(text) <= MAX_URL_LENGTH:
+            raise ValidationError(f"Length must be between 1 and {MAX_URL_LENGTH}.")
+        try:
+            return website_and_page(text)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+class _Identifier(fields.Field[str]):
+    """A string or an integer; 7 and "7" are the same."""
+
+    shape = str | int
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> str:
+        return self.convert(value)
+
+    def convert(self, value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValidationError("Not a string or an integer.")
+        text = str(value)
+        if not 1 <= len(text) <= MAX_ID_LENGTH:
+            raise ValidationError(f"Length must be between 1 and {MAX_ID_LENGTH}.")
+        return text
+
+
+class _Moment(fields.Field[int]):
+    """ISO 8601 with a zone, or milliseconds since the epoch; loaded as the latter."""
+
+    shape = str | int | float
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
+        return self.convert(value)
+
+    def convert(self, value: Any) -> int:
+        if isinstance(value, str):
+            try:
+                moment = datetime.fromisoformat(value)
+                # It takes any letter there; RFC 3339 has these.
+                if not {"T", "t", " "} & set(value):
+                    raise ValidationError("Not a valid ISO 8601 time.")
+                if moment.tzinfo is None:
+                    raise ValidationError("The time zone is missing.")
+                milliseconds = moment.timestamp() * 1000
+            except (ValueError, OverflowError) as error:
+                raise ValidationError("Not a valid ISO 8601 time.") from error
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            milliseconds = value
+        else:
+            raise ValidationError("Not an ISO 8601 time or milliseconds since the epoch.")
+        now = self.parent.now_ms()  # type: ignore[union-attr]
+        if not milliseconds <= now + MAX_AHEAD_MS:  # unlike >, true for NaN
+            raise ValidationError("More than 24 hours ahead.")
+        if milliseconds < now - MAX_AGE_MS:
+            raise ValidationError("More than 35 days back.")
+        return math.floor(milliseconds)
+
+
+class _EventId(fields.String):
+    shape = str
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        return self.convert(super()._deserialize(*args, **kwargs))
+
+    def convert(self, text: str) -> str:
+        if not 1 <= len(text) <= MAX_ID_LENGTH:
+            raise ValidationError(f"Length must be between 1 and {MAX_ID_LENGTH}.")
+        return text
+
+
+# Metadata is what JSON Schema can say of a rule, for the description of the API.
+_LENGTH = {"minLength": 1, "maxLength": MAX_ID_LENGTH}
+_IDENTIFIER = _LENGTH | {
+    "type": ["string", "integer", "null"],
+    "description": "Required for AdImpression and AdClick.",
+}
+
+
+class _Meta(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    UserId = _Identifier(allow_none=True, metadata=_IDENTIFIER)
+    AdId = _Identifier(allow_none=True, metadata=_IDENTIFIER)
+
+
+class EventSchema(Schema):
+    """A list of events, by what `clock` says: seconds since the epoch."""
+
+    class Meta:
+        """Fields without a rule are ignored."""
+
+        unknown = EXCLUDE
+
+    error_messages = {"type": "Not a JSON object."}  # noqa: RUF012
+
+    Type = _Kind(
+        required=True,
+        metadata={
+            "enum": [kind.__name__ for kind in QUEUES.values()],
+            "description": "In any case of letters.",
+        },
+    )
+    Url = _Address(
+        required=True,
+        metadata={
+            "minLength": 1,
+            "maxLength": MAX_URL_LENGTH,
+            "description": "The page, with or without scheme.",
+        },
+    )
+    Meta_ = fields.Nested(
+        _Meta,
+        data_key="Meta",
+        allow_none=True,
+        metadata={"description": "Required for AdImpression and AdClick."},
+    )
+    EventId = _EventId(
+        allow_none=True,
+        metadata=_LENGTH
+        | {"description": "Your own id. The same within 7 days is the same event."},
+    )
+    Timestamp = _Moment(
+        allow_none=True,
+        metadata={
+            "type": ["string", "number", "null"],
+            "description": "ISO 8601 with a zone, or milliseconds since the epoch; "
+            "at most 24 hours ahead and 35 days back.",
+        },
+    )
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(many=True)
+        self._clock = clock
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return int(self._clock() * 1000)
+
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def _names_user_and_ad(self, data: dict[str, Any], original: Any, **_: Any) -> None:
+        if data.get("Type") not in (AdImpression, AdClick):
+            return
+        given = original.get("Meta")
+        if given is not None and not isinstance(given, dict):
+            return
+        absent = [name for name in ("UserId", "AdId") if (given or {}).get(name) is None]
+        if absent:
+            missing = ["Missing data for required field."]
+            raise ValidationError({"Meta": dict.fromkeys(absent, missing)})
