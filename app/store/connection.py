@@ -72,7 +72,9 @@ def deadline(seconds: float) -> Iterator[None]:
     except (BulkWriteError, WriteError, InvalidDocument):
         raise
     except PyMongoError as error:
-        raise Unavailable("database", f"{type(error).__name__}: {error}"[:500]) from error
+        # What follows is pymongo's own state, at length.
+        said = str(error).split(" (configured timeouts", 1)[0]
+        raise Unavailable("database", f"{type(error).__name__}: {said}"[:500]) from error
 
 
 def transaction(work: Callable[[Session], Result], *, again: bool = True) -> Result:

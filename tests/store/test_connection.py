@@ -8,6 +8,7 @@ import pytest
 from pymongo import monitoring
 
 from app.domain.events import AdClick, AdImpression, PageView
+from app.errors import Unavailable
 from app.store import connection, folding, ledger, months, reports
 from app.store.counting import ClickRule, Counting
 from app.store.reports import Page
@@ -106,6 +107,13 @@ def test_what_is_written_and_read_is_what_a_majority_keeps_whatever_the_url_says
     assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in sent} == {
         "primary"
     }
+
+
+def test_a_database_that_is_away_is_said_in_a_sentence() -> None:
+    connection.connect("mongodb://127.0.0.1:1/none?serverSelectionTimeoutMS=100")
+    with pytest.raises(Unavailable) as raised:
+        connection.ping()
+    assert str(raised.value).endswith("127.0.0.1:1: [Errno 111] Connection refused")
 
 
 def test_what_one_client_has_seen_counted_another_finds_in_the_reports(mongodb_url: str) -> None:
