@@ -3,10 +3,14 @@
 from typing import Any
 
 from celery import Celery, signals
+from kombu.transport import redis
 
 from app import logs
 from app.settings import settings
 from app.store import connection, migrations
+from tasks import acknowledging
+
+redis.Channel.QoS = acknowledging.QoS
 
 app = Celery("eventstream")
 app.config_from_object("celeryconfig")
