@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from app import counters, live, watching
 from app.archive import Archive
@@ -46,6 +48,7 @@ class Applying:
         self._archive = Archive(config.archive_url) if config.archive else None
         self._mirror = Mirror.of(config)
         self._redis = redis
+        self._folds: dict[str, int] = {}
         self._foldings = {kind: _Folding() for kind in QUEUE_OF}
 
     def apply(
@@ -54,6 +57,9 @@ class Applying:
         along: Callable[[Session, Mapping[type[Event], Applied]], None] | None = None,
     ) -> dict[type[Event], Applied]:
         """Count batches, given by kind and id, all or none. See `Counting.apply_together`."""
+        self._folds = {}
+        with suppress(RedisError):
+            self._folds = live.folds(self._redis)
         started = time.monotonic()
         applied = self._counting.apply_together(batches, along)
         seconds = time.monotonic() - started
@@ -82,7 +88,8 @@ class Applying:
     def tell(self, queue: str, applied: Applied) -> None:
         """Tell those who watch. Never fails."""
         if applied.events:
-            live.record(self._redis, queue, watching.counted(applied.changes), time.time())
+            counted = watching.counted(applied.changes)
+            live.record(self._redis, queue, counted, time.time(), self._folds.get(queue, 0))
 
     def is_folded(self, kind: type[Event]) -> bool:
         """Whether the reports hold all that was applied here."""
@@ -97,5 +104,7 @@ class Applying:
             state.due = not folding.fold(kind.__name__)
             state.ended = time.monotonic()
             state.took = state.ended - started
-            if state.due:
+            if not state.due:
+                live.folded(self._redis, QUEUE_OF[kind])
+            else:
                 self.counts.count(counters.FOLD_CONFLICTS, kind.__name__)

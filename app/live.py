@@ -7,13 +7,17 @@ Redis keys:
 - `live:minute:{minute}:{queue}`: a sorted set of what events of this queue were counted for in a
   minute since the epoch, by how many: `*`, each website, and each page or ad (website, space,
   name). At most about MAX_NAMES of them, for KEPT_SECONDS;
-- channel `live:counts`: what one transaction counted, as `Counts` in JSON;
+- `live:folds`: a hash from queue to how often what was counted for it was brought into the
+  reports;
+- `live:told`: a hash from queue to how many transactions were told;
+- channel `live:counted`: what one transaction counted, see `Told`;
 - channel `live:spike`: what `app.spikes` found, as JSON.
 """
 
 import heapq
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from operator import add
 from typing import Any, NamedTuple
 
@@ -23,7 +27,9 @@ from redis.exceptions import RedisError
 
 from app.domain.events import QUEUES
 
-COUNTS_CHANNEL = "live:counts"
+COUNTS_CHANNEL = "live:counted"
+FOLDS_KEY = "live:folds"
+TOLD_KEY = "live:told"
 SPIKE_CHANNEL = "live:spike"
 
 MINUTES = 60
@@ -37,16 +43,17 @@ MAX_ROWS = 50
 logger = logging.getLogger(__name__)
 
 _RECORD = """#!lua
-local full = redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3])
-for n = 4, #ARGV, 2 do
+local full = redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[5])
+for n = 6, #ARGV, 2 do
     if full then
         redis.call('ZADD', KEYS[1], 'XX', 'INCR', ARGV[n + 1], ARGV[n])
     else
         redis.call('ZINCRBY', KEYS[1], ARGV[n + 1], ARGV[n])
     end
 end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('PUBLISH', 'live:counts', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+local number = redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+redis.call('PUBLISH', 'live:counted', table.concat({ARGV[1], ARGV[2], number, ARGV[3]}, ' '))
 """
 
 
@@ -120,8 +127,30 @@ class Counted(NamedTuple):
     counts: Counts
 
 
-def record(redis: Redis, queue: str, counted: Counted, now: float) -> None:
-    """Add to the present minute, and tell whoever watches. Never fails: it may just be missing."""
+class Told(NamedTuple):
+    """A message of the channel.
+
+    What it tells is in the reports once they were folded more than `folds` times for this queue,
+    and in the minutes once `number` were told.
+    """
+
+    queue: str
+    folds: int
+    number: int
+    counts: bytes
+
+    @classmethod
+    def read(cls, message: bytes) -> "Told":
+        """The message as it was published."""
+        queue, folds, number, counts = message.split(b" ", 3)
+        return cls(queue.decode(), int(folds), int(number), counts)
+
+
+def record(redis: Redis, queue: str, counted: Counted, now: float, folds: int = 0) -> None:
+    """Add to the present minute, and tell whoever watches. Never fails: it may just be missing.
+
+    `folds` is how often the queue's counts had been folded before these were counted.
+    """
     names = {name: n for name, n in counted.events.items() if len(name) <= MAX_NAME_LENGTH}
     # "*" is never less than another, so is always among them.
     largest = heapq.nlargest(MAX_NAMES_AT_ONCE, names.items(), key=lambda item: item[1])
@@ -130,28 +159,46 @@ def record(redis: Redis, queue: str, counted: Counted, now: float) -> None:
     key = _minute_key(int(now // 60), queue)
     try:
         redis.register_script(_RECORD)(
-            [key], [counted.counts.message(), KEPT_SECONDS, MAX_NAMES, *words]
+            [key, TOLD_KEY],
+            [queue, folds, counted.counts.message(), KEPT_SECONDS, MAX_NAMES, *words],
         )
     except RedisError as error:
         logger.warning("live counts are missing: %s", type(error).__name__)
 
 
-def minutes(redis: Redis, now: float, name: str = "*") -> list[dict[str, int]]:
-    """Events by queue in each of the last MINUTES minutes, oldest first, the present one included.
+def folded(redis: Redis, queue: str) -> None:
+    """Note that what was counted for a queue is in the reports. Never fails."""
+    with suppress(RedisError):
+        redis.hincrby(FOLDS_KEY, queue, 1)
+
+
+def folds(redis: Redis) -> dict[str, int]:
+    """How often what was counted for each queue was brought into the reports."""
+    return _by_queue(redis.hmget(FOLDS_KEY, list(QUEUES)))
+
+
+def minutes(
+    redis: Redis, now: float, name: str = "*"
+) -> tuple[list[dict[str, int]], dict[str, int]]:
+    """Events by queue in each of the last MINUTES minutes, oldest first, the present one included;
+    and how many transactions were told by then, by queue.
 
     `name` is a website, "*" for all. `time` is when the minute began, in seconds since the epoch.
     """
     last = int(now // 60)
     span = range(last - MINUTES + 1, last + 1)
-    with redis.pipeline(transaction=False) as pipe:
+    with redis.pipeline() as pipe:
         for minute in span:
             for queue in QUEUES:
                 pipe.zscore(_minute_key(minute, queue), name)
-        scores = iter(pipe.execute())
-    return [
+        pipe.hmget(TOLD_KEY, list(QUEUES))
+        *found, told = pipe.execute()
+    scores = iter(found)
+    rows = [
         {"time": minute * 60} | {queue: int(next(scores) or 0) for queue in QUEUES}
         for minute in span
     ]
+    return rows, _by_queue(told)
 
 
 def busiest(
@@ -172,6 +219,10 @@ def before(redis: Redis, queue: str, minute: int, names: list[str]) -> list[int]
             pipe.zmscore(_minute_key(earlier, queue), names)
         found = pipe.execute()
     return [sum(int(score or 0) for score in scores) for scores in zip(*found, strict=True)]
+
+
+def _by_queue(numbers: Any) -> dict[str, int]:
+    return {queue: int(number or 0) for queue, number in zip(QUEUES, numbers, strict=True)}
 
 
 def _minute_key(minute: int, queue: str) -> str:

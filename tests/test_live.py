@@ -19,16 +19,17 @@ def test_minutes_hold_what_was_counted_in_each_of_the_last_hour(journal: Journal
     live.record(journal.redis, "page_view", counted(a=3), NOW - 60)
     live.record(journal.redis, "page_view", counted(a=1), NOW)
     live.record(journal.redis, "ad_click", counted(a=1), NOW)
-    minutes = live.minutes(journal.redis, NOW)
+    minutes, told = live.minutes(journal.redis, NOW)
+    assert told == {"page_view": 3, "ad_impression": 0, "ad_click": 1}
     assert len(minutes) == live.MINUTES
     assert minutes[-1] == {"time": int(NOW), "page_view": 1, "ad_impression": 0, "ad_click": 1}
     assert [minute["page_view"] for minute in minutes[:-1]] == [0] * 58 + [3]
-    assert live.minutes(journal.redis, NOW, "other.com")[-1]["page_view"] == 0
+    assert live.minutes(journal.redis, NOW, "other.com")[0][-1]["page_view"] == 0
 
 
 def test_a_minute_is_dropped_when_nobody_asks_for_it_any_more(journal: Journal) -> None:
     live.record(journal.redis, "page_view", counted(a=1), NOW)
-    (key,) = journal.redis.keys("live:*")
+    (key,) = journal.redis.keys("live:minute:*")
     assert 3600 < journal.redis.ttl(key) <= live.KEPT_SECONDS
 
 
@@ -53,11 +54,11 @@ def test_names_that_anybody_makes_up_fill_no_more_than_the_bound(journal: Journa
         names = {f"{number}-{n}" * 5: 1 for n in range(300)}
         live.record(journal.redis, "page_view", counted(**names), NOW)
     live.record(journal.redis, "page_view", counted(**{"x" * 2_000: 9}), NOW)
-    (key,) = journal.redis.keys("live:*")
+    (key,) = journal.redis.keys("live:minute:*")
     kept: int = journal.redis.zcard(key)
     assert kept < live.MAX_NAMES + live.MAX_NAMES_AT_ONCE
     assert journal.redis.memory_usage(key) < 512 * 1024  # type: ignore[operator]
-    every = live.minutes(journal.redis, NOW)[-1]["page_view"]
+    every = live.minutes(journal.redis, NOW)[0][-1]["page_view"]
     assert every == live.MAX_NAMES // 100 * 300 + 9, "all together are always counted"
 
 
@@ -68,7 +69,7 @@ def test_counting_goes_on_while_redis_takes_nothing(journal: Journal) -> None:
         live.record(journal.redis, "page_view", counted(a=1), NOW)
     finally:
         journal.redis.config_set("maxmemory", 0)
-    assert live.minutes(journal.redis, NOW)[-1]["page_view"] == 0
+    assert live.minutes(journal.redis, NOW)[0][-1]["page_view"] == 0
 
 
 def test_messages_add_up_and_name_their_columns() -> None:

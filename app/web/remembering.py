@@ -9,6 +9,9 @@ KEPT_SECONDS = 1.0
 SHARE = 0.2
 """Of the time, making an answer takes no more than this."""
 MAX_KEPT = 100
+OLD_SECONDS = 2.0
+WAIT_SECONDS = 0.3
+"""For an answer that is made just now, where the one before is older than OLD_SECONDS."""
 
 
 @dataclass(slots=True)
@@ -26,13 +29,19 @@ class Remembered:
         self._answers: dict[Hashable, _Answer] = {}
 
     def get(self, asked: Hashable, make: Callable[[], bytes]) -> bytes:
-        """The answer, made by one thread at a time; meanwhile the others get the one before."""
+        """The answer, made by one thread at a time; meanwhile the others get the one before.
+
+        If that is old they wait a moment for the new one first: not longer, as the threads are few.
+        """
         with self._lock:
             if asked not in self._answers and len(self._answers) >= MAX_KEPT:
                 self._answers.clear()
             answer = self._answers.setdefault(asked, _Answer())
-        # Who has nothing to give waits, for as long as making it takes.
-        if not answer.lock.acquire(blocking=answer.content is None):
+        if answer.content is None:
+            wait = -1.0  # for as long as making it takes
+        else:
+            wait = WAIT_SECONDS if time.monotonic() > answer.kept_until + OLD_SECONDS else 0
+        if not answer.lock.acquire(timeout=wait):
             assert answer.content is not None  # noqa: S101
             return answer.content
         try:

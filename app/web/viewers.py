@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.errors import Unavailable
-from app.live import COUNTS_CHANNEL, SPIKE_CHANNEL, Counts
+from app.live import COUNTS_CHANNEL, SPIKE_CHANNEL, Counts, Told
 
 TICK_SECONDS = 0.1
 SEND_SECONDS = 0.5
@@ -89,7 +89,9 @@ class Viewers:
     def _watch(self) -> None:
         with self._redis.pubsub() as channels:  # type: ignore[no-untyped-call]
             channels.subscribe(COUNTS_CHANNEL, SPIKE_CHANNEL)
-            counts, send_at, beat_at = Counts(), 0.0, 0.0
+            # By queue and its folds: a reading of the reports holds all of each or none of it.
+            waiting: dict[tuple[str, int], tuple[int, Counts]] = {}
+            send_at = beat_at = 0.0
             while True:
                 message = channels.get_message(timeout=TICK_SECONDS)
                 while message is not None:
@@ -97,14 +99,17 @@ class Viewers:
                         self._subscribed.set()
                     elif message["type"] == "message":
                         if message["channel"] == COUNTS_CHANNEL.encode():
-                            counts.add_message(message["data"])
+                            told = Told.read(message["data"])
+                            of = told.queue, told.folds
+                            _, counts = waiting.setdefault(of, (told.number, Counts()))
+                            counts.add_message(told.counts)
                         else:
                             self._send_all(_event("spike", message["data"]))
                     message = channels.get_message(timeout=0)
                 now = time.monotonic()
-                if counts and now >= send_at:
-                    self._send_all(_event("counts", msgspec.json.encode(counts.shown())))
-                    counts, send_at = Counts(), now + SEND_SECONDS
+                if waiting and now >= send_at:
+                    self._send_all(b"".join(_counts(*of, *told) for of, told in waiting.items()))
+                    waiting, send_at = {}, now + SEND_SECONDS
                 if now >= beat_at:
                     # Finds those who went without a word, and keeps proxies from closing.
                     self._send_all(b": alive\n\n")
@@ -170,6 +175,11 @@ def taken_over(connection: socket.socket) -> socket.socket:
     with left, right:
         os.dup2(left.fileno(), connection.fileno(), inheritable=False)
     return taken
+
+
+def _counts(queue: str, folds: int, first: int, counts: Counts) -> bytes:
+    mark = {"queue": queue, "folds": folds, "first": first}
+    return _event("counts", msgspec.json.encode(mark | counts.shown()))
 
 
 def _event(name: str, data: bytes) -> bytes:

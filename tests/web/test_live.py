@@ -3,6 +3,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.domain.traffic import Invalid
 from app.journal import Batch, Journal
 from app.live import Counted, Counts
 from app.settings import Settings
+from app.store import reports
 from app.store.counting import ClickRule, Counting
 from app.web import remembering
 from app.web.server import threads
@@ -79,7 +81,8 @@ def test_what_a_worker_counts_is_streamed_within_a_second(server: str, journal: 
         event = next(line for line in lines if line.startswith("event:"))
         assert (event, next(lines)) == (
             "event: counts",
-            'data: {"clicks":[{"website":"*","hits":2,"clicks":1}]}',
+            'data: {"queue":"ad_click","folds":0,"first":1,'
+            '"clicks":[{"website":"*","hits":2,"clicks":1}]}',
         )
         assert time.monotonic() - told < 1
 
@@ -137,6 +140,27 @@ def test_the_snapshot_has_all_hits_and_clicks_of_a_website_or_of_all(client: Fla
     assert snapshot(client)["clicks"] == {"hits": 9, "clicks": 3}
     assert snapshot(client, website="site0.com")["clicks"] == {"hits": 5, "clicks": 2}
     assert snapshot(client, website="none.com")["clicks"] == {"hits": 0, "clicks": 0}
+
+
+def test_what_is_folded_while_the_snapshot_is_made_is_read_again(
+    client: FlaskClient, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(ClickRule(3, "user"))
+    read, batches = reports.page_views, iter("ab")
+
+    def read_and_count(*filters: Any) -> reports.Report:
+        found = read(*filters)
+        if batch := next(batches, None):
+            today = datetime.now(UTC).date().isoformat()
+            count_batch(counting, batch, PageView, [PageView(None, "a.com", "/", today)])
+            live.folded(journal.redis, "page_view")
+        return found
+
+    monkeypatch.setattr(reports, "page_views", read_and_count)
+    found = snapshot(client)
+    assert found["folds"] == {"page_view": 2, "ad_impression": 0, "ad_click": 0}
+    assert found["views"] == 2
+    assert [row["views"] for row in found["pages"]] == [2]
 
 
 def test_the_snapshot_has_the_views_of_however_many_days(client: FlaskClient) -> None:

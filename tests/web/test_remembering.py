@@ -43,6 +43,25 @@ def test_while_it_is_made_anew_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> 
         assert making.result(10) == b"new"
 
 
+def test_for_an_answer_that_replaces_an_old_one_others_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remembering, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(remembering, "OLD_SECONDS", 0.0)
+    monkeypatch.setattr(remembering, "WAIT_SECONDS", 10.0)
+    remembered = Remembered()
+    remembered.get("a", lambda: b"old")
+    wait_until(lambda: time.monotonic() > remembered._answers["a"].kept_until)
+    together = threading.Barrier(4)
+
+    def ask(_: int) -> bytes:
+        together.wait()
+        return remembered.get("a", lambda: time.sleep(0.1) or b"new")  # type: ignore[func-returns-value]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(ask, range(4))) == {b"new"}
+
+
 def test_an_answer_is_made_again_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembering, "KEPT_SECONDS", 0.1)
     remembered = Remembered()

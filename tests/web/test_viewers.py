@@ -1,13 +1,16 @@
+import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import msgspec
 import pytest
 
+from app import live
 from app.errors import Unavailable
 from app.journal import Journal, connect
-from app.live import COUNTS_CHANNEL, SPIKE_CHANNEL, Counts
+from app.live import SPIKE_CHANNEL, Counted, Counts
 from app.web import viewers as watched
 from app.web.viewers import HEAD, Viewers
 from tests.conftest import Server, wait_until
@@ -55,10 +58,10 @@ def is_closed(client: socket.socket) -> bool:
         return True
 
 
-def tell(journal: Journal, views: int, website: str = "site1.com") -> None:
+def tell(journal: Journal, views: int, website: str = "site1.com", folds: int = 0) -> None:
     counts = Counts()
     counts.add("views", (website, "2026-11-24"), [views])
-    journal.redis.publish(COUNTS_CHANNEL, counts.message())
+    live.record(journal.redis, "page_view", Counted({"*": views}, counts), time.time(), folds)
 
 
 def test_every_viewer_is_told_what_was_counted_added_up(journal: Journal, join: Join) -> None:
@@ -72,6 +75,23 @@ def test_every_viewer_is_told_what_was_counted_added_up(journal: Journal, join: 
         while sum(row["views"] for row in rows(got)) < 6:
             got += read_until(client, b"\n\n")
         assert sum(row["views"] for row in rows(got)) == 6
+
+
+def test_what_the_reports_may_hold_and_what_not_is_told_apart(journal: Journal, join: Join) -> None:
+    client = join()
+    read_until(client, HEAD)
+    for views, folds in ((1, 7), (2, 7), (4, 8)):
+        tell(journal, views, folds=folds)
+    got = b""
+    while sum(row["views"] for row in rows(got)) < 7:
+        got += read_until(client, b"\n\n")
+    told = [json.loads(line[6:]) for line in got.decode().split("\n") if line.startswith("data: ")]
+    sums = {7: 0, 8: 0}
+    for message in told:
+        assert message["queue"] == "page_view"
+        sums[message["folds"]] += message["views"][0]["views"]
+    assert sums == {7: 3, 8: 4}
+    assert (told[0]["first"], told[-1]["first"]) == (1, 3)
 
 
 def rows(stream: bytes) -> list[dict[str, int]]:

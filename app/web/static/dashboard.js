@@ -13,7 +13,6 @@ const SHOWN_LETTERS = 5;
 const POLL_MS = 10_000;
 const QUIET_MS = 2_000;
 const CONNECT_AGAIN_MS = 2_000;
-const LONGEST_READING_MS = 60_000;
 const SETTLED_MS = 5_000; // after that the reports hold what was told
 
 const byId = (id) => document.getElementById(id);
@@ -31,9 +30,10 @@ const noCounts = () => ({
   ads: new Map(),
   months: new Map(),
 });
-const state = { today: null, counts: noCounts(), spikes: [], websites: new Set() };
+const state = { today: null, counts: noCounts(), folds: {}, told: {}, spikes: [], websites: new Set() };
 let reading = 0; // the number of the latest reading: an older one that comes later is dropped
 let isReading = false;
+let readSoonUntil = 0; // until then nothing that is told puts off the next reading
 let lately = []; // what was told, until the reports surely hold it
 let readAgain; // timers
 let pollAgain;
@@ -90,7 +90,6 @@ async function get(path, parameters = {}) {
 
 async function load({ quietly = false } = {}) {
   const mine = ++reading;
-  const began = performance.now();
   clearTimeout(readAgain);
   if (!quietly) main.setAttribute("aria-busy", "true");
   isReading = true;
@@ -100,11 +99,10 @@ async function load({ quietly = false } = {}) {
       get("/dead-letters", { limit: SHOWN_LETTERS }),
     ]);
     if (mine !== reading) return;
-    const goesOn = quietly && snapshot.today === state.today;
-    state.today = snapshot.today;
-    lately = lately.filter(({ at }) => at > began - (goesOn ? SETTLED_MS : 0));
-    state.counts = withTold(read(snapshot), goesOn ? state.counts : null);
-    state.spikes = snapshot.spikes;
+    const { today, folds, told, spikes } = snapshot;
+    Object.assign(state, { today, folds, told, spikes, counts: read(snapshot) });
+    forgetTold();
+    lately.forEach(add);
     if (!website()) for (const row of [...snapshot.pages, ...snapshot.ads]) state.websites.add(row.website);
     showProblem(null);
     main.setAttribute("aria-busy", "false");
@@ -116,6 +114,7 @@ async function load({ quietly = false } = {}) {
     show();
     // What was read may be a second old.
     if (lately.length || !quietly) loadIn(QUIET_MS * (1 + Math.random()));
+    if (!quietly) readSoonUntil = performance.now() + 2 * QUIET_MS;
   } catch (error) {
     if (mine !== reading) return;
     showProblem(error);
@@ -136,31 +135,6 @@ function read(snapshot) {
     ads: by(snapshot.ads, (row) => `${row.website} ${row.ad_id}`),
     months: by(snapshot.months, (row) => row.month),
   };
-}
-
-// What was told lately may be in what was read, or not yet. So a count lies between what was read
-// and that with all that was told, and there it stays as it was shown: one that goes back would be
-// read as a loss, and one that has too much would keep it for as long as more comes.
-function withTold(counts, shown) {
-  const told = noCounts();
-  for (const { minute, message } of lately) add(told, minute, message);
-  for (const [table, rows] of Object.entries(told)) {
-    for (const [key, row] of rows) {
-      const known = counts[table].get(key);
-      if (known?.closed) continue;
-      const before = shown?.[table].get(key);
-      const held = { ...row, ...known };
-      for (const name of COUNTED.filter((name) => name in row)) {
-        const without = known?.[name] ?? 0;
-        const withAll = without + row[name];
-        // A late hit takes a click from one ad and gives it to another.
-        const [least, most] = row[name] < 0 ? [withAll, without] : [without, withAll];
-        held[name] = shown ? Math.min(Math.max(before?.[name] ?? 0, least), most) : withAll;
-      }
-      counts[table].set(key, held);
-    }
-  }
-  return counts;
 }
 
 function loadIn(milliseconds, quietly = true) {
@@ -190,19 +164,30 @@ function poll() {
 
 // What is told.
 
-function add(counts, minute, message) {
-  const [figures] = counts.figures.values();
-  for (const row of message.views ?? []) {
-    if (!isOf(row)) continue;
-    addToMinute(counts, minute, "page_view", row.views);
-    if (inRange(row.day)) figures.views += row.views;
-  }
+// A reading holds what was told if the reports were folded since: so nothing is added twice.
+const isRead = ({ queue, folds }) => folds < state.folds[queue];
+// The minutes are counted where it is told, at once.
+const isInMinutes = ({ queue, first }) => first <= state.told[queue];
+
+function forgetTold() {
+  const settled = performance.now() - SETTLED_MS;
+  lately = lately.filter(({ at, message }) => at > settled && !(isRead(message) && isInMinutes(message)));
+}
+
+function add({ minute, message }) {
+  if (!isRead(message)) addToRows(message);
+  if (!isInMinutes(message)) addToMinutes(minute, message);
+}
+
+function addToRows(message) {
+  const { counts } = state;
+  const figures = counts.figures.get("");
+  for (const row of message.views ?? []) if (isOf(row) && inRange(row.day)) figures.views += row.views;
   for (const row of message.pages ?? []) {
     if (concerns(row) && inRange(row.day)) addRow(counts.pages, `${row.website} ${row.page}`, row);
   }
   for (const row of message.months ?? []) {
     if (!isOf(row)) continue;
-    addToMinute(counts, minute, "ad_impression", row.impressions);
     addRow(counts.months, row.month, { closed: false, ...row });
     if (row.month === state.today.slice(0, 7)) {
       figures.impressions += row.impressions;
@@ -211,13 +196,20 @@ function add(counts, minute, message) {
   }
   for (const row of message.clicks ?? []) {
     if (!isOf(row)) continue;
-    addToMinute(counts, minute, "ad_click", row.hits);
     figures.hits += row.hits;
     figures.clicks += row.clicks;
   }
   for (const row of message.ads ?? []) {
     if (concerns(row)) addRow(counts.ads, `${row.website} ${row.ad_id}`, row);
   }
+}
+
+function addToMinutes(minute, message) {
+  beginMinute(minute);
+  const row = state.counts.minutes.get(minute);
+  const told = { page_view: [message.views, "views"], ad_impression: [message.months, "impressions"], ad_click: [message.clicks, "hits"] };
+  const [rows, name] = told[message.queue];
+  for (const of of rows ?? []) if (row && isOf(of)) row[message.queue] += of[name];
 }
 
 function addRow(rows, key, row) {
@@ -232,13 +224,12 @@ function addRow(rows, key, row) {
 // Not before the last one that was read, whose clock may be another.
 const presentMinute = () => Math.max(Math.floor(Date.now() / 60_000) * 60, ...state.counts.minutes.keys());
 
-function addToMinute({ minutes }, minute, kind, events) {
-  const last = [...minutes.keys()].at(-1) ?? minute - 60;
-  for (let time = last + 60; time <= minute; time += 60) {
+function beginMinute(minute) {
+  const { minutes } = state.counts;
+  for (let time = [...minutes.keys()].at(-1) + 60; time <= minute; time += 60) {
     minutes.set(time, { time, page_view: 0, ad_impression: 0, ad_click: 0 });
     if (minutes.size > MINUTES) minutes.delete(minutes.keys().next().value);
   }
-  if (minutes.has(minute)) minutes.get(minute)[kind] += events;
 }
 
 function connect() {
@@ -249,11 +240,12 @@ function connect() {
   });
   source.addEventListener("counts", (event) => {
     const told = { at: performance.now(), minute: presentMinute(), message: JSON.parse(event.data) };
-    lately = [...lately.filter(({ at }) => at > told.at - LONGEST_READING_MS), told];
-    if (state.today) add(state.counts, told.minute, told.message);
+    forgetTold();
+    lately.push(told);
+    if (state.today) add(told);
     show();
     // Once it is quiet, the reports have the last word.
-    if (!isReading) loadIn(QUIET_MS * (1 + Math.random()));
+    if (!isReading && told.at > readSoonUntil) loadIn(QUIET_MS * (1 + Math.random()));
   });
   source.addEventListener("spike", (event) => {
     const spike = JSON.parse(event.data);
@@ -480,7 +472,7 @@ new ResizeObserver(() => {
   const width = byId("chart").clientWidth;
   if (chart && width && chart.width !== width) chart.setSize({ width, height: 208 });
 }).observe(byId("chart"));
-setInterval(() => { if (state.today) { addToMinute(state.counts, presentMinute(), "page_view", 0); show(); } }, 5_000);
+setInterval(() => { if (state.today) { beginMinute(presentMinute()); show(); } }, 5_000);
 
 showFilters();
 connect();
