@@ -36,6 +36,7 @@ from redis.retry import Retry
 from app import counters, dead_letters
 from app.domain.events import QUEUE_OF, QUEUES, Event, Rejection
 from app.errors import Unavailable
+from app.settings import SettingsError
 
 MAX_BATCH = 1_000
 REDIS_SECONDS = 0.5
@@ -110,14 +111,22 @@ def batches(events: Iterable[Event]) -> list[Batch]:
 
 
 def connect(url: str) -> Redis:
-    """A client that answers within REDIS_SECONDS or fails: a caller knows better when to retry."""
-    return Redis.from_url(
-        url,
-        socket_timeout=REDIS_SECONDS,
-        socket_connect_timeout=REDIS_SECONDS,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-    )
+    """A client that answers within REDIS_SECONDS or fails: a caller knows better when to retry.
+
+    Raises SettingsError where it is no such URL.
+    """
+    try:
+        redis = Redis.from_url(
+            url,
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+        )
+        redis.connection_pool.make_connection()  # which alone looks at all options
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"REDIS_URL or BROKER_URL can't be used: {error}") from error
+    return redis
 
 
 COMMANDS = """

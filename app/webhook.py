@@ -9,6 +9,9 @@ import httpx
 from app.errors import EventstreamError
 
 SECONDS = 5.0
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
+"""What `is_global` leaves out: the IPv6 addresses given out, and IPv4's own uses (RFC 6890)."""
 SIGNATURE_HEADER = "X-Eventstream-Signature"
 
 
@@ -77,4 +80,6 @@ def _is_public(address: str) -> bool:
             return _is_public(str(inner))
         if parsed in ipaddress.ip_network("64:ff9b::/96"):
             return _is_public(str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)))
-    return parsed.is_global and not parsed.is_multicast
+        if parsed not in GLOBAL_UNICAST:
+            return False
+    return parsed.is_global and not parsed.is_multicast and parsed not in PROTOCOLS

@@ -9,6 +9,7 @@ from app import journal as module
 from app.domain.events import AdClick, AdImpression, Event, PageView, Rejection
 from app.errors import Unavailable
 from app.journal import MAX_BATCH, Batch, Journal, OutcomeUnknown, batches, connect
+from app.settings import SettingsError
 from tests.conftest import Server
 from tests.rabbit import needs_rabbit, rabbit, rabbit_journal
 
@@ -236,3 +237,9 @@ def test_a_queue_is_overdue_once_a_batch_has_waited_long(either: Journal) -> Non
     either.redis.zadd("journal:page_view:waiting", {"b1": time.time() - 61})
     assert either.overdue("page_view", 60)
     assert not either.overdue("ad_click", 60)
+
+
+@pytest.mark.parametrize("rest", ["127.0.0.1:99999/0", "127.0.0.1:x/0", "h?nope=1"])
+def test_what_is_no_url_of_a_redis_is_said_in_a_sentence(rest: str) -> None:
+    with pytest.raises(SettingsError, match=r"^REDIS_URL or BROKER_URL can't be used: .+"):
+        connect(f"redis://{rest}")

@@ -8,10 +8,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import mongoengine
 import pymongo
 from bson.errors import InvalidDocument
-from mongoengine.connection import get_connection, get_db
+from mongoengine.connection import ConnectionFailure, get_connection, get_db
 from pymongo.client_session import ClientSession
 from pymongo.errors import (
     BulkWriteError,
+    ConfigurationError,
     OperationFailure,
     PyMongoError,
     WriteError,
@@ -20,6 +21,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from app.errors import Unavailable
+from app.settings import SettingsError
 from app.store.documents import COLLECTIONS
 
 Session = ClientSession
@@ -36,12 +38,19 @@ def connect(url: str) -> None:
     Call it in the process that uses it, after any fork; again, to use another. Some options it
     sets whatever the URL says. What is written is kept by a majority before it is answered, and
     only what a majority keeps is read: nothing that was seen is ever taken back. And it is read
-    from the primary, so that who reads after another, in whatever process, sees no less.
+    from the primary, so that who reads after another, in whatever process, sees no less. Raises
+    SettingsError where it is no such URL.
     """
     disconnect()
-    mongoengine.connect(
-        host=_with_options(url), tz_aware=True, uuidRepresentation="standard", appname="eventstream"
-    )
+    try:
+        mongoengine.connect(
+            host=_with_options(url),
+            tz_aware=True,
+            uuidRepresentation="standard",
+            appname="eventstream",
+        )
+    except (ConfigurationError, ConnectionFailure, ValueError) as error:
+        raise SettingsError(f"MONGODB_URL can't be used: {error}") from error
 
 
 def disconnect() -> None:

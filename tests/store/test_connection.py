@@ -9,6 +9,7 @@ from pymongo import monitoring
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.errors import Unavailable
+from app.settings import SettingsError
 from app.store import connection, folding, ledger, months, reports
 from app.store.counting import ClickRule, Counting
 from app.store.reports import Page
@@ -107,6 +108,18 @@ def test_what_is_written_and_read_is_what_a_majority_keeps_whatever_the_url_says
     assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in sent} == {
         "primary"
     }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("mongodb://127.0.0.1:99999/x", "mongodb://127.0.0.1:1/?x=%"),
+        *("mongodb://u@:1/x", "mongodb://a:b:c@h/x"),
+    ],
+)
+def test_what_is_no_url_of_a_database_is_said_in_a_sentence(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^MONGODB_URL can't be used: .+"):
+        connection.connect(url)
 
 
 def test_a_database_that_is_away_is_said_in_a_sentence() -> None:
