@@ -55,6 +55,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, given: dict[str, str], workers: int) -> None:
         self._settings = settings
+        self._given = given
         self._stopped = False
         self._logs = settings.data_dir / "log"
         os.umask(0o077)  # what is kept here is for nobody else on this machine
@@ -103,8 +104,8 @@ class Supervisor:
         try:
             for part in self._stores:
                 part.start()
-            self._wait_for("Redis", self._redis_answers)
-            self._wait_for("the database", self._database_answers)
+            self._wait_for_store("REDIS_URL", "Redis", self._redis_answers)
+            self._wait_for_store("MONGODB_URL", "the database", self._database_answers)
             if self._stopped:
                 return
             self._migrate()
@@ -142,6 +143,13 @@ class Supervisor:
                 click.echo(f"{store.name} does not answer, ending it")
                 store.kill()
         time.sleep(WATCH_SECONDS)
+
+    def _wait_for_store(self, variable: str, name: str, answers: Callable[[], bool]) -> None:
+        if variable in self._given:
+            name = f"{name} of {variable}, {_without_password(self._addresses[variable])},"
+            if not answers():
+                click.echo(f"waiting for {name} which does not answer")
+        self._wait_for(name, answers)
 
     def _wait_for(self, name: str, answers: Callable[[], bool]) -> None:
         until = time.monotonic() + START_SECONDS

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from app.broker import stuck_signs
-from app.cli.parts import Pulse, StuckQueues
+from app.cli.parts import Pulse, StuckQueues, free_ports
 from app.cli.up import STUCK_SECONDS
 from app.journal import Journal
 from celeryconfig import task_time_limit
 from tests.cli.conftest import BIN, CLEAN, Stack, is_alive, start_stack
-from tests.conftest import wait_until
+from tests.conftest import running, wait_until
 
 VIEW = {"Type": "PageView", "Url": "up.example/a"}
 
@@ -207,6 +207,17 @@ def test_servers_named_in_the_environment_are_used_and_not_started(
         other.run("eventstream", "drain")
         assert other.items("page-views") == [{"website": "given.example", "page": "/", "views": 1}]
     assert stack.items("page-views?website=given.example") == []
+
+
+def test_a_server_that_is_named_and_away_is_waited_for_and_it_is_said(tmp_path: Path) -> None:
+    port, flower_port = map(str, free_ports(2))
+    settings = {"DATA_DIR": str(tmp_path / "var"), "REDIS_URL": "redis://:secret@127.0.0.1:1/0"}
+    settings |= {"PORT": port, "FLOWER_PORT": flower_port}
+    with running(str(BIN / "eventstream"), "up", log=tmp_path / "up.log", **CLEAN, **settings):
+        wait_until(lambda: "REDIS_URL" in (tmp_path / "up.log").read_text())
+    said = (tmp_path / "up.log").read_text()
+    assert "waiting for Redis of REDIS_URL, redis://" in said
+    assert "secret" not in said
 
 
 def test_a_queue_is_stuck_whose_next_message_stays_the_same_for_too_long(

@@ -23,7 +23,7 @@ def dead_letters() -> None:
 
 
 @dead_letters.command("list")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 11_000), default=20, show_default=True)
 def list_dead_letters(limit: int) -> None:
     """Show the newest dead letters."""
     with broker_errors():
