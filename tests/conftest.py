@@ -234,8 +234,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 @pytest.fixture
 def journal(redis: Server) -> Iterator[Journal]:
     """An empty journal. Nothing else is in its Redis either."""
+    with Redis.from_url(redis.url, socket_timeout=30) as patient:  # on a busy disk it takes a while
+        patient.flushall()
     client = connect(redis.url)
-    client.flushall()
     yield Journal(client)
     client.close()
 

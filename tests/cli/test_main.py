@@ -2,6 +2,11 @@ import csv
 import hmac
 import io
 import json
+import re
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,7 +15,8 @@ import pytest
 
 from app.journal import Batch, Journal, connect
 from app.settings import ADDRESSES_FILE
-from tests.cli.conftest import Stack
+from tests.cli.conftest import BIN, Stack
+from tests.conftest import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +147,28 @@ def test_what_can_t_be_signed_is_a_sentence(stack: Stack) -> None:
     assert (bad.returncode, "Not an http or https URL." in bad.stderr) == (2, True)
     unset = stack.run("eventstream", "sign-click", "https://a.com", check=False)
     assert (unset.returncode, unset.stderr) == (1, "Error: CLICK_SECRET is not set.\n")
+
+
+def test_live_traffic_is_of_now_and_is_posted_at_its_rate_until_ctrl_c(stack: Stack) -> None:
+    before = views_today(stack)
+    command = [str(BIN / "eventstream"), "simulate", "--live", "--rate", "100"]
+    with subprocess.Popen(
+        command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as simulating:
+        started = time.monotonic()
+        try:
+            wait_until(lambda: views_today(stack) >= before + 100)
+        finally:
+            simulating.send_signal(signal.SIGINT)
+        said, _ = simulating.communicate(timeout=20)
+        took = time.monotonic() - started
+    assert simulating.returncode == 0
+    found = re.fullmatch(r"accepted (\d+), rejected 0\n", said)
+    assert found
+    assert 100 <= int(found[1]) <= 100 * (took + 1)
+
+
+def views_today(stack: Stack) -> int:
+    today = datetime.now(UTC).date()
+    rows = stack.items(f"page-views/daily?from={today}&to={today}")
+    return sum(int(row["views"]) for row in rows)  # type: ignore[call-overload]

@@ -1,8 +1,5 @@
 import json
-import re
-import signal
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +9,7 @@ import pytest
 
 from app.cli.simulate import MAX_DAYS, Expectation, SimulatedEvent, simulate
 from app.domain.reader import EventReader
-from tests.cli.conftest import BIN, CLEAN, Stack, start_stack
-from tests.conftest import wait_until
+from tests.cli.conftest import BIN, CLEAN, start_stack
 
 END = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -112,31 +108,6 @@ def test_more_days_than_the_collector_accepts_are_cut_and_it_is_said(tmp_path: P
     assert "34 days" in done.stderr
     read, rejections = EventReader(UTC).read(done.stdout.encode().splitlines())
     assert (len(read), rejections) == (50, [])
-
-
-def test_live_traffic_is_of_now_and_is_posted_at_its_rate_until_ctrl_c(stack: Stack) -> None:
-    before = views_today(stack)
-    command = [str(BIN / "eventstream"), "simulate", "--live", "--rate", "100"]
-    with subprocess.Popen(
-        command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as simulating:
-        started = time.monotonic()
-        try:
-            wait_until(lambda: views_today(stack) >= before + 100)
-        finally:
-            simulating.send_signal(signal.SIGINT)
-        said, _ = simulating.communicate(timeout=20)
-        took = time.monotonic() - started
-    assert simulating.returncode == 0
-    found = re.fullmatch(r"accepted (\d+), rejected 0\n", said)
-    assert found
-    assert 100 <= int(found[1]) <= 100 * (took + 1)
-
-
-def views_today(stack: Stack) -> int:
-    today = datetime.now(UTC).date()
-    rows = stack.items(f"page-views/daily?from={today}&to={today}")
-    return sum(int(row["views"]) for row in rows)  # type: ignore[call-overload]
 
 
 def test_live_traffic_needs_a_collector() -> None:

@@ -83,15 +83,13 @@ def test_a_page_is_in_a_form_that_names_itself(url: str) -> None:
     assert website_and_page(website + page) == (website, page)
 
 
-@pytest.mark.parametrize("octet", range(0x80))
 @pytest.mark.parametrize("form", ["%{:02x}", "%{:02X}"])
-def test_an_escape_is_the_character_if_unreserved_or_else_in_capitals(
-    octet: int, form: str
-) -> None:
+def test_an_escape_is_the_character_if_unreserved_or_else_in_capitals(form: str) -> None:
     unreserved = string.ascii_letters + string.digits + "-._~"
-    escaped = chr(octet) if chr(octet) in unreserved else f"%{octet:02X}"
-    _, page = website_and_page("http://site1.com/a" + form.format(octet))
-    assert page == "/a" + escaped
+    for octet in range(0x80):
+        escaped = chr(octet) if chr(octet) in unreserved else f"%{octet:02X}"
+        _, page = website_and_page("http://site1.com/a" + form.format(octet))
+        assert page == "/a" + escaped
 
 
 @given(st.text(max_size=60))
