@@ -6,7 +6,7 @@ const KINDS = {
   ad_impression: { name: "Impressions", color: "--ad-impression" },
   ad_click: { name: "Hits", color: "--ad-click" },
 };
-const COUNTED = ["views", "impressions", "visitors", "hits", "clicks", ...Object.keys(KINDS)];
+const COUNTED = ["views", "impressions", "visitors", "hits", "clicks"];
 const MINUTES = 60;
 const SHOWN_ROWS = 10;
 const SHOWN_LETTERS = 5;
