@@ -104,7 +104,7 @@ class Applying:
             state.due = not folding.fold(kind.__name__)
             state.ended = time.monotonic()
             state.took = state.ended - started
-            if not state.due:
-                live.folded(self._redis, QUEUE_OF[kind])
-            else:
+            if state.due:
                 self.counts.count(counters.FOLD_CONFLICTS, kind.__name__)
+            else:
+                live.folded(self._redis, QUEUE_OF[kind])

@@ -85,7 +85,7 @@ class _Moment(fields.Field[int]):
                 moment = datetime.fromisoformat(value)
                 # It takes any letter there; RFC 3339 has these.
                 if not {"T", "t", " "} & set(value):
-                    raise ValidationError("Not a valid ISO 8601 time.")
+                    raise ValueError(value)
                 if moment.tzinfo is None:
                     raise ValidationError("The time zone is missing.")
                 milliseconds = moment.timestamp() * 1000

@@ -108,7 +108,13 @@ class Viewers:
                     message = channels.get_message(timeout=0)
                 now = time.monotonic()
                 if waiting and now >= send_at:
-                    self._send_all(b"".join(_counts(*of, *told) for of, told in waiting.items()))
+                    self._send_all(
+                        b"".join(
+                            _counts(*of, first, counts)
+                            for of, (first, counts) in waiting.items()
+                            if counts
+                        )
+                    )
                     waiting, send_at = {}, now + SEND_SECONDS
                 if now >= beat_at:
                     # Finds those who went without a word, and keeps proxies from closing.

@@ -30,7 +30,7 @@ LIVE_SECONDS = 0.2
 )
 def send(files: tuple[IO[bytes], ...], url: str | None, batch: int) -> None:
     """Post the events of NDJSON or JSON FILES (-: standard input), retrying while refused."""
-    url = url or f"http://{settings().host}:{settings().port}"
+    url = _collector(url)
     with progress_bar() as progress:
         outcome = sending.send(files, url, batch, _write_key(), progress)
     for reason, number in outcome.reasons.most_common(10):
@@ -109,7 +109,7 @@ def _write_key() -> str | None:
 
 def _simulate_live(rate: float, url: str | None, sites: int, users: int) -> None:
     outcome = sending.Outcome()
-    url = url or f"http://{settings().host}:{settings().port}"
+    url = _collector(url)
     made_up = simulate_now(None, sites, users)
     click.echo(f"posting {rate:g} events a second to {url}, until Ctrl-C", err=True)
     posted_at, owed = time.monotonic(), 0.0

@@ -22,15 +22,15 @@ const number = new Intl.NumberFormat("en");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-// Counts in rows by their key. The large figures are the one row of a table.
-const noCounts = () => ({
-  figures: new Map([["", { views: 0, impressions: 0, visitors: 0, hits: 0, clicks: 0 }]]),
-  minutes: new Map(),
-  pages: new Map(),
-  ads: new Map(),
-  months: new Map(),
-});
-const state = { today: null, counts: noCounts(), folds: {}, told: {}, spikes: [], websites: new Set() };
+const state = {
+  today: null,
+  // As in `read`: figures, and rows by their key.
+  counts: { figures: {}, minutes: new Map(), pages: new Map(), ads: new Map(), months: new Map() },
+  folds: {},
+  told: {},
+  spikes: [],
+  websites: new Set(),
+};
 let reading = 0; // the number of the latest reading: an older one that comes later is dropped
 let isReading = false;
 let readSoonUntil = 0; // until then nothing that is told puts off the next reading
@@ -129,7 +129,7 @@ function read(snapshot) {
   const { impressions, visitors } = month ?? { impressions: 0, visitors: 0 };
   const by = (rows, key) => new Map(rows.map((row) => [key(row), row]));
   return {
-    figures: new Map([["", { views: snapshot.views, impressions, visitors, ...snapshot.clicks }]]),
+    figures: { views: snapshot.views, impressions, visitors, ...snapshot.clicks },
     minutes: by(snapshot.minutes, (row) => row.time),
     pages: by(snapshot.pages, (row) => `${row.website} ${row.page}`),
     ads: by(snapshot.ads, (row) => `${row.website} ${row.ad_id}`),
@@ -181,7 +181,7 @@ function add({ minute, message }) {
 
 function addToRows(message) {
   const { counts } = state;
-  const figures = counts.figures.get("");
+  const { figures } = counts;
   for (const row of message.views ?? []) if (isOf(row) && inRange(row.day)) figures.views += row.views;
   for (const row of message.pages ?? []) {
     if (concerns(row) && inRange(row.day)) addRow(counts.pages, `${row.website} ${row.page}`, row);
@@ -274,7 +274,7 @@ function show() {
   planned = true;
   setTimeout(() => {
     planned = false;
-    for (const [name, value] of Object.entries(state.counts.figures.get(""))) showNumber(byId(name), value);
+    for (const [name, value] of Object.entries(state.counts.figures)) showNumber(byId(name), value);
     showPages();
     showAds();
     showMonths();
