@@ -1,5 +1,6 @@
 """Counting events and what follows from it, for a process that does so: a worker or a consumer."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,14 +13,18 @@ from app import counters, live, watching
 from app.archive import Archive
 from app.counters import Counts
 from app.domain.events import QUEUE_OF, Event
+from app.errors import DeadlineMissed, Unavailable
 from app.mirror import Mirror
 from app.settings import Settings
-from app.store import folding
-from app.store.connection import Session
-from app.store.counting import Applied, ClickRule, Counting
+from app.store import connection, folding
+from app.store.counting import Along, Applied, ClickRule, CountedPiece, Counting
 from app.store.documents import Filtered
+from app.store.errors import TransactionTooLarge
+from app.store.ledger import Piece
 
 FOLD_EVERY_SECONDS = 1.0
+MOST_EVENTS = 1_000_000
+"""More than a transaction ever gets: so many bytes of events are not taken at once."""
 FOLD_SHARE = 0.1
 """Of the time, folding takes no more than this, while there is something to count."""
 
@@ -44,7 +49,13 @@ class Applying:
         self.keeps = config.archive or config.kafka_publish is not None
         """Whether what counted goes to an archive or a mirror."""
         self.counts = Counts()
-        self._counting = Counting(rule, config.timezone, archives=self.keeps)
+        self._counting = Counting(
+            rule,
+            config.timezone,
+            archives=self.keeps,
+            hashed_monthly=config.user_hash_rotation == "month",
+        )
+        self._most_events = MOST_EVENTS
         self._archive = Archive(config.archive_url) if config.archive else None
         self._mirror = Mirror.of(config)
         self._redis = redis
@@ -53,15 +64,29 @@ class Applying:
 
     def apply(
         self,
-        batches: Mapping[type[Event], Mapping[str, Sequence[Event]]],
-        along: Callable[[Session, Mapping[type[Event], Applied]], None] | None = None,
+        pieces: Mapping[type[Event], Sequence[Piece]],
+        along: Along | None = None,
     ) -> dict[type[Event], Applied]:
-        """Count batches, given by kind and id, all or none. See `Counting.apply_together`."""
+        """Count pieces of batches, given by kind, all or none. See `Counting.apply_pieces`.
+
+        After a transaction missed its deadline the next ones may have half as many events, until
+        such go through again: TransactionTooLarge is raised for more.
+        """
+        number = sum(len(piece.events) for of_kind in pieces.values() for piece in of_kind)
+        if number > self._most_events:
+            raise TransactionTooLarge("a smaller transaction missed its deadline")
         self._folds = {}
         with suppress(RedisError):
             self._folds = live.folds(self._redis)
         started = time.monotonic()
-        applied = self._counting.apply_together(batches, along)
+        try:
+            applied = self._counting.apply_pieces(pieces, along)
+        except DeadlineMissed:
+            with suppress(Unavailable):
+                connection.ping()  # else it was not for their number
+                self._most_events = max(1, number // 2)
+            raise
+        self._most_events = max(self._most_events, min(2 * number, MOST_EVENTS))
         seconds = time.monotonic() - started
         for kind, of_kind in applied.items():
             name = kind.__name__
@@ -69,19 +94,69 @@ class Applying:
             self.counts.observe(counters.APPLY_EVENTS, of_kind.events, name)
             self.counts.count(counters.APPLIED, name, of_kind.events)
             self.counts.count(counters.DEDUPLICATED, name, of_kind.repeated)
+            self.counts.count(counters.COLLISIONS, name, len(of_kind.collisions))
             self.counts.count(counters.APPLY_RETRIES, name, of_kind.retries)
             for (*_, reason), (number,) in of_kind.changes.get(Filtered, {}).items():
                 self.counts.count(counters.FILTERED, reason, number)
             self._foldings[kind].due |= of_kind.events > 0
         return applied
 
-    def archive(self, queue: str, counted: Mapping[str, Sequence[Event]]) -> None:
-        """Archive what counted of each batch, if there is an archive. Raises Unavailable."""
-        if self._archive:
-            self._archive.write(queue, counted)
+    def apply_halved(
+        self,
+        kind: type[Event],
+        pieces: Sequence[Piece],
+        bury: Callable[[Piece, Exception], None],
+        until: float = math.inf,
+    ) -> None:
+        """Count pieces of batches of one kind, in as many transactions as it takes.
 
-    def mirror(self, counted: Mapping[str, Sequence[Event]]) -> None:
-        """Publish what counted of each batch with KAFKA_PUBLISH. Raises Unavailable."""
+        What fails whole is halved, until an event that can't be counted stands alone: `bury` is
+        given that, and its positions are then done. It must keep the event durably before it
+        returns, and may be called again for the same one. Raises Unavailable, also where this time
+        of the monotonic clock has come; what was counted until then stays so.
+        """
+        if time.monotonic() > until:
+            raise DeadlineMissed("database", "the rest is counted later")
+        try:
+            applied = self.apply({kind: pieces})[kind]
+        except Unavailable:
+            raise
+        except Exception as error:
+            halves = _halves(pieces)
+            if halves is None:
+                bury(pieces[0], error)
+                self.pass_over(pieces[0])
+                return
+            for half in halves:
+                self.apply_halved(kind, half, bury, until)
+        else:
+            self.tell(QUEUE_OF[kind], applied)
+
+    def finish(
+        self, pieces: Mapping[type[Event], Sequence[Piece]], along: Along | None = None
+    ) -> dict[type[Event], Applied]:
+        """What counted of whole batches that `apply_halved` is done with.
+
+        `along` writes in the transaction that looks this up. Raises Unavailable.
+        """
+        applied = self._counting.apply_pieces(pieces, along)
+        for kind, of_kind in applied.items():
+            self.counts.count(counters.COLLISIONS, kind.__name__, len(of_kind.collisions))
+        return applied
+
+    def pass_over(self, piece: Piece) -> None:
+        """Have the events of a piece done without counting them. Raises Unavailable."""
+        self._counting.pass_over(piece)
+
+    def archive(self, queue: str, counted: Sequence[CountedPiece]) -> None:
+        """Archive what counted, if there is an archive. Raises Unavailable."""
+        if self._archive:
+            self._archive.write(
+                queue, {piece.name: list(piece.events.values()) for piece in counted}
+            )
+
+    def mirror(self, counted: Sequence[CountedPiece]) -> None:
+        """Publish what counted with KAFKA_PUBLISH. Raises Unavailable."""
         if self._mirror:
             self._mirror.write(counted)
 
@@ -108,3 +183,16 @@ class Applying:
                 self.counts.count(counters.FOLD_CONFLICTS, kind.__name__)
             else:
                 live.folded(self._redis, QUEUE_OF[kind])
+
+
+def _halves(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
+    """The same events in two lists of pieces, None where there is only one event."""
+    if len(pieces) > 1:
+        middle = len(pieces) // 2
+        return [list(pieces[:middle]), list(pieces[middle:])]
+    [piece] = pieces
+    start, stop = piece.span
+    if stop - start <= 1:
+        return None
+    middle = (start + stop) // 2
+    return [[piece.cut(start, middle)], [piece.cut(middle, stop)]]

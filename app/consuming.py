@@ -9,6 +9,7 @@ Kafka only tell those who watch how far it is.
 What is to be archived and mirrored is written in the same transaction, and then moved there.
 """
 
+import hashlib
 import logging
 import os
 import threading
@@ -17,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+import msgspec
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -28,15 +30,16 @@ from confluent_kafka import (
 
 from app import counters, dead_letters
 from app.applying import Applying
-from app.domain.events import QUEUE_OF, Event, Rejection
+from app.domain.events import QUEUE_OF, Collision, Event
 from app.errors import EventstreamError, InvalidRequest, Unavailable
 from app.journal import Journal, broker_errors, connect
 from app.messages import MessageRead, MessageReader, chunks
 from app.reading import reader_with
 from app.settings import KafkaTopic, Settings
 from app.store.connection import Session
-from app.store.counting import Applied
+from app.store.counting import Along, Applied
 from app.store.documents import key
+from app.store.ledger import Piece
 from app.store.offsets import Left, Overtaken, Progress
 
 MESSAGES_AT_ONCE = 5_000
@@ -132,7 +135,7 @@ class TopicConsumer:
     def _begin(self, partitions: Iterable[int]) -> None:
         """Read these partitions from where the group has counted them."""
         self._positions = self._insist(lambda: self._progress.read(partitions))
-        self._may_be_left = self._applying.keeps
+        self._may_be_left = True
         self._client.assign(
             [
                 TopicPartition(self._topic, partition, offset or OFFSET_BEGINNING)
@@ -172,39 +175,64 @@ class TopicConsumer:
         for one in chunk:
             for event in one.events:
                 by_kind.setdefault(type(event), []).append(event)
-        batches = {kind: {os.urandom(16).hex(): events} for kind, events in by_kind.items()}
+        left: list[Left] = []
 
-        def along(session: Session, applied: Mapping[type[Event], Applied]) -> None:
-            self._progress.move(before, after, session)
-            if self._applying.keeps:
-                self._progress.leave(applied, session)
+        def along(
+            session: Session, applied: Mapping[type[Event], Applied], *, in_pieces: bool = False
+        ) -> None:
+            self._progress.move(before, after, session, in_pieces=in_pieces)
+            left[:] = self._progress.leave(applied, session, counted=self._applying.keeps)
 
+        pieces = {kind: [Piece(os.urandom(16).hex(), by_kind[kind])] for kind in by_kind}
         try:
-            applied = self._insist(lambda: self._applying.apply(batches, along))
+            applied = self._insist(lambda: self._applying.apply(pieces, along))
         except (Overtaken, _Stopped):
             raise
         except Exception as error:  # any other is a message's own, and would come again
-            self._count_apart(chunk, error)
-            return
+            if len(chunk) > 1:
+                for one in chunk:
+                    self._count([one])
+                return
+            if not by_kind:
+                raise
+            logger.warning("a message is counted in pieces: %s", type(error).__name__)
+            applied = self._count_in_pieces(chunk[0], by_kind, partial(along, in_pieces=True))
         self._positions |= after
-        self._counted(chunk, applied)
+        self._counted(chunk, applied, left)
 
-    def _count_apart(self, chunk: Sequence[MessageRead], error: Exception) -> None:
-        """Count these one by one; one that can't be counted, for this error, is a dead letter."""
-        if len(chunk) > 1:
-            for one in chunk:
-                self._count([one])
-            return
-        [bad] = chunk
-        if not bad.events:
-            raise error
-        logger.error("a message can't be counted", exc_info=error)
-        errors = {"event": [f"{type(error).__name__}: {error}"[:500]], "Kafka": [bad.place]}
-        letters = [*bad.rejections, Rejection(0, bad.value, errors)]
-        self._count([bad._replace(events=[], rejections=letters)])
+    def _count_in_pieces(
+        self, message: MessageRead, by_kind: Mapping[type[Event], Sequence[Event]], along: Along
+    ) -> dict[type[Event], Applied]:
+        """Count the events of a message, but for those that can't be; these are dead letters.
+
+        The pieces that are counted stay so, whatever happens before the offset moves: each time
+        the message comes again it has the same ids.
+        """
+        name = key(self._topic, message.partition, message.offset, self._group)
+        batch = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+        pieces = {kind: [Piece(f"{batch}-{QUEUE_OF[kind]}", by_kind[kind])] for kind in by_kind}
+
+        def bury(piece: Piece, error: Exception) -> None:
+            [event] = piece.events
+            reason = f"{type(error).__name__}: {error}"[:500]
+            logger.error("an event can't be counted: %s", message.place, exc_info=error)
+            with broker_errors():
+                dead_letters.keep_event(
+                    *(self._journal.redis, QUEUE_OF[type(event)], piece.batch, piece.start),
+                    *(msgspec.json.encode(event), f"{reason} ({message.place})"),
+                )
+
+        partition = message.partition
+        self._insist(partial(self._progress.begin_pieces, partition, self._positions[partition]))
+        for kind, of_kind in pieces.items():
+            self._insist(partial(self._applying.apply_halved, kind, of_kind, bury))
+        return self._insist(lambda: self._applying.finish(pieces, along))
 
     def _counted(
-        self, chunk: Sequence[MessageRead], applied: Mapping[type[Event], Applied]
+        self,
+        chunk: Sequence[MessageRead],
+        applied: Mapping[type[Event], Applied],
+        left: Iterable[Left],
     ) -> None:
         """Do what follows once messages are counted."""
         events = [event for one in chunk for event in one.events]
@@ -220,23 +248,25 @@ class TopicConsumer:
         ]
         with suppress(KafkaException):
             self._client.commit(offsets=hint, asynchronous=True)
-        if self._applying.keeps:
-            self._send_on(
-                Left(batch, QUEUE_OF[kind], events)
-                for kind, of_kind in applied.items()
-                for batch, events in of_kind.counted.items()
-            )
+        self._send_on(left)
 
     def _send_on(self, batches: Iterable[Left]) -> None:
-        """Archive and mirror what counted, then forget it."""
+        """Archive and mirror what counted, keep what collided, then forget it."""
         for batch in batches:
             self._insist(partial(self._send, batch))
 
     def _send(self, left: Left) -> None:
-        counted = {left.batch: left.events}
-        self._applying.archive(left.queue, counted)
-        self._applying.mirror(counted)
-        self._progress.done([left.batch])
+        if left.collides:
+            _, batch, events = left.piece
+            with broker_errors():
+                dead_letters.keep_collisions(
+                    self._journal.redis,
+                    [Collision(batch, position, event) for position, event in events.items()],
+                )
+        else:
+            self._applying.archive(left.queue, [left.piece])
+            self._applying.mirror([left.piece])
+        self._progress.done(left)
 
     def _keep_rejections(self, chunk: Sequence[MessageRead], partition: int) -> None:
         place = key(self._topic, partition, self._group)

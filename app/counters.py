@@ -74,6 +74,12 @@ DEDUPLICATED = Counted(
     "type",
     TYPES,
 )
+COLLISIONS = Counted(
+    "eventstream_event_id_collisions",
+    "Events not counted because their EventId is that of another event of the website.",
+    "type",
+    TYPES,
+)
 FILTERED = Counted(
     "eventstream_events_filtered",
     "Events that were counted apart as invalid traffic.",
@@ -112,6 +118,7 @@ COUNTED = (
     LOST,
     APPLIED,
     DEDUPLICATED,
+    COLLISIONS,
     FILTERED,
     GIVEN_BACK,
     APPLY_RETRIES,

@@ -3,9 +3,11 @@
 Redis keys, both streams whose ids hold the time an entry came in:
 - `dead_letters:events`: rejected events, the latest MAX_EVENTS; fields `reason` (JSON), `event`
   (its JSON), `truncated` where that was cut short, `invalid` (a reason) where it is invalid
-  traffic, and `refused` where its sender may not write it;
+  traffic, `refused` where its sender may not write it, and `collides` where its EventId is that of
+  another event;
 - `dead_letters:batches`: failed batches, the latest MAX_BATCHES; fields `reason` (JSON), `queue`,
   `id` and `batch` (the events, JSON).
+- `dead_letters:kept:{batch}:{position}`: a letter of this event was kept, for KEPT_ONCE_SECONDS;
 - `dead_letters:kafka`: a hash from topic, partition and group to the offset up to which what was
   rejected has been kept.
 They are kept for KEPT_SECONDS. Anybody can have events rejected, so these never push out a batch.
@@ -22,13 +24,18 @@ from msgspec import Raw
 from redis import Redis
 from redis.client import Pipeline
 
-from app.domain.events import Rejection
+from app.domain.events import Collision, Rejection
 from app.domain.reader import NOT_JSON
+from app.domain.wire import as_sent
 
 MAX_EVENTS = 10_000
 MAX_BATCHES = 1_000
 MAX_EVENT_BYTES = 8_192
+AT_ONCE = 500
+COLLISION_REASON = "Another event of this website with the same EventId was counted."
 KEPT_SECONDS = 7 * 24 * 3600
+KEPT_ONCE_SECONDS = 8 * 24 * 3600
+"""As long as a batch can come again, and its letters be kept again."""
 ID_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})(b?)\Z"
 """What ids look like, as a regular expression; those of batches end in b."""
 
@@ -44,13 +51,22 @@ end
 if tonumber(ARGV[2]) > kept then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 """
 
+_KEEP_EACH_ONCE = """#!lua flags=allow-oom
+for _, letter in ipairs(cmsgpack.unpack(ARGV[2])) do
+    if redis.call('SET', 'dead_letters:kept:' .. letter[1], 1, 'NX', 'EX', ARGV[1]) then
+        redis.call(unpack(letter[2]))
+    end
+end
+"""
+
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """One entry: a rejected event, or else a failed batch of a queue.
 
     `time` is UTC. `event` and `batch` are JSON as it came, a text where it was none or cut short;
     `truncated` means that it is not there in whole, so can't be replayed. `invalid` and `refused`
-    are those of a Rejection.
+    are those of a Rejection. An event that `collides` was accepted, and then found to have the
+    EventId of another; its user is as it is kept, mostly hashed.
     """
 
     id: str
@@ -60,6 +76,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     truncated: bool = False
     invalid: str = ""
     refused: bool = False
+    collides: bool = False
     queue: str = ""
     batch_id: str = ""
     batch: Raw = Raw(b"[]")
@@ -95,6 +112,39 @@ def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejectio
     commands = keeping([rejection for _, rejection in rejections])
     letters = msgspec.msgpack.encode(list(zip(offsets, commands, strict=True)))
     redis.register_script(_KEEP_ONCE)([_KAFKA], [place, offsets[-1] + 1, letters])
+
+
+def keep_collisions(redis: Redis, collisions: Sequence[Collision]) -> None:
+    """Keep events with the EventId of another event, each once however often this is called."""
+    reason = msgspec.json.encode({"EventId": [COLLISION_REASON]}).decode()
+    letters = []
+    for collision in collisions:
+        event = msgspec.json.encode(as_sent(collision.event, collision.event.event_id)).decode()
+        words = ["reason", reason, "event", event, "collides", "true"]
+        command = ("XADD", _EVENTS, "MAXLEN", MAX_EVENTS, "*", *words)
+        letters.append((f"{collision.batch}:{collision.position}", command))
+    _keep_each_once(redis, letters)
+
+
+def keep_event(
+    redis: Redis, queue: str, batch_id: str, position: int, event: bytes, reason: str
+) -> None:
+    """Keep an event of a batch, as JSON, that can't be counted; once however often it is called.
+
+    Its letter is that of a batch of its own, which can be replayed.
+    """
+    name = f"{batch_id}:{position}"
+    words = ["reason", msgspec.json.encode(reason).decode(), "queue", queue, "id", name]
+    batch = f"[{event.decode(errors='replace')}]"
+    command = ("XADD", _BATCHES, "MAXLEN", MAX_BATCHES, "*", *words, "batch", batch)
+    _keep_each_once(redis, [(name, command)])
+
+
+def _keep_each_once(redis: Redis, letters: Sequence[tuple[str, Sequence[Any]]]) -> None:
+    script = redis.register_script(_KEEP_EACH_ONCE)
+    for start in range(0, len(letters), AT_ONCE):
+        packed = msgspec.msgpack.encode(letters[start : start + AT_ONCE])
+        script([], [KEPT_ONCE_SECONDS, packed])
 
 
 def add_batch(pipe: Pipeline, queue: str, batch_id: str, payload: bytes, reason: str) -> None:
@@ -183,6 +233,7 @@ def _letter(stream: str, letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLe
         truncated=truncated,
         invalid=fields.get(b"invalid", b"").decode(),
         refused=b"refused" in fields,
+        collides=b"collides" in fields,
         queue=fields.get(b"queue", b"").decode(),
         batch_id=fields.get(b"id", b"").decode(),
         batch=Raw(batch),

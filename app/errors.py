@@ -16,6 +16,10 @@ class Unavailable(EventstreamError):
         self.part = part
 
 
+class DeadlineMissed(Unavailable):
+    """A part did not do what it was asked in time. Less of it may be done in time."""
+
+
 class InvalidRequest(EventstreamError):
     """A caller's argument is wrong. `errors` maps each argument's name to what is wrong with it."""
 

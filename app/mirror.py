@@ -12,9 +12,10 @@ from typing import Any, Self
 
 import msgspec
 
-from app.domain.events import Event, PageView
+from app.domain.wire import as_sent
 from app.errors import Unavailable
 from app.settings import Settings
+from app.store.counting import CountedPiece
 
 DELIVERY_SECONDS = 5.0
 RETRY_SECONDS = 30.0
@@ -47,8 +48,8 @@ class Mirror:
         """The mirror of these settings, None where there is none."""
         return cls(*config.kafka_publish, config.kafka_config) if config.kafka_publish else None
 
-    def write(self, batches: Mapping[str, Sequence[Event]]) -> None:
-        """Publish the events of batches; all are in the topic once it returns.
+    def write(self, counted: Sequence[CountedPiece]) -> None:
+        """Publish what counted of batches; all is in the topic once it returns.
 
         Raises Unavailable where some may not be, and for RETRY_SECONDS after that at once.
         """
@@ -61,9 +62,10 @@ class Mirror:
                 errors.append(error)
 
         try:
-            for batch, events in batches.items():
-                for place, event in enumerate(events):
-                    value = msgspec.json.encode(_sent(event, f"{batch}:{place}"))
+            for piece in counted:
+                for position, event in piece.events.items():
+                    event_id = f"{piece.batch}:{position}"
+                    value = msgspec.json.encode(as_sent(event, event.event_id or event_id))
                     self._producer.produce(
                         self._topic, value, key=event.website, on_delivery=delivered
                     )
@@ -73,22 +75,3 @@ class Mirror:
         if errors or waiting:
             self._away_until = time.monotonic() + RETRY_SECONDS
             raise Unavailable("Kafka", errors[0].str() if errors else "it does not answer")
-
-
-def _sent(event: Event, event_id: str) -> dict[str, Any]:
-    """An event as a client would send it. With `Invalid` where it counted apart: why."""
-    # The host of https://site1.com:80 is site1.com:80; http would take the port for its own.
-    scheme = "https" if event.website.endswith(":80") else "http"
-    page = event.page if isinstance(event, PageView) else "/"
-    sent: dict[str, Any] = {
-        "Type": type(event).__name__,
-        "Url": f"{scheme}://{event.website}{page}",
-        "EventId": event.event_id or event_id,
-    }
-    if not isinstance(event, PageView):
-        sent["Meta"] = {"UserId": event.user_id, "AdId": event.ad_id}
-    if event.time is not None:
-        sent["Timestamp"] = event.time
-    if event.invalid:
-        sent["Invalid"] = event.invalid.reason
-    return sent

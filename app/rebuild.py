@@ -14,8 +14,9 @@ from app.domain.traffic import Invalid
 from app.errors import InvalidRequest
 from app.store import folding, ledger, migrations, months, offsets
 from app.store.connection import connect, deadline, transaction
-from app.store.counting import APPLY_SECONDS, ClickRule, Counting
+from app.store.counting import APPLY_SECONDS, PIECE_NAME, ClickRule, Counting
 from app.store.documents import SEEN_SECONDS, ConsumedOffset, Outgoing
+from app.store.ledger import Piece
 
 EVENTS_AT_ONCE = 5_000
 NOTHING_CONSUMED: offsets.Rows = {ConsumedOffset: [], Outgoing: []}
@@ -104,19 +105,26 @@ def rebuild(
             raise InvalidRequest({"into": ["There is something in this database."]})
         migrations.prepare()
     for left in offsets.left_in(consumed):
-        archive.write(left.queue, {left.batch: left.events})
+        if not left.collides:
+            archive.write(left.queue, {left.piece.name: list(left.piece.events.values())})
     done = Rebuilt()
     # Events may be a day ahead of when they were accepted; how late they come has no bound here.
     written_from = plan.first - timedelta(days=2) if plan.first else date.min
     for queue in sorted(plan.queues):
         counting = Counting(plan.click_rule, plan.timezone)
         done.events[queue] = 0
-        for batches in _some(archive, archive.files(queue, written_from), turn):
+        for batches in _some(archive, archive.files(queue, written_from), turn, plan):
             renewed = {
                 name: [new for event in events if plan.holds(new := _renewed(event, plan, done))]
                 for name, events in batches.items()
             }
             done.events[queue] += counting.apply(QUEUES[queue], renewed).events
+            for name in batches:
+                if piece := PIECE_NAME.fullmatch(name):
+                    # The rest of its batch may still be in the journal.
+                    batch, start, stop = piece[1], int(piece[2]), int(piece[3])
+                    nothing = [None] * (stop - start)
+                    counting.pass_over(Piece(batch, nothing, start, whole=False))
         folding.fold(QUEUES[queue].__name__)
     months.aggregate_due(datetime.now(plan.timezone))
     offsets.put(consumed)
@@ -124,7 +132,7 @@ def rebuild(
 
 
 def _some(
-    archive: Archive, files: Sequence[str], turn: Turn
+    archive: Archive, files: Sequence[str], turn: Turn, plan: Plan
 ) -> Iterator[dict[str, Sequence[Event]]]:
     """The batches in these files, some thousand events at once, their ids claimed if recent."""
     week_ago = datetime.now(UTC).date() - timedelta(seconds=SEEN_SECONDS, days=1)
@@ -134,20 +142,23 @@ def _some(
         for batch, events in archive.read(name).items():
             batches.setdefault(batch, events)
             if sum(map(len, batches.values())) >= EVENTS_AT_ONCE:
-                yield _claimed(batches, recent, turn)
+                yield _claimed(batches, recent, turn, plan)
                 batches = {}
     if batches:
-        yield _claimed(batches, recent, turn)
+        yield _claimed(batches, recent, turn, plan)
 
 
 def _claimed(
-    batches: dict[str, Sequence[Event]], recent: bool, turn: Turn
+    batches: dict[str, Sequence[Event]], recent: bool, turn: Turn, plan: Plan
 ) -> dict[str, Sequence[Event]]:
     turn.prolong()
     if recent:
         events = [event for of_batch in batches.values() for event in of_batch]
         with deadline(APPLY_SECONDS):
-            transaction(partial(ledger.claim, events))
+            claim = partial(
+                ledger.claim, events, with_user=not plan.hashed_monthly, seen_events=False
+            )
+            transaction(claim)
     return batches
 
 

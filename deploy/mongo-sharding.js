@@ -9,6 +9,7 @@
 // hashed `_id` spreads them evenly, whereas a month or the order of names would bring all writes to
 // one shard. It is also the only unique index that they have, and equal ids are of the same shard.
 const sharded = {
+  claims: { _id: "hashed" },
   seen_events: { _id: "hashed" },
   visitors: { _id: "hashed" },
   hit_tallies: { _id: "hashed" },

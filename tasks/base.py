@@ -4,22 +4,26 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import msgspec
 from celery import Task
 
-from app import counters, journal
+from app import counters, dead_letters, journal
 from app.applying import Applying
 from app.broker import journal_of
-from app.domain.events import QUEUES
+from app.domain.events import QUEUE_OF, QUEUES, Event
 from app.errors import Unavailable
-from app.journal import Batch
+from app.journal import Batch, broker_errors
 from app.mirror import RETRY_SECONDS
 from app.settings import settings
 from app.store.counting import Applied
+from app.store.ledger import Piece
 
 WORK_SECONDS = 4.0
 """A task that still finds batches after so long leaves them to the next, which it rings for."""
+HALVING_SECONDS = 30.0
+"""So long after the first attempt no further piece is begun: Celery would end the task in it."""
 LINGER_SECONDS = 0.25
 """While events come in a trickle, so many seconds of them are counted together."""
 
@@ -30,7 +34,8 @@ class CountingTask(Task):  # type: ignore[misc]
     """A task that counts all batches that wait in its queue's journal, then takes them out of it.
 
     Where Redis, RabbitMQ or the database is away the batches stay in the journal, to be rung for
-    again by `tasks.sweep`, for ever. A batch that can never be counted goes to the dead letters.
+    again by `tasks.sweep`, for ever. An event that can never be counted goes to the dead letters
+    alone; the others of its batch count.
     """
 
     abstract = True
@@ -71,19 +76,14 @@ class CountingTask(Task):  # type: ignore[misc]
     def _count(self, queue: str, taken: Sequence[Batch]) -> None:
         """Count these batches and take them out of the journal."""
         try:
-            applied = self._apply(queue, taken)
+            pieces = [piece for batch in taken if (piece := self._decoded(batch)) is not None]
+            applied = self._applied(QUEUES[queue], pieces)
+            self.applying.archive(queue, applied.counted)
+            with broker_errors():
+                dead_letters.keep_collisions(self.journal.redis, applied.collisions)
         except Unavailable:
             self._give_back(queue, taken)
             raise
-        except Exception as error:  # any other is a batch's own, and would come again
-            if len(taken) > 1:
-                for batch in taken:
-                    self._count(queue, [batch])
-                return
-            where = {"queue": queue, "batch": taken[0].id}
-            logger.exception("a batch can't be counted", extra=where)
-            self.journal.bury(taken[0], f"{type(error).__name__}: {error}"[:500])
-            return
         logger.info("%d batches, %d events new", len(taken), applied.events, extra={"queue": queue})
         names = [batch.id for batch in taken]
         logger.debug("counted", extra={"queue": queue, "batches": names})
@@ -100,18 +100,68 @@ class CountingTask(Task):  # type: ignore[misc]
         with self.applying.counts.taken(every=0) as counted:
             self.journal.remove(taken, counted)
 
+    def _applied(self, kind: type[Event], batches: Sequence[Piece]) -> Applied:
+        """Count batches, in pieces where that fails; what was applied when they were last.
+
+        That holds all that counted of them, before or now. Raises Unavailable.
+        """
+        until = time.monotonic() + HALVING_SECONDS
+        try:
+            return self.applying.apply({kind: batches})[kind]
+        except Unavailable:
+            raise
+        except Exception as error:
+            logger.warning("batches are counted in pieces: %s", type(error).__name__)
+            self.applying.apply_halved(kind, batches, self._bury, until)
+            return self.applying.finish({kind: batches})[kind]
+
+    def _decoded(self, batch: Batch) -> Piece | None:
+        """The events of a batch; None in the place of one that can't be read, which is buried.
+
+        None where the whole batch is none, which is buried then.
+        """
+        kind = QUEUES[batch.queue]
+        try:
+            return Piece(batch.id, msgspec.json.decode(batch.payload, type=list[kind]))  # type: ignore[valid-type]
+        except msgspec.DecodeError as error:
+            try:
+                found = msgspec.json.decode(batch.payload, type=list[msgspec.Raw])
+            except msgspec.DecodeError:
+                where = {"queue": batch.queue, "batch": batch.id}
+                logger.exception("a batch can't be read", extra=where)
+                self.journal.bury(batch, _reason(error))
+                return None
+        events: list[Any] = []
+        for position, raw in enumerate(found):
+            try:
+                events.append(msgspec.json.decode(raw, type=kind))
+            except msgspec.DecodeError as error:
+                self._keep(batch.queue, batch.id, position, bytes(raw), error)
+                self.applying.pass_over(Piece(batch.id, [None], position, whole=False))
+                events.append(None)
+        return Piece(batch.id, events)
+
+    def _bury(self, piece: Piece, error: Exception) -> None:
+        """Keep the only event of a piece among the dead letters."""
+        [event] = piece.events
+        queue = QUEUE_OF[type(event)]
+        self._keep(queue, piece.batch, piece.start, msgspec.json.encode(event), error)
+
+    def _keep(
+        self, queue: str, batch_id: str, position: int, event: bytes, error: Exception
+    ) -> None:
+        where = {"queue": queue, "batch": batch_id, "position": position}
+        logger.error("an event can't be counted", exc_info=error, extra=where)
+        with broker_errors():
+            dead_letters.keep_event(
+                self.journal.redis, queue, batch_id, position, event, _reason(error)
+            )
+
     def _give_back(self, queue: str, taken: Sequence[Batch], behind: float = 0) -> None:
         self.applying.counts.count(counters.GIVEN_BACK, queue, len(taken))
         with self.applying.counts.taken(every=0) as counted:
             self.journal.give_back(taken, counted, behind)
 
-    def _apply(self, queue: str, taken: Sequence[Batch]) -> Applied:
-        kind = QUEUES[queue]
-        batches = {
-            batch.id: msgspec.json.decode(batch.payload, type=list[kind])  # type: ignore[valid-type]
-            for batch in taken
-        }
-        applied = self.applying.apply({kind: batches})[kind]
-        # If it fails, all of them come again: nothing is then counted, and this is done.
-        self.applying.archive(queue, applied.counted)
-        return applied
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from typing import Any
 
 from app.cli import main
 from app.consuming import TopicConsumer
@@ -15,8 +16,8 @@ def _die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _move_and_die(*arguments: object) -> None:
-    _move(*arguments)  # type: ignore[arg-type]
+def _move_and_die(*arguments: Any, **options: Any) -> None:
+    _move(*arguments, **options)
     _die()
 
 

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -24,7 +26,9 @@ from app.settings import KafkaTopic, Settings
 from app.store import connection, folding, migrations, reports
 from app.store.connection import Session, collection
 from app.store.counting import ClickRule, Counting
-from app.store.documents import ConsumedOffset, Outgoing
+from app.store.documents import ConsumedOffset, Outgoing, key
+from app.store.ledger import Piece
+from app.store.offsets import Progress
 from tests.conftest import (
     Kafka,
     Server,
@@ -193,7 +197,7 @@ def test_a_bad_message_is_a_dead_letter_with_its_place_once_however_often_it_is_
     assert bytes(letters[1].event) == b'{"Type":"PageView"}'
 
 
-def test_a_message_that_cannot_be_counted_is_a_dead_letter_while_others_flow(
+def test_an_event_that_cannot_be_counted_is_a_dead_letter_while_all_others_count(
     kafka: Kafka,
     topic: str,
     consuming: Consuming,
@@ -208,13 +212,44 @@ def test_a_message_that_cannot_be_counted_is_a_dead_letter_while_others_flow(
         return count(self, events, session)
 
     monkeypatch.setattr(Counting, "_page_views", fail)
-    kafka.send(topic, view("/a"), view("/bad"), view("/a"))
+    several = b"[" + b",".join(map(view, ["/b", "/b", "/bad", "/b"])) + b"]"
+    kafka.send(topic, view("/a"), view("/bad"), several, view("/a"))
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 3})
-    assert views() == {"/a": 2}
+        wait_until(lambda: offsets(topic) == {0: 4})
+    assert views() == {"/a": 2, "/b": 3}
+    letters = dead_letters.newest(journal.redis, 10)
+    place = f"topic {topic}, partition 0, offset"
+    assert [letter.reason for letter in letters] == [
+        f"ValueError: it is bad ({place} {offset})" for offset in (2, 1)
+    ]
+    assert [json.loads(bytes(letter.batch))[0]["page"] for letter in letters] == ["/bad", "/bad"]
+
+
+def test_a_message_of_which_pieces_are_counted_is_not_counted_at_once_by_another_consumer(
+    kafka: Kafka, topic: str, consuming: Consuming, config: Settings, journal: Journal
+) -> None:
+    progress = Progress(topic, GROUP)
+    progress.read([0])
+    progress.begin_pieces(0, 0)
+    name = hashlib.blake2b(key(topic, 0, 0, GROUP).encode(), digest_size=16).hexdigest()
+    today = f"{datetime.now(UTC):%F}"
+    piece = Piece(f"{name}-page_view", [PageView(None, "site1.com", "/a", today)], whole=False)
+    Counting(ClickRule(3, "user")).apply_pieces({PageView: [piece]})
+    kafka.send(topic, b"[" + b",".join(map(view, ["/a", "/b"])) + b"]", view("/c"))
+    with consuming():
+        wait_until(lambda: offsets(topic) == {0: 2})
+    assert views() == {"/a": 1, "/b": 1, "/c": 1}
+
+
+def test_a_message_with_the_id_of_another_event_is_a_dead_letter(
+    kafka: Kafka, topic: str, consuming: Consuming, journal: Journal
+) -> None:
+    kafka.send(topic, view("/a", EventId="e1"), view("/b", EventId="e1"))
+    with consuming():
+        wait_until(lambda: offsets(topic) == {0: 2} and not collection(Outgoing).find_one())
+    assert views() == {"/a": 1}
     [letter] = dead_letters.newest(journal.redis, 10)
-    assert letter.reason["event"] == ["ValueError: it is bad"]
-    assert bytes(letter.event) == view("/bad")
+    assert letter.collides
 
 
 def test_a_consumer_killed_before_its_commit_neither_loses_nor_repeats(

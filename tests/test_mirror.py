@@ -18,6 +18,7 @@ from app.journal import Journal, batches
 from app.mirror import Mirror
 from app.settings import KafkaTopic, Settings
 from app.store import connection
+from app.store.counting import CountedPiece
 from tasks.page_view import page_view
 from tests.conftest import Kafka, wait_until
 
@@ -33,6 +34,7 @@ EVENTS: dict[str, list[Event]] = {
         AdClick("e3", "site1.com", "34", "u1", NOW),
     ],
 }
+COUNTED = [CountedPiece(name, name, dict(enumerate(events))) for name, events in EVENTS.items()]
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def stopped(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_what_counted_is_published_in_the_form_that_posts_have(
     kafka: Kafka, topic: KafkaTopic
 ) -> None:
-    Mirror(*topic, {}).write(EVENTS)
+    Mirror(*topic, {}).write(COUNTED)
     messages = kafka.messages(topic.topic, 4)
     sent = [event for events in EVENTS.values() for event in events]
     read, rejections = EventReader(UTC, keep_time=True).read([value for _, value in messages])
@@ -87,7 +89,7 @@ def test_a_batch_leaves_the_journal_once_it_is_mirrored_and_only_what_counted_is
     task.apply().get()
     assert journal.waiting()["page_view"] == 0
     values = [msgspec.json.decode(value) for _, value in kafka.messages(topic.topic, 2)]
-    assert {value["EventId"] for value in values} == {f"{batch.id}:1", "e1"}
+    assert {value["EventId"] for value in values} == {f"{batch.id}:2", "e1"}
 
 
 def test_while_kafka_is_away_events_are_counted_and_mirrored_when_it_is_back(
@@ -124,6 +126,6 @@ def test_once_kafka_was_away_nobody_waits_for_it_for_a_while(
 ) -> None:
     there = Mirror(*topic, {})
     with pytest.raises(Unavailable, match="Kafka unavailable"):
-        there.write(EVENTS)
+        there.write(COUNTED)
     with pytest.raises(Unavailable, match="it was a moment ago"):
-        there.write(EVENTS)
+        there.write(COUNTED)

@@ -16,7 +16,8 @@ from app.journal import Journal
 from app.rebuild import Plan, Rebuilt, rebuild
 from app.store import connection, offsets, reports
 from app.store.connection import Session
-from app.store.counting import Applied, ClickRule, Counting
+from app.store.counting import Applied, ClickRule, CountedPiece, Counting
+from app.store.ledger import Piece
 from app.store.offsets import Progress
 from tests.conftest import Server, count_batch
 
@@ -183,13 +184,23 @@ def test_consumers_of_kafka_can_go_on_with_the_new_database(
 
     def along(session: Session, applied: Mapping[type[Event], Applied]) -> None:
         progress.move({0: 0}, {0: 7}, session)
-        progress.leave(applied, session)
+        progress.leave(applied, session, counted=True)
 
     # As if a consumer had been killed before it archived these.
     counting = Counting(ClickRule(3, "user"), archives=True)
-    counting.apply_together({PageView: {"b2": [view("2026-11-24")]}}, along)
+    counting.apply_pieces({PageView: [Piece("b2", [view("2026-11-24")])]}, along)
     archive.write("page_view", {"b1": [view("2026-11-24")]})
     rebuild(replace(PLAN, queues=["page_view"]), archive, turn, mongodb_url, offsets.known())
     assert views() == {"2026-11-24": 2}
     assert progress.read([0, 1]) == {0: 7, 1: 0}
-    assert progress.left() == [("b2", "page_view", [view("2026-11-24")])]
+    counted = CountedPiece("b2", "b2", {0: view("2026-11-24")})
+    assert progress.left() == [("b2", "page_view", counted, False)]
+
+
+def test_a_batch_of_which_pieces_are_archived_goes_on_with_the_new_database(
+    archive: Archive, turn: Turn, mongodb_url: str
+) -> None:
+    views_of_batch = [view("2026-11-24") for _ in range(4)]
+    archive.write("page_view", {"b1:0-2": views_of_batch[:2], "b1:3-4": views_of_batch[3:]})
+    rebuild(replace(PLAN, queues=["page_view"]), archive, turn, mongodb_url)
+    assert Counting(ClickRule(3, "user")).apply(PageView, {"b1": views_of_batch}).events == 1

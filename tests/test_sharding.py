@@ -18,7 +18,7 @@ from app.domain.events import AdClick, AdImpression, PageView
 from app.store import connection, folding, migrations
 from app.store.connection import collection
 from app.store.counting import ClickRule, Counting
-from app.store.documents import COLLECTIONS
+from app.store.documents import COLLECTIONS, SeenEvent
 
 SCRIPT = Path(__file__).parents[1] / "deploy" / "mongo-sharding.js"
 NAMES = [document._get_collection_name() for document in COLLECTIONS]
@@ -127,6 +127,7 @@ def test_every_unique_index_contains_the_shard_key_and_every_document_has_it(
     counting = Counting(ClickRule(3, "user"))
     counting.apply(AdImpression, {"i": [AdImpression("e", "a.com", "1", "u", "2026-11")]})
     counting.apply(AdClick, {"c": [AdClick(None, "a.com", "1", "u", 5)]})
+    collection(SeenEvent).insert_one({"_id": "of the first release"})
     for name, key in keys.items():
         [document] = [each for each in COLLECTIONS if each._get_collection_name() == name]
         rows = list(collection(document).find())
@@ -151,5 +152,5 @@ def test_no_transaction_needs_a_second_shard_but_for_the_documents_that_are_spre
     for kind in ("PageView", "AdImpression", "AdClick"):
         folding.fold(kind)
     spread = [names & keys.keys() for names in written.by_transaction if names]
-    assert spread[:5] == [set(), {"seen_events"}, {"visitors"}, set(), {"hit_tallies"}]
+    assert spread[:5] == [set(), {"claims"}, {"visitors"}, set(), {"hit_tallies"}]
     assert spread[5:] == [set()] * 3, "folding"

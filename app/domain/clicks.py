@@ -1,10 +1,15 @@
 """The click rule: which hits of a user complete a click, and which only repeat another hit."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 REMEMBERED_HITS = 1_000
+REMEMBERED_BYTES = 64 * 1024
+"""A user's remembered hits take no more than this, whatever their websites and ads are called."""
+_HIT_BYTES = 24
+"""At least what a remembered hit takes, and at least what its website and ad take beside their
+names: see `packed`."""
 
 
 class Hit(NamedTuple):
@@ -50,15 +55,16 @@ def count_hits(
     Hits stand in order of their own time, so that every `per_click`-th of them is the same one in
     whatever order they arrive: clicks and repeats follow from the set of hits alone. A hit that
     arrives late can so move a click from one ad to another, and the change hold negative numbers.
-    Only the latest `remember` hits can still be reordered; one that is older than all of them is
-    put before them.
+    Only the latest `remember` hits can still be reordered, fewer where their names are so long that
+    they would take more than REMEMBERED_BYTES. A hit that is older than all of them is put before
+    them.
     """
     grown = tally._replace(latest=tuple(sorted((*tally.latest, *hits))))
     clicks, repeats = _counted(grown, per_click, window)
     clicks_before, repeats_before = _counted(tally, per_click, window)
     clicks.subtract(clicks_before)
     repeats.subtract(repeats_before)
-    forgotten = max(0, len(grown.latest) - remember)
+    forgotten = len(grown.latest) - _number_that_fits(grown.latest, remember)
     return _without(grown, forgotten, window), Change(clicks, repeats)
 
 
@@ -96,8 +102,26 @@ def _without(tally: Tally, number: int, window: int) -> Tally:
     last = _last_on_ads(tally.before)
     counts, _ = _told_apart(tally.latest[:number], last, window)
     since = tally.latest[number - 1].time - window
-    before = sorted(hit for hit in last.values() if hit.time > since)[-REMEMBERED_HITS:]
-    return Tally(tally.earlier + len(counts), tally.latest[number:], tuple(before))
+    before = sorted(hit for hit in last.values() if hit.time > since)
+    fits = _number_that_fits(before, REMEMBERED_HITS)
+    return Tally(
+        tally.earlier + len(counts), tally.latest[number:], tuple(before[len(before) - fits :])
+    )
+
+
+def _number_that_fits(hits: Sequence[Hit], most: int) -> int:
+    """How many of the last of these hits are at most so many, and take at most REMEMBERED_BYTES."""
+    names: set[tuple[str, str]] = set()
+    size = 0
+    for number, hit in enumerate(reversed(hits[-most:] if most else ())):
+        ad = hit.website, hit.ad_id
+        if ad not in names:
+            names.add(ad)
+            size += _HIT_BYTES + sum(len(name.encode()) for name in ad)
+        size += _HIT_BYTES
+        if size > REMEMBERED_BYTES:
+            return number
+    return min(most, len(hits))
 
 
 def _last_on_ads(hits: Iterable[Hit]) -> dict[tuple[str, str], Hit]:

@@ -72,3 +72,11 @@ class Rejection(NamedTuple):
     errors: dict[str, Any]
     invalid: str = ""
     refused: bool = False
+
+
+class Collision(NamedTuple):
+    """An event that did not count, as its id is that of another event of its website."""
+
+    batch: str
+    position: int
+    event: Event

@@ -1,5 +1,6 @@
 """The connection to MongoDB: transactions, deadlines, and the errors that mean it is away."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from app.errors import Unavailable
+from app.errors import DeadlineMissed, Unavailable
 from app.settings import SettingsError
 from app.store.documents import COLLECTIONS
 
@@ -28,6 +29,8 @@ Session = ClientSession
 Result = TypeVar("Result")
 
 NAMESPACE_EXISTS = 48
+MISSED_SHARE = 0.9
+"""pymongo gives up a little before the time is over, where the next attempt would take too long."""
 _OPTIONS = {"w": "majority", "readConcernLevel": "majority", "readPreference": "primary"}
 _CONCERNS = (ReadConcern("snapshot"), WriteConcern("majority"))
 
@@ -72,18 +75,24 @@ def _with_options(url: str) -> str:
 def deadline(seconds: float) -> Iterator[None]:
     """Give the database so long for all that is asked of it inside.
 
-    Raises Unavailable where it is away, too slow, or refuses to serve; an error that lies in what
-    was written is left as it is.
+    Raises Unavailable where it is away or refuses to serve, and DeadlineMissed where the time was
+    over; an error that lies in what was written is left as it is.
     """
+    started = time.monotonic()
     try:
         with pymongo.timeout(seconds):
             yield
-    except (BulkWriteError, WriteError, InvalidDocument):
+    except InvalidDocument:
         raise
     except PyMongoError as error:
+        of_data = isinstance(error, BulkWriteError | WriteError)
+        if of_data and not error.has_error_label("TransientTransactionError"):
+            raise
         # What follows is pymongo's own state, at length.
         said = str(error).split(" (configured timeouts", 1)[0]
-        raise Unavailable("database", f"{type(error).__name__}: {said}"[:500]) from error
+        missed = time.monotonic() - started > seconds * MISSED_SHARE
+        kind = DeadlineMissed if missed else Unavailable
+        raise kind("database", f"{type(error).__name__}: {said}"[:500]) from error
 
 
 def transaction(work: Callable[[Session], Result], *, again: bool = True) -> Result:

@@ -1,9 +1,11 @@
 """Applying batches: one transaction that holds their ledger entries and all that they count."""
 
+import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -12,14 +14,13 @@ from pymongo import ReplaceOne
 
 from app.domain.calendar import day_of
 from app.domain.clicks import Hit, Tally, count_hits
-from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.events import AdClick, AdImpression, Collision, Event, PageView
 from app.domain.traffic import REPEAT
-from app.errors import Unavailable
-from app.store import folding, ledger, migrations
+from app.store import folding, histories, ledger, migrations
 from app.store.connection import Session, collection, deadline, transaction
 from app.store.documents import (
     ALL_WEBSITES,
-    SHAPE,
+    HISTORY_SHAPE,
     Clicks,
     Filtered,
     HitTally,
@@ -29,12 +30,13 @@ from app.store.documents import (
     Visitors,
     key,
 )
+from app.store.ledger import Entry, Piece
 
 APPLY_SECONDS = 20.0
 """How long batches may take, the wait for a database that is away included."""
-REMEMBERED_VISITORS = 100_000
-
-_decode_hits = msgspec.json.Decoder(tuple[Hit, ...]).decode
+PIECE_NAME = re.compile(r"(.+):(\d+)-(\d+)")
+"""What a counted piece is called that is not a whole batch: batch, positions from and to before."""
+REMEMBERED_VISITOR_BYTES = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,18 @@ class ClickRule:
 Changes = Mapping[type[Document], folding.Added]
 
 
+class CountedPiece(NamedTuple):
+    """What counted of a batch, or of a piece of it: the events by their positions in the batch.
+
+    `name` is the batch's id, or one of its own where the batch was counted in pieces. It is the
+    same each time the batch comes again.
+    """
+
+    name: str
+    batch: str
+    events: Mapping[int, Event]
+
+
 class Applied(NamedTuple):
     """How many batches, and how many of their events, were counted that had not been before.
 
@@ -64,25 +78,39 @@ class Applied(NamedTuple):
     retries: int
     changes: Changes
     """What these events add to the documents of each kind."""
-    counted: Mapping[str, Sequence[Event]]
-    """For the archive, if there is one: the events of each batch that were new, now or before."""
+    counted: Sequence[CountedPiece]
+    """For the archive, if there is one: what was new in these batches, now or before."""
+    collisions: Sequence[Collision]
+    """Those of these batches, found now or before."""
+
+
+Along = Callable[[Session, Mapping[type[Event], Applied]], None]
+"""Writes in the transaction that applied this, after it."""
 
 
 class Counting:
     """Applies batches, for one process. It remembers visitors, to spare looking them up.
 
     `timezone` decides the day of a hit that only repeats another. With `archives` it also finds
-    out which events were new in batches that come again.
+    out which events were new in batches that come again. With `hashed_monthly` a user has another
+    hash in each month, by which an event that comes again is not told from another.
     """
 
     def __init__(
-        self, click_rule: ClickRule, timezone: tzinfo = UTC, *, archives: bool = False
+        self,
+        click_rule: ClickRule,
+        timezone: tzinfo = UTC,
+        *,
+        archives: bool = False,
+        hashed_monthly: bool = False,
     ) -> None:
         self._click_rule = click_rule
         self._timezone = timezone
         self._archives = archives
-        self._visitors = _Recent(REMEMBERED_VISITORS)
+        self._hashed_monthly = hashed_monthly
+        self._visitors = _Recent(REMEMBERED_VISITOR_BYTES)
         self._prepared = False
+        self._seen_until: datetime | None = None
         self._appliers: dict[type[Event], Callable[[Any, Session], Changes]] = {
             PageView: self._page_views,
             AdImpression: self._impressions,
@@ -90,60 +118,121 @@ class Counting:
         }
 
     def apply(self, kind: type[Event], batches: Mapping[str, Sequence[Event]]) -> Applied:
-        """Count these batches of one kind of event, given by their ids, all or none.
+        """Count whole batches of one kind of event, given by their ids. See `apply_pieces`."""
+        return self.apply_pieces({kind: [Piece(name, batches[name]) for name in batches]})[kind]
 
-        Reports hold them once they are folded (`app.store.folding`). Raises Unavailable where the
-        database is away or of another release (`migrations.prepare`), and nothing was changed or
-        the same may be applied again without harm.
-        """
-        return self.apply_together({kind: batches})[kind]
-
-    def apply_together(
+    def apply_pieces(
         self,
-        batches: Mapping[type[Event], Mapping[str, Sequence[Event]]],
-        along: Callable[[Session, Mapping[type[Event], Applied]], None] | None = None,
+        pieces: Mapping[type[Event], Sequence[Piece]],
+        along: Along | None = None,
     ) -> dict[type[Event], Applied]:
-        """Count batches of several kinds as `apply` does, in one transaction.
+        """Count what is not done yet of these pieces of batches, all or none, in one transaction.
 
-        `along` writes in this transaction too, after them; it may be called again, where all is.
+        At most one piece of a batch is given. `along` writes in this transaction too, after them;
+        it may be called again, where all is. Reports hold the events once they are folded
+        (`app.store.folding`).
+
+        Raises TransactionTooLarge where they are to be counted in parts. Raises Unavailable where
+        the database is away or of another release (`migrations.prepare`), and DeadlineMissed where
+        it took too long: nothing was changed then, or the same may be applied again without harm.
         """
         tries = 0
-        fresh_events: dict[type[Event], list[Event]] = {}
+        new_events: dict[type[Event], list[Event]] = {}
 
         def work(session: Session) -> dict[type[Event], Applied]:
             nonlocal tries
             tries += 1
             applied = {}
-            for kind, of_kind in batches.items():
-                fresh = ledger.enter(of_kind, session)
-                brought = [event for name in of_kind if name in fresh for event in of_kind[name]]
-                events = ledger.claim(brought, session)
-                changes: Changes = {}
-                if events:
-                    valid = [event for event in events if event.invalid is None]
-                    changes = _with_filtered(events, self._appliers[kind](valid, session))
-                    folding.record(kind.__name__, changes, session)
-                counted = (
-                    _counted(of_kind, fresh, brought, events, session) if self._archives else {}
-                )
-                repeated = len(brought) - len(events)
-                fresh_events[kind] = events
-                applied[kind] = Applied(
-                    len(fresh), len(events), repeated, tries - 1, changes, counted
-                )
+            for kind, of_kind in pieces.items():
+                applied[kind], new_events[kind] = self._apply(kind, of_kind, session, tries - 1)
             if along:
                 along(session, applied)
             return applied
 
         with deadline(APPLY_SECONDS):
-            if not self._prepared:
-                migrations.prepare()
-                self._prepared = True
+            self._prepare()
             applied = transaction(work)
         # Not before all is committed: what a transaction that failed wrote is not there.
-        impressions = fresh_events.get(AdImpression, [])
+        impressions = new_events.get(AdImpression, [])
         self._visitors.add(_visitors_in(event for event in impressions if event.invalid is None))
         return applied
+
+    def pass_over(self, piece: Piece) -> None:
+        """Have the events of a piece done without counting them.
+
+        Raises Unavailable and DeadlineMissed like `apply_pieces`.
+        """
+
+        def work(session: Session) -> None:
+            entry = ledger.entries([piece.batch], session)[piece.batch]
+            for part in entry.missing(piece):
+                entry.add(part)
+                entry.repeats += range(*part.span)
+            ledger.write([entry], session)
+
+        with deadline(APPLY_SECONDS):
+            self._prepare()
+            transaction(work)
+
+    def _prepare(self) -> None:
+        if not self._prepared:
+            migrations.prepare()
+            self._seen_until = ledger.seen_until()
+            self._prepared = True
+
+    def _apply(
+        self, kind: type[Event], pieces: Sequence[Piece], session: Session, retries: int
+    ) -> tuple[Applied, list[Event]]:
+        """Count pieces of one kind; what was applied, and the events that were new."""
+        entries = ledger.entries([piece.batch for piece in pieces], session)
+        fresh = [part for piece in pieces for part in entries[piece.batch].missing(piece)]
+        brought = [(part, place) for part in fresh for place in range(*part.span)]
+        claims = ledger.claim(
+            [part.events[place - part.start] for part, place in brought],
+            session,
+            with_user=not self._hashed_monthly,
+            seen_events=self._seen_until is not None and self._seen_until > datetime.now(UTC),
+        )
+        for part in fresh:
+            entries[part.batch].add(part)
+        for number in claims.collisions:
+            part, place = brought[number]
+            entries[part.batch].collisions.append(place)
+        if self._archives:
+            for number in (*claims.repeats, *claims.collisions):
+                part, place = brought[number]
+                entries[part.batch].repeats.append(place)
+        ledger.write([entries[part.batch] for part in fresh], session)
+        events = [
+            part.events[place - part.start] for part, place in map(brought.__getitem__, claims.new)
+        ]
+        changes: Changes = {}
+        if events:
+            valid = [event for event in events if event.invalid is None]
+            changes = _with_filtered(events, self._appliers[kind](valid, session))
+            folding.record(kind.__name__, changes, session)
+        counted = [
+            found
+            for piece in pieces
+            if self._archives and piece.whole
+            for found in _counted(piece, entries[piece.batch])
+        ]
+        collisions = [
+            Collision(piece.batch, place, piece.events[place])
+            for piece in pieces
+            if piece.whole
+            for place in entries[piece.batch].collisions
+        ]
+        applied = Applied(
+            len({part.batch for part in fresh}),
+            len(events),
+            len(claims.repeats),
+            retries,
+            changes,
+            counted,
+            collisions,
+        )
+        return applied, events
 
     def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
         views = Counter((event.website, event.day, event.page) for event in events)
@@ -190,18 +279,15 @@ class Counting:
             owner = [event.user_id, event.website, event.ad_id] if by_ad else [event.user_id]
             hit = Hit(event.time, event.website, event.ad_id)
             hits_of[msgspec.json.encode(owner).decode()].append(hit)
-        query = {"_id": {"$in": list(hits_of)}}
-        # Decoded one at a time: all hits of many users would take a hundred times the space.
-        known = {found["_id"]: found for found in collection(HitTally).find(query, session=session)}
-        if any(found.get("shape", 1) > SHAPE for found in known.values()):
-            raise Unavailable("database", "it holds click histories of a newer release")
+        # Unpacked one at a time: all hits of many users would take a hundred times the space.
+        known = histories.read(hits_of, session)
         clicks: Counter[tuple[str, str]] = Counter()
         repeats: Counter[Hit] = Counter()
         changed, new = [], []
         for owner_key, hits in hits_of.items():
             found = known.get(owner_key)
             tally, change = count_hits(
-                _tally(found) if found else Tally(),
+                histories.unpack(found) if found else Tally(),
                 hits,
                 per_click=self._click_rule.hits,
                 window=self._click_rule.window * 1000,
@@ -215,9 +301,8 @@ class Counting:
             document = {
                 "_id": owner_key,
                 "earlier": tally.earlier,
-                "latest": msgspec.json.encode(tally.latest),
-                "shape": SHAPE,
-                **({"before": msgspec.json.encode(tally.before)} if tally.before else {}),
+                "hits": histories.pack(tally),
+                "shape": HISTORY_SHAPE,
                 "last_day": max(
                     found.get("last_day", "") if found else "",
                     day_of(max(hits).time, UTC),
@@ -246,11 +331,6 @@ class Counting:
         }
 
 
-def _tally(found: Mapping[str, Any]) -> Tally:
-    before = _decode_hits(found["before"]) if "before" in found else ()
-    return Tally(found["earlier"], _decode_hits(found["latest"]), before)
-
-
 def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:
     """These changes, and of the events what is counted apart; only documents that change."""
     filtered = Counter(
@@ -263,34 +343,21 @@ def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:
     return {document: added for document, added in every.items() if added}
 
 
-def _counted(
-    batches: Mapping[str, Sequence[Event]],
-    fresh: set[str],
-    brought: Sequence[Event],
-    new: Sequence[Event],
-    session: Session,
-) -> dict[str, list[Event]]:
-    """The new events of each batch; the repeats of `fresh` ones are kept, should they come again.
-
-    `brought` are all events of these, `new` the ones that were.
-    """
-    repeats: dict[str, list[int]] = {}
-    if len(new) < len(brought):
-        known = set(map(id, new))
-        for name in fresh:
-            places = [place for place, event in enumerate(batches[name]) if id(event) not in known]
-            if places:
-                repeats[name] = places
-        ledger.note_repeats(repeats, session)
-    if len(fresh) < len(batches):
-        repeats |= ledger.repeats_of(batches.keys() - fresh, session)
-    left_out = {name: set(places) for name, places in repeats.items()}
-    return {
-        name: [event for place, event in enumerate(events) if place not in left_out[name]]
-        if name in left_out
-        else list(events)
-        for name, events in batches.items()
-    }
+def _counted(batch: Piece, entry: Entry) -> list[CountedPiece]:
+    """What counted of a batch, in the pieces in which it was counted."""
+    left_out = set(entry.repeats)
+    return [
+        CountedPiece(
+            piece.batch if piece.whole else f"{piece.batch}:{piece.start}-{piece.span[1]}",
+            piece.batch,
+            {
+                place: event
+                for place, event in enumerate(piece.events, piece.start)
+                if place not in left_out
+            },
+        )
+        for piece in entry.done(batch)
+    ]
 
 
 def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:
@@ -303,17 +370,21 @@ def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:
 
 
 class _Recent:
-    """The latest keys added: so many at the least, twice as many at the most."""
+    """The latest keys added: so many bytes of them at the least, twice as many at the most."""
 
     def __init__(self, at_least: int) -> None:
         self._at_least = at_least
         self._new: set[str] = set()
         self._old: set[str] = set()
+        self._size = 0
 
     def __contains__(self, name: str) -> bool:
         return name in self._new or name in self._old
 
     def add(self, names: Iterable[str]) -> None:
-        self._new.update(names)
-        if len(self._new) > self._at_least:
-            self._old, self._new = self._new, set()
+        for name in names:
+            if name not in self._new:
+                self._new.add(name)
+                self._size += sys.getsizeof(name)
+        if self._size > self._at_least:
+            self._old, self._new, self._size = self._new, set(), 0

@@ -28,7 +28,9 @@ LEDGER_SECONDS = 8 * DAY_SECONDS
 """Longer than a batch can wait to be delivered again: dead letters are kept for 7 days."""
 
 SHAPE = 1
-"""The `shape` of Change and HitTally as this release writes them; one without it is of the first.
+"""The `shape` of Change as this release writes it; one without it is of the first."""
+HISTORY_SHAPE = 2
+"""The same of HitTally.
 
 Workers of two releases run at the same time while one replaces the other. What is of a later shape
 than its own a worker leaves to the others.
@@ -198,14 +200,16 @@ class Filtered(Document):
 
 
 class HitTally(Document):
-    """A user's hits, as `app.domain.clicks.Tally`; the latest ones, and those before, as JSON.
+    """A user's hits, as `app.domain.clicks.Tally`; `app.store.histories` packs and unpacks them.
 
-    Key: a JSON list of the user, or of user, website and ad where these are counted apart.
+    Key: a JSON list of the user, or of user, website and ad where these are counted apart. Shape 1
+    has the hits as JSON in `latest` and `before`.
     """
 
     key = StringField(primary_key=True)
     earlier = IntField(required=True)
-    latest = BinaryField(required=True)
+    hits = BinaryField()
+    latest = BinaryField()
     before = BinaryField()
     shape = IntField()
     last_day = StringField(required=True)
@@ -216,29 +220,48 @@ class HitTally(Document):
 class AppliedBatch(Document):
     """The ledger: a batch that has been applied. Key: its id.
 
-    `repeats` is there for an archive: a JSON list of the positions of its events that were not new.
+    `pieces` is there where it was counted in pieces: a JSON list of the positions that are done,
+    from and to before, in the order in which they were counted. Without it the whole batch is done.
+    `repeats` is there for an archive: a JSON list of the positions of its events that did not
+    count. `collisions`, likewise, are those of events with the id of another event.
     """
 
     key = StringField(primary_key=True)
+    pieces = BinaryField()
     repeats = BinaryField()
+    collisions = BinaryField()
     meta: ClassVar[dict[str, Any]] = {"collection": "applied_batches"}
 
 
+class Claim(Document):
+    """An event id given by a client that has been counted. Key: the digest of website and id.
+
+    `content` is the digest of what else makes it the same event, see `app.domain.event_ids`.
+    """
+
+    key = StringField(primary_key=True)
+    content = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "claims"}
+
+
 class SeenEvent(Document):
-    """An event id given by a client that has been counted. Key: the id."""
+    """An event id that the first release counted, for whatever website. Key: the id.
+
+    None is added any more. They are dropped when they expire, 7 days after they were counted.
+    """
 
     key = StringField(primary_key=True)
     meta: ClassVar[dict[str, Any]] = {"collection": "seen_events"}
 
 
 class Expiry(Document):
-    """When batches or events need be known no longer, those of one transaction in one document.
+    """When batches or claims need be known no longer, those of one transaction in one document.
 
     `keys` is a JSON list. An index on every single one would double what knowing it costs.
     """
 
     at = DateTimeField(required=True)
-    of = StringField(required=True, choices=["batches", "events"])
+    of = StringField(required=True, choices=["batches", "claims", "events"])
     keys = BinaryField(required=True)
     meta: ClassVar[dict[str, Any]] = {"collection": "expiries", "indexes": ["at"]}
 
@@ -246,33 +269,46 @@ class Expiry(Document):
 class ConsumedOffset(Document):
     """How far a group has counted a Kafka partition. Key: topic, partition, group.
 
-    `next` is the offset of the first message that is not counted.
+    `next` is the offset of the first message that is not counted. `in_pieces` is true while only
+    pieces of it are.
     """
 
     key = StringField(primary_key=True)
     next = LongField(required=True)
+    in_pieces = BooleanField()
     meta: ClassVar[dict[str, Any]] = {"collection": "consumed_offsets"}
 
 
 class Outgoing(Document):
-    """A batch that a group counted from a Kafka topic, until it is archived and mirrored.
+    """What a group counted of a batch from a Kafka topic, until it is archived and mirrored.
 
-    Key: its id. `events` are those that counted, as JSON.
+    `events`, as JSON, are those that counted, `positions` where they stand in the batch, and
+    `piece` is the id of what was counted at once. With `collides` they are events that did not
+    count, as their ids are those of others, until they are dead letters. The first release left
+    whole batches, under their ids, without positions.
     """
 
     key = StringField(primary_key=True)
     consumer = StringField(required=True)
     """Topic and group."""
     queue = StringField(required=True)
+    piece = StringField()
+    batch = StringField()
+    positions = BinaryField()
     events = BinaryField(required=True)
+    collides = BooleanField()
     meta: ClassVar[dict[str, Any]] = {"collection": "outgoing"}
 
 
 class Schema(Document):
-    """The version of this database: how many of `app.store.migrations` it has been through."""
+    """The version of this database: how many of `app.store.migrations` it has been through.
+
+    The document with the key "seen_events" says until when these need be looked at.
+    """
 
     key = StringField(primary_key=True)
-    version = IntField(required=True)
+    version = IntField()
+    until = DateTimeField()
     meta: ClassVar[dict[str, Any]] = {"collection": "schema"}
 
 
@@ -289,6 +325,7 @@ COLLECTIONS: tuple[type[Document], ...] = (
     Filtered,
     HitTally,
     AppliedBatch,
+    Claim,
     SeenEvent,
     Expiry,
     ConsumedOffset,

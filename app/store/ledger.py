@@ -1,26 +1,189 @@
 """What has been counted already: batches by their id, and events by the id their sender gave."""
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 from mongoengine import Document
 from pymongo import UpdateOne
 
+from app.domain.event_ids import claim_of, content_of
 from app.domain.events import Event
 from app.store.connection import Session, collection, deadline, transaction
-from app.store.documents import LEDGER_SECONDS, SEEN_SECONDS, AppliedBatch, Expiry, SeenEvent
-
-AnyEvent = TypeVar("AnyEvent", bound=Event)
+from app.store.documents import (
+    LEDGER_SECONDS,
+    SEEN_SECONDS,
+    AppliedBatch,
+    Claim,
+    Expiry,
+    Schema,
+    SeenEvent,
+)
 
 EXPIRED_AT_ONCE = 1_000
 EXPIRE_SECONDS = 3.0
+SEEN_EVENTS = {"_id": "seen_events"}
+"""The document of Schema that says until when SeenEvent need be looked at."""
 
-_DOCUMENTS = {"batches": AppliedBatch, "events": SeenEvent}
-_KEPT_SECONDS = {"batches": LEDGER_SECONDS, "events": SEEN_SECONDS}
+_DOCUMENTS = {"batches": AppliedBatch, "claims": Claim, "events": SeenEvent}
+_KEPT_SECONDS = {"batches": LEDGER_SECONDS, "claims": SEEN_SECONDS}
+
+Span = tuple[int, int]
+"""Positions in a batch: from the first to before the second."""
+
+
+class Piece(NamedTuple):
+    """Consecutive events of a batch, the first of them at position `start`; often all of it.
+
+    None stands for an event that can't be read, whose position must be done.
+    """
+
+    batch: str
+    events: Sequence[Any]
+    start: int = 0
+    whole: bool = True
+
+    @property
+    def span(self) -> Span:
+        """The positions of its events."""
+        return self.start, self.start + len(self.events)
+
+    def cut(self, start: int, stop: int) -> "Piece":
+        """The part of it at these positions of the batch."""
+        if (start, stop) == self.span:
+            return self
+        events = self.events[start - self.start : stop - self.start]
+        return Piece(self.batch, events, start, whole=False)
+
+
+@dataclass
+class Entry:
+    """What the ledger knows of a batch: which positions are done, and which of these not counted.
+
+    `spans` are None where the whole batch is done.
+    """
+
+    batch: str
+    is_new: bool = True
+    spans: list[Span] | None = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
+    collisions: list[int] = field(default_factory=list)
+
+    def missing(self, piece: Piece) -> list[Piece]:
+        """The parts of a piece of this batch that are not done."""
+        if self.spans is None:
+            return []
+        missing, at = [], piece.start
+        for start, stop in [*sorted(self.spans), (piece.span[1],) * 2]:
+            if at < min(start, piece.span[1]):
+                missing.append(piece.cut(at, min(start, piece.span[1])))
+            at = max(at, stop)
+        # A batch without events is done once it has an entry.
+        return [piece] if self.is_new and not piece.events else missing
+
+    def add(self, piece: Piece) -> None:
+        """Have the positions of this piece done."""
+        if piece.whole and not self.spans:
+            self.spans = None
+        elif self.spans is not None:
+            self.spans.append(piece.span)
+
+    def done(self, batch: Piece) -> list[Piece]:
+        """The whole batch, in the pieces in which it was counted."""
+        return [batch] if self.spans is None else [batch.cut(*span) for span in self.spans]
+
+    def document(self) -> dict[str, Any]:
+        """Its row in the ledger."""
+        lists = {"pieces": self.spans, "repeats": self.repeats, "collisions": self.collisions}
+        return {"_id": self.batch} | {
+            name: msgspec.json.encode(found) for name, found in lists.items() if found
+        }
+
+
+class Claims(NamedTuple):
+    """Events by what became of their ids, each by its place among those that claimed."""
+
+    new: list[int]
+    repeats: list[int]
+    collisions: list[int]
+
+
+def entries(batches: Collection[str], session: Session) -> dict[str, Entry]:
+    """What the ledger knows of these batches. What changes is to be written with `write`."""
+    found = collection(AppliedBatch).find({"_id": {"$in": list(batches)}}, session=session)
+    known = {
+        row["_id"]: Entry(
+            row["_id"],
+            False,
+            msgspec.json.decode(row["pieces"], type=list[Span]) if "pieces" in row else None,
+            msgspec.json.decode(row.get("repeats", b"[]")),
+            msgspec.json.decode(row.get("collisions", b"[]")),
+        )
+        for row in (found if batches else ())
+    }
+    return {batch: known.get(batch) or Entry(batch) for batch in batches}
+
+
+def write(changed: Iterable[Entry], session: Session) -> None:
+    """Write entries that changed."""
+    new, known = [], []
+    for entry in changed:
+        document = entry.document()
+        if entry.is_new:
+            new.append(document)
+        else:
+            known.append(UpdateOne({"_id": entry.batch}, {"$set": document}))
+    if new:
+        _remember("batches", new, session)
+    if known:
+        collection(AppliedBatch).bulk_write(known, ordered=False, session=session)
+
+
+def claim(
+    events: Sequence[Event], session: Session, *, with_user: bool, seen_events: bool
+) -> Claims:
+    """Claim the ids of events, in order; each is claimed by the first event that has it.
+
+    An event without an id of its own is always new. `with_user` is that of `content_of`.
+    `seen_events` says that ids of the first release need be looked at: they hold for every website,
+    and have no content that another event could differ from.
+    """
+    keys = {place: claim_of(event) for place, event in enumerate(events) if event.event_id}
+    contents: dict[str, str | None] = _claimed(keys.values(), session)
+    if seen_events:
+        seen = _known(SeenEvent, [events[place].event_id for place in keys], session)
+        contents |= {keys[place]: None for place in keys if events[place].event_id in seen}
+    claims = Claims([], [], [])
+    added = {}
+    for place, event in enumerate(events):
+        key = keys.get(place)
+        if key is None:
+            claims.new.append(place)
+            continue
+        content = content_of(event, with_user=with_user)
+        if key not in contents:
+            contents[key] = added[key] = content
+            claims.new.append(place)
+        elif contents[key] in (content, None):
+            claims.repeats.append(place)
+        else:
+            claims.collisions.append(place)
+    documents = [{"_id": key, "content": content} for key, content in added.items()]
+    _remember("claims", documents, session)
+    return claims
+
+
+def seen_until() -> datetime | None:
+    """Until when ids that the first release counted need be looked at (UTC); None: never.
+
+    Raises pymongo's errors.
+    """
+    found = collection(Schema).find_one(SEEN_EVENTS)
+    return found["until"] if found else None
 
 
 def expire(now: datetime) -> int:
@@ -41,75 +204,35 @@ def expire(now: datetime) -> int:
     return dropped
 
 
-def _drop(expired: dict[str, object], session: Session) -> int:
-    document = _DOCUMENTS[str(expired["of"])]
-    keys = msgspec.json.decode(bytes(expired["keys"]))  # type: ignore[call-overload]
+def _drop(expired: dict[str, Any], session: Session) -> int:
+    # What another process has dropped meanwhile may have been claimed anew.
+    if not collection(Expiry).delete_one({"_id": expired["_id"]}, session=session).deleted_count:
+        return 0
+    keys = msgspec.json.decode(expired["keys"])
+    document = _DOCUMENTS[expired["of"]]
     collection(document).delete_many({"_id": {"$in": keys}}, session=session)
-    collection(Expiry).delete_one({"_id": expired["_id"]}, session=session)
     return len(keys)
 
 
-def enter(batch_ids: Collection[str], session: Session) -> set[str]:
-    """Enter batches in the ledger; return those that were not there already."""
-    fresh = set(batch_ids) - _known(AppliedBatch, batch_ids, session)
-    _remember("batches", sorted(fresh), session)
-    return fresh
-
-
-def claim(events: Iterable[AnyEvent], session: Session) -> list[AnyEvent]:
-    """The events that have not been seen yet, each claimed so that it will have been.
-
-    An event without an id of its own has never been seen.
-    """
-    fresh: list[AnyEvent] = []
-    named: dict[str, AnyEvent] = {}
-    for event in events:
-        if event.event_id is None:
-            fresh.append(event)
-        else:
-            named.setdefault(event.event_id, event)
-    for event_id in _known(SeenEvent, named, session):
-        del named[event_id]
-    _remember("events", list(named), session)
-    return fresh + list(named.values())
-
-
-def note_repeats(repeats: Mapping[str, list[int]], session: Session) -> None:
-    """Keep with batches that were entered which of their events, by position, were not new."""
-    collection(AppliedBatch).bulk_write(
-        [
-            UpdateOne({"_id": name}, {"$set": {"repeats": msgspec.json.encode(positions)}})
-            for name, positions in repeats.items()
-        ],
-        ordered=False,
-        session=session,
-    )
-
-
-def repeats_of(batch_ids: Collection[str], session: Session) -> dict[str, list[int]]:
-    """What was kept with `note_repeats`, of those batches that have any."""
-    query = {"_id": {"$in": list(batch_ids)}, "repeats": {"$exists": True}}
-    return {
-        found["_id"]: msgspec.json.decode(found["repeats"])
-        for found in collection(AppliedBatch).find(query, session=session)
-    }
-
-
-def _known(document: type[Document], keys: Collection[str], session: Session) -> set[str]:
-    # Looking first is what keeps a batch that is sent again from failing at every insert.
+def _claimed(keys: Collection[str], session: Session) -> dict[str, str | None]:
+    """The contents of those of these claims that were made."""
     if not keys:
-        return set()
+        return {}
+    found = collection(Claim).find({"_id": {"$in": list(set(keys))}}, session=session)
+    return {row["_id"]: row["content"] for row in found}
+
+
+def _known(document: type[Document], keys: Collection[Any], session: Session) -> set[str]:
     query = {"_id": {"$in": list(keys)}}
     return {known["_id"] for known in collection(document).find(query, {"_id": 1}, session=session)}
 
 
-def _remember(of: str, keys: list[str], session: Session) -> None:
-    if not keys:
+def _remember(of: str, documents: Sequence[Mapping[str, Any]], session: Session) -> None:
+    if not documents:
         return
-    collection(_DOCUMENTS[of]).insert_many(
-        [{"_id": name} for name in keys], ordered=False, session=session
-    )
+    collection(_DOCUMENTS[of]).insert_many(documents, ordered=False, session=session)
     at = datetime.now(UTC) + timedelta(seconds=_KEPT_SECONDS[of])
+    keys = [document["_id"] for document in documents]
     collection(Expiry).insert_many(
         [
             {"at": at, "of": of, "keys": msgspec.json.encode(keys[start : start + EXPIRED_AT_ONCE])}

@@ -8,7 +8,7 @@ is made up for by the next `migrate`. Whatever changes a document or an index ad
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.domain.calendar import day_of
 from app.errors import Unavailable
+from app.store import ledger
 from app.store.connection import (
     Session,
     collection,
@@ -29,10 +30,12 @@ from app.store.connection import (
 from app.store.documents import (
     ALL_WEBSITES,
     COLLECTIONS,
+    SEEN_SECONDS,
     Clicks,
     ClickTotals,
     HitTally,
     Schema,
+    SeenEvent,
     key,
 )
 
@@ -201,8 +204,22 @@ def _sum_up_websites(session: Session) -> int:
     return len(totals)
 
 
+def _limit_seen_events() -> int:
+    """Have the ids that the first release counted looked at until the last of them has expired."""
+    create_collections()
+    with deadline(CHUNK_SECONDS):
+        if collection(SeenEvent).find_one({}, {"_id": 1}) is None:
+            return 0
+        until = datetime.now(UTC) + timedelta(seconds=SEEN_SECONDS)
+        collection(Schema).update_one(
+            ledger.SEEN_EVENTS, {"$setOnInsert": {"until": until}}, upsert=True
+        )
+    return 1
+
+
 MIGRATIONS = (
     Step("collections and indexes", _make_indexes),
     Step("the last day of click histories", _date_click_histories),
     Step("clicks of each website", _sum_up_clicks),
+    Step("event ids of each website", _limit_seen_events),
 )

@@ -1,6 +1,8 @@
 """How far groups have counted Kafka topics, and what they counted that has yet to go elsewhere."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,7 +14,7 @@ from app.domain.events import QUEUE_OF, QUEUES, Event
 from app.errors import EventstreamError
 from app.store import migrations
 from app.store.connection import Session, collection, deadline
-from app.store.counting import Applied
+from app.store.counting import Applied, CountedPiece
 from app.store.documents import ConsumedOffset, Outgoing, key
 
 OFFSETS_SECONDS = 5.0
@@ -30,12 +32,17 @@ class Overtaken(EventstreamError):
     """Another consumer of the group has counted these messages: nothing was done."""
 
 
-class Left(NamedTuple):
-    """A batch that counted, and has yet to be archived and mirrored."""
+class BegunInPieces(EventstreamError):
+    """Pieces of this message are counted: nothing was done, the rest is to be counted likewise."""
 
-    batch: str
+
+class Left(NamedTuple):
+    """What counted of a batch, or collided there, and has yet to be sent on. `row` names it."""
+
+    row: str
     queue: str
-    events: Sequence[Event]
+    piece: CountedPiece
+    collides: bool
 
 
 Rows = Mapping[type[Document], Sequence[Mapping[str, Any]]]
@@ -57,11 +64,26 @@ def put(rows: Rows) -> None:
 
 
 def left_in(rows: Rows) -> list[Left]:
-    """The batches in rows of Outgoing."""
+    """What is in rows of Outgoing."""
     return [
-        Left(row["_id"], row["queue"], _DECODE[row["queue"]](row["events"]))
+        Left(
+            row["_id"],
+            row["queue"],
+            CountedPiece(
+                row.get("piece", row["_id"]),
+                row.get("batch", row["_id"]),
+                _events(row["queue"], row["events"], row.get("positions")),
+            ),
+            row.get("collides", False),
+        )
         for row in rows[Outgoing]
     ]
+
+
+def _events(queue: str, events: bytes, positions: bytes | None) -> dict[int, Event]:
+    """Events by their positions; without these, as the first release left them, in order."""
+    found = _DECODE[queue](events)
+    return dict(zip(msgspec.json.decode(positions) if positions else count(), found, strict=False))
 
 
 class Progress:
@@ -95,31 +117,76 @@ class Progress:
             found = offsets.find({"_id": {"$in": list(by_key)}})
             return {by_key[row["_id"]]: row["next"] for row in found}
 
-    def move(self, before: Offsets, after: Offsets, session: Session) -> None:
-        """Set offsets, in a transaction. Raises Overtaken unless they are what they were before."""
+    def move(
+        self, before: Offsets, after: Offsets, session: Session, *, in_pieces: bool = False
+    ) -> None:
+        """Set offsets, in a transaction. Raises Overtaken unless they are what they were before.
+
+        Raises BegunInPieces where the next message is one of which pieces are counted, unless the
+        rest of these is what the transaction counts.
+        """
         for partition, offset in after.items():
-            where = {"_id": self._key(partition), "next": before[partition]}
+            where: dict[str, Any] = {"_id": self._key(partition), "next": before[partition]}
+            if not in_pieces:
+                where["in_pieces"] = {"$ne": True}
             moved = collection(ConsumedOffset).update_one(
-                where, {"$set": {"next": offset}}, session=session
+                where, {"$set": {"next": offset, "in_pieces": False}}, session=session
             )
             if not moved.matched_count:
+                found = collection(ConsumedOffset).find_one(
+                    {"_id": self._key(partition), "next": before[partition]}, session=session
+                )
+                if found:
+                    raise BegunInPieces
                 raise Overtaken(f"partition {partition} is no longer at {before[partition]}")
 
-    def leave(self, applied: Mapping[type[Event], Applied], session: Session) -> None:
-        """Note what counted, in a transaction, to be archived and mirrored after it."""
+    def begin_pieces(self, partition: int, offset: int) -> None:
+        """Note that the message at this offset, the next one, is counted in pieces from now on.
+
+        Raises Overtaken where it is not the next one.
+        """
+        with deadline(OFFSETS_SECONDS):
+            noted = collection(ConsumedOffset).update_one(
+                {"_id": self._key(partition), "next": offset}, {"$set": {"in_pieces": True}}
+            )
+        if not noted.matched_count:
+            raise Overtaken(f"partition {partition} is no longer at {offset}")
+
+    def leave(
+        self, applied: Mapping[type[Event], Applied], session: Session, *, counted: bool
+    ) -> list[Left]:
+        """Note in a transaction what is to be sent on after it, and return it.
+
+        That is what collided, and with `counted`, for an archive or a mirror, what counted.
+        """
+        left = []
+        for kind, of_kind in applied.items():
+            queue = QUEUE_OF[kind]
+            for piece in of_kind.counted if counted else ():
+                left.append(Left(piece.name, queue, piece, collides=False))
+            by_batch: defaultdict[str, dict[int, Event]] = defaultdict(dict)
+            for batch, position, event in of_kind.collisions:
+                by_batch[batch][position] = event
+            for batch, events in by_batch.items():
+                piece = CountedPiece(batch, batch, events)
+                left.append(Left(f"{batch} collisions", queue, piece, collides=True))
         rows = [
             {
-                "_id": batch,
+                "_id": one.row,
                 "consumer": self._consumer,
-                "queue": QUEUE_OF[kind],
-                "events": msgspec.json.encode(events),
+                "queue": one.queue,
+                "piece": one.piece.name,
+                "batch": one.piece.batch,
+                "positions": msgspec.json.encode(list(one.piece.events)),
+                "events": msgspec.json.encode(list(one.piece.events.values())),
+                "collides": one.collides,
             }
-            for kind, of_kind in applied.items()
-            for batch, events in of_kind.counted.items()
-            if events
+            for one in left
+            if one.piece.events
         ]
         if rows:
             collection(Outgoing).insert_many(rows, session=session)
+        return left
 
     def left(self) -> list[Left]:
         """What consumers of the group noted with `leave`, until `done` with it."""
@@ -127,10 +194,10 @@ class Progress:
             rows = list(collection(Outgoing).find({"consumer": self._consumer}))
         return left_in({Outgoing: rows})
 
-    def done(self, batches: Iterable[str]) -> None:
-        """Forget what has been archived and mirrored."""
+    def done(self, left: Left) -> None:
+        """Forget what has been sent on."""
         with deadline(OFFSETS_SECONDS):
-            collection(Outgoing).delete_many({"_id": {"$in": list(batches)}})
+            collection(Outgoing).delete_one({"_id": left.row})
 
     def _key(self, partition: int) -> str:
         return key(self._topic, partition, self._group)

@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from app.cli.simulate import Expectation, SimulatedEvent
-from app.domain.clicks import count_hits
+from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.domain.traffic import REASONS, Invalid
-from app.store import connection, documents, folding, reports
-from app.store.counting import ClickRule, Counting
-from tests.conftest import Server, count_batch
+from app.store import connection, documents, folding, histories, migrations, reports
+from app.store.counting import Applied, ClickRule, Counting
+from app.store.errors import TransactionTooLarge
+from app.store.ledger import Entry, Piece
+from tests.conftest import Server, count_batch, wait_until
+
+ONE_HIT = Tally(0, (Hit(1, "site1.com", "34"),))
 
 
 def view(page: str = "/a", event_id: str | None = None, day: str = "2026-11-24") -> PageView:
@@ -60,9 +64,125 @@ def test_an_event_id_is_counted_once_within_a_batch_and_over_batches(counting: C
     assert rows(reports.page_views) == [("site1.com", "/a", 3)]
 
 
-def test_an_event_id_is_the_same_event_whatever_its_type(counting: Counting) -> None:
-    apply(counting, view(event_id="e1"))
-    assert apply(counting, AdImpression("e1", "site1.com", "34", "u1", "2026-11")) == 0
+def collided(counting: Counting, *events: Event) -> list[int]:
+    """The positions of the events that collide with others."""
+    applied = counting.apply(type(events[0]), {str(uuid.uuid4()): events})
+    return [collision.position for collision in applied.collisions]
+
+
+def test_an_event_id_is_claimed_for_its_website_alone(counting: Counting) -> None:
+    assert apply(counting, view(event_id="e1")) == 1
+    assert apply(counting, replace(view(event_id="e1"), website="site2.com")) == 1
+    assert apply(counting, view(event_id="e1")) == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        view("/b", event_id="e1"),
+        AdImpression("e1", "site1.com", "/a", "u1", "2026-11"),
+        AdClick("e1", "site1.com", "/a", "u1", 1),
+    ],
+)
+def test_another_event_with_the_same_id_collides_and_does_not_count(
+    counting: Counting, other: Event
+) -> None:
+    assert collided(counting, view("/a", event_id="e1")) == []
+    assert collided(counting, other) == [0]
+    assert apply(counting, replace(other, event_id="e2")) == 1
+
+
+def test_of_two_events_with_one_id_in_a_batch_the_first_counts(counting: Counting) -> None:
+    events = [view("/a", "e1"), view("/b", "e1"), view("/a", "e1"), view("/c", None)]
+    assert collided(counting, *events) == [1]
+    wait_until(lambda: folding.fold("PageView"))
+    assert {row[1] for row in rows(reports.page_views)} == {"/a", "/c"}
+
+
+@pytest.mark.parametrize(("hashed_monthly", "positions"), [(False, [1, 2]), (True, [1])])
+def test_a_collision_goes_by_ad_and_user_but_never_by_times(
+    hashed_monthly: bool, positions: list[int]
+) -> None:
+    counting = Counting(ClickRule(3, "user"), hashed_monthly=hashed_monthly)
+    shown = AdImpression("e1", "site1.com", "34", "u1", "2026-11", 5)
+    again = [
+        replace(shown, month="2026-10", time=9),
+        replace(shown, ad_id="35"),
+        replace(shown, user_id="u2"),
+    ]
+    assert collided(counting, shown) == []
+    assert collided(counting, *again) == positions
+
+
+def test_a_collision_is_found_again_when_its_batch_comes_again(counting: Counting) -> None:
+    apply(counting, view("/a", event_id="e1"))
+    batches = {"b1": [view("/b", event_id="e1"), view("/c")]}
+    found = counting.apply(PageView, batches).collisions
+    assert [(one.batch, one.position, one.event) for one in found] == [("b1", 0, batches["b1"][0])]
+    assert counting.apply(PageView, batches).collisions == found
+
+
+def test_ids_of_the_first_release_hold_for_every_website_until_they_expire(
+    counting: Counting,
+) -> None:
+    connection.collection(documents.SeenEvent).insert_one({"_id": "old"})
+    stamp = connection.collection(documents.Schema)
+    stamp.update_one({}, {"$set": {"version": len(migrations.MIGRATIONS) - 1}})
+    migrations.migrate(lambda _: None)
+    assert apply(counting, view("/b", event_id="old"), view("/b", event_id="new")) == 1
+    assert collided(counting, replace(view(event_id="old"), website="site2.com")) == []
+    stamp.update_one({"_id": "seen_events"}, {"$set": {"until": datetime.now(UTC)}})
+    assert apply(Counting(ClickRule(3, "user")), view(event_id="old")) == 1
+
+
+def test_a_batch_of_which_a_piece_is_counted_counts_the_rest(counting: Counting) -> None:
+    events = [view(f"/{n}", event_id=str(n)) for n in range(10)]
+    for start, stop in [(4, 6), (0, 2), (5, 8)]:
+        piece = Piece("b1", events[start:stop], start, whole=False)
+        counting.apply_pieces({PageView: [piece]})
+    assert counting.apply(PageView, {"b1": events}).events == 4
+    assert counting.apply(PageView, {"b1": events}).events == 0
+    wait_until(lambda: folding.fold("PageView"))
+    assert sorted(rows(reports.page_views)) == [("site1.com", f"/{n}", 1) for n in range(10)]
+
+
+@given(cuts=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=5))
+def test_a_batch_counts_once_in_whatever_pieces_it_is_counted(cuts: list[tuple[int, int]]) -> None:
+    entry = Entry("b")
+    events = list(range(8))
+    counted: list[int] = []
+    for start, stop in [*map(sorted, cuts), (0, 8)]:
+        for part in entry.missing(Piece("b", events[start:stop], start, (start, stop) == (0, 8))):
+            counted += part.events
+            entry.add(part)
+    assert sorted(counted) == events
+    done = [event for part in entry.done(Piece("b", events)) for event in part.events]
+    assert sorted(done) == events
+
+
+def test_events_that_are_passed_over_are_done_and_do_not_count() -> None:
+    counting = Counting(ClickRule(3, "user"), archives=True)
+    events = [view(f"/{n}") for n in range(3)]
+    counting.pass_over(Piece("b1", events[1:2], 1, whole=False))
+    applied = counting.apply(PageView, {"b1": events})
+    assert applied.events == 2
+    assert [piece.events for piece in applied.counted] == [{}, {0: events[0]}, {2: events[2]}]
+
+
+def test_a_transaction_reads_no_more_than_so_much_of_click_histories(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clicks = [click(f"u{n}") for n in range(4)]
+    apply(counting, *clicks)
+    monkeypatch.setattr(histories, "READ_BYTES", 2 * len(histories.pack(ONE_HIT)))
+    with pytest.raises(TransactionTooLarge):
+        counting.apply(AdClick, {"b1": clicks})
+    for half in (Piece("b1", clicks[:2], 0, whole=False), Piece("b1", clicks[2:], 2, whole=False)):
+        counting.apply_pieces({AdClick: [half]})
+    monkeypatch.setattr(histories, "READ_BYTES", 1)
+    counting.apply(AdClick, {"alone": clicks[:1]})
+    wait_until(lambda: folding.fold("AdClick"))
+    assert rows(reports.clicks) == [("site1.com", "34", 9, 1)]
 
 
 def test_visitors_are_distinct_by_website_and_month_and_over_all_websites(
@@ -426,16 +546,20 @@ def test_for_an_archive_it_is_known_which_events_were_new_when_a_batch_comes_aga
     )
     counting.apply(PageView, {"before": [first]})
     batches = {"b1": [first, twice, anonymous], "b2": [replace(twice), third], "b3": [anonymous]}
-    new = {"b1": [twice, anonymous], "b2": [third], "b3": [anonymous]}
-    assert counting.apply(PageView, batches).counted == new
+    new = {"b1": {1: twice, 2: anonymous}, "b2": {1: third}, "b3": {0: anonymous}}
+    assert counted_of(counting.apply(PageView, batches)) == new
     again = counting.apply(PageView, batches | {"b4": [replace(third)]})
     assert (again.batches, again.events) == (1, 0)
-    assert again.counted == new | {"b4": []}
+    assert counted_of(again) == new | {"b4": {}}
+
+
+def counted_of(applied: Applied) -> dict[str, Any]:
+    return {piece.name: piece.events for piece in applied.counted}
 
 
 def test_without_an_archive_nothing_is_kept_for_one(counting: Counting) -> None:
     view = PageView("1", "a.com", "/", "2026-11-24")
     for name in ("b1", "b2"):
-        assert counting.apply(PageView, {name: [view]}).counted == {}
+        assert counting.apply(PageView, {name: [view]}).counted == []
     ledger = connection.collection(documents.AppliedBatch)
     assert ledger.count_documents({"repeats": {"$exists": True}}) == 0

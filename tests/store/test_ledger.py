@@ -1,9 +1,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from app import dead_letters
+from app.domain.event_ids import claim_of
 from app.domain.events import PageView
 from app.store import connection, documents, ledger
 from app.store.counting import Counting
@@ -22,7 +24,7 @@ def test_event_ids_are_known_for_seven_days_and_batches_for_longer(counting: Cou
     count_batch(counting, "b1", PageView, [PageView("e1", "a.com", "/", "2026-11-24")])
     assert ledger.expire(now + WEEK - timedelta(minutes=1)) == 0
     assert ledger.expire(now + WEEK + timedelta(minutes=1)) == 1
-    assert (known(documents.SeenEvent), known(documents.AppliedBatch)) == (0, 1)
+    assert (known(documents.Claim), known(documents.AppliedBatch)) == (0, 1)
     assert ledger.expire(now + WEEK + timedelta(days=2)) == 1
     assert (known(documents.AppliedBatch), known(documents.Expiry)) == (0, 0)
 
@@ -39,12 +41,14 @@ def test_all_that_expired_is_dropped_chunk_by_chunk(
     events = [PageView(str(n), "a.com", "/", "2026-11-24") for n in range(35)]
     count_batch(counting, "b1", PageView, events)
     assert known(documents.Expiry) == 5
-    count_batch(counting, "b2", PageView, [PageView("later", "a.com", "/", "2026-11-24")])
+    later = PageView("later", "a.com", "/", "2026-11-24")
+    count_batch(counting, "b2", PageView, [later])
     connection.collection(documents.Expiry).update_many(
-        {"of": "events", "keys": b'["later"]'}, {"$set": {"at": datetime.now(UTC) + 2 * WEEK}}
+        {"keys": msgspec.json.encode([claim_of(later)])},
+        {"$set": {"at": datetime.now(UTC) + 2 * WEEK}},
     )
     assert ledger.expire(datetime.now(UTC) + WEEK + timedelta(hours=1)) == 35
-    assert known(documents.SeenEvent) == 1
+    assert known(documents.Claim) == 1
 
 
 def test_there_is_an_index_to_find_what_expired() -> None:

@@ -1,13 +1,14 @@
 from collections.abc import Iterator
 from functools import partial
 
+import msgspec
 import pytest
 
 from app.domain.events import AdClick, PageView
 from app.errors import Unavailable
-from app.store import connection, documents, folding, migrations, reports
+from app.store import connection, documents, folding, histories, migrations, reports
 from app.store.counting import Counting
-from app.store.documents import ClickTotals, HitTally, Schema
+from app.store.documents import ClickTotals, HitTally, Schema, SeenEvent
 from tests.conftest import count_batch, wait_until
 from tests.store.test_counting import in_parallel
 
@@ -30,7 +31,11 @@ def said() -> list[str]:
 def as_of_the_first_release(counting: Counting) -> None:
     """Make what was counted look as before click histories had a day, and websites totals."""
     count_batch(counting, "old", AdClick, CLICKS)
-    connection.collection(HitTally).update_many({}, {"$unset": {"last_day": "", "shape": ""}})
+    for row in connection.collection(HitTally).find():
+        latest = msgspec.json.encode(histories.unpack(row).latest)
+        first = {"_id": row["_id"], "earlier": row["earlier"], "latest": latest}
+        connection.collection(HitTally).replace_one({"_id": row["_id"]}, first)
+    connection.collection(SeenEvent).insert_one({"_id": "e1"})
     connection.collection(HitTally).drop_index("last_day_1")
     connection.collection(ClickTotals).drop()
     set_version(None)
@@ -53,6 +58,7 @@ def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
         "schema 1: collections and indexes, 0 documents changed",
         "schema 2: the last day of click histories, 5 documents changed",
         "schema 3: clicks of each website, 2 documents changed",
+        "schema 4: event ids of each website, 1 documents changed",
     ]
     assert {row["last_day"] for row in connection.collection(HitTally).find()} == {"2025-11-24"}
     assert "last_day_1" in connection.collection(HitTally).index_information()
@@ -61,7 +67,7 @@ def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
     assert len(said) == NEWEST
 
 
-@pytest.mark.parametrize("broken_off", range(3))
+@pytest.mark.parametrize("broken_off", range(NEWEST))
 def test_a_migration_that_was_broken_off_goes_on_where_it_was(
     counting: Counting, said: list[str], monkeypatch: pytest.MonkeyPatch, broken_off: int
 ) -> None:
@@ -79,7 +85,7 @@ def test_a_migration_that_was_broken_off_goes_on_where_it_was(
         migrations.migrate(said.append)
     monkeypatch.undo()
     migrations.migrate(said.append)
-    assert [line.split(":")[0] for line in said] == ["schema 1", "schema 2", "schema 3"]
+    assert [line.split(":")[0] for line in said] == [f"schema {n + 1}" for n in range(NEWEST)]
     assert reports.click_totals() == {"hits": 5, "clicks": 0}
 
 
@@ -143,6 +149,7 @@ def test_what_a_newer_worker_recorded_is_left_to_it(counting: Counting) -> None:
     connection.collection(documents.Change).update_many({}, newer)
     assert folding.fold("AdClick")
     assert not folding.is_folded()
+    newer = {"$set": {"shape": documents.HISTORY_SHAPE + 1}}
     connection.collection(HitTally).update_one({"_id": '["u1"]'}, newer)
     with pytest.raises(Unavailable, match="newer release"):
         counting.apply(AdClick, {"both": CLICKS})

@@ -1,6 +1,7 @@
 import signal
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from app import counters, dead_letters
 from app.archive import Archive
 from app.cli.database import IDLE_TRANSACTION_SECONDS
 from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.errors import DeadlineMissed
 from app.journal import TAKEN_SECONDS, Batch, Journal, batches
 from app.publisher import bell
 from app.settings import Settings
-from app.store import folding, reports
+from app.store import documents, folding, reports
 from app.store.counting import APPLY_SECONDS, ClickRule, Counting
+from app.store.ledger import Piece
 from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
@@ -94,9 +97,16 @@ def test_a_batch_counted_by_a_worker_that_died_before_it_could_say_so_is_not_cou
     assert views() == 1
 
 
-@pytest.mark.parametrize(
-    "payload", [b"{", b'[{"website":1}]', b'[{"event_id":null,"website":"a.com","page":"/"}]']
-)
+EXPECTED_REASONS = {
+    b"{": "ValidationError: Expected `array`, got `object`",
+    b'[{"website":1}]': "ValidationError: Expected `str`, got `int` - at `$.website`",
+    b'[{"event_id":null,"website":"a.com","page":"/"}]': (
+        "ValidationError: Object missing required field `day`"
+    ),
+}
+
+
+@pytest.mark.parametrize("payload", EXPECTED_REASONS)
 def test_a_batch_that_can_never_be_counted_is_parked_while_others_flow(
     journal: Journal, payload: bytes
 ) -> None:
@@ -108,8 +118,8 @@ def test_a_batch_that_can_never_be_counted_is_parked_while_others_flow(
     assert all_counted(journal)
     assert views() == 1
     (letter,) = dead_letters.newest(journal.redis, 10)
-    assert letter.batch_id == poison.id
-    assert letter.reason
+    assert letter.batch_id.split(":")[0] == poison.id
+    assert letter.reason == EXPECTED_REASONS[payload]
 
 
 def test_workers_count_what_they_are_rung_for(journal: Journal, start_worker: StartWorker) -> None:
@@ -196,7 +206,153 @@ def test_many_batches_are_counted_together_and_a_bad_one_alone_is_parked(
     page_view.apply(task_id=good[0].id).get()
     assert views() == 10
     assert all_counted(journal)
-    assert [letter.batch_id for letter in dead_letters.newest(journal.redis, 10)] == ["poison"]
+    assert [letter.batch_id for letter in dead_letters.newest(journal.redis, 10)] == ["poison:0"]
+
+
+FAR_FUTURE = 10**17
+"""Milliseconds in a year that no calendar has: an event of that time can't be counted."""
+
+
+def click(time: int, user: str = "u1") -> AdClick:
+    return AdClick(None, "site1.com", "34", user, time)
+
+
+def hits() -> int:
+    return sum(row["hits"] for row in reports.clicks(reports.Page()).items)
+
+
+@pytest.mark.parametrize("bad", [{0}, {7}, {19}, {3, 4, 18}, set(range(20))])
+def test_only_the_events_that_cannot_be_counted_are_buried_and_the_others_count(
+    journal: Journal, bad: set[int]
+) -> None:
+    events = [click(FAR_FUTURE if n in bad else n, f"u{n}") for n in range(20)]
+    first = journalled(journal, *events[:12])
+    second = journalled(journal, *events[12:])
+    ad_click.apply().get()
+    assert all_counted(journal)
+    assert hits() == 20 - len(bad)
+    letters = dead_letters.newest(journal.redis, 100)
+    names = [f"{first.id}:{n}" if n < 12 else f"{second.id}:{n - 12}" for n in bad]
+    assert sorted(letter.batch_id for letter in letters) == sorted(names)
+    assert all("year" in letter.reason for letter in letters)
+
+
+def test_an_event_that_cannot_be_read_is_buried_alone(journal: Journal) -> None:
+    payload = msgspec.json.encode([VIEW, {"website": 1}, VIEW, 5, VIEW])
+    journal.write([Batch("mixed", "page_view", payload)])
+    page_view.apply().get()
+    assert all_counted(journal)
+    assert views() == 3
+    letters = dead_letters.newest(journal.redis, 10)
+    assert sorted(letter.batch_id for letter in letters) == ["mixed:1", "mixed:3"]
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+@pytest.mark.parametrize("step", ["keep_event", "pass_over", "apply"])
+@pytest.mark.parametrize("calls", range(6))
+@pytest.mark.parametrize("after", [False, True])
+def test_a_worker_that_dies_between_two_pieces_leaves_the_rest_to_the_next(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, step: str, calls: int, after: bool
+) -> None:
+    events = [click(FAR_FUTURE if n == 5 else n, f"u{n}") for n in range(8)]
+    batch = journalled(journal, *events)
+    owner: Any = dead_letters if step == "keep_event" else ad_click.applying._counting
+    name = "apply_pieces" if step == "apply" else step
+    works = getattr(owner, name)
+    left = [calls]
+
+    def die(*arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            return works(*arguments, **options)
+        if after:
+            works(*arguments, **options)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, die)
+    with suppress(Killed):
+        ad_click.applying.apply_halved(AdClick, [Piece(batch.id, events)], ad_click._bury)
+    monkeypatch.undo()
+    make_overdue(journal, batch)
+    ad_click.apply().get()
+    assert all_counted(journal)
+    assert hits() == 7
+    [letter] = dead_letters.newest(journal.redis, 10)
+    assert letter.batch_id == f"{batch.id}:5"
+
+
+def test_a_transaction_that_misses_its_deadline_is_halved_until_it_is_in_time(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = journalled(journal, *[click(n, f"u{n}") for n in range(20)])
+    applying = ad_click.applying
+    in_time = applying._counting.apply_pieces
+    numbers = []
+
+    def slow(pieces: Any, along: Any = None) -> Any:
+        number = sum(len(piece.events) for of_kind in pieces.values() for piece in of_kind)
+        numbers.append(number)
+        if number > 6 and batch.id not in applied_batches():
+            raise DeadlineMissed("database", "too slow")
+        return in_time(pieces, along)
+
+    def applied_batches() -> set[str]:
+        return {row.key for row in documents.AppliedBatch.objects}
+
+    monkeypatch.setattr(applying._counting, "apply_pieces", slow)
+    while journal.holds(batch):
+        make_overdue(journal, batch)
+        ad_click.apply().get()
+    assert numbers[:3] == [20, 10, 5]
+    assert all_counted(journal)
+    assert hits() == 20
+
+
+def test_an_id_that_is_another_events_makes_a_dead_letter_once(journal: Journal) -> None:
+    first = replace(VIEW, event_id="e1")
+    other = replace(VIEW, event_id="e1", page="/other")
+    repeated = journalled(journal, first)
+    page_view.apply().get()
+    batch = journalled(journal, other, VIEW)
+    Counting(ClickRule(3, "user")).apply(PageView, {batch.id: [other, VIEW]})
+    page_view.apply().get()
+    journal.write([repeated, batch])
+    page_view.apply().get()
+    wait_until(lambda: folding.fold("PageView"))
+    assert all_counted(journal)
+    assert views() == 2
+    [letter] = dead_letters.newest(journal.redis, 10)
+    assert letter.collides
+    assert letter.reason == {"EventId": [dead_letters.COLLISION_REASON]}
+    assert msgspec.json.decode(letter.event) == {
+        "Type": "PageView",
+        "Url": "http://site1.com/other",
+        "EventId": "e1",
+    }
+
+
+def test_pieces_are_archived_under_ids_of_their_own_however_often_they_come(
+    journal: Journal, start_worker: StartWorker, archive: Archive
+) -> None:
+    clicks = [click(FAR_FUTURE if n == 1 else n, f"u{n}") for n in range(4)]
+    with start_worker():
+        batch = sent(journal, *clicks)
+        wait_until(lambda: all_counted(journal))
+        journal.write([batch])
+        bell()(batch)
+        wait_until(lambda: all_counted(journal))
+    files = [archive.read(name) for name in archive.files("ad_click")]
+    assert (
+        files
+        == [
+            {f"{batch.id}:0-1": [clicks[0]], f"{batch.id}:2-4": clicks[2:]},
+        ]
+        * 2
+    )
+    assert hits() == 3
 
 
 def test_batches_of_a_killed_worker_are_rung_for_within_thirty_seconds() -> None:

@@ -134,13 +134,13 @@ def test_transactions_done_again_are_counted(
     [batch] = cast(list[bytes], journal.redis.zrange("journal:page_view:waiting", 0, -1))
     migrations.prepare()
     tries = []
-    enter = ledger.enter
+    write = ledger.write
 
-    def try_to_enter(*arguments: Any) -> set[str]:
+    def try_to_write(*arguments: Any) -> None:
         tries.append(arguments)
-        return enter(*arguments)
+        write(*arguments)
 
-    monkeypatch.setattr(ledger, "enter", try_to_enter)
+    monkeypatch.setattr(ledger, "write", try_to_write)
     with get_connection().start_session() as session, ThreadPoolExecutor(1) as pool:
         session.start_transaction()
         connection.collection(AppliedBatch).insert_one({"_id": batch.decode()}, session=session)

@@ -1,0 +1,7 @@
+"""The errors of the store that its callers handle themselves."""
+
+from app.errors import EventstreamError
+
+
+class TransactionTooLarge(EventstreamError):
+    """These events are too many for one transaction. Nothing was changed: count them in parts."""
