@@ -12,8 +12,9 @@ from typing import Any, Self
 
 import msgspec
 
-from app.domain.events import Event, PageView
+from app.domain.events import OTHER, Event, PageView
 from app.errors import Unavailable
+from app.known_names import name_of
 from app.settings import Settings
 
 DELIVERY_SECONDS = 5.0
@@ -63,9 +64,9 @@ class Mirror:
         try:
             for batch, events in batches.items():
                 for place, event in enumerate(events):
-                    value = msgspec.json.encode(_sent(event, f"{batch}:{place}"))
+                    website, sent = _sent(event, f"{batch}:{place}")
                     self._producer.produce(
-                        self._topic, value, key=event.website, on_delivery=delivered
+                        self._topic, msgspec.json.encode(sent), key=website, on_delivery=delivered
                     )
             waiting = self._producer.flush(DELIVERY_SECONDS * 2)
         except BufferError as error:
@@ -75,20 +76,25 @@ class Mirror:
             raise Unavailable("Kafka", errors[0].str() if errors else "it does not answer")
 
 
-def _sent(event: Event, event_id: str) -> dict[str, Any]:
-    """An event as a client would send it. With `Invalid` where it counted apart: why."""
+def _sent(event: Event, event_id: str) -> tuple[str, dict[str, Any]]:
+    """The website of an event, and the event as a client would send it.
+
+    With `Invalid` where it counted apart: why. With `Other` where it counted under OTHER: its
+    `website`, `page` or `ad`; what it is really of is sent, for whoever reads it to decide anew.
+    """
+    kind, website, name = name_of(event)
+    sent: dict[str, Any] = {"Type": type(event).__name__}
+    if event.actual:
+        sent["Other"] = "website" if website == OTHER else kind
+        website, name = event.actual.website, event.actual.name
     # The host of https://site1.com:80 is site1.com:80; http would take the port for its own.
-    scheme = "https" if event.website.endswith(":80") else "http"
-    page = event.page if isinstance(event, PageView) else "/"
-    sent: dict[str, Any] = {
-        "Type": type(event).__name__,
-        "Url": f"{scheme}://{event.website}{page}",
-        "EventId": event.event_id or event_id,
-    }
+    scheme = "https" if website.endswith(":80") else "http"
+    sent["Url"] = f"{scheme}://{website}{name if kind == 'page' else '/'}"
+    sent["EventId"] = event.event_id or event_id
     if not isinstance(event, PageView):
-        sent["Meta"] = {"UserId": event.user_id, "AdId": event.ad_id}
+        sent["Meta"] = {"UserId": event.user_id, "AdId": name}
     if event.time is not None:
         sent["Timestamp"] = event.time
     if event.invalid:
         sent["Invalid"] = event.invalid.reason
-    return sent
+    return website, sent
