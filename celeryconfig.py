@@ -30,6 +30,7 @@ imports = (
     "tasks.sweep",
     "tasks.spikes",
     "tasks.keeping",
+    "tasks.names",
 )
 # Those of RabbitMQ are on several of its nodes.
 _arguments = {"x-queue-type": "quorum"} if _rabbit else None
@@ -66,6 +67,7 @@ beat_schedule = {
     "spikes": {"task": "tasks.spikes", "schedule": 5.0, "options": {"expires": 5.0}},
     "retain": {"task": "tasks.retain", "schedule": 60.0, "options": {"expires": 60.0}},
     "tidy": {"task": "tasks.tidy", "schedule": 60.0, "options": {"expires": 60.0}},
+    "load-names": {"task": "tasks.load_names", "schedule": 5.0, "options": {"expires": 5.0}},
     # It may have to wait for one that waits for the database.
     "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": {"expires": 60.0}},
 }

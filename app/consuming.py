@@ -30,9 +30,10 @@ from confluent_kafka import (
 
 from app import counters, dead_letters
 from app.applying import Applying
-from app.domain.events import QUEUE_OF, Collision, Event
+from app.domain.events import QUEUE_OF, Collision, Event, name_of
 from app.errors import EventstreamError, InvalidRequest, Unavailable
 from app.journal import Journal, broker_errors, connect
+from app.known_names import KnownNames
 from app.messages import MessageRead, MessageReader, chunks
 from app.reading import reader_with
 from app.settings import KafkaTopic, Settings
@@ -84,6 +85,7 @@ class TopicConsumer:
         self._stop = stop
         self._messages = MessageReader(reader_with(config))
         self._journal = Journal(connect(config.redis_url))
+        self._names = KnownNames(self._journal.redis, config)
         self._applying = Applying(config, self._journal.redis)
         self._progress = Progress(source.topic, group)
         self._positions: dict[int, int] = {}
@@ -169,6 +171,9 @@ class TopicConsumer:
         """Count some messages. Raises Overtaken where another has done so."""
         for partition in {one.partition for one in chunk if one.rejections}:
             self._insist(partial(self._keep_rejections, chunk, partition))
+        # Whoever may write to the topic may bring up any number of names.
+        names = [name_of(event) for one in chunk for event in one.events]
+        self._insist(partial(self._names.learn, names))
         after = {one.partition: one.offset + 1 for one in chunk}
         before = {partition: self._positions[partition] for partition in after}
         by_kind: dict[type[Event], list[Event]] = {}

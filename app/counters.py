@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
-from app.domain.events import QUEUES, Event
+from app.domain.events import NAME_KINDS, QUEUES, Event
 from app.domain.traffic import REASONS
 
 KEY = "metrics"
@@ -86,6 +86,12 @@ FILTERED = Counted(
     "reason",
     REASONS,
 )
+OTHER = Counted(
+    "eventstream_events_other",
+    "Events counted under <other>, by what their sender brought up too many of.",
+    "kind",
+    NAME_KINDS,
+)
 GIVEN_BACK = Counted(
     "eventstream_batches_given_back",
     "Batches that a worker took but could not count then.",
@@ -120,6 +126,7 @@ COUNTED = (
     DEDUPLICATED,
     COLLISIONS,
     FILTERED,
+    OTHER,
     GIVEN_BACK,
     APPLY_RETRIES,
     FOLD_CONFLICTS,

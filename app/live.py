@@ -6,7 +6,7 @@ each size has a bound, and an error of Redis is swallowed where events are count
 Redis keys:
 - `live:minute:{minute}:{queue}`: a sorted set of what events of this queue were counted for in a
   minute since the epoch, by how many: `*`, each website, and each page or ad (website, space,
-  name). At most about MAX_NAMES of them, for KEPT_SECONDS;
+  name). The largest MAX_NAMES of them, for KEPT_SECONDS;
 - `live:folds`: a hash from queue to how often what was counted for it was brought into the
   reports;
 - `live:told`: a hash from queue to how many transactions were told;
@@ -33,22 +33,29 @@ TOLD_KEY = "live:told"
 SPIKE_CHANNEL = "live:spike"
 
 MINUTES = 60
-KEPT_SECONDS = 2 * 3600
+KEPT_SECONDS = (MINUTES + 5) * 60
 MAX_NAMES = 2_000
 MAX_NAMES_AT_ONCE = 100
 MAX_NAME_LENGTH = 256
 MAX_ROWS = 50
 """In each table of a message."""
+MAX_ROW_BYTES = 320
+"""A row whose names are longer as JSON is left to the reports."""
 
 logger = logging.getLogger(__name__)
 
 _RECORD = """#!lua
-local full = redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[5])
+local room = ARGV[5] - redis.call('ZCARD', KEYS[1])
 for n = 6, #ARGV, 2 do
-    if full then
-        redis.call('ZADD', KEYS[1], 'XX', 'INCR', ARGV[n + 1], ARGV[n])
-    else
-        redis.call('ZINCRBY', KEYS[1], ARGV[n + 1], ARGV[n])
+    local name, number = ARGV[n], tonumber(ARGV[n + 1])
+    if not redis.call('ZADD', KEYS[1], 'XX', 'INCR', number, name) then
+        if room > 0 then
+            room = room - 1
+            redis.call('ZADD', KEYS[1], number, name)
+        elseif number > tonumber(redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]) then
+            redis.call('ZPOPMIN', KEYS[1])
+            redis.call('ZADD', KEYS[1], number, name)
+        end
     end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
@@ -101,7 +108,7 @@ class Counts:
     def message(self) -> bytes:
         """A message of the channel: the largest rows of each table."""
         tables = {
-            table: [[*names, *counts] for names, counts in _largest(rows, MAX_ROWS)]
+            table: [[*names, *counts] for names, counts in _largest(rows)]
             for table, rows in self._tables.items()
             if rows
         }
@@ -112,7 +119,7 @@ class Counts:
         return {
             table: [
                 dict(zip(sum(TABLES[table], ()), (*names, *counts), strict=True))
-                for names, counts in _largest(rows, MAX_ROWS)
+                for names, counts in _largest(rows)
             ]
             for table, rows in self._tables.items()
             if rows
@@ -213,12 +220,23 @@ def busiest(
 
 
 def before(redis: Redis, queue: str, minute: int, names: list[str]) -> list[int]:
-    """How many events each of these had in the MINUTES minutes before a minute, all together."""
+    """How many events each of these had in the MINUTES minutes before a minute, all together.
+
+    One that is missing from a minute with MAX_NAMES may have had as many as the least of these.
+    """
+    keys = [_minute_key(earlier, queue) for earlier in range(minute - MINUTES, minute)]
     with redis.pipeline(transaction=False) as pipe:
-        for earlier in range(minute - MINUTES, minute):
-            pipe.zmscore(_minute_key(earlier, queue), names)
-        found = pipe.execute()
-    return [sum(int(score or 0) for score in scores) for scores in zip(*found, strict=True)]
+        for key in keys:
+            pipe.zmscore(key, names)
+            pipe.zcard(key)
+            pipe.zrange(key, 0, 0, withscores=True)
+        found = iter(pipe.execute())
+    sums = [0] * len(names)
+    for scores, size, least in zip(found, found, found, strict=True):
+        missing = least[0][1] if size >= MAX_NAMES else 0
+        for place, score in enumerate(scores):
+            sums[place] += int(missing if score is None else score)
+    return sums
 
 
 def _by_queue(numbers: Any) -> dict[str, int]:
@@ -229,7 +247,7 @@ def _minute_key(minute: int, queue: str) -> str:
     return f"live:minute:{minute}:{queue}"
 
 
-def _largest(rows: Rows, most: int) -> list[tuple[tuple[str, ...], list[int]]]:
-    if len(rows) <= most:
-        return list(rows.items())
-    return heapq.nlargest(most, rows.items(), key=lambda row: row[1])
+def _largest(rows: Rows) -> list[tuple[tuple[str, ...], list[int]]]:
+    """The largest MAX_ROWS of those that are not too long."""
+    short = (row for row in rows.items() if len(msgspec.json.encode(row[0])) <= MAX_ROW_BYTES)
+    return heapq.nlargest(MAX_ROWS, short, key=lambda row: row[1])

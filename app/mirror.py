@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
+from app.domain.events import actual_name
 from app.domain.wire import as_sent
 from app.errors import Unavailable
 from app.settings import Settings
@@ -65,9 +66,10 @@ class Mirror:
             for piece in counted:
                 for position, event in piece.events.items():
                     event_id = f"{piece.batch}:{position}"
-                    value = msgspec.json.encode(as_sent(event, event.event_id or event_id))
+                    sent = as_sent(event, event.event_id or event_id)
+                    _, website, _ = actual_name(event)
                     self._producer.produce(
-                        self._topic, value, key=event.website, on_delivery=delivered
+                        self._topic, msgspec.json.encode(sent), key=website, on_delivery=delivered
                     )
             waiting = self._producer.flush(DELIVERY_SECONDS * 2)
         except BufferError as error:

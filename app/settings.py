@@ -69,6 +69,9 @@ class Settings:
     rate_limit: str | None
     trusted_proxies: int
     queue_limit: int
+    max_websites: int
+    max_pages: int
+    max_ads: int
     spike_factor: float
     spike_minimum: int
     spike_webhook: str | None
@@ -263,6 +266,9 @@ class _Environment(Schema):
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
     TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(0, 10))
     QUEUE_LIMIT = fields.Integer(load_default=100_000, validate=validate.Range(min=1))
+    MAX_WEBSITES = fields.Integer(load_default=1_000, validate=validate.Range(min=0))
+    MAX_PAGES = fields.Integer(load_default=100_000, validate=validate.Range(min=0))
+    MAX_ADS = fields.Integer(load_default=10_000, validate=validate.Range(min=0))
     SPIKE_FACTOR = fields.Float(load_default=3.0, validate=validate.Range(min=1))
     SPIKE_MINIMUM = fields.Integer(load_default=15, validate=validate.Range(min=1))
     SPIKE_WEBHOOK = fields.Url(load_default=None, schemes={"http", "https"}, require_tld=False)

@@ -2,10 +2,12 @@
 
 Redis keys:
 - `spikes:announced:{queue} {website} {name}`: this one has been announced, for AGAIN_SECONDS;
+- `spikes:minute:{minute}`: how many have been announced in a minute since the epoch;
 - `spikes:latest`: a list of the latest KEPT spikes, newest first, as JSON.
 """
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -15,11 +17,15 @@ from app import live
 from app.domain.events import QUEUES
 
 AGAIN_SECONDS = 600
+MAX_A_MINUTE = 10
 KEPT = 50
 KEPT_SECONDS = 24 * 3600
 
 _ANNOUNCE = """#!lua
+if tonumber(redis.call('GET', KEYS[3]) or 0) >= tonumber(ARGV[6]) then return 0 end
 if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[2]) then return 0 end
+redis.call('INCR', KEYS[3])
+redis.call('EXPIRE', KEYS[3], 120)
 redis.call('LPUSH', KEYS[2], ARGV[1])
 redis.call('LTRIM', KEYS[2], 0, ARGV[3] - 1)
 redis.call('EXPIRE', KEYS[2], ARGV[4])
@@ -28,11 +34,11 @@ return 1
 """
 
 
-class Spike(msgspec.Struct, frozen=True):
+class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
     """A page (or ad) had `count` events of this queue in the minute that began at `time`.
 
     `name` is the page or ad, `mean` how many it had in a minute of the hour before, `time` in
-    seconds since the epoch.
+    seconds since the epoch. So many `more` spikes were smaller, and are not announced.
     """
 
     queue: str
@@ -41,20 +47,32 @@ class Spike(msgspec.Struct, frozen=True):
     count: int
     mean: float
     time: int
+    more: int = 0
 
 
 def announce(redis: Redis, now: float, factor: float, at_least: int) -> list[Spike]:
     """Find spikes, tell the live stream of those not told of lately, and return these.
 
-    Each is returned to one caller only, once in AGAIN_SECONDS. Raises RedisError.
+    Each is returned to one caller only, once in AGAIN_SECONDS. In a minute the largest MAX_A_MINUTE
+    are, and the last of these says how many more there were. Raises RedisError.
     """
+    counter = f"spikes:minute:{int(now // 60)}"
+    told: Any = redis.get(counter)
+    room = max(0, MAX_A_MINUTE - int(told or 0))
+    found = sorted(_find(redis, now, factor, at_least), key=attrgetter("count"), reverse=True)
+    largest = found[:room]
+    if largest:
+        largest[-1] = msgspec.structs.replace(largest[-1], more=len(found) - len(largest))
     script = redis.register_script(_ANNOUNCE)
     return [
         spike
-        for spike in _find(redis, now, factor, at_least)
+        for spike in largest
         if script(
-            [_announced(spike.queue, f"{spike.website} {spike.name}"), "spikes:latest"],
-            [msgspec.json.encode(spike), AGAIN_SECONDS, KEPT, KEPT_SECONDS, live.SPIKE_CHANNEL],
+            [_announced(spike.queue, f"{spike.website} {spike.name}"), "spikes:latest", counter],
+            [
+                *(msgspec.json.encode(spike), AGAIN_SECONDS, KEPT, KEPT_SECONDS),
+                *(live.SPIKE_CHANNEL, MAX_A_MINUTE),
+            ],
         )
     ]
 
@@ -68,19 +86,25 @@ def latest(redis: Redis) -> list[Spike]:
 def _find(redis: Redis, now: float, factor: float, at_least: int) -> Iterator[Spike]:
     this_minute = int(now // 60)
     for queue in QUEUES:
+        found: set[str] = set()
         # The minute before too: its last seconds came after the last look.
         for minute in (this_minute - 1, this_minute):
             counts = live.busiest(redis, queue, minute, at_least)
             if not counts:
                 continue
             known: Any = redis.mget([_announced(queue, name) for name in counts])
-            names = [name for name, told in zip(counts, known, strict=True) if told is None]
+            names = [
+                name
+                for name, told in zip(counts, known, strict=True)
+                if told is None and name not in found
+            ]
             if not names:
                 continue
             sums = live.before(redis, queue, minute, names)
             for name, earlier in zip(names, sums, strict=True):
                 mean = earlier / live.MINUTES
                 if counts[name] > factor * mean:
+                    found.add(name)
                     website, _, of = name.partition(" ")
                     yield Spike(queue, website, of, counts[name], round(mean, 2), minute * 60)
 

@@ -32,6 +32,8 @@ def find_spikes() -> int:
             "spike: %d of %s in a minute for %s %r, %s on average in the hour before",
             *(spike.count, spike.queue, spike.website, spike.name, spike.mean),
         )
+        if spike.more:
+            logger.warning("%d more spikes are not announced", spike.more)
     if found and config.spike_webhook:
         app.send_task("tasks.spike_webhook", [[msgspec.to_builtins(spike) for spike in found]])
     return len(found)

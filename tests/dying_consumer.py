@@ -24,5 +24,5 @@ def _move_and_die(*arguments: Any, **options: Any) -> None:
 if sys.argv.pop(1) == "before":
     Progress.move = _move_and_die  # type: ignore[method-assign]
 else:
-    TopicConsumer._counted = _die  # type: ignore[method-assign]
+    TopicConsumer._counted = _die  # type: ignore[assignment,method-assign]
 main.main()

@@ -9,7 +9,7 @@ import hashlib
 
 import msgspec
 
-from app.domain.events import Event, PageView
+from app.domain.events import Event, PageView, actual_name
 
 CLAIM_BYTES = 16
 """128 bits: nobody finds two ids with the same digest by chance, or a second one for a given id."""
@@ -19,9 +19,12 @@ CONTENT_BYTES = 8
 def claim_of(event: Event) -> str:
     """What an event with an id claims: a digest of its website and id, 22 characters.
 
+    The website is the event's own, also where the event counts under OTHER.
+
     A digest, since it has the same length for every id, and says nothing of the id itself.
     """
-    return _digest(CLAIM_BYTES, _website_and_name(event)[0], event.event_id)
+    _, website, _ = actual_name(event)
+    return _digest(CLAIM_BYTES, website, event.event_id)
 
 
 def content_of(event: Event, *, with_user: bool) -> str:
@@ -32,11 +35,8 @@ def content_of(event: Event, *, with_user: bool) -> str:
     users that have another hash in each month.
     """
     user = None if isinstance(event, PageView) or not with_user else event.user_id
-    return _digest(CONTENT_BYTES, type(event).__name__, _website_and_name(event)[1], user)
-
-
-def _website_and_name(event: Event) -> tuple[str, str]:
-    return event.website, event.page if isinstance(event, PageView) else event.ad_id
+    _, _, name = actual_name(event)
+    return _digest(CONTENT_BYTES, type(event).__name__, name, user)
 
 
 def _digest(size: int, *parts: str | None) -> str:

@@ -6,10 +6,26 @@ from msgspec import Struct
 
 from app.domain.traffic import Invalid
 
+OTHER = "<other>"
+"""The website, page or ad under which an event counts whose own is one too many of its sender.
+
+No URL has such a website or page, and no ad may have this id.
+"""
+
+NAME_KINDS = ("website", "page", "ad")
+
+
+class Actual(Struct, frozen=True):
+    """What an event that counts under OTHER is really of: the website, and its page or ad."""
+
+    website: str
+    name: str
+
 
 class PageView(Struct, frozen=True, omit_defaults=True):
     """A page was seen on a day (YYYY-MM-DD in the collector's time zone).
 
+    `actual` is set where the event counts under OTHER, here and in the other kinds of event.
     `time` is in milliseconds since the epoch, None where there is no archive that asks for it.
     """
 
@@ -19,6 +35,7 @@ class PageView(Struct, frozen=True, omit_defaults=True):
     day: str
     time: int | None = None
     invalid: Invalid | None = None
+    actual: Actual | None = None
 
 
 class AdImpression(Struct, frozen=True, omit_defaults=True):
@@ -34,6 +51,7 @@ class AdImpression(Struct, frozen=True, omit_defaults=True):
     month: str
     time: int | None = None
     invalid: Invalid | None = None
+    actual: Actual | None = None
 
 
 class AdClick(Struct, frozen=True, omit_defaults=True):
@@ -45,6 +63,7 @@ class AdClick(Struct, frozen=True, omit_defaults=True):
     user_id: str
     time: int
     invalid: Invalid | None = None
+    actual: Actual | None = None
 
 
 Event = PageView | AdImpression | AdClick
@@ -57,6 +76,25 @@ QUEUES: dict[str, type[Event]] = {
 """The queue of each kind of event."""
 
 QUEUE_OF: dict[type[Event], str] = {kind: queue for queue, kind in QUEUES.items()}
+
+
+Name = tuple[str, str, str]
+"""`page` or `ad`, the website, and the page or ad of it."""
+
+
+def name_of(event: Event) -> Name:
+    """The name that an event counts for."""
+    if isinstance(event, PageView):
+        return "page", event.website, event.page
+    return "ad", event.website, event.ad_id
+
+
+def actual_name(event: Event) -> Name:
+    """The name that an event is of, also where it counts under OTHER."""
+    kind, website, name = name_of(event)
+    return (
+        (kind, event.actual.website, event.actual.name) if event.actual else (kind, website, name)
+    )
 
 
 class Rejection(NamedTuple):

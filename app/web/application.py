@@ -14,6 +14,7 @@ from app.broker import journal_of
 from app.domain.bodies import MAX_BODY_BYTES
 from app.errors import InvalidRequest, Unavailable
 from app.journal import connect
+from app.known_names import KnownNames
 from app.publisher import Publisher, bell
 from app.reading import reader_with
 from app.settings import Settings, settings
@@ -64,6 +65,7 @@ def create_app(config: Settings | None = None) -> Flask:
         Viewers(connect(config.redis_url)),
         Remembered(),
         TrafficFilter(config.excluded_addresses, robots=config.filter_robots),
+        KnownNames(journal.redis, config),
     )
     install(app, parts)
     if config.trusted_proxies:

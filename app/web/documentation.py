@@ -42,6 +42,11 @@ def _object(**properties: Json) -> Json:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def _and_maybe(described: Json, **properties: Json) -> Json:
+    """The object with these properties too, which may be missing."""
+    return {**described, "properties": {**described["properties"], **properties}}
+
+
 def _list_of(items: Json) -> Json:
     return {"type": "array", "items": items}
 
@@ -124,7 +129,14 @@ _FILTERED = {
 _OPERATOR = (401, 403, 503)
 _OPERATIONS = {
     "ingest.post_events": _Operation(
-        _RECEIPT, (400, 401, 403, 408, 413, 415, 429, 503), 202, body=_BODY, key="writeKey"
+        _and_maybe(
+            _RECEIPT,
+            other={**_NUMBER, "description": "How many of the accepted count under <other>."},
+        ),
+        (400, 401, 403, 408, 413, 415, 429, 503),
+        202,
+        body=_BODY,
+        key="writeKey",
     ),
     "tag.tag": _Operation(_TEXT, media="text/javascript"),
     "pixel.pixel": _Operation(
@@ -172,13 +184,16 @@ _OPERATIONS = {
                 )
             ),
             spikes=_list_of(
-                _object(
-                    queue=_TEXT,
-                    website=_TEXT,
-                    name={**_TEXT, "description": "The page or ad."},
-                    count=_NUMBER,
-                    mean={"type": "number", "minimum": 0},
-                    time=_NUMBER,
+                _and_maybe(
+                    _object(
+                        queue=_TEXT,
+                        website=_TEXT,
+                        name={**_TEXT, "description": "The page or ad."},
+                        count=_NUMBER,
+                        mean={"type": "number", "minimum": 0},
+                        time=_NUMBER,
+                    ),
+                    more={**_NUMBER, "description": "How many smaller ones are not announced."},
                 )
             ),
         ),

@@ -2,12 +2,16 @@
 
 import zlib
 from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 from flask import Blueprint, Request, Response, abort, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 
+from app import counters
+from app.domain.addresses import client_network
 from app.domain.bodies import events_in
 from app.domain.events import Event, Rejection
 from app.domain.reader import NOT_JSON
@@ -16,8 +20,11 @@ from app.web.context import (
     Context,
     answer,
     context,
+    is_from_this_machine,
     require_allowed_origin,
     require_write_key,
+    which_of,
+    write_key_given,
 )
 
 MAX_UNPACKED_BYTES = 16 * 1024 * 1024
@@ -34,28 +41,48 @@ def post_events() -> Response:
     websites = require_write_key(here, posted)
     require_allowed_origin(here, posted)
     raw_events = _raw_events(posted)
-    events, rejections = take(here, posted, websites, raw_events)
-    return answer(
-        {
-            "accepted": len(events),
-            "rejected": [{"index": bad.position, "errors": bad.errors} for bad in rejections],
-        },
-        202 if events else 400,
-    )
+    events, rejections, other = take(here, posted, websites, raw_events)
+    taken: dict[str, Any] = {
+        "accepted": len(events),
+        "rejected": [{"index": bad.position, "errors": bad.errors} for bad in rejections],
+    }
+    if other:
+        taken["other"] = other
+    return answer(taken, 202 if events else 400)
+
+
+class Taken(NamedTuple):
+    """What became of the events of a request."""
+
+    accepted: Sequence[Event]
+    rejected: Sequence[Rejection]
+    other: int
+    """How many of the accepted ones count under OTHER."""
 
 
 def take(
     here: Context, sent: Request, websites: Collection[str], raw_events: Sequence[bytes]
-) -> tuple[list[Event], list[Rejection]]:
-    """Keep the events of a request, the valid ones to be counted; return these and the others.
+) -> Taken:
+    """Keep the events of a request, the valid ones to be counted.
 
     `websites` are those its key may write for, none if for every one. Raises Unavailable.
     """
     events, rejections = here.reader.read(raw_events, invalid=here.traffic.reason(sent))
     if websites:
         events, rejections = _only_of(websites, raw_events, events, rejections)
+    events, other = here.names.within_budgets(events, partial(_sender, here, sent))
     here.publisher.publish(events, rejections)
-    return events, rejections
+    for kind, number in other.items():
+        here.publisher.counts.count(counters.OTHER, kind, number)
+    return Taken(events, rejections, sum(other.values()))
+
+
+def _sender(here: Context, sent: Request) -> str | None:
+    """Whose budget of new names a request draws on; None where it has none."""
+    if is_from_this_machine(here, sent):
+        return None
+    key = which_of(write_key_given(sent), here.settings.write_keys)
+    return f"address {client_network(sent.remote_addr or '')}" if key is None else f"key {key}"
 
 
 def _only_of(

@@ -10,6 +10,7 @@ from gunicorn.glogging import Logger
 
 # Before the processes part: they share its memory, and one started again is there at once.
 import app.web.application  # noqa: F401
+from app.loading_names import load_at_start
 from app.logs import level_of_libraries
 from app.settings import settings
 from app.store import migrations
@@ -56,6 +57,7 @@ OPEN_FILES = 8_192
 def on_starting(_server: Any) -> None:
     """Refuse to start on a database of a newer release, but not to replace a process that died."""
     migrations.stop_if_newer(settings().mongodb_url)
+    load_at_start(settings())
 
 
 def post_worker_init(worker: Any) -> None:

@@ -2,7 +2,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.domain.event_ids import claim_of, content_of
-from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.events import OTHER, Actual, AdClick, AdImpression, Event, PageView
 
 VIEW = PageView("e1", "a.com", "/", "2026-11-24")
 SHOWN = AdImpression("e1", "a.com", "34", "u1", "2026-11", 1)
@@ -42,3 +42,9 @@ def test_content_is_type_and_page_or_ad_and_user(event: Event, other: Event, sam
 def test_users_are_left_out_where_their_hash_is_another_each_month() -> None:
     other = replace(SHOWN, user_id="u2")
     assert content_of(SHOWN, with_user=False) == content_of(other, with_user=False)
+
+
+def test_an_event_that_counts_under_other_is_still_of_its_own_website_and_page() -> None:
+    other = replace(VIEW, website=OTHER, page=OTHER, actual=Actual("a.com", "/"))
+    assert claim_of(other) == claim_of(VIEW)
+    assert content_of(other, with_user=True) == content_of(VIEW, with_user=True)

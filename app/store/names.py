@@ -1,0 +1,20 @@
+"""The names that the database holds: pages and ads, each of a website."""
+
+from collections.abc import Iterator
+
+from app.store.connection import collection
+from app.store.documents import Clicks, Impressions, PageTotals
+
+
+def names() -> Iterator[tuple[str, str, str]]:
+    """Each of them: `page` or `ad`, the website, and the page or ad; one can come several times.
+
+    It reads while it is iterated over, and raises pymongo's errors.
+    """
+    for document, kind, field in (
+        (PageTotals, "page", "page"),
+        (Clicks, "ad", "ad_id"),
+        (Impressions, "ad", "ad_id"),
+    ):
+        for row in collection(document).find({}, {"_id": 0, "website": 1, field: 1}):
+            yield kind, row["website"], row[field]

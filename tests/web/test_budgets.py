@@ -1,0 +1,116 @@
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from app.domain.events import OTHER, Actual, AdClick, PageView
+from app.journal import Journal
+from app.known_names import LOADED_KEY
+from tests.web.conftest import MakeClient
+from tests.web.test_ingest import journalled, post
+from tests.web.test_metrics import scrape, value
+
+
+@pytest.fixture(autouse=True)
+def _loaded(journal: Journal) -> None:
+    journal.redis.set(LOADED_KEY, 1)
+
+
+def view(url: str) -> dict[str, Any]:
+    return {"Type": "PageView", "Url": url}
+
+
+def post_from(address: str, client: FlaskClient, *urls: str, **headers: str) -> Any:
+    """The answer to views of these pages that are posted from an address."""
+    peer = {"REMOTE_ADDR": address}
+    response: TestResponse = post(
+        client, [view(url) for url in urls], environ_overrides=peer, headers=headers
+    )
+    assert response.status_code == 202
+    return response.json
+
+
+def test_events_beyond_a_budget_are_accepted_and_the_answer_and_a_metric_say_so(
+    client_with: MakeClient, journal: Journal
+) -> None:
+    client = client_with(max_websites=1, max_pages=2)
+    urls = ["a.com/1", "a.com/2", "a.com/3", "b.com/1", "b.com/2"]
+    answered = post_from("192.0.2.1", client, *urls)
+    assert answered == {"accepted": 5, "rejected": [], "other": 3}
+    kept = [(event.website, event.page, event.actual) for event in views(journal)]
+    assert kept == [
+        ("a.com", "/1", None),
+        ("a.com", "/2", None),
+        ("a.com", OTHER, Actual("a.com", "/3")),
+        (OTHER, OTHER, Actual("b.com", "/1")),
+        (OTHER, OTHER, Actual("b.com", "/2")),
+    ]
+    samples = scrape(client)
+    numbers = {
+        kind: value(samples, "events_other_total", kind=kind) for kind in ("website", "page", "ad")
+    }
+    assert numbers == {"website": 2, "page": 1, "ad": 0}
+
+
+def views(journal: Journal) -> list[PageView]:
+    return journalled(journal, "page_view", PageView)
+
+
+def test_an_answer_without_any_does_not_speak_of_them(client: FlaskClient) -> None:
+    assert post_from("192.0.2.1", client, "a.com/1") == {"accepted": 1, "rejected": []}
+
+
+def test_a_sender_is_an_address_or_a_network_of_ipv6(client_with: MakeClient) -> None:
+    client = client_with(max_pages=1)
+    assert "other" not in post_from("192.0.2.1", client, "a.com/1")
+    assert "other" not in post_from("192.0.2.2", client, "a.com/2")
+    assert post_from("::ffff:192.0.2.2", client, "a.com/3")["other"] == 1
+    assert "other" not in post_from("2001:db8::1", client, "a.com/4")
+    assert post_from("2001:db8::2", client, "a.com/5")["other"] == 1
+
+
+def test_a_sender_is_its_write_key_wherever_it_posts_from(client_with: MakeClient) -> None:
+    client = client_with(max_pages=1, write_keys={"k1": frozenset(), "k2": frozenset()})
+    assert "other" not in post_from("192.0.2.1", client, "a.com/1", X_Write_Key="k1")
+    assert post_from("192.0.2.2", client, "a.com/2", X_Write_Key="k1")["other"] == 1
+    assert "other" not in post_from("192.0.2.2", client, "a.com/2", X_Write_Key="k2")
+
+
+def test_a_key_that_is_none_is_no_sender_of_its_own(client_with: MakeClient) -> None:
+    client = client_with(max_pages=1)
+    post_from("192.0.2.1", client, "a.com/1", X_Write_Key="made up")
+    assert post_from("192.0.2.1", client, "a.com/2", X_Write_Key="another")["other"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "headers", "limited"),
+    [
+        ({}, {}, False),
+        ({}, {"Origin": "http://localhost:8100"}, False),
+        ({}, {"Origin": "https://evil.example"}, True),
+        ({"trusted_proxies": 1}, {"X-Forwarded-For": "127.0.0.1"}, True),
+    ],
+)
+def test_this_machine_itself_has_no_budget(
+    client_with: MakeClient, changes: Any, headers: dict[str, str], limited: bool
+) -> None:
+    client = client_with(max_pages=0, **changes)
+    assert ("other" in post(client, view("a.com/1"), headers=headers).json) is limited
+
+
+def test_pixels_have_the_same_budget(client_with: MakeClient, journal: Journal) -> None:
+    client = client_with(max_ads=0)
+    asked = {"type": "AdClick", "url": "a.com", "user": "u1", "ad": "34"}
+    client.get("/pixel.gif", query_string=asked, environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
+    (click,) = journalled(journal, "ad_click", AdClick)
+    assert (click.ad_id, click.actual) == (OTHER, Actual("a.com", "34"))
+
+
+def test_what_redis_can_not_decide_is_not_accepted(client: FlaskClient, journal: Journal) -> None:
+    journal.redis.config_set("maxmemory", 1)
+    try:
+        assert post(client, view("a.com/1")).status_code == 503
+    finally:
+        journal.redis.config_set("maxmemory", 0)
+    assert sum(journal.waiting().values()) == 0
