@@ -3,7 +3,6 @@
 import re
 import resource
 import socket
-import struct
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -15,6 +14,8 @@ from app.logs import level_of_libraries
 from app.settings import settings
 from app.store import migrations
 
+MAX_LOGGED = 200
+
 
 class NoAccessLog(Logger):  # type: ignore[misc]
     """gunicorn's log of what went wrong; else it makes up a line for each request too."""
@@ -22,13 +23,16 @@ class NoAccessLog(Logger):  # type: ignore[misc]
     access_log_enabled = False
 
     def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        """Log a warning, without the client's address that one of a bad request begins with."""
-        super().warning(re.sub(r"^(Invalid request) from ip=[^ ]*:", r"\1:", msg), *args, **kwargs)
+        """Log a warning; one of a bad request without the client's address, and not at length."""
+        msg = re.sub(r"^(Invalid request) from ip=[^ ]*:", r"\1:", msg)
+        super().warning(msg[:MAX_LOGGED], *args, **kwargs)
 
 
-bind = f"{settings().host}:{settings().port}"
+_host = f"[{settings().host}]" if ":" in settings().host else settings().host
+bind = f"{_host}:{settings().port}"
 workers = 2
-worker_class = "app.web.worker.StayingWorker"
+worker_connections = 1_000
+worker_class = "app.web.worker.BufferingWorker"
 threads = 16
 # Where the processes share one socket, the kernel can hand all connections to one of them.
 reuse_port = True
@@ -50,8 +54,8 @@ logconfig_dict = {
     "loggers": {"gunicorn.error": {"propagate": True}},
 }
 
-READ_SECONDS = 5
 OPEN_FILES = 8_192
+SEND_BUFFER_BYTES = 64 * 1024
 
 
 def on_starting(_server: Any) -> None:
@@ -61,15 +65,12 @@ def on_starting(_server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Make room for viewers, and let no client that sends nothing hold a thread for ever.
+    """Make room for viewers, and bound what the kernel keeps for clients that do not read.
 
-    It is given up after READ_SECONDS. Connections inherit that from the socket that accepts them
-    (Linux, socket(7)).
+    Connections inherit that from the socket that accepts them (Linux, socket(7)).
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     for listener in worker.sockets:
-        listener.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0)
-        )
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

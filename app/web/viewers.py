@@ -175,7 +175,7 @@ def taken_over(connection: socket.socket) -> socket.socket:
 
     gunicorn shuts down what it closes, which a mere duplicate would share.
     """
-    taken = connection.dup()
+    taken = socket.socket(fileno=os.dup(connection.fileno()))
     taken.setblocking(False)
     left, right = socket.socketpair()
     with left, right:

@@ -1,28 +1,319 @@
-"""The gunicorn worker of the web processes."""
+"""The gunicorn worker of the web processes. Only here is anything of gunicorn's inside used."""
 
+import math
 import select
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.http import get_parser
+from gunicorn.http.errors import NoMoreData
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from app.domain.addresses import client_network
+from app.settings import settings
+from app.web.connections import Incoming, Request, Socket
 
 STAY_MILLISECONDS = 2
+GRACE_SECONDS = 10.0
+BYTES_PER_SECOND = 2_048
+"""A request must arrive, and an answer be taken in, within the grace and a second for so much."""
+CLOSE_SECONDS = 2.0
+CLOSE_BYTES = 4 * 1024 * 1024
+"""What a client still sends to a connection that is closed, so that it reads its last answer."""
+LOOK_SECONDS = 0.25
+READ_BYTES = 64 * 1024
+ACCEPTED_AT_ONCE = 64
+CLOSED_AT_ONCE = 16
+MAX_BUFFERED_BYTES = 32 * 1024 * 1024
+SHARE_OF_THREADS = 0.75
+"""So much of the threads one client may take up; then its next requests wait for its own."""
+
+_ANSWER = (
+    b"HTTP/1.1 %(status)b\r\n"
+    b"Connection: close\r\n"
+    b"Cache-Control: no-store\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Content-Type: application/json\r\n"
+    b"Content-Length: %(length)d\r\n\r\n"
+    b"%(body)b"
+)
 
 
-class StayingWorker(ThreadWorker):  # type: ignore[misc]
-    """A thread stays with its connection, if the next request comes at once and nobody waits.
+class Late(NoMoreData, BlockingIOError):  # type: ignore[misc]
+    """The rest of a request did not arrive in time."""
 
-    gunicorn's own hands every connection back to the poller after each request, and from there to
-    the next thread that is free: a proxy that sends one request after another pays a sixth to a
-    quarter of a post's CPU time for that.
+
+class Connection(TConn):  # type: ignore[misc]
+    """A client's connection, which is a thread's or the poller's, never both."""
+
+    sock: Socket
+
+    def __init__(self, cfg: Any, sock: Socket, client: tuple[Any, ...], server: Any) -> None:
+        super().__init__(cfg, sock, client, server)
+        self.initialized = True  # there is nothing more to do before its first request
+        self.network = client_network(client[0])
+        self.incoming = Incoming()
+        self.has_ended = False
+        """Whether the client sends nothing more."""
+        self.is_late = False
+        self.is_kept = True
+        self.idle_seconds = GRACE_SECONDS
+        self.began = time.monotonic()
+        """When the next request began to arrive, or the connection to be idle."""
+        self.buffered = 0
+        self.dropped = 0
+        """How many bytes came in since it began to be closed."""
+
+    def receive(self) -> bool:
+        """Read what has arrived, without waiting; whether there is something to do for a thread."""
+        if self.is_late or (self.incoming.data and self.incoming.is_ready()):
+            return True
+        try:
+            data = self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.has_ended = True
+            return True
+        if not self.incoming.data:
+            self.began = time.monotonic()
+        self.incoming.data += data
+        ready = self.incoming.is_ready()
+        if not ready and self.incoming.expects_continue:
+            self.incoming.expects_continue = False
+            self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.sock.flush()
+        return ready
+
+    def deadline(self) -> float:
+        """When the next request must have arrived, or begun where nothing of it has arrived."""
+        arrived = len(self.incoming.data)
+        if not arrived:
+            return self.began + self.idle_seconds
+        return self.began + GRACE_SECONDS + arrived / BYTES_PER_SECOND
+
+    def refuse(self, status: bytes, error: bytes) -> None:
+        """Answer a request of which there is not even a head."""
+        body = b'{"error":"%b"}' % error
+        self.sock.sendall(_ANSWER % {b"status": status, b"length": len(body), b"body": body})
+
+
+class BufferingWorker(ThreadWorker):  # type: ignore[misc]
+    """The poller receives, sends and closes; a thread only serves a request that is there in whole.
+
+    gunicorn's own worker waits in a thread for the rest of a request, until the client has taken in
+    its answer, and for two seconds in the poller, which alone accepts connections, each time that
+    it closes one. A few clients that send, read or close slowly stop it for all.
+
+    A thread stays with its connection, if the next request comes at once and nobody waits: to hand
+    the connection to the poller and back costs a sixth to a quarter of a post's CPU time.
     """
 
-    def handle(self, conn: Any) -> Any:
-        """Serve a connection's requests; what gunicorn's own says of the last one."""
-        while True:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._polled: dict[Connection, float] = {}
+        """The connections in the poller's hands, the longest first, and until when."""
+        self._queued: dict[str, deque[Connection]] = {}
+        """Those whose client has enough requests in work, by network."""
+        self._served = Counter[str]()
+        self._buffered = 0
+        self._look_at = 0.0
+        # Behind proxies all clients have the address of one of these.
+        share = 1.0 if settings().trusted_proxies else SHARE_OF_THREADS
+        self._most_threads = math.ceil(share * self.cfg.threads)
+
+    def accept(self, listener: Any) -> None:
+        """Take new connections into the poller, old ones making room where there are too many."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, client = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            conn = Connection(self.cfg, Socket(accepted), client, listener.getsockname())
+            if self.nr_conns >= self.max_keepalived:
+                self._close_oldest(CLOSED_AT_ONCE, lambda _: 1)
+            self.nr_conns += 1
+            self._poll(conn, EVENT_READ, self._on_readable, conn.deadline())
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """Give a connection to a thread, once its client has a thread to spare."""
+        if self._served[conn.network] >= self._most_threads:
+            self._queued.setdefault(conn.network, deque()).append(conn)
+            self._polled[conn] = float("inf")
+            return
+        self._served[conn.network] += 1
+        super().enqueue_req(conn)
+
+    def handle(self, conn: Connection) -> None:
+        """Serve the requests that have arrived in whole (in a thread)."""
+        while conn.receive():
+            self._serve(conn)
+            if not conn.is_kept or conn.sock.unsent or conn.sock.is_broken or not self.alive:
+                return
+            if self.tpool._work_queue.qsize() or self._queued:
+                return
+            if not conn.incoming.data:
+                poller = select.poll()
+                poller.register(conn.sock, select.POLLIN)
+                if not poller.poll(STAY_MILLISECONDS):
+                    return
+
+    def _serve(self, conn: Connection) -> None:
+        incoming, conn.is_kept = conn.incoming, False
+        if incoming.has_long_head:
+            conn.refuse(b"431 Request Header Fields Too Large", b"The headers are too long.")
+        elif conn.is_late and not incoming.has_head:
+            conn.refuse(b"408 Request Timeout", b"The request did not arrive in time.")
+        elif incoming.data:
+            data, whole = incoming.take()
+            request = Request(data, Late() if conn.is_late else None)
+            conn.parser = get_parser(self.cfg, request, conn.client)
             kept = super().handle(conn)
-            if kept is not True or not self.alive or self.tpool._work_queue.qsize():
-                return kept
-            poller = select.poll()
-            poller.register(conn.sock, select.POLLIN)
-            if not poller.poll(STAY_MILLISECONDS):
-                return kept
+            # gunicorn leaves none, unless it found another end of the request than is here.
+            left = conn.parser.unreader.buf.getvalue()
+            conn.is_kept = kept is True and whole and not left
+            conn.parser = None
+            conn.began, conn.idle_seconds = time.monotonic(), self.cfg.keepalive
+        conn.sock.flush()
+
+    def finish_request(self, conn: Connection, served: Any) -> None:
+        """Take a connection back from its thread (in the poller)."""
+        self._served[conn.network] -= 1
+        self._serve_queued(conn.network)
+        if served.cancelled() or served.exception():
+            conn.is_kept = False
+        self._go_on(conn)
+
+    def _serve_queued(self, network: str) -> None:
+        queued = self._queued.get(network)
+        while queued and self._served[network] < self._most_threads:
+            conn = queued.popleft()
+            if self._polled.pop(conn, None):  # else it was closed meanwhile
+                self.enqueue_req(conn)
+        if not queued:
+            self._queued.pop(network, None)
+        if not self._served[network]:
+            del self._served[network]
+
+    def _go_on(self, conn: Connection) -> None:
+        """Send the rest, or close the connection, or serve or wait for the next request."""
+        self._count_buffered(conn)
+        unsent = len(conn.sock.unsent)
+        if unsent:
+            until = time.monotonic() + GRACE_SECONDS + unsent / BYTES_PER_SECOND
+            self._poll(conn, EVENT_WRITE, self._on_writable, until)
+        elif not conn.is_kept or conn.sock.is_broken:
+            self._begin_close(conn)
+        elif conn.incoming.data and conn.incoming.is_ready():
+            self.enqueue_req(conn)
+        else:
+            self._poll(conn, EVENT_READ, self._on_readable, conn.deadline())
+
+    def _poll(
+        self, conn: Connection, event: int, ready: Callable[[Connection], None], until: float
+    ) -> None:
+        def call(_: Any) -> None:
+            if conn in self._polled:  # else it was closed a moment ago, to make room
+                ready(conn)
+
+        self.poller.register(conn.sock, event, call)
+        self._polled[conn] = until
+
+    def _release(self, conn: Connection) -> None:
+        self.poller.unregister(conn.sock)
+        del self._polled[conn]
+
+    def _on_readable(self, conn: Connection) -> None:
+        # A thread reads the beginning, and most times all of it; what comes late is read here.
+        if conn.incoming.data:
+            ready = conn.receive()
+            self._count_buffered(conn)
+            if not ready:
+                self._polled[conn] = conn.deadline()
+                return
+        self._release(conn)
+        self.enqueue_req(conn)
+
+    def _on_writable(self, conn: Connection) -> None:
+        conn.sock.flush()
+        if not conn.sock.unsent:
+            self._release(conn)
+            self._go_on(conn)
+
+    def _begin_close(self, conn: Connection) -> None:
+        # To close while the client still sends would take from it what it has not read
+        # (RFC 9112, section 9.6).
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            conn.has_ended = True
+        if conn.has_ended:
+            self._close(conn)
+        else:
+            until = time.monotonic() + CLOSE_SECONDS
+            self._poll(conn, EVENT_READ, self._on_closing, until)
+
+    def _on_closing(self, conn: Connection) -> None:
+        try:
+            dropped = len(conn.sock.recv(READ_BYTES, socket.MSG_DONTWAIT))
+        except OSError:
+            dropped = 0
+        conn.dropped += dropped
+        if not dropped or conn.dropped > CLOSE_BYTES:
+            self._close(conn)
+
+    def _close(self, conn: Connection) -> None:
+        with suppress(KeyError):  # where it is not polled, but waits for a thread
+            self.poller.unregister(conn.sock)
+        self._polled.pop(conn, None)
+        self.nr_conns -= 1
+        self._buffered -= conn.buffered
+        conn.close()
+
+    def _close_oldest(self, most: int, weight: Callable[[Connection], int]) -> int:
+        """Close those that wait longest, of the client that weighs most; how many these were."""
+        weights = Counter[str]()
+        for conn in self._polled:
+            weights[conn.network] += weight(conn)
+        heaviest = [network for network, _ in weights.most_common(1)]
+        oldest = (conn for conn in self._polled if conn.network in heaviest and weight(conn))
+        closed = list(islice(oldest, most))
+        for conn in closed:
+            self._close(conn)
+        return len(closed)
+
+    def _count_buffered(self, conn: Connection) -> None:
+        buffered = len(conn.incoming.data) + len(conn.sock.unsent)
+        self._buffered += buffered - conn.buffered
+        conn.buffered = buffered
+
+    def murder_pending(self) -> None:
+        """Keep the bounds on bytes and on time (at each turn of the poller)."""
+        while self._buffered > MAX_BUFFERED_BYTES:
+            if not self._close_oldest(1, lambda conn: conn.buffered):
+                break
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        for conn in [conn for conn, until in self._polled.items() if until <= now]:
+            if conn.is_kept and conn.incoming.data and not conn.sock.unsent:
+                conn.is_late = True
+                self._release(conn)
+                self.enqueue_req(conn)
+            else:
+                self._close(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Let idle connections be closed by then, as the worker stops."""
+        for conn, until in self._polled.items():
+            if not conn.buffered:
+                self._polled[conn] = min(until, deadline)

@@ -23,8 +23,8 @@ def test_a_thread_stays_with_a_connection_that_sends_one_request_after_another(
     with httpx.Client(base_url=server) as client:
         names = [client.get("/").text for _ in range(300)]
     stays = sum(one == other for one, other in pairwise(names))
-    # Handed on, it would be the next thread's most times. A busy machine can part them too.
-    assert stays > len(names) / 2
+    # Handed on, it would be the same thread one time in sixteen. A busy machine parts them, too.
+    assert stays > len(names) / 4
 
 
 def test_no_connection_is_kept_waiting_by_more_that_never_pause(server: str) -> None:

@@ -1,0 +1,172 @@
+"""What a client sent that has not been served yet, and what it has not been sent yet."""
+
+import re
+import socket
+from io import BytesIO
+
+from app.domain.bodies import MAX_BODY_BYTES
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_CHUNK_LINE_BYTES = 1_024
+MAX_CHUNKS = 16_384
+"""So many pieces of a body take a twentieth of a second to put together."""
+SEND_BYTES = 256 * 1024
+
+# These only find where a request ends. The web server's own parser decides whether it is valid: it
+# is given whatever they do not understand, and refuses it.
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_EXPECTED = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_CHUNK = re.compile(rb"([0-9a-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n", re.IGNORECASE)
+
+
+class Incoming:
+    """What a client sent that has not been served: it finds the end of the next request.
+
+    So only a request that has arrived in whole takes up a thread (RFC 9112, sections 6 and 7.1).
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._searched = 0
+        self._head = 0
+        self._end: int | None = None
+        self._is_refused = False
+        self._chunk = self._chunks = self._body = 0
+        self.expects_continue = False
+        """Whether the client waits for 100 (Continue) before it sends the body."""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the head of the next request has arrived in whole."""
+        return self._head > 0
+
+    @property
+    def has_long_head(self) -> bool:
+        """Whether the head of the next request is longer than any that is served."""
+        return not self._head and len(self.data) > MAX_HEAD_BYTES
+
+    def is_ready(self) -> bool:
+        """Whether the next request has arrived in whole, or enough of it to refuse it."""
+        if not self._head and not self._find_head():
+            return self.has_long_head
+        if self._end is None and not self._is_refused:
+            self._find_last_chunk()
+        return self._is_refused or self._is_whole()
+
+    def take(self) -> tuple[bytes, bool]:
+        """Remove the next request. Returns what has arrived of it, and whether that is all."""
+        whole = self._is_whole()
+        end = self._end if whole else len(self.data)
+        request = bytes(self.data[:end])
+        del self.data[:end]
+        self._begin()
+        return request, whole
+
+    def _is_whole(self) -> bool:
+        return self._end is not None and len(self.data) >= self._end
+
+    def _find_head(self) -> bool:
+        # A head whose lines end without CR is refused at once.
+        for end in (b"\r\n\r\n", b"\n\n"):
+            at = self.data.find(end, max(0, self._searched - len(end) + 1))
+            if at >= 0:
+                self._read_head(at + len(end))
+                return True
+        self._searched = len(self.data)
+        return False
+
+    def _read_head(self, end: int) -> None:
+        expected = _EXPECTED.search(self.data, 0, end)
+        if expected:
+            # Whoever answers it removes it, so that the client is not told a second time.
+            self.expects_continue = True
+            del self.data[slice(*expected.span())]
+            end -= len(expected[0])
+        self._head = self._chunk = end
+        length = _LENGTH.search(self.data, 0, end)
+        if _CHUNKED.search(self.data, 0, end):
+            self._is_refused = length is not None
+            return
+        size = int(length[1]) if length else 0
+        self._is_refused = size > MAX_BODY_BYTES
+        self._end = end + size
+
+    def _find_last_chunk(self) -> None:
+        while True:
+            chunk = _CHUNK.match(self.data, self._chunk)
+            if not chunk:
+                rest = len(self.data) - self._chunk
+                is_broken = b"\n" in self.data[self._chunk : self._chunk + MAX_CHUNK_LINE_BYTES]
+                self._is_refused = is_broken or rest > MAX_CHUNK_LINE_BYTES
+                return
+            size = int(chunk[1], 16)
+            if size == 0:
+                self._find_end_of_trailers(chunk.end())
+                return
+            arrived = min(size, len(self.data) - chunk.end())
+            if self._body + arrived > MAX_BODY_BYTES or self._chunks == MAX_CHUNKS:
+                self._is_refused = True
+                return
+            if arrived < size:
+                return
+            self._body += size
+            self._chunks += 1
+            self._chunk = chunk.end() + size + len(b"\r\n")
+
+    def _find_end_of_trailers(self, start: int) -> None:
+        if self.data.startswith(b"\r\n", start):
+            self._end = start + len(b"\r\n")
+            return
+        at = self.data.find(b"\r\n\r\n", start)
+        if at >= 0:
+            self._end = at + len(b"\r\n\r\n")
+        else:
+            self._is_refused = len(self.data) - start > MAX_HEAD_BYTES
+
+
+class Request:
+    """What has arrived of one request, to be read like a socket."""
+
+    def __init__(self, data: bytes, at_end: Exception | None = None) -> None:
+        self._data = BytesIO(data)
+        self._at_end = at_end
+
+    def recv(self, size: int) -> bytes:
+        """At most so many bytes of it; at its end none, or the exception that it was given."""
+        data = self._data.read(size)
+        if not data and self._at_end:
+            raise self._at_end
+        return data
+
+
+class Socket(socket.socket):
+    """A socket that keeps what it is to send, until it is told to send as much as it can now."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        """Take the place of a socket, which is of no use from then on."""
+        family, kind, proto = accepted.family, accepted.type, accepted.proto
+        super().__init__(family, kind, proto, fileno=accepted.detach())
+        self.unsent = bytearray()
+        self.is_broken = False
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
+        """Keep this to be sent. Never waits, and never raises."""
+        self.unsent += data
+        if len(self.unsent) > SEND_BYTES:
+            self.flush(flags)
+
+    def flush(self, flags: int = 0) -> None:
+        """Send as much as the client takes in now, nothing more once the connection is broken."""
+        if not self.unsent:
+            return
+        try:
+            sent = self.send(self.unsent, flags | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            sent, self.is_broken = len(self.unsent), True
+        del self.unsent[:sent]
