@@ -6,6 +6,9 @@ from msgspec import Struct
 
 from app.domain.traffic import Invalid
 
+OTHER = "<other>"
+"""What a name counts under that is one too many; no URL yields it, and AdId refuses it."""
+
 
 class PageView(Struct, frozen=True, omit_defaults=True):
     """A page was seen on a day (YYYY-MM-DD in the collector's time zone).
