@@ -8,7 +8,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_schema
 
-from app.domain.events import QUEUES, AdClick, AdImpression, Event
+from app.domain.events import OTHER, QUEUES, AdClick, AdImpression, Event
 from app.domain.urls import website_and_page
 
 MAX_ID_LENGTH = 128
@@ -23,7 +23,7 @@ _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES
 
 
 # Each field has a method `convert`: its rule, for a value of one of the types that `shape` names.
-# The shortcut for valid events is made of these (see `_Shortcut`).
+# A faster way to load events is made of these (see `app.domain.reader`).
 
 
 class _Kind(fields.String):
@@ -65,9 +65,19 @@ class _Identifier(fields.Field[str]):
     def convert(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValidationError("Not a string or an integer.")
-        text = str(value)
+        # The digits of a large number take long to work out.
+        is_too_long = isinstance(value, int) and value.bit_length() > 4 * MAX_ID_LENGTH
+        text = "" if is_too_long else str(value)
         if not 1 <= len(text) <= MAX_ID_LENGTH:
             raise ValidationError(f"Length must be between 1 and {MAX_ID_LENGTH}.")
+        return text
+
+
+class _AdIdentifier(_Identifier):
+    def convert(self, value: Any) -> str:
+        text = super().convert(value)
+        if text == OTHER:
+            raise ValidationError(f"Must not be {OTHER}.")
         return text
 
 
@@ -128,7 +138,7 @@ class _Meta(Schema):
         unknown = EXCLUDE
 
     UserId = _Identifier(allow_none=True, metadata=_IDENTIFIER)
-    AdId = _Identifier(allow_none=True, metadata=_IDENTIFIER)
+    AdId = _AdIdentifier(allow_none=True, metadata=_IDENTIFIER)
 
 
 class EventSchema(Schema):
@@ -185,7 +195,8 @@ class EventSchema(Schema):
         return int(self._clock() * 1000)
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
-    def _names_user_and_ad(self, data: dict[str, Any], original: Any, **_: Any) -> None:
+    def names_user_and_ad(self, data: dict[str, Any], original: Any, **_: Any) -> None:
+        """Raise ValidationError where the kind in `data` needs what the event as sent lacks."""
         if data.get("Type") not in (AdImpression, AdClick):
             return
         given = original.get("Meta")
