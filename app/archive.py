@@ -29,6 +29,7 @@ from redis import Redis
 from app.domain.events import QUEUES, Event
 from app.errors import Unavailable
 from app.journal import broker_errors
+from app.settings import without_secrets
 
 SUFFIX = ".ndjson.gz"
 UNFINISHED = ".part"
@@ -215,7 +216,8 @@ def _errors(name: str) -> Iterator[None]:
     except Unavailable:
         raise
     except Exception as error:  # each backend has its own
-        raise Unavailable("archive", f"{name}: {type(error).__name__}: {error}"[:500]) from error
+        said = without_secrets(f"{name}: {type(error).__name__}: {error}")
+        raise Unavailable("archive", said[:500]) from error
 
 
 def _put_local(path: Path, content: bytes) -> None:

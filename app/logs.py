@@ -47,7 +47,9 @@ class JsonLines(logging.Formatter):
             line["request_id"] = request_id.get()
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)[-MAX_TEXT:]
-        return json.dumps(line)
+        return json.dumps(line).replace(
+            "\x7f", "\\u007f"
+        )  # the one control character of ASCII left
 
 
 def level_of_libraries(level: str) -> str:
@@ -63,3 +65,5 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level_of_libraries(level), handlers=[handler])
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
+    # It would write the address of SPIKE_WEBHOOK, with the token in its path, at each post.
+    logging.getLogger("httpx").setLevel(logging.WARNING)

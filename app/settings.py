@@ -27,7 +27,13 @@ SECRET_FILE = "user-hash-secret"  # noqa: S105
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _KAFKA_TOPIC = re.compile(r"([^/\s]+)/([A-Za-z0-9._-]{1,249})")
-_SECRET = ("USER_HASH_SECRET", "KAFKA_CONFIG")
+_SECRET = {
+    *("REDIS_URL", "BROKER_URL", "MONGODB_URL", "ARCHIVE_URL", "KAFKA_CONFIG"),
+    *("ADMIN_TOKEN", "WRITE_KEYS", "CLICK_SECRET", "USER_HASH_SECRET", "FLOWER_BASIC_AUTH"),
+    *("SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET"),
+}
+"""Settings that are or may hold a secret, so that no error shows their value."""
+_MIN_SECRET = validate.Length(min=16, error="Must have at least {min} characters.")
 _KEY_OF_WEBSITES = re.compile(r"([^=,]+=*)=([^=,]+(?:,[^=,]+)*)")
 
 
@@ -42,9 +48,9 @@ class KafkaTopic(NamedTuple):
     topic: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Settings:
-    """Every setting, checked. The README lists them for operators."""
+    """Every setting, checked. The README lists them for operators. No `repr` shows the secrets."""
 
     redis_url: str
     broker_url: str
@@ -126,29 +132,35 @@ class _WriteKeys(_Names):
             return dict.fromkeys(alone, frozenset())
         keys: dict[str, frozenset[str]] = {}
         # A website after a comma and a space must not be taken for a key of its own.
-        for entry in re.split(r"[;\s]+", re.sub(r"\s*,\s*", ",", value).strip("; \n")):
+        entries = re.split(r"[;\s]+", re.sub(r"\s*,\s*", ",", value).strip("; \n"))
+        for place, entry in enumerate(entries, start=1):
             found: dict[str, frozenset[str]]
             if "=" not in entry:
                 found = dict.fromkeys(filter(None, entry.split(",")), frozenset())
+                if any("." in key for key in found):
+                    raise ValidationError(
+                        f"Entry {place} looks like a website without a key. Separate the websites "
+                        "of a key by commas; here a key for every website must not hold a dot."
+                    )
             elif match := _KEY_OF_WEBSITES.fullmatch(entry):
-                found = {match[1]: frozenset(map(_website, match[2].split(",")))}
+                try:
+                    found = {match[1]: frozenset(map(_website, match[2].split(",")))}
+                except ValueError as error:
+                    raise ValidationError(f"Entry {place} names what is no website.") from error
             else:
-                raise ValidationError(f"Not key=website,…: {entry!r}.")
+                raise ValidationError(f"Entry {place} is not key=website,….")
             if found.keys() & keys.keys():
-                raise ValidationError(f"A key is named twice: {entry!r}.")
+                raise ValidationError(f"Entry {place} names a key that was named before.")
             keys |= found
         return keys
 
 
 def _website(text: str) -> str:
-    """A website as it is counted, *. before it kept."""
+    """A website as it is counted, *. before it kept. Raises ValueError where it is none."""
     name = text.removeprefix("*.")
-    try:
-        website, page = website_and_page(name)
-    except ValueError as error:
-        raise ValidationError(f"Not a website: {text!r}.") from error
+    website, page = website_and_page(name)
     if page != "/" or "*" in website:
-        raise ValidationError(f"Not a website: {text!r}.")
+        raise ValueError(text)
     return text[: -len(name)] + website
 
 
@@ -174,6 +186,23 @@ def _scheme(*schemes: str) -> validate.Regexp:
     return validate.Regexp(
         f"^({'|'.join(schemes)})://", error=f"Must begin with {' or '.join(schemes)}://."
     )
+
+
+def _is_encoded(urls: str) -> None:
+    """Refuse URLs that are cut elsewhere than meant, as errors would show parts of a password."""
+    for url in urls.split(";"):
+        try:
+            parts = urlsplit(url)
+            cut = "@" in url and "@" not in parts.netloc
+            if not parts.scheme.startswith("mongodb"):  # which may name several hosts
+                _ = parts.port
+        except ValueError:
+            cut = True
+        if cut:
+            raise ValidationError(
+                "Not a URL: percent-encode its user and password (RFC 3986), and give its port "
+                "as a number."
+            )
 
 
 def _has_backend(url: str) -> None:
@@ -211,7 +240,10 @@ class _KafkaConfig(fields.String):
         try:
             Producer(options | {"log_level": "0"})  # connects to nothing, but checks them
         except KafkaException as error:
-            raise ValidationError(f"{error.args[0].str()}.") from error
+            said = error.args[0].str()
+            for value in filter(None, options.values()):
+                said = said.replace(value, "…")
+            raise ValidationError(f"{said}.") from error
         return options
 
 
@@ -230,14 +262,14 @@ class _Environment(Schema):
         unknown = EXCLUDE
 
     REDIS_URL = fields.String(
-        load_default="redis://127.0.0.1:6379/0", validate=_scheme("redis", "rediss")
+        load_default="redis://127.0.0.1:6379/0", validate=[_scheme("redis", "rediss"), _is_encoded]
     )
     BROKER_URL = fields.String(
-        load_default=None, validate=_scheme("redis", "rediss", "amqp", "amqps")
+        load_default=None, validate=[_scheme("redis", "rediss", "amqp", "amqps"), _is_encoded]
     )
     MONGODB_URL = fields.String(
         load_default="mongodb://127.0.0.1:27017/eventstream",
-        validate=_scheme("mongodb", r"mongodb\+srv"),
+        validate=[_scheme("mongodb", r"mongodb\+srv"), _is_encoded],
     )
     DATA_DIR = fields.String(load_default="./var")
     HOST = fields.String(load_default="127.0.0.1")
@@ -262,7 +294,7 @@ class _Environment(Schema):
     )
     ALLOWED_ORIGINS = _Names(load_default=(), validate=_are_origins)
     WRITE_KEYS = _WriteKeys(load_default=dict)
-    ADMIN_TOKEN = fields.String(load_default=None)
+    ADMIN_TOKEN = fields.String(load_default=None, validate=_MIN_SECRET)
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
     TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(0, 10))
     QUEUE_LIMIT = fields.Integer(load_default=100_000, validate=validate.Range(min=1))
@@ -277,7 +309,7 @@ class _Environment(Schema):
     LOG_LEVEL = fields.String(
         load_default="INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
     )
-    USER_HASH_SECRET = fields.String(load_default=None, validate=validate.Length(min=16))
+    USER_HASH_SECRET = fields.String(load_default=None, validate=_MIN_SECRET)
     USER_HASH_ROTATION = fields.String(
         load_default="never", validate=validate.OneOf(["never", "month"])
     )
@@ -320,6 +352,11 @@ def read(environment: Mapping[str, str]) -> Settings:
         ]
         raise SettingsError("\n".join(sentences)) from error
     return settings
+
+
+def without_secrets(text: str) -> str:
+    """A text without what may be secret in the URLs in it: user, password and query."""
+    return re.sub(r"://(?:[^\s;]*@)?([^\s;?]*)(?:\?[^\s;]*)?", r"://\1", text)
 
 
 def _secret_in(file: Path) -> dict[str, str]:

@@ -48,7 +48,7 @@ LEFT_OUT = {
     "FLOWER_PORT": "where the machine publishes Flower; the container keeps the default",
 }
 MUST_SET = {
-    "ADMIN_TOKEN": "a secret",
+    "ADMIN_TOKEN": "a secret of many letters",
     "FLOWER_BASIC_AUTH": "user:password",
     "USER_HASH_SECRET": "sixteen letters or more",
 }

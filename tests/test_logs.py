@@ -30,7 +30,9 @@ def test_a_record_is_a_json_object_on_one_line() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["a\nb", '"}\r{', "\x1b[31m", "\u2028", "\ud800", "é\0"])
+@pytest.mark.parametrize(
+    "text", ["a\nb", '"}\r{', "\x1b[31m", "\x9b31m", "\x7f", "\u202e", "\u2028", "\ud800", "é\0"]
+)
 def test_no_text_ends_a_line_or_reaches_a_terminal_raw(text: str) -> None:
     assert line("%s", text, batch=text)["message"] == text
 

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import secrets
 import signal
 import sys
@@ -39,7 +38,7 @@ from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import Batch
 from app.publisher import bell, producer
-from app.settings import ADDRESSES_FILE, SECRET_FILE, Settings, read
+from app.settings import ADDRESSES_FILE, SECRET_FILE, Settings, read, without_secrets
 from app.store import connection, migrations
 
 START_SECONDS = 60.0
@@ -146,7 +145,7 @@ class Supervisor:
 
     def _wait_for_store(self, variable: str, name: str, answers: Callable[[], bool]) -> None:
         if variable in self._given:
-            name = f"{name} of {variable}, {_without_password(self._addresses[variable])},"
+            name = f"{name} of {variable}, {without_secrets(self._addresses[variable])},"
             if not answers():
                 click.echo(f"waiting for {name} which does not answer")
         self._wait_for(name, answers)
@@ -300,9 +299,9 @@ class Supervisor:
             ("events", f"{web}/events"),
             ("reports", f"{web}/reports/page-views"),
             ("Flower", flower),
-            ("Redis", _without_password(self._addresses["REDIS_URL"])),
-            *([("RabbitMQ", _without_password(broker))] if is_rabbit(broker) else []),
-            ("MongoDB", _without_password(self._addresses["MONGODB_URL"])),
+            ("Redis", without_secrets(self._addresses["REDIS_URL"])),
+            *([("RabbitMQ", without_secrets(broker))] if is_rabbit(broker) else []),
+            ("MongoDB", without_secrets(self._addresses["MONGODB_URL"])),
             ("logs", str(self._logs)),
         ):
             click.echo(f"{name:9} {address}")
@@ -337,7 +336,3 @@ def _get(url: str) -> bool:
         return httpx.get(url, timeout=1, trust_env=False).is_success
     except httpx.HTTPError:
         return False
-
-
-def _without_password(url: str) -> str:
-    return re.sub("//[^@/]*@", "//", url)

@@ -72,6 +72,7 @@ def create_app(config: Settings | None = None) -> Flask:
         proxies = config.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     _name_requests(app)
+    _protect_answers(app)
     _allow_browsers(app, config)
     if config.rate_limit:
         events = (ingest.blueprint, pixel.blueprint, click_redirect.blueprint)
@@ -103,6 +104,17 @@ def _name_requests(app: Flask) -> None:
     app.before_request(begin)
     app.after_request(add_header)
     app.teardown_request(end)
+
+
+def _protect_answers(app: Flask) -> None:
+    """Have nobody keep an answer that does not say so itself, nor guess its type."""
+
+    def add_headers(response: Response) -> Response:
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    app.after_request(add_headers)
 
 
 def _allow_browsers(app: Flask, config: Settings) -> None:

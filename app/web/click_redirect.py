@@ -71,6 +71,5 @@ def _onwards() -> AnyResponse:
         response: AnyResponse = redirect(click_links.destination(asked["to"]), 302)
     except ValueError as error:
         raise InvalidRequest({"to": [str(error)]}) from error
-    response.headers["Cache-Control"] = "no-store"
     response.headers["Referrer-Policy"] = "no-referrer"
     return response

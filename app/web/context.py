@@ -1,11 +1,8 @@
-"""What the views share: the parts of the application, answers, and who may ask for what."""
+"""What the views share: the parts of the application, answers, and who may post."""
 
 import hmac
-import ipaddress
-import time
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 from flask import Flask, Request, Response, abort, current_app, request
@@ -23,8 +20,6 @@ from app.web.remembering import Remembered
 from app.web.traffic import TrafficFilter
 from app.web.viewers import Viewers
 
-SESSION_COOKIE = "eventstream_session"
-SESSION_SECONDS = 12 * 3600
 RETRY_AFTER_SECONDS = 1
 
 
@@ -69,61 +64,6 @@ def query(schema: Schema) -> dict[str, Any]:
     except ValidationError as error:
         raise InvalidRequest(error.normalized_messages()) from error
     return loaded
-
-
-def require_operator() -> None:
-    """Refuse a request that is not an operator's.
-
-    With ADMIN_TOKEN, it must carry that as bearer token (RFC 6750), or a session of one who knew
-    it, else 401. Without, it must come from this machine, and not from a page of another site in a
-    browser there, else 403. Behind TRUSTED_PROXIES nobody is taken to: who gets round these, or
-    whom they send on without saying for whom, would seem to.
-    """
-    token = context().settings.admin_token
-    if token is not None:
-        given = request.authorization
-        bears = given and given.type == "bearer" and is_one_of(given.token or "", [token])
-        if not bears and not _has_session(token):
-            bearer = WWWAuthenticate("Bearer")
-            raise Unauthorized("An admin token is needed.", www_authenticate=bearer)
-        return
-    if context().settings.trusted_proxies:
-        abort(403, "Behind TRUSTED_PROXIES this asks for ADMIN_TOKEN, which is not set.")
-    if not is_from_this_machine(context(), request):
-        abort(403, "Without ADMIN_TOKEN this answers only on the collector's own machine.")
-
-
-def is_from_this_machine(here: Context, sent: Request) -> bool:
-    """Whether a request comes from this machine, and not from another site's page in a browser.
-
-    Behind TRUSTED_PROXIES none does, as far as anybody can tell.
-    """
-    if here.settings.trusted_proxies:
-        return False
-    # A page can have its own host name resolve to this machine (DNS rebinding): that shows in Host.
-    hosts = [sent.remote_addr, _host_in(f"//{sent.host}")]
-    if sent.origin:
-        hosts.append(_host_in(sent.origin))
-    return all(map(_is_loopback, hosts))
-
-
-def session(token: str, ends: int) -> str:
-    """What a browser shows instead of the admin token, until a time in seconds since the epoch.
-
-    It tells nothing of the token, and no longer holds once that is another.
-    """
-    text = f"session until {ends}"
-    return f"{ends}.{hmac.new(token.encode(), text.encode(), 'sha256').hexdigest()}"
-
-
-def _has_session(token: str) -> bool:
-    given = request.cookies.get(SESSION_COOKIE, "")
-    ends = given.partition(".")[0]
-    if not (ends.isascii() and ends.isdecimal() and len(ends) < 20 and int(ends) > time.time()):
-        return False
-    # A browser sends the cookie along with what pages of other ports of this host ask for.
-    own = request.origin is None or request.origin.partition("://")[2] == request.host
-    return own and is_one_of(given, [session(token, int(ends))])
 
 
 def write_key_given(posted: Request) -> str:
@@ -172,21 +112,3 @@ def which_of(given: str, secrets: Iterable[str]) -> str | None:
         if any([hmac.compare_digest(form, secret.encode()) for form in forms]):  # noqa: C419
             found = secret
     return found
-
-
-def _host_in(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
-
-
-def _is_loopback(address: str | None) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        parsed = ipaddress.ip_address(address or "")
-    except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback

@@ -1,19 +1,16 @@
 """GET /: the dashboard, and the form by which a browser becomes an operator's."""
 
-import time
+import logging
+from typing import Any
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
-from werkzeug.exceptions import HTTPException, Unauthorized
+from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
 
-from app.web.context import (
-    SESSION_COOKIE,
-    SESSION_SECONDS,
-    context,
-    is_one_of,
-    require_operator,
-    session,
-)
+from app.domain.addresses import client_network
+from app.web import sessions
+from app.web.context import context
+from app.web.operators import has_session, is_admin_token, require_operator
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -27,7 +24,6 @@ blueprint = Blueprint("dashboard", __name__, static_folder="static", template_fo
 def only_what_is_ours(response: AnyResponse) -> AnyResponse:
     """Have browsers load and send nothing but from and to the collector itself."""
     response.headers["Content-Security-Policy"] = POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     return response
 
@@ -39,41 +35,56 @@ def dashboard() -> AnyResponse:
         require_operator()
     except Unauthorized:
         return _page("login.html", 401)
-    except HTTPException:
+    except TooManyRequests as error:
+        return _page_to_wait(error)
+    except Forbidden:
         return _page("login.html", 403, elsewhere=True)
-    return _page("dashboard.html", session=SESSION_COOKIE in request.cookies)
+    return _page("dashboard.html", session=sessions.COOKIE in request.cookies)
 
 
 @blueprint.post("/")
 def login() -> AnyResponse:
     """Begin a session for whoever knows the admin token, and show the dashboard."""
-    token = context().settings.admin_token
+    here = context()
+    token = here.settings.admin_token
     # Only to this address, whatever is asked: its query holds the dashboard's filters.
     response: AnyResponse = redirect(f"/?{request.query_string.decode('latin-1')}", 303)
     if token is None:
         return response
-    if not is_one_of(request.form.get("token", ""), [token]):
-        return _page("login.html", 401, wrong=True)
+    try:
+        if not is_admin_token(request.form.get("token", "")):
+            return _page("login.html", 401, wrong=True)
+    except TooManyRequests as error:
+        return _page_to_wait(error)
     response.set_cookie(
-        SESSION_COOKIE,
-        session(token, int(time.time()) + SESSION_SECONDS),
-        max_age=SESSION_SECONDS,
+        sessions.COOKIE,
+        sessions.begin(here.journal.redis, token),
+        max_age=sessions.SECONDS,
         secure=request.is_secure,
         httponly=True,
         samesite="Strict",
     )
+    logging.getLogger(__name__).info("a log-in from %s", client_network(request.remote_addr or ""))
     return response
 
 
 @blueprint.post("/logout")
 def logout() -> AnyResponse:
-    """End the session in this browser."""
+    """End the session, in this browser and for whoever else has its cookie."""
+    here = context()
+    if here.settings.admin_token is not None and has_session():
+        session = request.cookies[sessions.COOKIE]
+        sessions.end(here.journal.redis, here.settings.admin_token, session)
     response: AnyResponse = redirect("/", 303)
-    response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="Strict")
+    response.delete_cookie(sessions.COOKIE, httponly=True, samesite="Strict")
     return response
 
 
-def _page(name: str, status: int = 200, **shown: bool) -> Response:
-    response = make_response(render_template(name, **shown), status)
-    response.headers["Cache-Control"] = "no-store"
+def _page(name: str, status: int = 200, **shown: Any) -> Response:
+    return make_response(render_template(name, **shown), status)
+
+
+def _page_to_wait(error: TooManyRequests) -> Response:
+    response = _page("login.html", 429, wait=error.retry_after)
+    response.headers["Retry-After"] = str(error.retry_after)
     return response

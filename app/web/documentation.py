@@ -3,6 +3,7 @@
 Summaries are the views' docstrings, and the fields those of the schemas that check requests.
 """
 
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ def _rows(**columns: Json) -> Json:
 
 
 def _report(query: type[Schema], **columns: Json) -> _Operation:
-    return _Operation(_rows(**columns), (400, 401, 403, 503), query=query, key="token")
+    return _Operation(_rows(**columns), (400, *_OPERATOR), query=query, key="token")
 
 
 _BODY = {
@@ -126,7 +127,7 @@ _FILTERED = {
     "reason": {**_TEXT, "enum": list(REASONS)},
     "events": _NUMBER,
 }
-_OPERATOR = (401, 403, 503)
+_OPERATOR = (401, 403, 429, 503)
 _OPERATIONS = {
     "ingest.post_events": _Operation(
         _and_maybe(
@@ -248,15 +249,25 @@ _OWN_BODY = {
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """This description, as OpenAPI 3.1."""
-    return answer(_described(current_app))
+    return answer(_described(_this_app()))
 
 
 @blueprint.get("/docs")
 def docs() -> Response:
     """This description, as a page."""
-    return Response(render_template("docs.html", spec=_described(current_app)))
+    return Response(_page(_this_app()))
 
 
+def _this_app() -> Flask:
+    return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
+
+
+@lru_cache(maxsize=1)
+def _page(app: Flask) -> str:
+    return render_template("docs.html", spec=_described(app))
+
+
+@lru_cache(maxsize=1)
 def _described(app: Flask) -> Json:
     plugin = MarshmallowPlugin()
     spec = APISpec("eventstream", version("eventstream"), "3.1.0", plugins=[plugin])

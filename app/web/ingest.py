@@ -20,12 +20,12 @@ from app.web.context import (
     Context,
     answer,
     context,
-    is_from_this_machine,
     require_allowed_origin,
     require_write_key,
     which_of,
     write_key_given,
 )
+from app.web.operators import is_from_this_machine
 
 MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 GZIP = zlib.MAX_WBITS | 16

@@ -15,7 +15,8 @@ from app.journal import broker_errors
 from app.store import reports
 from app.store.documents import ALL_WEBSITES
 from app.store.reports import Page
-from app.web.context import Context, context, query, require_operator, text_filter
+from app.web.context import Context, context, query, text_filter
+from app.web.operators import require_operator
 
 TOP = Page(50)
 MONTHS = Page(reports.MAX_LIMIT)

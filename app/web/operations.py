@@ -8,7 +8,8 @@ from app.errors import Unavailable
 from app.journal import broker_errors
 from app.replay import Replayer
 from app.store import connection
-from app.web.context import answer, context, query, require_operator
+from app.web.context import answer, context, query
+from app.web.operators import require_operator
 
 blueprint = Blueprint("operations", __name__)
 

@@ -8,7 +8,8 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 
 from app.csv import as_csv
 from app.store import reports
-from app.web.context import answer, query, require_operator, text_filter
+from app.web.context import answer, query, text_filter
+from app.web.operators import require_operator
 
 blueprint = Blueprint("reports", __name__, url_prefix="/reports")
 blueprint.before_request(require_operator)

@@ -29,6 +29,7 @@ HEAD = (
     b"HTTP/1.1 200 OK\r\n"
     b"Content-Type: text/event-stream\r\n"
     b"Cache-Control: no-store\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
     b"X-Accel-Buffering: no\r\n"
     b"Connection: close\r\n\r\n"
     b"retry: 2000\n\n"

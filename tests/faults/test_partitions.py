@@ -157,7 +157,7 @@ def collector(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Ite
         start("stores", "database", database)
         wait_until(lambda: redis_answers(own["REDIS_URL"]))
         wait_until(lambda: database_answers(own["MONGODB_URL"]))
-        start("web", "web", web, HOST="0.0.0.0", ADMIN_TOKEN="token", **urls("web"))
+        start("web", "web", web, HOST="0.0.0.0", ADMIN_TOKEN="a" * 16, **urls("web"))
         start("worker", "worker", worker, **urls("worker"))
         start("worker", "beat", beat, **urls("worker"))
         url = f"http://{network.address('web', 'test')}:8000"

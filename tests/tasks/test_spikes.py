@@ -8,7 +8,7 @@ import pytest
 from celery.exceptions import Retry
 
 import celeryconfig
-from app import live
+from app import live, logs
 from app.journal import Journal
 from app.live import Counted, Counts
 from app.settings import Settings
@@ -48,6 +48,17 @@ def test_a_spike_is_one_line_of_the_log_and_one_message_to_viewers(
     assert channel.get_message(timeout=0.1) is None
     channel.close()
     assert journal.redis.llen("maintenance") == 0, "there is no webhook"
+
+
+def test_no_log_shows_the_address_of_the_webhook(
+    configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs.configure("DEBUG")
+    configure(spike_webhook=f"{receiver.url}/hunter2", spike_webhook_private=True)
+    with caplog.at_level(logging.INFO):
+        spike_webhook(FOUND)
+    assert receiver.got
+    assert "hunter2" not in caplog.text
 
 
 def test_the_webhook_has_a_task_of_its_own(journal: Journal, configure: Any) -> None:

@@ -12,6 +12,7 @@ from app.journal import Journal
 from app.logs import JsonLines
 from app.settings import Settings
 from app.store import connection, folding
+from app.web import operations
 from tests.conftest import Server, running, wait_until
 from tests.web.conftest import is_up
 
@@ -24,6 +25,42 @@ def test_every_answer_has_the_id_of_its_request(client: FlaskClient, path: str) 
     assert given.headers["X-Request-Id"] == "my.id-1"
     made = {client.get(path).headers["X-Request-Id"] for _ in range(2)}
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/health", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/docs", 200),
+        ("GET", "/reports/clicks?format=csv", 200),
+        ("GET", "/pixel.gif", 200),
+        ("OPTIONS", "/events", 200),
+        ("POST", "/events", 415),
+        ("GET", "/reports/clicks?limit=0", 400),
+        ("GET", "/nowhere", 404),
+        ("DELETE", "/events", 405),
+        ("POST", "/dead-letters/replay", 500),
+        ("GET", "/live", 501),
+    ],
+)
+def test_no_answer_is_kept_or_taken_for_another_type(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, method: str, path: str, status: int
+) -> None:
+    monkeypatch.setattr(operations, "_replayer", lambda: 1 / 0)
+    response = client.open(path, method=method)
+    assert response.status_code == status
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"), [("/tag.js", "public, max-age=3600"), ("/static/docs.css", "no-cache")]
+)
+def test_files_for_browsers_are_kept_as_they_say(client: FlaskClient, path: str, kept: str) -> None:
+    response = client.get(path)
+    assert response.headers["Cache-Control"] == kept
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_an_accepted_request_logs_nothing_and_a_refused_one_its_id(

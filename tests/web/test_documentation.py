@@ -139,3 +139,14 @@ def test_whatever_is_asked_is_answered_as_described(label: str, data: st.DataObj
         header and header.mode.is_negative
     )
     case.call_and_validate(headers=TOKEN if wants_token else None, excluded_checks=excluded)
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_the_description_is_made_once(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    first = client.get(path)
+    monkeypatch.setattr("app.web.documentation.APISpec", None)
+    monkeypatch.setattr("app.web.documentation.render_template", None)
+    again = client.get(path)
+    assert (again.status_code, again.data) == (200, first.data)

@@ -129,10 +129,10 @@ def test_a_broken_request_gets_an_error_of_its_own_making(
 def test_only_behind_proxies_a_session_is_one_of_https_because_a_header_says_so(
     settings: Settings, journal: Journal, tmp_path: Path, proxies: str, secure: bool
 ) -> None:
-    given = {"TRUSTED_PROXIES": proxies, "ADMIN_TOKEN": "secret"}
+    given = {"TRUSTED_PROXIES": proxies, "ADMIN_TOKEN": "an admin token of many letters"}
     with gunicorn(settings, tmp_path, "wsgi:app", **given) as url:
         headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
-        response = httpx.post(url, data={"token": "secret"}, headers=headers)
+        response = httpx.post(url, data={"token": given["ADMIN_TOKEN"]}, headers=headers)
         assert response.status_code == 303
         assert ("Secure" in response.headers["Set-Cookie"]) == secure
 

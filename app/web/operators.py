@@ -1,0 +1,112 @@
+"""Who is an operator: who shows ADMIN_TOKEN, or logged in with it; without one, this machine.
+
+Redis keys: `guesses:{network}`, how many wrong tokens came from a network in a minute.
+"""
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+from flask import Request, abort, request
+from redis.exceptions import RedisError
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import TooManyRequests, Unauthorized
+
+from app.domain.addresses import client_network
+from app.local import host_in, is_local, is_loopback
+from app.web import sessions
+from app.web.context import Context, context, is_one_of
+
+MAX_GUESSES = 10
+GUESS_SECONDS = 60
+
+_COUNT_GUESS = """#!lua flags=allow-oom
+local guesses = redis.call('INCR', KEYS[1])
+if guesses == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+"""
+"""Also where Redis is full, which the libraries for rate limits do not do: filling it must not open
+the door to guessing."""
+
+logger = logging.getLogger(__name__)
+
+
+def require_operator() -> None:
+    """Refuse a request that is not an operator's.
+
+    With ADMIN_TOKEN, it must carry that as bearer token (RFC 6750), or a session of one who knew
+    it, else 401. Without, it must come from this machine, and neither through a proxy nor from a
+    page of another site in a browser there, else 403. Behind TRUSTED_PROXIES nobody is taken to:
+    who gets round these, or whom they send on without saying for whom, would seem to.
+    """
+    settings = context().settings
+    if settings.admin_token is not None:
+        given = request.authorization
+        bearer = given.token if given and given.type == "bearer" else None
+        if not (bearer and is_admin_token(bearer)) and not has_session():
+            scheme = WWWAuthenticate("Bearer")
+            raise Unauthorized("An admin token is needed.", www_authenticate=scheme)
+        return
+    if settings.trusted_proxies:
+        abort(403, "Behind TRUSTED_PROXIES this asks for ADMIN_TOKEN, which is not set.")
+    if not is_from_this_machine(context(), request):
+        abort(
+            403,
+            "Without ADMIN_TOKEN this answers only on the collector's own machine, and through no "
+            "proxy.",
+        )
+
+
+def is_from_this_machine(here: Context, sent: Request) -> bool:
+    """Whether a request comes from this machine, and neither through a proxy nor from a page.
+
+    A page of this machine itself may send it. Behind TRUSTED_PROXIES no request comes from here,
+    as far as anybody can tell.
+    """
+    if here.settings.trusted_proxies:
+        return False
+    local = is_local(sent.remote_addr, sent.host, sent.headers.keys())
+    return local and (not sent.origin or is_loopback(host_in(sent.origin)))
+
+
+def is_admin_token(given: str) -> bool:
+    """Whether a text is ADMIN_TOKEN; a wrong one is counted and logged, but not what it was.
+
+    Raises TooManyRequests, whatever the text is, to a network of a client that gave MAX_GUESSES
+    wrong ones within GUESS_SECONDS. While Redis is away nobody is held up, as reports can be read.
+    """
+    here = context()
+    token = here.settings.admin_token
+    is_right = token is not None and is_one_of(given, [token])
+    network = client_network(request.remote_addr or "")
+    redis, key = here.journal.redis, f"guesses:{network}"
+    with suppress(RedisError):
+        guesses: Any = redis.get(key)
+        if int(guesses or 0) >= MAX_GUESSES:
+            seconds: Any = redis.ttl(key)
+            raise TooManyRequests(
+                "Too many wrong admin tokens came from your network. Try again later.",
+                retry_after=max(seconds, 1),
+            )
+        if not is_right:
+            redis.eval(_COUNT_GUESS, 1, key, GUESS_SECONDS)
+    if not is_right:
+        logger.warning("a wrong admin token from %s", network)
+    return is_right
+
+
+def has_session() -> bool:
+    """Whether the request is of a session, and from a page of the collector's own.
+
+    Raises Unavailable while Redis is away, which knows the sessions that have not ended.
+    """
+    here = context()
+    session, token = request.cookies.get(sessions.COOKIE), here.settings.admin_token
+    # A browser sends the cookie along with what pages of other ports or schemes ask for.
+    if not session or token is None or request.origin not in (None, _own_origin()):
+        return False
+    return sessions.is_open(here.journal.redis, token, session)
+
+
+def _own_origin() -> str:
+    """The origin (RFC 6454) of the collector's pages; by https where TRUSTED_PROXIES say so."""
+    return f"{request.scheme}://{request.host}"
