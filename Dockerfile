@@ -9,13 +9,13 @@ RUN install --directory --owner=eventstream /home/eventstream/var
 WORKDIR /src
 
 # Before the source, so that a change of the source alone installs nothing but the project anew.
-COPY requirements.lock setup.cfg setup.py ./
-RUN pip install --no-cache-dir --constraint requirements.lock '.[kafka]'
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --require-hashes --requirement requirements.lock
 
-COPY celeryconfig.py wsgi.py ./
+COPY setup.cfg setup.py celeryconfig.py wsgi.py ./
 COPY app app
 COPY tasks tasks
-RUN pip install --no-cache-dir --no-deps .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 
 USER eventstream
 WORKDIR /home/eventstream

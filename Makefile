@@ -51,15 +51,20 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
-$(INSTALLED): requirements.lock setup.cfg setup.py
+# The dependencies come first and with hashes, which pip can't check of a folder such as this one.
+$(INSTALLED): requirements-dev.lock setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV) || { \
 		echo "python3-venv is missing, installing it"; \
 		apt-get update -qq && apt-get install -qq -y python3-venv && $(PYTHON) -m venv $(VENV); }
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[embedded,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# One lock for all supported Pythons; pip takes the lines that apply to its own.
+# Two locks for all supported Pythons, with the same versions: requirements-dev.lock for a checkout,
+# requirements.lock for the image. pip takes the lines that apply to its own Python.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes
 lock: $(INSTALLED)
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-		--upgrade --extra embedded --extra dev setup.cfg --output-file requirements.lock
+	$(BIN)/$(LOCK) --upgrade --all-extras setup.cfg --output-file requirements-dev.lock
+	$(BIN)/$(LOCK) --upgrade --extra build --extra kafka --constraint requirements-dev.lock setup.cfg \
+		--output-file requirements.lock

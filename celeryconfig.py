@@ -1,5 +1,7 @@
 """Celery's configuration: for the workers, beat, Flower, and for the web that sends to them."""
 
+import os
+import socket
 from typing import Any
 
 from celery.schedules import crontab
@@ -19,6 +21,8 @@ broker_transport_options: dict[str, Any] = {
     "unacked_restore_interval": 2,
     "socket_timeout": 5,
     "socket_connect_timeout": 1,
+    # By which a worker finds its own connections (tasks/watching.py).
+    "client_name": f"{socket.gethostname()}-{os.getpid()}",
 }
 broker_heartbeat = 10
 

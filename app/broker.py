@@ -8,6 +8,8 @@ from app.rabbit import Rabbit
 from app.rabbit_journal import RabbitJournal
 from app.settings import Settings
 
+RECENT_SECONDS = 10
+
 
 def is_rabbit(broker_url: str) -> bool:
     """Whether this is the URL of a RabbitMQ, else it is a Redis."""
@@ -40,23 +42,26 @@ def lengths(broker_url: str) -> Callable[[str], int]:
     return length
 
 
-def stuck_signs(broker_url: str) -> Callable[[str, Any], Any]:
-    """A function that says what shows that nobody takes from a Celery queue, None: nothing.
+def consumption(broker_url: str, client_name: str) -> Callable[[str], bool]:
+    """A function that says whether a worker consumes a Celery queue.
 
-    What it says of a queue, given what it said before, stays the same for no longer than one task
-    may take where somebody does. It raises Unavailable where the broker is away.
+    With Redis: whether the worker's connection asked for a message lately, as it does each second
+    but while it has a task. With RabbitMQ: whether any worker does, since a connection that does
+    not answer ends there. It raises Unavailable where the broker is away.
     """
     if is_rabbit(broker_url):
         rabbit = Rabbit(broker_url)
-        # It finds out itself which consumers are there but do not answer.
-        return lambda queue, _: None if rabbit.state(queue).consumers else "no consumer"
+        return lambda queue: rabbit.state(queue).consumers > 0
     redis = connect(broker_url)
 
-    def next_message(queue: str, known: Any) -> Any:
+    def asked_lately(_queue: str) -> bool:
         with broker_errors():
-            # Not only whether it is the next: what a killed worker had is put before it.
-            if known is not None and redis.lpos(queue, known, rank=-1) is not None:
-                return known
-            return redis.lindex(queue, -1)
+            clients: Any = redis.client_list()
+        return any(
+            client["name"] == client_name
+            and client["cmd"] == "brpop"
+            and int(client["idle"]) < RECENT_SECONDS
+            for client in clients
+        )
 
-    return next_message
+    return asked_lately

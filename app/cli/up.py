@@ -1,6 +1,5 @@
 """`eventstream up`: runs every part of the collector on this machine, and keeps it running."""
 
-import contextlib
 import fcntl
 import json
 import os
@@ -23,12 +22,11 @@ from pymongo.errors import PyMongoError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.broker import is_rabbit, journal_of, stuck_signs
+from app.broker import is_rabbit, journal_of
 from app.cli.parts import (
     CannotStart,
     Part,
     Pulse,
-    StuckQueues,
     check_free,
     free_ports,
     redis_server,
@@ -46,7 +44,7 @@ STOP_SECONDS = 6.0
 STOP_STORES_SECONDS = 3.0
 WATCH_SECONDS = 0.2
 STUCK_SECONDS = 70.0
-"""Longer than celeryconfig lets a task take. For so long a part may do nothing."""
+"""For so long Redis or the database may not answer."""
 
 
 class Supervisor:
@@ -91,10 +89,6 @@ class Supervisor:
         self._stores = list(self._pulses)
         self._workers = {queue: self._worker(queue, workers) for queue in (*QUEUES, "maintenance")}
         self._users = [self._web(), *self._workers.values(), self._beat()]
-        self._stuck_queues = StuckQueues(
-            stuck_signs(self._addresses.get("BROKER_URL") or self._addresses["REDIS_URL"]),
-            STUCK_SECONDS,
-        )
 
     def run(self) -> None:
         """Start everything, say so, and keep it running until SIGINT or SIGTERM."""
@@ -133,10 +127,6 @@ class Supervisor:
     def _watch(self) -> None:
         for part in (*self._stores, *self._users):
             part.watch()
-        with contextlib.suppress(Unavailable):
-            for queue in self._stuck_queues.find(time.monotonic()):
-                click.echo(f"worker-{queue} takes no more messages, ending it")
-                self._workers[queue].kill()
         for store, pulse in self._pulses.items():
             if pulse.is_lost(time.monotonic()):
                 click.echo(f"{store.name} does not answer, ending it")

@@ -11,11 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.broker import stuck_signs
-from app.cli.parts import Pulse, StuckQueues, free_ports
-from app.cli.up import STUCK_SECONDS
-from app.journal import Journal
-from celeryconfig import task_time_limit
+from app.cli.parts import Pulse, free_ports
 from tests.cli.conftest import BIN, CLEAN, Stack, is_alive, start_stack
 from tests.conftest import running, wait_until
 
@@ -220,25 +216,6 @@ def test_a_server_that_is_named_and_away_is_waited_for_and_it_is_said(tmp_path: 
     assert "secret" not in said
 
 
-def test_a_queue_is_stuck_whose_next_message_stays_the_same_for_too_long(
-    journal: Journal,
-) -> None:
-    queues = StuckQueues(stuck_signs(os.environ["REDIS_URL"]), patience=70)
-    assert queues.find(now=0) == []
-    journal.redis.lpush("page_view", "first", "second")
-    assert queues.find(now=100) == []
-    assert queues.find(now=170) == []
-    journal.redis.rpop("page_view")
-    assert queues.find(now=171) == []
-    assert queues.find(now=241) == []
-    journal.redis.rpush("page_view", "put back in front")
-    assert queues.find(now=242) == ["page_view"]
-    assert queues.find(now=243) == []
-    journal.redis.rpop("page_view")
-    journal.redis.rpop("page_view")
-    assert queues.find(now=999) == []
-
-
 def test_a_store_is_lost_that_has_not_answered_for_long_and_is_then_given_time() -> None:
     answers = {"now": True}
     pulse = Pulse(lambda: answers["now"], patience=70)
@@ -251,10 +228,6 @@ def test_a_store_is_lost_that_has_not_answered_for_long_and_is_then_given_time()
     assert not pulse.is_lost(now=180)
     assert not pulse.is_lost(now=250)
     assert pulse.is_lost(now=255)
-
-
-def test_a_queue_is_given_longer_than_a_task_may_take() -> None:
-    assert task_time_limit < STUCK_SECONDS
 
 
 def test_help_names_every_command() -> None:
