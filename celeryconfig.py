@@ -52,6 +52,8 @@ task_reject_on_worker_lost = True
 worker_prefetch_multiplier = 1
 task_time_limit = 60
 worker_soft_shutdown_timeout = 5.0
+# In KiB. A process that has grown beyond this ends after its task, and another takes its place.
+worker_max_memory_per_child = 256 * 1024
 task_ignore_result = True
 # RabbitMQ closes connections, as Redis does not: once is to find that out.
 task_publish_retry = _rabbit
