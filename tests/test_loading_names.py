@@ -71,7 +71,10 @@ def test_it_goes_on_where_it_left_off_and_nobody_is_turned_away_meanwhile(
     assert len(read) == len(set(read)) == len(EVENTS)
 
 
-def test_it_waits_for_a_database_that_is_away(known: KnownNames, settings: Settings) -> None:
+def test_it_waits_for_a_database_that_is_away(
+    known: KnownNames, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading_names, "READ_SECONDS", 0.1)
     loading = Loading(known)
     connection.connect("mongodb://127.0.0.1:1/eventstream")
     with pytest.raises(Unavailable):

@@ -17,7 +17,7 @@ from app.store.connection import collection, deadline
 from app.store.documents import ALL_WEBSITES, DayTotals, Filtered, PageViews, key
 from app.store.reports import Page, Row
 
-MAX_ROWS = 10_000
+MAX_ROWS = 5_000
 MAX_KEYS = 20_000
 KEYS_AT_ONCE = 500
 TOP = 50
