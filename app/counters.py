@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
+from redis import Redis
+
 from app.domain.events import NAME_KINDS, QUEUES, Event
 from app.domain.traffic import REASONS
 
@@ -199,6 +201,12 @@ def of_events(events: Iterable[Event], errors: Iterable[Mapping[str, Any]]) -> d
 def adding(counts: Mapping[str, int]) -> list[Sequence[str | float]]:
     """The Redis commands that add counts."""
     return [("HINCRBY", KEY, series, number) for series, number in counts.items()]
+
+
+def values(redis: Redis, counted: Counted) -> dict[str, int]:
+    """What a counter has come to, by the values of its label. Raises RedisError."""
+    found: Any = redis.hmget(KEY, [f"{counted.name}|{value}" for value in counted.values])
+    return {value: int(number or 0) for value, number in zip(counted.values, found, strict=True)}
 
 
 def _wrong_field(errors: Mapping[str, Any]) -> str:

@@ -2,15 +2,22 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+_WIDE = "\uff1d\uff0b\uff0d\uff20"
+_FORMULA = re.compile(rf"""(^|["',;|\t\r\n])(?= *[=+\-@{_WIDE}\t\r\n])""")
+"""The beginning of a cell, or of what may be one, where a character follows that begins a formula.
+Some East Asian spreadsheets take the wide forms of = + - @ too."""
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV (RFC 4180) with a header line.
 
-    A text that a spreadsheet would take for a formula gets a leading apostrophe (OWASP, CSV
-    injection).
+    In a text, whatever a spreadsheet would take for the beginning of a formula gets an apostrophe
+    before it (OWASP, CSV Injection). That can be within the text too, as a program that separates
+    cells by semicolons, say, begins a new one there.
     """
     out = io.StringIO()
     writer = csv.writer(out)
@@ -22,6 +29,4 @@ def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
+    return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value

@@ -16,6 +16,7 @@ Redis keys:
 
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from operator import add
@@ -217,6 +218,24 @@ def busiest(
     )
     names = {name.decode(): int(count) for name, count in found}
     return {name: count for name, count in names.items() if " " in name}
+
+
+def busiest_of_hour(redis: Redis, queue: str, now: float, most: int = 50) -> list[tuple[str, str]]:
+    """The website and page or ad with most events in the last MINUTES minutes, most first.
+
+    Each must be among the `most` of some minute.
+    """
+    last = int(now // 60)
+    with redis.pipeline(transaction=False) as pipe:
+        for minute in range(last - MINUTES + 1, last + 1):
+            pipe.zrange(_minute_key(minute, queue), 0, most - 1, desc=True, withscores=True)
+        found = pipe.execute()
+    sums: Counter[str] = Counter()
+    for of_minute in found:
+        for name, count in of_minute:
+            sums[name.decode()] += int(count)
+    pairs = (name.partition(" ") for name, _ in sums.most_common())
+    return [(website, name) for website, space, name in pairs if space]
 
 
 def before(redis: Redis, queue: str, minute: int, names: list[str]) -> list[int]:

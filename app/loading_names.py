@@ -14,6 +14,7 @@ from app.store import connection, names
 from app.store.connection import deadline
 
 AT_ONCE = 2_000
+READ_SECONDS = 20.0
 START_SECONDS = 2.0
 
 
@@ -34,7 +35,7 @@ class Loading:
         rest, self._rest = self._rest or names.names(), None
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            with deadline(seconds):
+            with deadline(READ_SECONDS):
                 some = list(islice(rest, AT_ONCE))
             if not some:
                 self._known.note_loaded()
@@ -52,7 +53,7 @@ def load_at_start(config: Settings) -> None:
     """
     connection.connect(config.mongodb_url)
     try:
-        with connect(config.redis_url) as redis, suppress(Unavailable):
+        with connect(config.redis_url) as redis, suppress(Unavailable), deadline(START_SECONDS):
             Loading(KnownNames(redis, config)).go_on(START_SECONDS)
     finally:
         connection.disconnect()

@@ -16,12 +16,35 @@ def test_a_report_without_rows_still_has_its_header() -> None:
     assert as_csv(["a", "b"], []) == "a,b\r\n"
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_a_text_that_would_be_a_formula_is_marked_as_text(start: str) -> None:
-    text = as_csv(["ad_id"], [{"ad_id": start + "cmd()"}])
-    _, row = csv.reader(io.StringIO(text, newline=""))
-    assert row == ["'" + start + "cmd()"]
+FORMULA = (*"=+-@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def test_a_negative_number_stays_a_number() -> None:
-    assert as_csv(["n"], [{"n": -1}]) == "n\r\n-1\r\n"
+def cell(text: str) -> str:
+    """What a reader of CSV finds for this text."""
+    _, (found,) = csv.reader(io.StringIO(as_csv(["ad_id"], [{"ad_id": text}]), newline=""))
+    return found
+
+
+@pytest.mark.parametrize("start", [*FORMULA, *"\t\r\n"])
+@pytest.mark.parametrize(
+    "before", ["", " ", '"', "'", "a,", "a;", "a; ", "a|", "a\t", 'a"', "a\n", "a\r\n"]
+)
+def test_a_text_that_would_be_a_formula_is_marked_as_text(before: str, start: str) -> None:
+    found = cell(f"{before}{start}cmd()")
+    assert found.replace("'", "") == f"{before}{start}cmd()".replace("'", "")
+    for separator in ',;|\t\n\r"':
+        for part in found.split(separator):
+            assert not part.lstrip(" ").startswith(FORMULA)
+    assert not found.startswith(("\t", "\r", "\n"))
+
+
+@pytest.mark.parametrize(
+    "text", ["site1.com", "/a-b/c=d", "a - b", "34", "a, b; c", "it's", "a@b.example", ""]
+)
+def test_another_text_stays_as_it_is(text: str) -> None:
+    assert cell(text) == text
+
+
+@pytest.mark.parametrize("number", [-1, -0.5, 3])
+def test_a_number_stays_a_number(number: float) -> None:
+    assert as_csv(["n"], [{"n": number}]) == f"n\r\n{number}\r\n"

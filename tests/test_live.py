@@ -1,4 +1,5 @@
 import msgspec
+import pytest
 
 from app import live
 from app.journal import Journal, connect
@@ -62,6 +63,34 @@ def test_names_that_anybody_makes_up_fill_no_more_than_the_bound(journal: Journa
     assert every == live.MAX_NAMES // 100 * 300 + 9, "all together are always counted"
 
 
+def test_a_full_minute_keeps_the_largest(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MAX_NAMES", 3)
+    for names in ({"a": 1, "b": 2}, {"c": 1}, {"c": 3}, {"a": 1, "b": 2}, {"d": 5}):
+        live.record(journal.redis, "page_view", counted(**names), NOW)
+    assert live.busiest(journal.redis, "page_view", int(NOW // 60), 1) == {
+        "site1.com /d": 5,
+        "site1.com /b": 4,
+    }
+    assert live.minutes(journal.redis, NOW)[0][-1]["page_view"] == 15
+
+
+def test_the_busiest_of_the_hour_are_summed_over_its_minutes(journal: Journal) -> None:
+    for ago, names in ((0, {"a": 3}), (1, {"b": 2}), (59, {"b": 2}), (60, {"c": 9})):
+        live.record(journal.redis, "page_view", counted(**names), NOW - ago * 60)
+    found = live.busiest_of_hour(journal.redis, "page_view", NOW)
+    assert found == [("site1.com", "/b"), ("site1.com", "/a")]
+
+
+def test_one_missing_from_a_full_minute_may_have_had_as_many_as_the_least_there(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MAX_NAMES", 3)
+    live.record(journal.redis, "page_view", counted(b=7, c=5), NOW - 60)
+    live.record(journal.redis, "page_view", counted(b=7), NOW - 120)
+    names = ["site1.com /a", "site1.com /b"]
+    assert live.before(journal.redis, "page_view", int(NOW // 60), names) == [5, 14]
+
+
 def test_counting_goes_on_while_redis_takes_nothing(journal: Journal) -> None:
     live.record(connect("redis://127.0.0.1:1/0"), "page_view", counted(a=1), NOW)
     journal.redis.config_set("maxmemory", 1)
@@ -94,3 +123,14 @@ def test_a_message_holds_the_largest_rows_only() -> None:
     rows = msgspec.json.decode(counts.message())["pages"]
     assert len(rows) == live.MAX_ROWS
     assert min(row[-1] for row in rows) == live.MAX_ROWS
+
+
+def test_messages_are_small_however_long_names_are() -> None:
+    counts = Counts()
+    for number in range(live.MAX_ROWS * 2):
+        counts.add("pages", ("site1.com", f"/{number:0250}", "2026-11-24"), [number])
+        counts.add("pages", ("site1.com", f"/{number:04000}", "2026-11-24"), [number * 2])
+        counts.add("ads", ("site1.com", f"{number:02}" + "\0" * 126), [number, 0])
+    for message in (counts.message(), msgspec.json.encode(counts.shown())):
+        assert len(message) < 25_000
+        assert len(msgspec.json.decode(message)["pages"]) == live.MAX_ROWS

@@ -56,14 +56,49 @@ def test_of_many_that_look_at_once_one_announces(journal: Journal) -> None:
         views(journal, 20, page=f"/{number}")
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: announced(journal), range(8)))
-    names = sorted(spike.name for of_one in found for spike in of_one)
-    assert names == sorted(f"/{number}" for number in range(20))
+    names = [spike.name for of_one in found for spike in of_one]
+    assert len(names) == len(set(names)) == spikes.MAX_A_MINUTE
 
 
 def test_the_latest_spikes_are_kept_newest_first(journal: Journal) -> None:
     for number in range(spikes.KEPT + 5):
-        views(journal, 20, page=f"/{number}")
-        (last,) = announced(journal)
+        views(journal, 20, minutes_ago=-number, page=f"/{number}")
+        (last,) = announced(journal, later=number * 60)
     latest = spikes.latest(journal.redis)
     assert len(latest) == spikes.KEPT
     assert latest[0] == last
+
+
+def test_a_minute_announces_the_largest_and_how_many_more_there_were(journal: Journal) -> None:
+    for number in range(spikes.MAX_A_MINUTE + 5):
+        views(journal, 20 + number, page=f"/{number}")
+    found = announced(journal)
+    assert [spike.name for spike in found] == [f"/{number}" for number in range(14, 4, -1)]
+    assert [spike.more for spike in found] == [0] * (spikes.MAX_A_MINUTE - 1) + [5]
+    assert spikes.latest(journal.redis)[0].more == 5
+    assert announced(journal) == []
+    assert [spike.name for spike in announced(journal, later=60)] == ["/4", "/3", "/2", "/1", "/0"]
+
+
+def test_one_that_goes_on_into_the_next_minute_takes_one_place(journal: Journal) -> None:
+    views(journal, 20)
+    views(journal, 30, minutes_ago=-1)
+    assert [(spike.count, spike.more) for spike in announced(journal, later=60)] == [(20, 0)]
+
+
+def test_made_up_names_hide_no_spike(journal: Journal) -> None:
+    for start in range(0, live.MAX_NAMES + 100, 100):
+        names = {f"made-up.com /{start + n}": 1 for n in range(100)}
+        live.record(journal.redis, "page_view", Counted({"*": 100} | names, Counts()), NOW)
+    views(journal, 40)
+    assert [(spike.name, spike.count) for spike in announced(journal)] == [("/a", 40)]
+
+
+def test_what_a_full_minute_may_have_left_out_is_no_spike(journal: Journal) -> None:
+    for ago in range(1, 61):
+        minute = f"live:minute:{int(NOW // 60) - ago}:page_view"
+        journal.redis.zadd(minute, {f"made-up.com /{n}": 10 for n in range(live.MAX_NAMES)})
+    views(journal, 30)
+    assert announced(journal) == []
+    views(journal, 1)
+    assert [spike.mean for spike in announced(journal)] == [10.0]

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from app.cli.printing import visible
 from app.errors import EventstreamError
 
 COMMANDS = {
@@ -46,7 +47,7 @@ class _Commands(click.Group):
         except (EventstreamError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(visible(str(error))) from error
 
 
 @click.group(cls=_Commands)

@@ -10,7 +10,10 @@ from typing import IO
 import click
 import httpx
 import msgspec
+from rich.markup import escape
 from rich.progress import Progress
+
+from app.cli.printing import visible
 
 MAX_BODY_BYTES = 1_900_000
 REQUEST_SECONDS = 30.0
@@ -37,7 +40,7 @@ def send(
     outcome = Outcome()
     with client_of(url, write_key) as client:
         for file in files:
-            task = progress.add_task(f"sending {file.name}", total=_size(file))
+            task = progress.add_task(f"sending {escape(visible(file.name))}", total=_size(file))
             for lines in _batched(_events(file), batch):
                 if len(lines[0]) > MAX_BODY_BYTES:
                     outcome.rejected += 1

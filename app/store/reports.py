@@ -61,7 +61,7 @@ def page_views(
     """
     columns = ("website", "page", "views")
     if first or last:
-        return _summed(page, columns, PageViews, website, _from_to(first, last))
+        return _summed(page, columns, PageViews, website, on_days(first, last))
     if website is not None:
         return _ranked(page, columns, PageTotals, "website_rank", website)
     return _ranked(page, columns, PageTotals)
@@ -72,7 +72,7 @@ def filtered(
 ) -> Report:
     """Rows of website, type, reason and events that were counted apart, most events first."""
     columns = ("website", "type", "reason", "events")
-    return _summed(page, columns, Filtered, website, _from_to(first, last))
+    return _summed(page, columns, Filtered, website, on_days(first, last))
 
 
 def _summed(
@@ -81,7 +81,11 @@ def _summed(
     """The sums of the last column by the others, over documents of these days, highest first."""
     *names, count = columns
     pipeline: list[Row] = [
-        {"$match": {"day": days} if website is None else {"website_day": _of(website, days)}},
+        {
+            "$match": {"day": days}
+            if website is None
+            else {"website_day": of_website(website, days)}
+        },
         {"$group": {"_id": {name: f"${name}" for name in names}, count: {"$sum": f"${count}"}}},
         {"$project": {"_id": 0, count: 1} | {name: f"$_id.{name}" for name in names}},
         {"$match": {count: {"$gt": 0}}},
@@ -114,11 +118,11 @@ def daily_page_views(
     They reach from the first to the last day asked for, or else to the outermost with a view.
     """
     columns = ("day", "views")
-    days = _from_to(first, last)
+    days = on_days(first, last)
     views: Counter[str] = Counter()
     with deadline(REPORT_SECONDS):
         if page_path is None:
-            query = {"website_day": _of(website or ALL_WEBSITES, days)}
+            query = {"website_day": of_website(website or ALL_WEBSITES, days)}
             rows = collection(DayTotals).find(query)
         else:
             rows = _days_of_page(page_path, website)
@@ -140,9 +144,11 @@ def views_of_days(
     website: str | None = None, first: date | None = None, last: date | None = None
 ) -> int:
     """The views of a website, or of all, from a day to a day."""
-    days = _from_to(first, last)
+    days = on_days(first, last)
     with deadline(REPORT_SECONDS):
-        rows = collection(DayTotals).find({"website_day": _of(website or ALL_WEBSITES, days)})
+        rows = collection(DayTotals).find(
+            {"website_day": of_website(website or ALL_WEBSITES, days)}
+        )
         return sum(row["views"] for row in rows)
 
 
@@ -188,11 +194,13 @@ def click_totals(website: str | None = None) -> Row:
     return {name: found[name] if found else 0 for name in ("hits", "clicks")}
 
 
-def _from_to(first: date | None, last: date | None) -> Row:
+def on_days(first: date | None, last: date | None) -> Row:
+    """The bounds of a query for the days from `first` to `last`."""
     return {"$gte": str(first or "0000-00-00"), "$lte": str(last or "9999-99-99")}
 
 
-def _of(website: str, days: Row) -> Row:
+def of_website(website: str, days: Row) -> Row:
+    """The bounds of a query for a website and the days of other bounds."""
     return {bound: key(website, day) for bound, day in days.items()}
 
 

@@ -14,7 +14,7 @@ from marshmallow import Schema
 
 from app.counters import TYPES
 from app.domain.bodies import MAX_EVENTS
-from app.domain.events import QUEUES
+from app.domain.events import NAME_KINDS, QUEUES
 from app.domain.rules import EventSchema
 from app.domain.traffic import REASONS
 from app.store import documents
@@ -176,6 +176,15 @@ _OPERATIONS = {
             pages=_list_of(_object(website=_TEXT, page=_TEXT, views=_NUMBER)),
             ads=_list_of(_object(website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER)),
             filtered=_list_of(_object(**_FILTERED)),
+            partial={
+                "description": "Tables that have too many rows to be read: others may be larger.",
+                **_list_of({**_TEXT, "enum": ["pages", "filtered"]}),
+            },
+            other={
+                "type": "object",
+                "description": "How many events ever counted under <other>, by what was too many.",
+                "properties": dict.fromkeys(NAME_KINDS, _NUMBER),
+            },
             months=_list_of(_MONTH),
             queues=_list_of(
                 _object(

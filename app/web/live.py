@@ -1,7 +1,7 @@
 """GET /live: what is counted as it happens; and what a page that shows it begins with."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime
 from typing import Any
 
@@ -10,15 +10,14 @@ from flask import Blueprint, Response, abort, request
 from marshmallow import EXCLUDE, Schema, fields
 from redis import Redis
 
-from app import live, spikes
+from app import counters, live, spikes
 from app.journal import broker_errors
-from app.store import reports
+from app.store import reports, tops
 from app.store.documents import ALL_WEBSITES
 from app.store.reports import Page
 from app.web.context import Context, context, query, text_filter
 from app.web.operators import require_operator
 
-TOP = Page(50)
 MONTHS = Page(reports.MAX_LIMIT)
 READ_AGAIN = 4
 NOTED_SECONDS = 0.02
@@ -80,24 +79,28 @@ def _snapshot(here: Context, website: str | None, first: date | None, last: date
         {
             "page_view": lambda: {
                 "views": reports.views_of_days(website, first, last),
-                "pages": reports.page_views(TOP, website, first, last).items,
-                "filtered": reports.filtered(TOP, website, first, last).items,
+                "pages": tops.pages(website, first, last, _busiest_pages(redis)),
+                "filtered": tops.filtered(website, first, last),
             },
             "ad_impression": lambda: {
                 "months": reports.impressions(MONTHS, website=website or ALL_WEBSITES).items
             },
             "ad_click": lambda: {
                 "clicks": reports.click_totals(website),
-                "ads": reports.clicks(TOP, website).items,
+                "ads": reports.clicks(Page(tops.TOP), website).items,
             },
         },
     )
+    tables: dict[str, tops.Top] = {name: shown[name] for name in ("pages", "filtered")}
+    shown |= {name: table.rows for name, table in tables.items()}
     with broker_errors():
         minutes, told = live.minutes(redis, time.time(), website or ALL_WEBSITES)
         found = spikes.latest(redis)
+        other = counters.values(redis, counters.OTHER)
     backlog = here.journal.backlog()
     shown |= {
         "today": now.date().isoformat(),
+        "partial": [name for name, table in tables.items() if not table.is_exact],
         "folds": folds,
         "told": told,
         "minutes": minutes,
@@ -109,9 +112,17 @@ def _snapshot(here: Context, website: str | None, first: date | None, last: date
             }
             for queue, of_queue in backlog.items()
         ],
+        # They are of no website: who sees but one is told nothing of the others.
+        "other": other if website is None else {},
         "spikes": [spike for spike in found if website in (None, spike.website)],
     }
     return msgspec.json.encode(shown)
+
+
+def _busiest_pages(redis: Redis) -> Iterator[tuple[str, str]]:
+    """The website and page of the busiest of the last hour; read once they are asked for."""
+    with broker_errors():
+        yield from live.busiest_of_hour(redis, "page_view", time.time())
 
 
 def _between_folds(

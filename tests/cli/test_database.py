@@ -3,12 +3,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pymongo
+import pytest
 from bson import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 from secantus import query
 
-from app.cli.database import with_pages_let_go, with_quick_in
+from app.cli.database import fetch_no_more_than_asked_for, with_pages_let_go, with_quick_in
 from tests.conftest import Server
 
 KEYS = st.one_of(
@@ -59,3 +60,51 @@ def test_a_transaction_that_let_its_pages_go_still_sees_what_it_saw(database: Se
             rows.insert_one({"_id": "b", "n": 1})
             assert rows.find({}, session=session).to_list() == [{"_id": "a", "n": 1}]
         client.drop_database("let_go")
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "fetched"),
+    [
+        ({"n": {"$gt": 0}}, {"limit": 3}, [3]),
+        ({"n": {"$gt": 0, "$lt": 9}}, {"limit": 3, "sort": {"n": 1}}, [3]),
+        ({"n": {"$gt": 0}}, {"limit": 3, "sort": {"n": -1}}, [10]),
+        ({"n": {"$gt": 0}}, {"limit": 3, "sort": {"m": 1}}, [10]),
+        ({"n": {"$gt": 0}}, {"limit": 3, "skip": 1}, [10]),
+        ({"n": {"$gt": 0}}, {}, [10]),
+        ({"n": {"$in": [1, 2]}}, {"limit": 3}, [10]),
+        ({"n": {"$gt": 0}, "m": 1}, {"limit": 3}, [10]),
+        ({}, {"limit": 3}, [10]),
+        ({"n": {"$gt": 2}}, {"limit": 3}, [3, 10]),
+    ],
+)
+def test_of_a_range_no_more_is_fetched_than_asked_for_unless_some_of_it_do_not_match(
+    where: Any, options: Any, fetched: list[int]
+) -> None:
+    numbers: list[int] = []
+
+    def fetch(_: str, __: str, ids: list[int]) -> list[int]:
+        numbers.append(len(ids))
+        return ids
+
+    def find(db: str, coll: str, where: Any, **options: Any) -> list[int]:
+        least = where.get("n", {}).get("$gt", 0)
+        return [n for n in storage._docs_by_recordids(db, coll, list(range(1, 11))) if n > least]
+
+    storage = SimpleNamespace(find_matching=find, _docs_by_recordids=fetch)
+    fetch_no_more_than_asked_for(storage)
+    storage.find_matching("db", "coll", where, **options)
+    assert numbers == fetched
+
+
+def test_a_range_that_is_limited_holds_what_the_whole_begins_with(database: Server) -> None:
+    with pymongo.MongoClient[dict[str, Any]](database.url) as client:
+        rows = client["limited"]["rows"]
+        rows.drop()
+        rows.create_index("n")
+        rows.insert_many([{"_id": n, "n": n // 4} for n in range(40)])
+        for bounds in ({"$gt": 2}, {"$gte": 2}, {"$gt": 2, "$lte": 4}, {"$gt": 8}):
+            every = rows.find({"n": bounds}, {"_id": 0}).sort("n", 1).to_list()
+            for limit in (1, 5, 100):
+                some = rows.find({"n": bounds}, {"_id": 0}).sort("n", 1).limit(limit).to_list()
+                assert some == every[:limit]
+        client.drop_database("limited")

@@ -2,10 +2,13 @@ import csv
 import hmac
 import io
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -116,6 +119,50 @@ def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
     assert (tried.returncode, tried.stdout) == (1, "accepted 0, remaining 1\n")
     nothing = stack.run("eventstream", "dead-letters", "replay", "1-1", check=False)
     assert nothing.stderr == "Error: There is no dead letter 1-1.\n"
+
+
+STEERING = "\x1b]0;a\x07[red]\x9b31m\x7f\u202e\u2066\u2028"
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (["report", "clicks"], "steered.example"),
+        (["report", "clicks", "--csv"], "[red]"),
+        (["dead-letters", "list"], '{"Type":'),
+    ],
+)
+def test_no_event_steers_the_terminal_of_whoever_looks(
+    stack: Stack, command: list[str], found: str
+) -> None:
+    good, bad = (
+        {"Type": kind, "Url": "steered.example", "Meta": {"UserId": "u", "AdId": STEERING}}
+        for kind in ("AdClick", STEERING)
+    )
+    assert httpx.post(f"{stack.url}/events", json=[good, bad]).status_code == 202
+    stack.run("eventstream", "drain")
+    shown = on_a_terminal(stack, "eventstream", *command)
+    assert [line for line in re.split(r"\r*\n", shown) if not line.isprintable()] == []
+    assert found in shown
+
+
+def on_a_terminal(stack: Stack, *command: str) -> str:
+    """What a command writes to a terminal."""
+    ours, its = pty.openpty()
+    done = subprocess.Popen(
+        command,
+        env=stack.environment | {"TERM": "dumb", "COLUMNS": "300"},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    shown = b""
+    with open(ours, "rb", buffering=0) as terminal, suppress(OSError):  # it ends with EIO
+        while more := terminal.read(65_536):
+            shown += more
+    done.wait()
+    return shown.decode()
 
 
 def test_a_server_that_is_away_is_a_sentence(stack: Stack) -> None:

@@ -3,13 +3,16 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from rich.progress import Progress
 
 from app.cli import send as module
+from app.cli.commands import traffic
 from app.cli.send import Outcome, send
 
 EVENTS = [{"Type": "PageView", "Url": f"site1.com/{n}"} for n in range(5)]
@@ -156,3 +159,14 @@ def test_a_file_that_is_no_json_is_said(collector: Collector) -> None:
         sent(collector, b"[{")
     with pytest.raises(click.ClickException, match="events is not valid JSON"):
         sent(collector, b"[" * 100_000)
+
+
+def test_no_answer_of_a_collector_steers_the_terminal(collector: Collector, tmp_path: Path) -> None:
+    steering = "\x1b[31m\x9b31m\x7f\u202e[red]"
+    rejected = [{"index": 0, "errors": {steering: [steering]}}]
+    collector.answers = [(400, {}, {"accepted": 0, "rejected": rejected}), (413, {}, steering)]
+    file = tmp_path / "events.json"
+    file.write_bytes(NDJSON)
+    done = CliRunner().invoke(traffic.send, ["--url", collector.url, "--batch", "4", str(file)])
+    assert [line for line in done.output.splitlines() if not line.isprintable()] == []
+    assert done.output.count("[red]") == 3

@@ -11,13 +11,13 @@ import httpx
 import pytest
 from flask.testing import FlaskClient
 
-from app import live, spikes
+from app import counters, live, spikes
 from app.domain.events import AdClick, PageView
 from app.domain.traffic import Invalid
 from app.journal import Batch, Journal
 from app.live import Counted, Counts
 from app.settings import Settings
-from app.store import reports
+from app.store import reports, tops
 from app.store.counting import ClickRule, Counting
 from app.web import remembering
 from app.web.server import threads
@@ -146,9 +146,9 @@ def test_what_is_folded_while_the_snapshot_is_made_is_read_again(
     client: FlaskClient, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting(ClickRule(3, "user"))
-    read, batches = reports.page_views, iter("ab")
+    read, batches = tops.pages, iter("ab")
 
-    def read_and_count(*filters: Any) -> reports.Report:
+    def read_and_count(*filters: Any) -> tops.Top:
         found = read(*filters)
         if batch := next(batches, None):
             today = datetime.now(UTC).date().isoformat()
@@ -156,7 +156,7 @@ def test_what_is_folded_while_the_snapshot_is_made_is_read_again(
             live.folded(journal.redis, "page_view")
         return found
 
-    monkeypatch.setattr(reports, "page_views", read_and_count)
+    monkeypatch.setattr(tops, "pages", read_and_count)
     found = snapshot(client)
     assert found["folds"] == {"page_view": 2, "ad_impression": 0, "ad_click": 0}
     assert found["views"] == 2
@@ -221,3 +221,36 @@ def test_a_wrong_parameter_of_the_snapshot_is_named(client: FlaskClient) -> None
     response = client.get("/live/snapshot", query_string={"from": "yesterday"})
     assert response.status_code == 400
     assert list(response.get_json()["errors"]) == ["from"]
+
+
+def test_with_more_pages_than_are_read_the_snapshot_has_the_largest_known_and_says_so(
+    client: FlaskClient, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = snapshot(client)["today"]
+    assert snapshot(client)["partial"] == []
+    monkeypatch.setattr(tops, "MAX_ROWS", 5)
+    counting = Counting(ClickRule(3, "user"))
+    made_up = [f"/{n}" for n in range(10)]
+    viewed = [*made_up, *["/lately"] * 2, *["/always"] * 3]
+    views = [PageView(None, "a.com", page, today) for page in viewed]
+    old = [PageView(None, "a.com", f"/old/{n % 60}", "2020-01-01") for n in range(180)]
+    count_batch(counting, "b1", PageView, [*views, *old])
+    told = Counted({"*": 2, "a.com": 2, "a.com /lately": 2}, Counts())
+    live.record(journal.redis, "page_view", told, time.time())
+    monkeypatch.setattr(reports, "MAX_LIMIT", 1)
+    for website in (None, "a.com"):
+        found = snapshot(client, website=website)
+        assert found["partial"] == ["pages"]
+        assert found["views"] == 15
+        assert [(row["page"], row["views"]) for row in found["pages"]] == [
+            ("/always", 3),
+            ("/lately", 2),
+        ]
+
+
+def test_the_snapshot_says_how_many_events_count_under_other(
+    client: FlaskClient, journal: Journal
+) -> None:
+    journal.add_counts({f"{counters.OTHER.name}|page": 3})
+    assert snapshot(client)["other"] == {"website": 0, "page": 3, "ad": 0}
+    assert snapshot(client, website="a.com")["other"] == {}

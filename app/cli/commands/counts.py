@@ -1,5 +1,6 @@
 """The commands about what was counted: `report`, `aggregate` and `drain`."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.broker import journal_of
+from app.cli.printing import visible
 from app.cli.progress import progress_bar
 from app.csv import as_csv
 from app.settings import settings
@@ -117,17 +119,23 @@ def _show(read_report: Callable[..., reports.Report], filters: dict[str, Any], c
     pages = list(_pages(read_report, filters))
     columns, rows = pages[0].columns, [row for page in pages for row in page.items]
     if csv:
+        if sys.stdout.isatty():
+            rows = [{name: _visible(value) for name, value in row.items()} for row in rows]
         click.echo(as_csv(columns, rows), nl=False)
         return
     table = Table(*columns)
     for row in rows:
-        # A Text, unlike a str, is not searched for markup.
         table.add_row(*(_text(row[name]) for name in columns))
     Console().print(table)
 
 
-def _text(value: Any) -> Any:
-    return Text(f"{value:,}" if type(value) is int else str(value))
+def _visible(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) else value
+
+
+def _text(value: Any) -> Text:
+    # A Text, unlike a str, is not searched for markup.
+    return Text(f"{value:,}" if type(value) is int else visible(str(value)))
 
 
 def _pages(

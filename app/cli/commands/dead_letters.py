@@ -10,6 +10,7 @@ from rich.text import Text
 
 from app import dead_letters as letters_kept
 from app.broker import journal_of
+from app.cli.printing import visible
 from app.journal import broker_errors, connect
 from app.publisher import Publisher, bell
 from app.reading import reader_with
@@ -36,7 +37,7 @@ def list_dead_letters(limit: int) -> None:
             else bytes(letter.event)[:500].decode(errors="replace")
         )
         reason = msgspec.json.encode(letter.reason).decode()
-        table.add_row(letter.id, f"{letter.time:%F %T}", Text(reason), Text(what))
+        table.add_row(letter.id, f"{letter.time:%F %T}", Text(visible(reason)), Text(visible(what)))
     Console().print(table)
 
 

@@ -7,6 +7,7 @@ import click
 
 from app import archive
 from app.archive import Archive
+from app.cli.printing import visible
 from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.forgetting import forget as forget_everywhere
@@ -68,7 +69,9 @@ def rebuild(
     try:
         consumed = offsets.known()
     except Unavailable as error:
-        click.echo(f"how far Kafka topics were counted is not known: {error}", err=True)
+        click.echo(
+            f"how far Kafka topics were counted is not known: {visible(str(error))}", err=True
+        )
     with archive.rewriting(connect(config.redis_url)) as turn:
         done = rebuild_from(plan, kept, turn, url, consumed)
     click.echo(f"the archive begins on {kept.first_day()} (UTC)")

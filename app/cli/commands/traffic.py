@@ -13,6 +13,7 @@ import msgspec
 
 from app.cli import demo as demonstration
 from app.cli import send as sending
+from app.cli.printing import visible
 from app.cli.progress import progress_bar
 from app.cli.simulate import MAX_DAYS, Expectation, simulate_now
 from app.cli.simulate import simulate as simulated
@@ -34,7 +35,7 @@ def send(files: tuple[IO[bytes], ...], url: str | None, batch: int) -> None:
     with progress_bar() as progress:
         outcome = sending.send(files, url, batch, _write_key(), progress)
     for reason, number in outcome.reasons.most_common(10):
-        click.echo(f"{number} rejected: {reason}", err=True)
+        click.echo(f"{number} rejected: {visible(reason)}", err=True)
     click.echo(f"accepted {outcome.accepted}, rejected {outcome.rejected}")
     sys.exit(1 if outcome.rejected else 0)
 

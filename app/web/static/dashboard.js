@@ -29,6 +29,7 @@ const state = {
   folds: {},
   told: {},
   spikes: [],
+  partial: [], // tables that do not hold all
   websites: new Set(),
 };
 let reading = 0; // the number of the latest reading: an older one that comes later is dropped
@@ -59,7 +60,9 @@ function showFilters() {
   const today = first === state.today && last === state.today;
   const days = today ? "today" : first === last ? first : [first && `from ${first}`, last && `to ${last}`].filter(Boolean).join(" ");
   byId("views-title").textContent = `Views ${days}`;
-  byId("pages-note").textContent = byId("filtered-note").textContent = days;
+  const partial = (table) => (state.partial.includes(table) ? `${days}, in part` : days);
+  byId("pages-note").textContent = partial("pages");
+  byId("filtered-note").textContent = partial("filtered");
 }
 
 function setFilters(values) {
@@ -99,8 +102,8 @@ async function load({ quietly = false } = {}) {
       get("/dead-letters", { limit: SHOWN_LETTERS }),
     ]);
     if (mine !== reading) return;
-    const { today, folds, told, spikes } = snapshot;
-    Object.assign(state, { today, folds, told, spikes, counts: read(snapshot) });
+    const { today, folds, told, spikes, partial } = snapshot;
+    Object.assign(state, { today, folds, told, spikes, partial, counts: read(snapshot) });
     forgetTold();
     lately.forEach(add);
     if (!website()) for (const row of [...snapshot.pages, ...snapshot.ads]) state.websites.add(row.website);
@@ -109,7 +112,7 @@ async function load({ quietly = false } = {}) {
     showFilters();
     showLetters(letters.items);
     showQueues(snapshot.queues);
-    showFiltered(snapshot.filtered);
+    showFiltered(snapshot);
     showSpikes();
     show();
     // What was read may be a second old.
@@ -357,8 +360,11 @@ function showQueues(queues) {
   ])));
 }
 
-function showFiltered(rows) {
-  fill(byId("filtered"), rows.slice(0, SHOWN_ROWS).map((of) => row([named(of.website, of.type), element("td", of.reason), of.events])));
+function showFiltered({ filtered, other }) {
+  fill(byId("filtered"), filtered.slice(0, SHOWN_ROWS).map((of) => row([named(of.website, of.type), element("td", of.reason), of.events])));
+  const what = Object.entries(other).filter(([, events]) => events).map(([kind, events]) => `${number.format(events)} by ${kind}`);
+  byId("other").hidden = !what.length;
+  byId("other").textContent = `Counted under <other>, as their senders brought up too many new names: ${what.join(", ")}.`;
 }
 
 function showSpikes(isNew = false) {
@@ -366,10 +372,11 @@ function showSpikes(isNew = false) {
   fill(byId("spikes"), state.spikes.map((spike, place) => {
     const item = element("li", "", isNew && place === 0 ? "new" : "");
     const at = new Date(spike.time * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
-    const name = spike.queue === "page_view" ? spike.website + spike.name : `ad ${spike.name} on ${spike.website}`;
+    const name = spike.queue === "page_view" ? spike.website + (spike.name.startsWith("/") ? "" : " ") + spike.name : `ad ${spike.name} on ${spike.website}`;
     const mean = spike.mean.toLocaleString("en", { maximumFractionDigits: 1 });
     item.append(element("strong", name));
     item.append(element("div", `${number.format(spike.count)} ${what[spike.queue]} in the minute at ${at}, usually ${mean}`, "note"));
+    if (spike.more) item.append(element("div", `and ${number.format(spike.more)} smaller spikes`, "note"));
     return item;
   }));
 }

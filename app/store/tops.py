@@ -1,0 +1,101 @@
+"""The largest rows for the dashboard, read within bounds.
+
+A report sums up all rows of its days, which may be any number: anybody can make up pages. What many
+people look at all day must cost the same however many there are.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+from datetime import date
+from typing import Any, NamedTuple
+
+from mongoengine import Document
+
+from app.store import reports
+from app.store.connection import collection, deadline
+from app.store.documents import ALL_WEBSITES, DayTotals, Filtered, PageViews, key
+from app.store.reports import Page, Row
+
+MAX_ROWS = 5_000
+MAX_KEYS = 20_000
+KEYS_AT_ONCE = 500
+TOP = 50
+READ_SECONDS = 5.0
+
+
+class Top(NamedTuple):
+    """The TOP largest rows, and whether no other could be larger."""
+
+    rows: list[Row]
+    is_exact: bool
+
+
+def pages(
+    website: str | None, first: date | None, last: date | None, lately: Iterable[tuple[str, str]]
+) -> Top:
+    """The most viewed pages of a website, or of all, from a day to a day.
+
+    Beyond MAX_ROWS they are the most viewed of those `lately` seen (websites and pages) and of all
+    time's largest; their views are exact. Like all here, raises Unavailable where the database is
+    away.
+    """
+    if not first and not last:
+        return Top(reports.page_views(Page(TOP), website).items, is_exact=True)
+    columns = ("website", "page", "views")
+    found = _sums(PageViews, columns, website, first, last)
+    if found.is_exact:
+        return found
+    days = _days(website, first, last)
+    largest = reports.page_views(Page(reports.MAX_LIMIT), website).items
+    named = [(row["website"], row["page"]) for row in largest]
+    candidates = dict.fromkeys([*named[:TOP], *lately, *named[TOP:]])
+    keys = [key(of, day, page) for of, page in candidates for day in days][:MAX_KEYS]
+    rows: list[Row] = []
+    with deadline(READ_SECONDS):
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            query = {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}
+            rows += collection(PageViews).find(query)
+    return Top(_largest(rows, columns), is_exact=False)
+
+
+def filtered(website: str | None, first: date | None, last: date | None) -> Top:
+    """What most events of a website, or of all, count apart for, from a day to a day.
+
+    Beyond MAX_ROWS the sums are of so many rows.
+    """
+    return _sums(Filtered, ("website", "type", "reason", "events"), website, first, last)
+
+
+def _sums(
+    document: type[Document],
+    columns: tuple[str, ...],
+    website: str | None,
+    first: date | None,
+    last: date | None,
+) -> Top:
+    days = reports.on_days(first, last)
+    query = {"day": days} if website is None else {"website_day": reports.of_website(website, days)}
+    with deadline(READ_SECONDS):
+        rows = list(collection(document).find(query, dict.fromkeys(columns, 1)).limit(MAX_ROWS + 1))
+    return Top(_largest(rows, columns), is_exact=len(rows) <= MAX_ROWS)
+
+
+def _largest(rows: Iterable[Row], columns: tuple[str, ...]) -> list[Row]:
+    """The sums of the last column by the others, highest first."""
+    *names, count = columns
+    sums: Counter[tuple[Any, ...]] = Counter()
+    for row in rows:
+        sums[tuple(row[name] for name in names)] += row[count]
+    largest = heapq.nsmallest(TOP, sums.items(), key=lambda item: (-item[1], item[0]))
+    return [dict(zip(columns, (*of, number), strict=True)) for of, number in largest if number > 0]
+
+
+def _days(website: str | None, first: date | None, last: date | None) -> list[str]:
+    """The days with views, latest first."""
+    query = {
+        "website_day": reports.of_website(website or ALL_WEBSITES, reports.on_days(first, last))
+    }
+    with deadline(READ_SECONDS):
+        found = collection(DayTotals).find(query, {"day": 1})
+        return sorted((row["day"] for row in found), reverse=True)

@@ -1,0 +1,24 @@
+import pytest
+
+import celeryconfig
+from app.journal import Journal
+from app.known_names import LOADED_KEY
+from app.settings import Settings
+from tasks import names
+from tasks.names import load_names
+
+
+def test_names_are_loaded_until_all_are_known(
+    settings: Settings, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "settings", lambda: settings)
+    names._loading.cache_clear()
+    assert load_names.apply().get() is True
+    assert journal.redis.exists(LOADED_KEY)
+    names._loading.cache_clear()
+
+
+def test_beat_sends_it_and_it_keeps_no_other_task_waiting_for_long() -> None:
+    entry = celeryconfig.beat_schedule["load-names"]
+    assert entry["task"] == load_names.name
+    assert entry["schedule"] / 2 > names.LOAD_SECONDS
