@@ -1,48 +1,111 @@
 """Dead letters: rejected events and batches that can never be applied, kept for an operator.
 
-Redis keys, both streams whose ids hold the time an entry came in:
-- `dead_letters:events`: rejected events, the latest MAX_EVENTS; fields `reason` (JSON), `event`
-  (its JSON), `truncated` where that was cut short, `invalid` (a reason) where it is invalid
-  traffic, and `refused` where its sender may not write it;
-- `dead_letters:batches`: failed batches, the latest MAX_BATCHES; fields `reason` (JSON), `queue`,
-  `id` and `batch` (the events, JSON).
+Redis keys; the first two are streams, whose ids hold the time an entry came in:
+- `dead_letters:events`: rejected events; fields `reason` (JSON), `event` (its JSON), `truncated`
+  where that was cut short, `invalid` (a reason) where it is invalid traffic, and `refused` where
+  its sender may not write it;
+- `dead_letters:batches`: failed batches; fields `reason` (JSON), `queue`, `id` and `batch` (the
+  events, JSON).
+- `dead_letters:sizes`: a hash from each stream to the most bytes of Redis's memory it may take;
 - `dead_letters:kafka`: a hash from topic, partition and group to the offset up to which what was
   rejected has been kept.
-They are kept for KEPT_SECONDS. Anybody can have events rejected, so these never push out a batch.
+
+Letters are kept for KEPT_SECONDS. Both streams have a bound in letters and one in bytes of memory
+(EVENTS, BATCHES), so that the rest of Redis is the journal's; beyond it the oldest letters go.
+Anybody can have events rejected, so these never push out a batch. A failed batch holds accepted
+events, which must not go unnoticed: an alert rings when the first one is there, and one that goes
+because there are too many is an error in the log.
 """
 
+import logging
 import re
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
 from redis import Redis
-from redis.client import Pipeline
 
+from app import counters
 from app.domain.events import Rejection
 from app.domain.reader import NOT_JSON
 
-MAX_EVENTS = 10_000
-MAX_BATCHES = 1_000
+
+class Budget(NamedTuple):
+    """The letters and the bytes of memory that a stream may hold."""
+
+    letters: int
+    bytes: int
+
+
+EVENTS = Budget(10_000, 32 * 1024**2)
+BATCHES = Budget(1_000, 64 * 1024**2)
 MAX_EVENT_BYTES = 8_192
+MAX_REASON_BYTES = 1_024
+"""Both are of JSON as it is kept."""
+ESCAPED = 6
+"""As many bytes JSON makes of one at most."""
 KEPT_SECONDS = 7 * 24 * 3600
 ID_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})(b?)\Z"
 """What ids look like, as a regular expression; those of batches end in b."""
 
 _EVENTS = "dead_letters:events"
 _BATCHES = "dead_letters:batches"
+_STREAMS = {"events": _EVENTS, "batches": _BATCHES}
+KINDS = tuple(_STREAMS)
+_SIZES = "dead_letters:sizes"
 _KAFKA = "dead_letters:kafka"
+_ENTRY_BYTES = 256
+"""What Redis adds to the words of a letter, at most."""
 
-_KEEP_ONCE = """#!lua
+Command = Sequence[str | float]
+
+RUN = f"""
+local function trim(stream, series, letters, bytes, added)
+    local dropped = redis.call('XTRIM', stream, 'MAXLEN', letters)
+    local size = redis.call('HINCRBY', '{_SIZES}', stream, added)
+    if size > bytes or size == added then
+        -- Letters that were removed or expired are still in this sum, so the memory is measured.
+        -- That takes milliseconds: room for a while is made, so that it seldom has to be.
+        size = redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 0) or 0
+        while size > bytes * 15 / 16 do
+            local left = redis.call('XLEN', stream)
+            dropped = dropped + redis.call('XTRIM', stream, 'MAXLEN', math.floor(left * 15 / 16))
+            size = left > 1 and redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 0) or 0
+        end
+        redis.call('HSET', '{_SIZES}', stream, size)
+    end
+    if dropped > 0 then redis.call('HINCRBY', '{counters.KEY}', series, dropped) end
+    return dropped
+end
+local function run(command)
+    if command[1] == 'TRIM' then return trim(unpack(command, 2)) end
+    return redis.call(unpack(command))
+end
+"""
+"""Lua that runs a command of Redis, or the one by which a stream is held to its budget:
+TRIM, stream, counter of what goes, letters, bytes, bytes added."""
+
+_KEEP_ONCE = f"""#!lua
+{RUN}
 local kept = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
 for _, letter in ipairs(cmsgpack.unpack(ARGV[3])) do
-    if letter[1] >= kept then redis.call(unpack(letter[2])) end
+    if letter[1] >= kept then run(letter[2]) end
 end
 if tonumber(ARGV[2]) > kept then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 """
+
+_BURY = f"""#!lua flags=allow-oom
+{RUN}
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+for _, command in ipairs(cmsgpack.unpack(ARGV[1])) do run(command) end
+return run(cmsgpack.unpack(ARGV[2]))
+"""
+
+logger = logging.getLogger(__name__)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,16 +128,18 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     batch: Raw = Raw(b"[]")
 
 
-def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | int, ...]]:
-    """The Redis commands that keep rejected events."""
-    commands: list[tuple[str | int, ...]] = []
+def keeping(rejections: Sequence[Rejection]) -> list[Command]:
+    """The commands that keep rejected events, for RUN."""
+    commands: list[Command] = []
+    added = 0
     for rejection in rejections:
         event = rejection.event
-        truncated = False
-        if len(event) > MAX_EVENT_BYTES or not _is_json(event):
-            event = msgspec.json.encode(event[:MAX_EVENT_BYTES].decode(errors="replace"))
-            truncated = True
+        truncated = len(event) > MAX_EVENT_BYTES or not _is_json(event)
+        if truncated:
+            event = _as_text(event, MAX_EVENT_BYTES)
         reason = msgspec.json.encode(rejection.errors)
+        if len(reason) > MAX_REASON_BYTES:
+            reason = _as_text(reason, MAX_REASON_BYTES)
         letter = ["reason", reason.decode(), "event", event.decode()]
         if truncated:
             letter += ["truncated", "true"]
@@ -82,8 +147,15 @@ def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | int, ...]]:
             letter += ["invalid", rejection.invalid]
         if rejection.refused:
             letter += ["refused", "true"]
-        commands.append(("XADD", _EVENTS, "MAXLEN", MAX_EVENTS, "*", *letter))
-    return commands
+        commands.append(("XADD", _EVENTS, "*", *letter))
+        added += len(reason) + len(event) + _ENTRY_BYTES
+    return [*commands, _trim("events", EVENTS, added)] if commands else []
+
+
+def most_bytes(rejection: Rejection) -> int:
+    """How many bytes a rejected event takes at most, in memory and as it is kept."""
+    size = len(rejection.event)
+    return max(size, min(ESCAPED * size, MAX_EVENT_BYTES)) + MAX_REASON_BYTES
 
 
 def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejection]]) -> None:
@@ -93,32 +165,60 @@ def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejectio
     """
     offsets = [offset for offset, _ in rejections]
     commands = keeping([rejection for _, rejection in rejections])
-    letters = msgspec.msgpack.encode(list(zip(offsets, commands, strict=True)))
+    # What holds them to the budget goes with the last one.
+    letters = msgspec.msgpack.encode(list(zip([*offsets, offsets[-1]], commands, strict=True)))
     redis.register_script(_KEEP_ONCE)([_KAFKA], [place, offsets[-1] + 1, letters])
 
 
-def add_batch(pipe: Pipeline, queue: str, batch_id: str, payload: bytes, reason: str) -> None:
-    """Keep a batch of this queue that can't be applied, as part of a pipeline."""
-    fields: dict[Any, Any] = {
-        "reason": msgspec.json.encode(reason),
-        "queue": queue,
-        "id": batch_id,
-        "batch": payload,
-    }
-    pipe.xadd(_BATCHES, fields, maxlen=MAX_BATCHES, approximate=False)
+def bury(
+    redis: Redis,
+    queue: str,
+    batch_id: str,
+    payload: bytes,
+    reason: str,
+    along: Sequence[Command] = (),
+) -> None:
+    """Keep a batch of this queue that can't be counted, in one step with the commands `along`.
+
+    Also where Redis is full: those mostly take the batch out of the journal. A dead letter that
+    has to go for this one is an error in the log.
+    """
+    said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
+    words: list[str | bytes] = ["reason", said, "queue", queue, "id", batch_id, "batch", payload]
+    trim = _trim("batches", BATCHES, len(payload) + MAX_REASON_BYTES + _ENTRY_BYTES)
+    encode = msgspec.msgpack.encode
+    dropped: Any = redis.register_script(_BURY)([_BATCHES], [encode(along), encode(trim), *words])
+    if dropped:
+        logger.error("%d failed batches are lost: more were kept than there is room for", dropped)
+
+
+def _trim(kind: str, budget: Budget, added: int) -> Command:
+    series = f"{counters.LETTERS_DROPPED.name}|{kind}"
+    return ("TRIM", _STREAMS[kind], series, *budget, added)
+
+
+def _as_text(raw: bytes, most: int) -> bytes:
+    """The beginning of this as a JSON text, so much that it takes at most so many bytes."""
+    text = raw[:most].decode(errors="replace")
+
+    def beginning(length: int) -> bytes:
+        return msgspec.json.encode(text[:length])
+
+    lengths = range(len(text) + 1)
+    return beginning(bisect_right(lengths, most, key=lambda length: len(beginning(length))) - 1)
 
 
 def numbers(redis: Redis) -> dict[str, int]:
     """How many rejected events and failed batches are kept."""
     with redis.pipeline(transaction=False) as pipe:
-        pipe.xlen(_EVENTS)
-        pipe.xlen(_BATCHES)
-        return dict(zip(("events", "batches"), pipe.execute(), strict=True))
+        for stream in _STREAMS.values():
+            pipe.xlen(stream)
+        return dict(zip(_STREAMS, pipe.execute(), strict=True))
 
 
 def expire(redis: Redis) -> None:
     """Drop the letters that have been kept long enough."""
-    for stream in (_EVENTS, _BATCHES):
+    for stream in _STREAMS.values():
         redis.xtrim(stream, minid=int((time.time() - KEPT_SECONDS) * 1000), approximate=False)
 
 
@@ -146,10 +246,21 @@ def get(redis: Redis, letter_id: str) -> DeadLetter | None:
     return _letter(stream, *found[0]) if found else None
 
 
-def remove(redis: Redis, letter_id: str) -> None:
-    """Drop the letter with this id, if it is there."""
+def remove(redis: Redis, letter_id: str) -> bool:
+    """Drop the letter with this id; whether it was there."""
+    if not re.match(ID_PATTERN, letter_id):
+        return False
     stream, number = _stored(letter_id)
-    redis.xdel(stream, number)
+    return bool(redis.xdel(stream, number))
+
+
+def remove_all(redis: Redis, kinds: Iterable[str] = KINDS) -> int:
+    """Drop the letters of these kinds, whenever they came; how many there were."""
+    # Not the streams themselves: they remember which ids they have given.
+    with redis.pipeline(transaction=True) as pipe:
+        for kind in kinds:
+            pipe.xtrim(_STREAMS[kind], maxlen=0, approximate=False)
+        return sum(pipe.execute())
 
 
 def _stored(letter_id: str) -> tuple[str, str]:
