@@ -109,6 +109,12 @@ APPLY_RETRIES = Counted(
 FOLD_CONFLICTS = Counted(
     "eventstream_fold_conflicts", "Folds left to another process at work on it.", "type", TYPES
 )
+LETTERS_DROPPED = Counted(
+    "eventstream_dead_letters_dropped",
+    "Dead letters dropped because there were too many of them.",
+    "kind",
+    ("events", "batches"),
+)
 WRITE_SECONDS = Measured(
     "eventstream_write_seconds", "Time to write what requests brought to the journal.", SECONDS
 )
@@ -132,6 +138,7 @@ COUNTED = (
     GIVEN_BACK,
     APPLY_RETRIES,
     FOLD_CONFLICTS,
+    LETTERS_DROPPED,
 )
 MEASURED = (WRITE_SECONDS, APPLY_SECONDS, APPLY_EVENTS)
 

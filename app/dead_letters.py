@@ -1,63 +1,130 @@
 """Dead letters: rejected events and batches that can never be applied, kept for an operator.
 
-Redis keys, both streams whose ids hold the time an entry came in:
-- `dead_letters:events`: rejected events, the latest MAX_EVENTS; fields `reason` (JSON), `event`
-  (its JSON), `truncated` where that was cut short, `invalid` (a reason) where it is invalid
-  traffic, `refused` where its sender may not write it, and `collides` where its EventId is that of
-  another event;
-- `dead_letters:batches`: failed batches, the latest MAX_BATCHES; fields `reason` (JSON), `queue`,
-  `id` and `batch` (the events, JSON).
-- `dead_letters:kept:{batch}:{position}`: a letter of this event was kept, for KEPT_ONCE_SECONDS;
+Redis keys; the first two are streams, whose ids hold the time an entry came in:
+- `dead_letters:events`: rejected events; fields `reason` (JSON), `event` (its JSON), `truncated`
+  where that was cut short, `invalid` (a reason) where it is invalid traffic, `refused` where its
+  sender may not write it, and `collides` where its EventId is that of another event;
+- `dead_letters:batches`: failed batches; fields `reason` (JSON), `queue`, `id` and `batch` (the
+  events, JSON).
+- `dead_letters:kept:{batch}`: the positions of the events of a batch that were kept, until it has
+  left the journal, for KEPT_ONCE_SECONDS at most;
+- `dead_letters:sizes`: a hash from each stream to the most bytes of Redis's memory it may take;
 - `dead_letters:kafka`: a hash from topic, partition and group to the offset up to which what was
   rejected has been kept.
-They are kept for KEPT_SECONDS. Anybody can have events rejected, so these never push out a batch.
+
+Letters are kept for KEPT_SECONDS. Both streams have a bound in letters and one in bytes of memory
+(EVENTS, BATCHES), so that the rest of Redis is the journal's; beyond it the oldest letters go.
+Anybody can have events rejected, so these never push out a batch. A failed batch holds accepted
+events, which must not go unnoticed: an alert rings when the first one is there, and one that goes
+because there are too many is an error in the log.
 """
 
+import logging
 import re
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
 from redis import Redis
-from redis.client import Pipeline
 
+from app import counters
 from app.domain.events import Collision, Rejection
 from app.domain.reader import NOT_JSON
 from app.domain.wire import as_sent
 
-MAX_EVENTS = 10_000
-MAX_BATCHES = 1_000
+
+class Budget(NamedTuple):
+    """The letters and the bytes of memory that a stream may hold."""
+
+    letters: int
+    bytes: int
+
+
+EVENTS = Budget(10_000, 32 * 1024**2)
+BATCHES = Budget(1_000, 64 * 1024**2)
 MAX_EVENT_BYTES = 8_192
+MAX_REASON_BYTES = 1_024
+"""Both are of JSON as it is kept."""
+ESCAPED = 6
+"""As many bytes JSON makes of one at most."""
 AT_ONCE = 500
 COLLISION_REASON = "Another event of this website with the same EventId was counted."
 KEPT_SECONDS = 7 * 24 * 3600
-KEPT_ONCE_SECONDS = 8 * 24 * 3600
-"""As long as a batch can come again, and its letters be kept again."""
+KEPT_ONCE_SECONDS = 3600
+"""A batch whose worker dies comes again within seconds; after an outage of hours, some letters may
+be there twice, which does no harm."""
 ID_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})(b?)\Z"
 """What ids look like, as a regular expression; those of batches end in b."""
 
 _EVENTS = "dead_letters:events"
 _BATCHES = "dead_letters:batches"
+_STREAMS = {"events": _EVENTS, "batches": _BATCHES}
+KINDS = tuple(_STREAMS)
+_SIZES = "dead_letters:sizes"
 _KAFKA = "dead_letters:kafka"
+_ENTRY_BYTES = 256
+"""What Redis adds to the words of a letter, at most."""
 
-_KEEP_ONCE = """#!lua
+Command = Sequence[str | float]
+
+RUN = f"""
+local function trim(stream, series, letters, bytes, added)
+    local dropped = redis.call('XTRIM', stream, 'MAXLEN', letters)
+    local size = redis.call('HINCRBY', '{_SIZES}', stream, added)
+    if size > bytes or size == added then
+        -- Letters that were removed or expired are still in this sum, so the memory is measured.
+        -- That takes milliseconds: room for a while is made, so that it seldom has to be.
+        size = redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 0) or 0
+        while size > bytes * 15 / 16 do
+            local left = redis.call('XLEN', stream)
+            dropped = dropped + redis.call('XTRIM', stream, 'MAXLEN', math.floor(left * 15 / 16))
+            size = left > 1 and redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 0) or 0
+        end
+        redis.call('HSET', '{_SIZES}', stream, size)
+    end
+    if dropped > 0 then redis.call('HINCRBY', '{counters.KEY}', series, dropped) end
+    return dropped
+end
+local function run(command)
+    if command[1] == 'TRIM' then return trim(unpack(command, 2)) end
+    return redis.call(unpack(command))
+end
+"""
+"""Lua that runs a command of Redis, or the one by which a stream is held to its budget:
+TRIM, stream, counter of what goes, letters, bytes, bytes added."""
+
+_KEEP_ONCE = f"""#!lua
+{RUN}
 local kept = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
 for _, letter in ipairs(cmsgpack.unpack(ARGV[3])) do
-    if letter[1] >= kept then redis.call(unpack(letter[2])) end
+    if letter[1] >= kept then run(letter[2]) end
 end
 if tonumber(ARGV[2]) > kept then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 """
 
-_KEEP_EACH_ONCE = """#!lua flags=allow-oom
-for _, letter in ipairs(cmsgpack.unpack(ARGV[2])) do
-    if redis.call('SET', 'dead_letters:kept:' .. letter[1], 1, 'NX', 'EX', ARGV[1]) then
-        redis.call(unpack(letter[2]))
-    end
-end
+_BURY = f"""#!lua flags=allow-oom
+{RUN}
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+for _, command in ipairs(cmsgpack.unpack(ARGV[1])) do run(command) end
+return run(cmsgpack.unpack(ARGV[2]))
 """
+
+_KEEP_ONCE_EACH = f"""#!lua flags=allow-oom
+{RUN}
+for _, letter in ipairs(cmsgpack.unpack(ARGV[2])) do
+    if redis.call('SADD', KEYS[1], letter[1]) == 1 then run(letter[2]) end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return run(cmsgpack.unpack(ARGV[3]))
+"""
+
+logger = logging.getLogger(__name__)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,16 +149,18 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     batch: Raw = Raw(b"[]")
 
 
-def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | int, ...]]:
-    """The Redis commands that keep rejected events."""
-    commands: list[tuple[str | int, ...]] = []
+def keeping(rejections: Sequence[Rejection]) -> list[Command]:
+    """The commands that keep rejected events, for RUN."""
+    commands: list[Command] = []
+    added = 0
     for rejection in rejections:
         event = rejection.event
-        truncated = False
-        if len(event) > MAX_EVENT_BYTES or not _is_json(event):
-            event = msgspec.json.encode(event[:MAX_EVENT_BYTES].decode(errors="replace"))
-            truncated = True
+        truncated = len(event) > MAX_EVENT_BYTES or not _is_json(event)
+        if truncated:
+            event = _as_text(event, MAX_EVENT_BYTES)
         reason = msgspec.json.encode(rejection.errors)
+        if len(reason) > MAX_REASON_BYTES:
+            reason = _as_text(reason, MAX_REASON_BYTES)
         letter = ["reason", reason.decode(), "event", event.decode()]
         if truncated:
             letter += ["truncated", "true"]
@@ -99,8 +168,15 @@ def keeping(rejections: Sequence[Rejection]) -> list[tuple[str | int, ...]]:
             letter += ["invalid", rejection.invalid]
         if rejection.refused:
             letter += ["refused", "true"]
-        commands.append(("XADD", _EVENTS, "MAXLEN", MAX_EVENTS, "*", *letter))
-    return commands
+        commands.append(("XADD", _EVENTS, "*", *letter))
+        added += len(reason) + len(event) + _ENTRY_BYTES
+    return [*commands, _trim("events", EVENTS, added)] if commands else []
+
+
+def most_bytes(rejection: Rejection) -> int:
+    """How many bytes a rejected event takes at most, in memory and as it is kept."""
+    size = len(rejection.event)
+    return max(size, min(ESCAPED * size, MAX_EVENT_BYTES)) + MAX_REASON_BYTES
 
 
 def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejection]]) -> None:
@@ -110,65 +186,119 @@ def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejectio
     """
     offsets = [offset for offset, _ in rejections]
     commands = keeping([rejection for _, rejection in rejections])
-    letters = msgspec.msgpack.encode(list(zip(offsets, commands, strict=True)))
+    # What holds them to the budget goes with the last one.
+    letters = msgspec.msgpack.encode(list(zip([*offsets, offsets[-1]], commands, strict=True)))
     redis.register_script(_KEEP_ONCE)([_KAFKA], [place, offsets[-1] + 1, letters])
 
 
-def keep_collisions(redis: Redis, collisions: Sequence[Collision]) -> None:
-    """Keep events with the EventId of another event, each once however often this is called."""
-    reason = msgspec.json.encode({"EventId": [COLLISION_REASON]}).decode()
-    letters = []
-    for collision in collisions:
-        event = msgspec.json.encode(as_sent(collision.event, collision.event.event_id)).decode()
-        words = ["reason", reason, "event", event, "collides", "true"]
-        command = ("XADD", _EVENTS, "MAXLEN", MAX_EVENTS, "*", *words)
-        letters.append((f"{collision.batch}:{collision.position}", command))
-    _keep_each_once(redis, letters)
+def bury(
+    redis: Redis,
+    queue: str,
+    batch_id: str,
+    payload: bytes,
+    reason: str,
+    along: Sequence[Command] = (),
+) -> None:
+    """Keep a batch of this queue that can't be counted, in one step with the commands `along`.
+
+    Also where Redis is full: those mostly take the batch out of the journal. A dead letter that
+    has to go for this one is an error in the log.
+    """
+    said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
+    words: list[str | bytes] = ["reason", said, "queue", queue, "id", batch_id, "batch", payload]
+    trim = _trim("batches", BATCHES, len(payload) + MAX_REASON_BYTES + _ENTRY_BYTES)
+    encode = msgspec.msgpack.encode
+    dropped: Any = redis.register_script(_BURY)([_BATCHES], [encode(along), encode(trim), *words])
+    _report_lost(dropped)
 
 
 def keep_event(
     redis: Redis, queue: str, batch_id: str, position: int, event: bytes, reason: str
 ) -> None:
-    """Keep an event of a batch, as JSON, that can't be counted; once however often it is called.
+    """Keep an event of a batch, as JSON, that can't be counted.
 
-    Its letter is that of a batch of its own, which can be replayed.
+    It is kept once, however often this is called until `forget_kept`. Its letter is that of a batch
+    of its own, which can be replayed. Also where Redis is full.
     """
-    name = f"{batch_id}:{position}"
-    words = ["reason", msgspec.json.encode(reason).decode(), "queue", queue, "id", name]
+    said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
+    words = ("reason", said.decode(), "queue", queue, "id", f"{batch_id}:{position}")
     batch = f"[{event.decode(errors='replace')}]"
-    command = ("XADD", _BATCHES, "MAXLEN", MAX_BATCHES, "*", *words, "batch", batch)
-    _keep_each_once(redis, [(name, command)])
+    letter = (position, ("XADD", _BATCHES, "*", *words, "batch", batch))
+    trim = _trim("batches", BATCHES, len(event) + MAX_REASON_BYTES + _ENTRY_BYTES)
+    _report_lost(_keep_once_each(redis, batch_id, [letter], trim))
 
 
-def _keep_each_once(redis: Redis, letters: Sequence[tuple[str, Sequence[Any]]]) -> None:
-    script = redis.register_script(_KEEP_EACH_ONCE)
-    for start in range(0, len(letters), AT_ONCE):
-        packed = msgspec.msgpack.encode(letters[start : start + AT_ONCE])
-        script([], [KEPT_ONCE_SECONDS, packed])
+def keep_collisions(redis: Redis, collisions: Sequence[Collision]) -> None:
+    """Keep accepted events that have the EventId of another event.
+
+    Each is kept once, however often this is called until `forget_kept`. Also where Redis is full.
+    """
+    reason = msgspec.json.encode({"EventId": [COLLISION_REASON]}).decode()
+    for batch_id, of_batch in groupby(collisions, key=attrgetter("batch")):
+        letters = []
+        for collision in of_batch:
+            sent = msgspec.json.encode(as_sent(collision.event, collision.event.event_id))
+            words = ("reason", reason, "event", sent.decode(), "collides", "true")
+            letters.append((collision.position, ("XADD", _EVENTS, "*", *words)))
+        for start in range(0, len(letters), AT_ONCE):
+            some = letters[start : start + AT_ONCE]
+            added = sum(len(word) for _, command in some for word in command)
+            trim = _trim("events", EVENTS, added + _ENTRY_BYTES * len(some))
+            _keep_once_each(redis, batch_id, some, trim)
 
 
-def add_batch(pipe: Pipeline, queue: str, batch_id: str, payload: bytes, reason: str) -> None:
-    """Keep a batch of this queue that can't be applied, as part of a pipeline."""
-    fields: dict[Any, Any] = {
-        "reason": msgspec.json.encode(reason),
-        "queue": queue,
-        "id": batch_id,
-        "batch": payload,
-    }
-    pipe.xadd(_BATCHES, fields, maxlen=MAX_BATCHES, approximate=False)
+def forget_kept(redis: Redis, batch_ids: Collection[str]) -> None:
+    """Forget which events of these batches were kept: the batches do not come again."""
+    if batch_ids:
+        redis.delete(*map(_kept, batch_ids))
+
+
+def _keep_once_each(
+    redis: Redis, batch_id: str, letters: Sequence[tuple[int, Command]], trim: Command
+) -> int:
+    """Keep letters by the positions of their events; how many others had to go for them."""
+    encode = msgspec.msgpack.encode
+    arguments: list[Any] = [KEPT_ONCE_SECONDS, encode(letters), encode(trim)]
+    dropped: Any = redis.register_script(_KEEP_ONCE_EACH)([_kept(batch_id)], arguments)
+    return int(dropped)
+
+
+def _kept(batch_id: str) -> str:
+    return f"dead_letters:kept:{batch_id}"
+
+
+def _report_lost(dropped: int) -> None:
+    if dropped:
+        logger.error("%d failed batches are lost: more were kept than there is room for", dropped)
+
+
+def _trim(kind: str, budget: Budget, added: int) -> Command:
+    series = f"{counters.LETTERS_DROPPED.name}|{kind}"
+    return ("TRIM", _STREAMS[kind], series, *budget, added)
+
+
+def _as_text(raw: bytes, most: int) -> bytes:
+    """The beginning of this as a JSON text, so much that it takes at most so many bytes."""
+    text = raw[:most].decode(errors="replace")
+
+    def beginning(length: int) -> bytes:
+        return msgspec.json.encode(text[:length])
+
+    lengths = range(len(text) + 1)
+    return beginning(bisect_right(lengths, most, key=lambda length: len(beginning(length))) - 1)
 
 
 def numbers(redis: Redis) -> dict[str, int]:
     """How many rejected events and failed batches are kept."""
     with redis.pipeline(transaction=False) as pipe:
-        pipe.xlen(_EVENTS)
-        pipe.xlen(_BATCHES)
-        return dict(zip(("events", "batches"), pipe.execute(), strict=True))
+        for stream in _STREAMS.values():
+            pipe.xlen(stream)
+        return dict(zip(_STREAMS, pipe.execute(), strict=True))
 
 
 def expire(redis: Redis) -> None:
     """Drop the letters that have been kept long enough."""
-    for stream in (_EVENTS, _BATCHES):
+    for stream in _STREAMS.values():
         redis.xtrim(stream, minid=int((time.time() - KEPT_SECONDS) * 1000), approximate=False)
 
 
@@ -196,10 +326,21 @@ def get(redis: Redis, letter_id: str) -> DeadLetter | None:
     return _letter(stream, *found[0]) if found else None
 
 
-def remove(redis: Redis, letter_id: str) -> None:
-    """Drop the letter with this id, if it is there."""
+def remove(redis: Redis, letter_id: str) -> bool:
+    """Drop the letter with this id; whether it was there."""
+    if not re.match(ID_PATTERN, letter_id):
+        return False
     stream, number = _stored(letter_id)
-    redis.xdel(stream, number)
+    return bool(redis.xdel(stream, number))
+
+
+def remove_all(redis: Redis, kinds: Iterable[str] = KINDS) -> int:
+    """Drop the letters of these kinds, whenever they came; how many there were."""
+    # Not the streams themselves: they remember which ids they have given.
+    with redis.pipeline(transaction=True) as pipe:
+        for kind in kinds:
+            pipe.xtrim(_STREAMS[kind], maxlen=0, approximate=False)
+        return sum(pipe.execute())
 
 
 def _stored(letter_id: str) -> tuple[str, str]:

@@ -29,16 +29,17 @@ from typing import Any, NamedTuple
 import msgspec
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
 from redis.retry import Retry
 
 from app import counters, dead_letters
+from app.dead_letters import Command
 from app.domain.events import QUEUE_OF, QUEUES, Event, Rejection
 from app.errors import Unavailable
 from app.settings import SettingsError
 
 MAX_BATCH = 1_000
+MAX_BATCH_BYTES = 1024**2
 REDIS_SECONDS = 0.5
 TAKEN_AT_ONCE = 500
 TAKEN_BYTES = 512 * 1024
@@ -94,20 +95,52 @@ class Backlog(NamedTuple):
     oldest_seconds: float
 
 
-Command = Sequence[str | float]
 NOTHING: Mapping[str, int] = {}
 
 
-def batches(events: Iterable[Event]) -> list[Batch]:
-    """These events as batches of one kind each, in order, of at most MAX_BATCH events."""
-    by_queue: dict[str, list[Event]] = {}
+Encoded = Mapping[str, Sequence[bytes]]
+"""Events as JSON, in order, by their queue."""
+
+
+def encode(events: Iterable[Event]) -> Encoded:
+    """These events as they are written."""
+    by_queue: dict[str, list[bytes]] = {}
     for event in events:
-        by_queue.setdefault(QUEUE_OF[type(event)], []).append(event)
+        by_queue.setdefault(QUEUE_OF[type(event)], []).append(msgspec.json.encode(event))
+    return by_queue
+
+
+def batches(events: Iterable[Event]) -> list[Batch]:
+    """These events as batches of one kind each: see `batches_of`."""
+    return batches_of([encode(events)])
+
+
+def batches_of(encoded: Iterable[Encoded]) -> list[Batch]:
+    """These events as batches of one kind each, in order.
+
+    Each is of at most MAX_BATCH events and MAX_BATCH_BYTES, or of a single event.
+    """
+    by_queue: dict[str, list[bytes]] = {}
+    for given in encoded:
+        for queue, events in given.items():
+            by_queue.setdefault(queue, []).extend(events)
     return [
-        Batch(os.urandom(16).hex(), queue, msgspec.json.encode(of_queue[start : start + MAX_BATCH]))
-        for queue, of_queue in by_queue.items()
-        for start in range(0, len(of_queue), MAX_BATCH)
+        Batch(os.urandom(16).hex(), queue, b"[" + b",".join(part) + b"]")
+        for queue, events in by_queue.items()
+        for part in _parts(events)
     ]
+
+
+def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    start, size = 0, 1
+    for place, event in enumerate(events):
+        more = len(event) + 1
+        if place > start and (place - start == MAX_BATCH or size + more > MAX_BATCH_BYTES):
+            yield events[start:place]
+            start, size = place, 1
+        size += more
+    if events:
+        yield events[start:]
 
 
 def connect(url: str) -> Redis:
@@ -129,9 +162,9 @@ def connect(url: str) -> Redis:
     return redis
 
 
-COMMANDS = """
-for _, command in ipairs(cmsgpack.unpack(ARGV[1])) do redis.call(unpack(command)) end
-local found = {}
+COMMANDS = f"""{dead_letters.RUN}
+for _, command in ipairs(cmsgpack.unpack(ARGV[1])) do run(command) end
+local found = {{}}
 for place, key in ipairs(KEYS) do
     if place % 2 == 1 then
         found[place] = redis.call('ZCARD', key)
@@ -141,8 +174,8 @@ for place, key in ipairs(KEYS) do
 end
 return found
 """
-"""Runs a list of commands. For each pair of keys says how many batches then wait, and whether a
-worker must be told, which then counts as done; never without a second key."""
+"""Runs a list of commands, by `dead_letters.RUN`. For each pair of keys says how many batches then
+wait, and whether a worker must be told, which then counts as done; never without a second key."""
 
 
 class Script(NamedTuple):
@@ -320,10 +353,11 @@ class Journal:
 
     def bury(self, batch: Batch, reason: str) -> None:
         """Move a batch to the dead letters: it can never be counted as it is."""
-        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
-            dead_letters.add_batch(pipe, batch.queue, batch.id, batch.payload, reason)
-            _forget(pipe, batch.queue, [batch.id])
-            pipe.execute()
+        self._bury(batch, reason, _forgetting(batch.queue, [batch.id]))
+
+    def _bury(self, batch: Batch, reason: str, along: Sequence[Command]) -> None:
+        with broker_errors():
+            dead_letters.bury(self.redis, batch.queue, batch.id, batch.payload, reason, along=along)
 
     def check_writable(self) -> None:
         """Raise Unavailable unless Redis takes a write."""
@@ -386,8 +420,3 @@ def _forgetting(queue: str, ids: Iterable[str]) -> list[Command]:
         ("ZREM", f"{key}:waiting", *names),
         ("ZREM", f"{key}:taken", *names),
     ]
-
-
-def _forget(pipe: Pipeline, queue: str, ids: Iterable[str]) -> None:
-    for command in _forgetting(queue, ids):
-        pipe.execute_command(*command)  # type: ignore[no-untyped-call]

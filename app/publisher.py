@@ -1,21 +1,33 @@
-"""Group commit: the requests that wait at the same time share one write to the journal."""
+"""Group commit: requests that wait at the same time share one write to the journal."""
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from celery import Celery
 
-from app import counters, logs
+from app import counters, dead_letters, logs
 from app.counters import Counts
 from app.domain.events import Event, Rejection
 from app.errors import Unavailable
-from app.journal import REDIS_SECONDS, Batch, Journal, OutcomeUnknown, batches
+from app.journal import (
+    REDIS_SECONDS,
+    Batch,
+    Encoded,
+    Journal,
+    OutcomeUnknown,
+    batches_of,
+    encode,
+)
 
-MAX_WAITING_EVENTS = 50_000
+MAX_WRITE_BYTES = 4 * 1024**2
+"""Requests share a write of at most so many bytes; a larger one is written alone."""
+MAX_WAITING_BYTES = 96 * 1024**2
 PUBLISH_SECONDS = 1.0
 WITHDRAW_EVERY_SECONDS = 1.0
 RING_EVERY = 100
@@ -56,16 +68,22 @@ def bell() -> Callable[[Batch], None]:
 class _Request:
     """What one request brings. Its thread waits for `turn` to be released."""
 
-    events: Sequence[Event]
+    events: Encoded
     rejections: Sequence[Rejection]
+    counts: Mapping[str, int]
+    size: int
     id: str = field(default_factory=logs.request_id.get)
     turn: threading.Lock = field(default_factory=threading.Lock)
     written: bool = False
     error: Exception | None = None
 
-    @property
-    def size(self) -> int:
-        return len(self.events) + len(self.rejections)
+
+def _request(events: Sequence[Event], rejections: Sequence[Rejection]) -> _Request:
+    encoded = encode(events)
+    size = sum(len(event) for of_queue in encoded.values() for event in of_queue)
+    size += sum(map(dead_letters.most_bytes, rejections))
+    counts = counters.of_events(events, (rejection.errors for rejection in rejections))
+    return _Request(encoded, rejections, counts, size)
 
 
 class Publisher:
@@ -74,6 +92,12 @@ class Publisher:
     The first request writes for itself. While it does, the next ones gather, and one of them then
     writes for all of these: no delay at low load, large batches at high load. (Group commit, as in
     DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984.)
+
+    Large requests do not hold up small ones: where more has gathered than MAX_WRITE_BYTES, the
+    smallest are written first, and what fails in a write fails only for the requests in it. And no
+    request may take more than half of the room that is left of MAX_WAITING_BYTES, so that there is
+    still some for small ones. (As Choudhury and Hahne, "Dynamic queue length thresholds for
+    shared-memory packet switches", 1998, give each queue a share of what is free.)
 
     A worker that was rung for takes all that waits, until nothing does. So no bell is rung while
     one is at it, but for every RING_EVERY-th batch in line: the length of a Celery queue says how
@@ -94,28 +118,28 @@ class Publisher:
         self._lock = threading.Lock()
         self._somebody_writes = False
         self._gathered: list[_Request] = []
-        self._waiting_events = 0
+        self._waiting_bytes = 0
         self._unsure: list[Batch] = []
         """Written with no answer, so not known to be in or out; their ids do to withdraw them."""
 
     def publish(self, events: Sequence[Event], rejections: Sequence[Rejection] = ()) -> None:
         """Return once these are durably kept: the events to be counted, the others to be seen.
 
-        Raises Unavailable where the broker is away or full, or too many events wait for it; none
-        of these events is then counted.
+        Raises Unavailable where the broker is away or full, or too much waits for it; none of these
+        events is then counted.
         """
-        request = _Request(events, rejections)
+        request = _request(events, rejections)
         request.turn.acquire()
         with self._lock:
-            if self._waiting_events + request.size > MAX_WAITING_EVENTS:
-                raise Unavailable("broker", "too many events wait to be written")
-            self._waiting_events += request.size
+            if self._waiting_bytes and 2 * request.size > MAX_WAITING_BYTES - self._waiting_bytes:
+                raise Unavailable("broker", "too much waits to be written")
+            self._waiting_bytes += request.size
             self._gathered.append(request)
             writes, self._somebody_writes = not self._somebody_writes, True
         if not writes:
             self._wait(request)
         if not request.written:
-            self._write_gathered()
+            self._write_with(request)
         if request.error is not None:
             raise request.error
 
@@ -137,13 +161,13 @@ class Publisher:
         with self._lock:
             if request in self._gathered and request.turn.locked():
                 self._gathered.remove(request)
-                self._waiting_events -= request.size
+                self._waiting_bytes -= request.size
                 raise Unavailable("broker", "too slow")
         request.turn.acquire()
 
-    def _write_gathered(self) -> None:
+    def _write_with(self, own: _Request) -> None:
         with self._lock:
-            requests, self._gathered = self._gathered, []
+            requests = self._take(own)
         bells: list[Batch] = []
         try:
             bells = self._write(requests)
@@ -152,20 +176,32 @@ class Publisher:
                 request.error = error
         finally:
             with self._lock:
-                self._waiting_events -= sum(request.size for request in requests)
+                self._waiting_bytes -= sum(request.size for request in requests)
                 self._somebody_writes = bool(self._gathered)
-                for request in self._gathered[:1]:
-                    request.turn.release()
+                if self._gathered:
+                    min(self._gathered, key=lambda request: request.size).turn.release()
             for request in requests:
                 request.written = True
                 request.turn.release()
         for batch in bells:
             self._ring_for(batch)
 
+    def _take(self, own: _Request) -> list[_Request]:
+        """This request, and the smallest of the others that can share its write; the rest stay."""
+        requests, self._gathered = self._gathered, []
+        if sum(request.size for request in requests) <= MAX_WRITE_BYTES:
+            return requests
+        requests.remove(own)
+        requests.sort(key=lambda request: request.size)
+        sizes = itertools.accumulate((request.size for request in requests), initial=own.size)
+        fitting = sum(size <= MAX_WRITE_BYTES for size in sizes)
+        others = max(0, fitting - 1)
+        self._gathered = requests[others:]
+        return [own, *requests[:others]]
+
     def _write(self, requests: list[_Request]) -> list[Batch]:
         """Write what requests bring, and withdraw what was unsure; the batches to ring for."""
-        events = [event for request in requests for event in request.events]
-        new = batches(events)
+        new = batches_of(request.events for request in requests)
         rejections = [rejection for request in requests for rejection in request.rejections]
         if self._longest_queue >= self._queue_limit:
             self.write_counts()
@@ -178,9 +214,9 @@ class Publisher:
         started = time.monotonic()
         try:
             with self.counts.taken() as counted:
-                counts = counted | counters.of_events(
-                    events, (rejection.errors for rejection in rejections)
-                )
+                counts = Counter(counted)
+                for request in requests:
+                    counts.update(request.counts)
                 lines = self._journal.write(new, rejections, withdrawn, counts)
         except OutcomeUnknown:
             self._unsure = withdrawn + [batch._replace(payload=b"") for batch in new]

@@ -24,6 +24,7 @@ from typing import Any
 from redis import Redis
 
 from app import counters, dead_letters, journal
+from app.dead_letters import Command
 from app.domain.events import QUEUES, Rejection
 from app.errors import Unavailable
 from app.journal import (
@@ -33,7 +34,6 @@ from app.journal import (
     WRITE,
     WRITE_EVEN_IF_FULL,
     Batch,
-    Command,
     Journal,
     Line,
     OutcomeUnknown,
@@ -268,15 +268,8 @@ class RabbitJournal(Journal):
 
     def bury(self, batch: Batch, reason: str) -> None:
         """See Journal."""
-        self._bury(batch, reason)
+        self._bury(batch, reason, _forgetting(batch))
         self._acknowledge([batch.id])
-
-    def _bury(self, batch: Batch, reason: str) -> None:
-        with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
-            dead_letters.add_batch(pipe, batch.queue, batch.id, batch.payload, reason)
-            for command in _forgetting(batch):
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            pipe.execute()
 
     def _acknowledge(self, names: Iterable[str]) -> None:
         """Be done with the messages of these batches."""
@@ -328,7 +321,8 @@ class RabbitJournal(Journal):
         try:
             while message := self._incoming.get(DEAD):
                 batch = Batch(message.id, message.queue, message.body)
-                self._bury(batch, f"each of {DELIVERY_LIMIT} workers that had it ended with it")
+                reason = f"each of {DELIVERY_LIMIT} workers that had it ended with it"
+                self._bury(batch, reason, _forgetting(batch))
                 self._incoming.acknowledge([message.tag])
             for queue in QUEUES:
                 name = name_of(queue)

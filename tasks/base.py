@@ -41,6 +41,11 @@ class CountingTask(Task):  # type: ignore[misc]
     abstract = True
 
     @cached_property
+    def _with_letters(self) -> set[str]:
+        """The batches at work of which events are among the dead letters."""
+        return set()
+
+    @cached_property
     def journal(self) -> journal.Journal:
         """The journal, over this process's own connection."""
         return journal_of(settings())
@@ -79,6 +84,7 @@ class CountingTask(Task):  # type: ignore[misc]
             pieces = [piece for batch in taken if (piece := self._decoded(batch)) is not None]
             applied = self._applied(QUEUES[queue], pieces)
             self.applying.archive(queue, applied.counted)
+            self._with_letters |= {collision.batch for collision in applied.collisions}
             with broker_errors():
                 dead_letters.keep_collisions(self.journal.redis, applied.collisions)
         except Unavailable:
@@ -99,6 +105,9 @@ class CountingTask(Task):  # type: ignore[misc]
             return
         with self.applying.counts.taken(every=0) as counted:
             self.journal.remove(taken, counted)
+        with broker_errors():
+            dead_letters.forget_kept(self.journal.redis, self._with_letters)
+        self._with_letters.clear()
 
     def _applied(self, kind: type[Event], batches: Sequence[Piece]) -> Applied:
         """Count batches, in pieces where that fails; what was applied when they were last.
@@ -152,6 +161,7 @@ class CountingTask(Task):  # type: ignore[misc]
     ) -> None:
         where = {"queue": queue, "batch": batch_id, "position": position}
         logger.error("an event can't be counted", exc_info=error, extra=where)
+        self._with_letters.add(batch_id)
         with broker_errors():
             dead_letters.keep_event(
                 self.journal.redis, queue, batch_id, position, event, _reason(error)

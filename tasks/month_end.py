@@ -1,23 +1,41 @@
 """Aggregates the months that have come to their end."""
 
 import logging
+import time
+from collections.abc import Iterator
 from datetime import datetime
 
 from app.settings import settings
 from app.store import months
 from tasks import app
 
+MONTH_END_SECONDS = 2.0
+"""A task that is not done after so long leaves the rest to the next, which it sends: those that
+sweep and fold wait in the same queue."""
+
 logger = logging.getLogger(__name__)
+_begun: dict[str, Iterator[int]] = {}
+"""By month, the portions that are left of an aggregation."""
 
 
 @app.task(name="tasks.month_end")
 def month_end(now: str | None = None) -> list[str]:
-    """Aggregate each month (YYYY-MM) that is due, and return these.
+    """Aggregate each month (YYYY-MM) that is due, and return those that are done.
 
     `now` (ISO 8601 with a zone) is for trying out another time than the present one.
     """
+    until = time.monotonic() + MONTH_END_SECONDS
     moment = datetime.fromisoformat(now) if now else datetime.now(settings().timezone)
-    aggregated = months.aggregate_due(moment.astimezone(settings().timezone))
-    if aggregated:
-        logger.info("aggregated %s", ", ".join(aggregated))
+    moment = moment.astimezone(settings().timezone)
+    aggregated: list[str] = []
+    for month in months.due(moment):
+        # An aggregation that fails is begun anew.
+        portions = _begun.pop(month, None) or months.portions(month, moment)
+        for _ in portions:
+            if time.monotonic() > until:
+                _begun[month] = portions
+                month_end.apply_async([now])
+                return aggregated
+        aggregated.append(month)
+        logger.info("aggregated %s", month)
     return aggregated

@@ -59,6 +59,22 @@ def test_a_batch_holds_no_more_than_its_bound() -> None:
     assert made[0].id != made[1].id
 
 
+def test_a_batch_takes_no_more_bytes_than_its_bound_unless_one_event_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BATCH_BYTES", 1_000)
+    lengths = [400, 400, 10, 2_000, 10, 10, 900, 1, 1]
+    views = [PageView(None, "site1.com", "/" + "a" * n, "2026-11-24") for n in lengths]
+    made = batches(views)
+    assert [view for batch in made for view in decoded(batch)] == views
+    assert [len(decoded(batch)) for batch in made] == [2, 1, 1, 2, 1, 2]
+    assert all(len(batch.payload) <= 1_000 or len(decoded(batch)) == 1 for batch in made)
+
+
+def decoded(batch: Batch) -> list[PageView]:
+    return msgspec.json.decode(batch.payload, type=list[PageView])
+
+
 def test_a_batch_is_kept_until_it_is_removed(either: Journal) -> None:
     either.write([BATCH, OTHER])
     assert either.holds(BATCH)
@@ -80,7 +96,7 @@ def test_a_withdrawn_batch_is_taken_out_again(either: Journal) -> None:
 def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(either: Journal) -> None:
     either.write([BATCH])
     either.bury(BATCH, "it does not decode")
-    assert keys(either) == {b"dead_letters:batches"}
+    assert keys(either) == {b"dead_letters:batches", b"dead_letters:sizes"}
     (letter,) = dead_letters.newest(either.redis, 10)
     assert (letter.batch_id, letter.queue, letter.reason) == (
         "b1",

@@ -2,6 +2,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from tests.conftest import Server, wait_until
 
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
 CLICK = AdClick(None, "site1.com", "1", "u", 5)
+SIZE = len(msgspec.json.encode(VIEW))
 
 
 class HeldJournal(Journal):
@@ -25,7 +27,7 @@ class HeldJournal(Journal):
         super().__init__(journal.redis)
         self.go = threading.Event()
         self.writing = threading.Semaphore(0)
-        self.writes = 0
+        self.writes: list[list[Batch]] = []
 
     def write(
         self,
@@ -34,7 +36,7 @@ class HeldJournal(Journal):
         withdrawn: Sequence[Batch] = (),
         counts: Mapping[str, int] = NOTHING,
     ) -> dict[str, Line]:
-        self.writes += 1
+        self.writes.append(list(new))
         self.writing.release()
         assert self.go.wait(10)
         return super().write(new, rejections, withdrawn, counts)
@@ -73,11 +75,11 @@ def test_requests_that_wait_together_share_one_write(
     first = threads.submit(publisher.publish, [VIEW])
     assert held.writing.acquire(timeout=10)
     others = [threads.submit(publisher.publish, [VIEW, VIEW]) for _ in range(10)]
-    wait_until(lambda: publisher._waiting_events == 21)
+    wait_until(lambda: len(publisher._gathered) == 10)
     held.go.set()
     for future in (first, *others):
         future.result()
-    assert held.writes == 2
+    assert len(held.writes) == 2
     assert [len(msgspec.json.decode(batch.payload)) for batch in held.take("page_view")] == [1, 20]
 
 
@@ -147,21 +149,86 @@ def test_rejections_are_kept_in_the_same_write(journal: Journal) -> None:
     assert journal.redis.xlen("dead_letters:events") == 1
 
 
-def test_too_many_waiting_events_are_refused_at_once(
+def test_too_much_that_waits_is_refused_at_once_and_the_smallest_last(
     held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING_EVENTS", 3)
+    monkeypatch.setattr(module, "MAX_WAITING_BYTES", 20 * SIZE)
+    publisher = Publisher(held, lambda _: None)
+    first = threads.submit(publisher.publish, [VIEW] * 12)
+    assert held.writing.acquire(timeout=10)
+    for too_many in (5, 100):
+        with pytest.raises(Unavailable, match="too much"):
+            publisher.publish([VIEW] * too_many)
+    second = threads.submit(publisher.publish, [VIEW] * 4)
+    wait_until(lambda: publisher._waiting_bytes == 16 * SIZE)
+    with pytest.raises(Unavailable, match="too much"):
+        publisher.publish([VIEW] * 3)
+    third = threads.submit(publisher.publish, [VIEW])
+    wait_until(lambda: publisher._waiting_bytes == 17 * SIZE)
+    held.go.set()
+    for future in (first, second, third):
+        future.result()
+    publisher.publish([VIEW] * 30)
+    assert sum_of_events(held) == 47
+
+
+def test_a_large_request_is_written_alone_and_the_small_ones_before_it(
+    held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WRITE_BYTES", 10 * SIZE)
     publisher = Publisher(held, lambda _: None)
     first = threads.submit(publisher.publish, [VIEW])
-    second = threads.submit(publisher.publish, [VIEW, VIEW])
-    wait_until(lambda: publisher._waiting_events == 3)
-    with pytest.raises(Unavailable, match="too many"):
-        publisher.publish([VIEW])
+    assert held.writing.acquire(timeout=10)
+    others = []
+    for number in (50, 6, 1, 4, 2):
+        others.append(threads.submit(publisher.publish, [VIEW] * number))
+        wait_until(lambda: len(publisher._gathered) == len(others))
     held.go.set()
-    first.result()
-    second.result()
-    publisher.publish([VIEW])
-    assert sum_of_events(held) == 4
+    for future in (first, *others):
+        future.result()
+    assert [len(batch) for new in held.writes for batch in map(decoded, new)] == [1, 7, 6, 50]
+
+
+def test_what_fails_in_a_write_fails_only_for_the_requests_in_it(
+    held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Journal.write
+
+    def fails_if_large(journal: Journal, new: Sequence[Batch], *rest: Any) -> dict[str, Line]:
+        if sum(len(batch.payload) for batch in new) > 20 * SIZE:
+            raise OutcomeUnknown("broker", "too slow")
+        return write(journal, new, *rest)
+
+    monkeypatch.setattr(Journal, "write", fails_if_large)
+    monkeypatch.setattr(module, "MAX_WRITE_BYTES", 10 * SIZE)
+    publisher = Publisher(held, lambda _: None)
+    first = threads.submit(publisher.publish, [VIEW])
+    assert held.writing.acquire(timeout=10)
+    large = threads.submit(publisher.publish, [VIEW] * 50)
+    small = [threads.submit(publisher.publish, [VIEW]) for _ in range(5)]
+    wait_until(lambda: len(publisher._gathered) == 6)
+    held.go.set()
+    for future in (first, *small):
+        future.result()
+    with pytest.raises(OutcomeUnknown):
+        large.result()
+    assert sum_of_events(held) == 6
+
+
+def test_every_request_is_written_once_whatever_the_sizes(
+    journal: Journal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WRITE_BYTES", 5 * SIZE)
+    publisher = Publisher(journal, lambda _: None)
+    numbers = [1, 1, 2, 9, 1, 4, 5, 6, 3, 20] * 20
+    for future in [threads.submit(publisher.publish, [VIEW] * number) for number in numbers]:
+        future.result()
+    assert sum_of_events(journal) == sum(numbers)
+    assert publisher._waiting_bytes == 0
+
+
+def decoded(batch: Batch) -> list[PageView]:
+    return msgspec.json.decode(batch.payload, type=list[PageView])
 
 
 def test_a_request_that_waited_too_long_is_refused_and_its_events_are_not_counted(

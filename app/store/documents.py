@@ -140,8 +140,8 @@ class MonthReport(EmbeddedDocument):
 class MonthCounts(Document):
     """A website's impressions and visitors in a month so far. Key: month, website or "*".
 
-    Visitors are counted in the transaction that first writes their document. Once the month has
-    been aggregated, `reported` is what reports show, and what the ranks go by.
+    Visitors are counted in the transaction that first writes their document. Once the month is
+    closed, `reported` is what reports show, and what the ranks go by: see `shown`.
     """
 
     key = StringField(primary_key=True)
@@ -157,6 +157,12 @@ class MonthCounts(Document):
         "collection": "month_counts",
         "indexes": ["rank", "month_rank", "website_rank"],
     }
+
+
+def shown(row: Any) -> Any:
+    """What reports show of a document of MonthCounts: as it was closed, or else what is counted."""
+    reported = row.get("reported")
+    return reported if reported and reported["closed"] else row
 
 
 class Clicks(Document):

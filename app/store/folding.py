@@ -34,6 +34,7 @@ from app.store.documents import (
     key,
     quoted,
     rank,
+    shown,
 )
 
 FOLD_SECONDS = 20.0
@@ -85,7 +86,7 @@ def _of_website_and_day(row: Any) -> Texts:
 
 def of_month_counts(row: Any) -> Texts:
     """The ranks of a document of MonthCounts."""
-    impressions = (row.get("reported") or row)["impressions"]
+    impressions = shown(row)["impressions"]
     return {
         "rank": rank(impressions, row["month"], row["website"]),
         "month_rank": rank(row["month"], impressions, row["website"]),

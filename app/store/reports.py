@@ -24,6 +24,7 @@ from app.store.documents import (
     PageViews,
     key,
     quoted,
+    shown,
 )
 
 MAX_LIMIT = 1_000
@@ -163,7 +164,7 @@ def _days_of_page(path: str, website: str | None) -> Any:
 def impressions(page: Page, month: str | None = None, website: str | None = None) -> Report:
     """Rows of month, website ("*": all together), impressions, visitors and closed.
 
-    From the month's aggregation, or as counted so far where there was none.
+    As counted so far, until the month is closed; then from its aggregation.
     """
     columns = ("month", "website", "impressions", "visitors", "closed")
     if month is not None and website is not None:
@@ -235,10 +236,9 @@ def _report(
 ) -> Report:
     """A report of these rows, one more than the page holds if there are more to come."""
     items = [
-        {name: shown[name] for name in columns}
+        {name: values[name] for name in columns}
         for row in rows[: page.limit]
-        # What a month was aggregated to stands for what was counted since.
-        for shown in [{"closed": False} | row | (row.get("reported") or {})]
+        for values in [row | {"closed": False} | shown(row)]
     ]
     if len(rows) <= page.limit:
         return Report(columns, items)

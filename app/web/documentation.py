@@ -81,7 +81,8 @@ _EXAMPLE = {"Type": TYPES[0], "Url": "site1.com/page1", "Meta": {"UserId": "u1",
 class _Operation(NamedTuple):
     """What is to be said of a view: its good answer, and the statuses that it may have instead."""
 
-    good: Json
+    good: Json | None
+    """None: no body."""
     bad: tuple[int, ...] = ()
     status: int = 200
     media: str = "application/json"
@@ -230,6 +231,7 @@ _OPERATIONS = {
         query=LettersQuery,
         key="token",
     ),
+    "operations.drop_dead_letter": _Operation(None, (*_OPERATOR, 404), 204, key="token"),
     "operations.replay_dead_letter": _Operation(_RECEIPT, (400, *_OPERATOR, 404), 202, key="token"),
     "operations.replay_all_dead_letters": _Operation(
         _object(accepted=_NUMBER, remaining=_NUMBER), _OPERATOR, 202, key="token"
@@ -322,7 +324,10 @@ def _responses(endpoint: str, operation: _Operation) -> Json:
     content = {operation.media: {"schema": operation.good}}
     if operation.query and "format" in operation.query._declared_fields:
         content["text/csv"] = {"schema": _TEXT}
-    responses: Json = {str(operation.status): {"description": "Done.", "content": content}}
+    done: Json = {"description": "Done."}
+    if operation.good is not None:
+        done["content"] = content
+    responses: Json = {str(operation.status): done}
     for status in sorted(operation.bad):
         schema = _OWN_BODY.get((endpoint, status), _ERROR)
         responses[str(status)] = {

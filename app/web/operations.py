@@ -58,6 +58,17 @@ def list_dead_letters() -> Response:
     return answer({"items": letters, "next_cursor": letters[-1].id if more else None})
 
 
+@blueprint.delete("/dead-letters/<letter_id>")
+def drop_dead_letter(letter_id: str) -> Response:
+    """Drop a dead letter: 204 and it is gone for good."""
+    require_operator()
+    with broker_errors():
+        dropped = dead_letters.remove(context().journal.redis, letter_id)
+    if not dropped:
+        abort(404, "There is no such dead letter.")
+    return Response(status=204)
+
+
 @blueprint.post("/dead-letters/<letter_id>/replay")
 def replay_dead_letter(letter_id: str) -> Response:
     """Try a dead letter again: 202 and it is gone, or 400 with what is still wrong."""

@@ -106,7 +106,7 @@ def test_drain_ends_with_1_if_not_all_is_counted_in_time(stack: Stack) -> None:
     assert stack.run("eventstream", "drain", REDIS_URL=url).returncode == 0
 
 
-def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
+def test_dead_letters_are_listed_replayed_and_dropped(stack: Stack) -> None:
     bad = {"Type": "AdClick", "Url": "dead.example"}
     assert httpx.post(f"{stack.url}/events", json=bad).status_code == 400
     listed = stack.run("eventstream", "dead-letters", "list", COLUMNS="200").stdout
@@ -117,8 +117,15 @@ def test_dead_letters_are_listed_and_replayed(stack: Stack) -> None:
     letter_id = httpx.get(f"{stack.url}/dead-letters").json()["items"][0]["id"]
     tried = stack.run("eventstream", "dead-letters", "replay", letter_id, check=False)
     assert (tried.returncode, tried.stdout) == (1, "accepted 0, remaining 1\n")
-    nothing = stack.run("eventstream", "dead-letters", "replay", "1-1", check=False)
-    assert nothing.stderr == "Error: There is no dead letter 1-1.\n"
+    dropped = stack.run("eventstream", "dead-letters", "drop", letter_id)
+    assert dropped.stdout == "dropped 1\n"
+    for command in ("replay", "drop"):
+        nothing = stack.run("eventstream", "dead-letters", command, "1-1", check=False)
+        assert (nothing.returncode, nothing.stderr) == (1, "Error: There is no dead letter 1-1.\n")
+    assert httpx.post(f"{stack.url}/events", json=bad).status_code == 400
+    for kind, number in (("batches", 0), ("events", 1)):
+        dropped = stack.run("eventstream", "dead-letters", "drop", "--all", "--kind", kind)
+        assert dropped.stdout == f"dropped {number}\n"
 
 
 STEERING = "\x1b]0;a\x07[red]\x9b31m\x7f\u202e\u2066\u2028"

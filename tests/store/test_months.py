@@ -1,4 +1,5 @@
 from datetime import datetime
+from itertools import islice, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -7,6 +8,7 @@ import pytest
 from app.domain.events import AdImpression
 from app.errors import Unavailable
 from app.store import connection, months, reports
+from app.store.connection import Session
 from app.store.counting import Counting
 from tests.conftest import count_batch
 
@@ -15,6 +17,9 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=BERLIN)
+
+
+CLOSING = at("2026-12-01T01:00:00")
 
 
 def count(counting: Counting, *users: str, month: str = "2026-11") -> None:
@@ -90,12 +95,99 @@ def test_an_open_month_aggregated_by_hand_follows_what_is_counted(counting: Coun
     count(counting, "u1")
     months.aggregate("2026-11", at("2026-11-10T12:00:00"))
     count(counting, "u2")
-    months.aggregate_due(at("2026-11-10T12:05:00"))
     assert month_rows() == [("*", 2, 2, False), ("site1.com", 2, 2, False)]
+    assert months.aggregate_due(at("2026-11-10T12:05:00")) == ["2026-11"]
+    assert months.aggregate_due(at("2026-11-10T12:10:00")) == []
+    assert month_rows() == [("*", 2, 2, False), ("site1.com", 2, 2, False)]
+
+
+@pytest.fixture
+def many(counting: Counting, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A month of websites that are aggregated in four portions."""
+    websites = [f"s{n}.com" for n in range(10)]
+    events = [AdImpression(None, website, "34", "u1", "2026-11") for website in websites]
+    count_batch(counting, "many", AdImpression, events)
+    monkeypatch.setattr(months, "PORTION", 3)
+    return websites
+
+
+def closed(rows: list[tuple[Any, ...]]) -> int:
+    return sum(row[-1] for row in rows)
+
+
+def test_a_month_of_many_websites_is_aggregated_in_portions_all_of_them_together_last(
+    many: list[str],
+) -> None:
+    seen = [closed(month_rows()) for _ in months.portions("2026-11", CLOSING)]
+    assert len(seen) == 4
+    assert seen == sorted(set(seen)), "each has closed some more"
+    assert [b - a for a, b in pairwise([0, *seen])] == [2, 3, 3, 2]
+    assert month_rows() == [("*", 10, 1, True), *((website, 1, 1, True) for website in many)]
+    assert months.due(CLOSING) == []
+
+
+def test_an_aggregation_that_was_killed_is_due_and_goes_on_where_it_was(
+    many: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portions = months.portions("2026-11", CLOSING)
+    assert sum(islice(portions, 2)) == 5
+    portions.close()  # type: ignore[attr-defined]
+    assert month_rows()[0] == ("*", 10, 1, False)
+    assert closed(month_rows()) == 5
+    assert months.due(CLOSING) == ["2026-11"]
+    written: list[str] = []
+    aggregate_websites = months._aggregate_websites
+
+    def spy(ids: list[str], session: Session) -> None:
+        written.extend(ids)
+        aggregate_websites(ids, session)
+
+    monkeypatch.setattr(months, "_aggregate_websites", spy)
+    assert months.aggregate("2026-11", CLOSING) == 10
+    assert len(written) == 5
+    assert closed(month_rows()) == 11
+    assert months.due(CLOSING) == []
+
+
+@pytest.mark.parametrize("website", ["s0.com", "s9.com", "new.com"])
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_an_event_that_comes_between_portions_has_the_month_aggregated_again(
+    counting: Counting, many: list[str], website: str, after: int
+) -> None:
+    portions = months.portions("2026-11", CLOSING)
+    list(islice(portions, after))
+    late = [AdImpression(None, website, "34", "u2", "2026-11")]
+    count_batch(counting, "late", AdImpression, late)
+    list(portions)
+    assert month_rows()[0] == ("*", 10, 1, True), "as of the moment when this began"
+    assert months.due(CLOSING) == ["2026-11"]
+    assert months.aggregate_due(CLOSING) == ["2026-11"]
+    new = website not in many
+    assert closed(month_rows()) == 11 + new
+    assert month_rows()[0] == ("*", 11, 2, True)
+    assert sum(impressions for _, impressions, _, _ in month_rows()) == 22
+    assert (website, 1 + (not new), 1 + (not new), True) in month_rows()
+    assert months.due(CLOSING) == []
+
+
+def test_an_aggregation_that_began_earlier_does_not_undo_a_later_one(
+    counting: Counting, many: list[str]
+) -> None:
+    slow = months.portions("2026-11", CLOSING)
+    next(slow)
+    provisional = months.portions("2026-11", at("2026-11-30T23:55:00"))
+    next(provisional)
+    count(counting, "u2")
+    months.aggregate("2026-11", CLOSING)
+    after = month_rows()
+    assert after[0] == ("*", 11, 2, True)
+    list(slow)
+    list(provisional)
+    assert month_rows() == after
 
 
 def test_a_database_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     connection.connect("mongodb://127.0.0.1:1/nowhere")
-    monkeypatch.setattr(months, "AGGREGATE_SECONDS", 0.2)
+    monkeypatch.setattr(months, "FIND_SECONDS", 0.2)
     with pytest.raises(Unavailable, match="database"):
         months.aggregate_due(at("2026-12-01T01:00:00"))

@@ -6,8 +6,12 @@ from celery.schedules import crontab
 
 import celeryconfig
 from app.domain.events import AdImpression
-from app.store import reports
+from app.errors import Unavailable
+from app.journal import Journal
+from app.settings import Settings
+from app.store import months, reports
 from app.store.counting import ClickRule, Counting
+from tasks import month_end as module
 from tasks.month_end import month_end
 from tests.conftest import count_batch
 
@@ -25,6 +29,45 @@ def test_the_task_aggregates_what_is_due_at_the_time_it_is_given() -> None:
     assert month_end(now="2026-11-01T01:00:00+00:00") == ["2026-10"]
     assert rows() == [("2026-10", "*", 1, 1, True), ("2026-10", "a.com", 1, 1, True)]
     assert month_end() == []
+
+
+def test_a_task_that_takes_too_long_leaves_the_rest_to_the_next_which_it_sends(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(ClickRule(3, "user"))
+    events = [AdImpression(None, f"s{n}.com", "1", "u1", "2026-10") for n in range(5)]
+    count_batch(counting, "b1", AdImpression, events)
+    monkeypatch.setattr(months, "PORTION", 2)
+    monkeypatch.setattr(module, "MONTH_END_SECONDS", 0)
+    closed = []
+    for sent in (1, 2, 3):
+        assert month_end(now="2026-11-01T01:00:00+00:00") == []
+        assert journal.redis.llen("maintenance") == sent
+        closed.append(sum(row[-1] for row in rows()))
+    assert month_end(now="2026-11-01T01:00:00+00:00") == ["2026-10"]
+    assert journal.redis.llen("maintenance") == 3
+    assert closed == sorted(set(closed))
+    assert sum(row[-1] for row in rows()) == 6
+
+
+def test_an_aggregation_that_failed_is_begun_anew(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(ClickRule(3, "user"))
+    count_batch(counting, "b1", AdImpression, [AdImpression(None, "a.com", "1", "u1", "2026-10")])
+    monkeypatch.setattr(module, "MONTH_END_SECONDS", 0)
+    assert month_end(now="2026-11-01T01:00:00+00:00") == []
+    with monkeypatch.context() as broken:
+        broken.setattr(months, "transaction", raise_unavailable)
+        with pytest.raises(Unavailable):
+            month_end(now="2026-11-01T01:00:00+00:00")
+    assert month_end(now="2026-11-01T01:00:00+00:00") == []
+    assert month_end(now="2026-11-01T01:00:00+00:00") == ["2026-10"]
+    assert rows() == [("2026-10", "*", 1, 1, True), ("2026-10", "a.com", 1, 1, True)]
+
+
+def raise_unavailable(*_: Any) -> None:
+    raise Unavailable("database", "away")
 
 
 @pytest.mark.parametrize("moment", ["2026-10-31T23:55:00", "2026-11-01T01:00:00"])

@@ -105,6 +105,22 @@ def test_an_event_that_is_still_bad_stays_a_dead_letter(client: FlaskClient) -> 
     assert letters(client)["items"] == [letter]
 
 
+def test_a_dead_letter_is_dropped_by_operators_once(
+    client: FlaskClient, client_with: MakeClient, journal: Journal
+) -> None:
+    client.post("/events", json=BAD)
+    journal.bury(Batch("b1", "ad_click", b"[]"), "it can't be counted")
+    batch, event = letters(client)["items"]
+    stranger = client_with(admin_token="secret")
+    assert stranger.delete(f"/dead-letters/{event['id']}").status_code == 401
+    for letter in (batch, event):
+        response = client.delete(f"/dead-letters/{letter['id']}")
+        assert (response.status_code, response.data) == (204, b"")
+        assert client.delete(f"/dead-letters/{letter['id']}").status_code == 404
+    assert letters(client)["items"] == []
+    assert client.delete("/dead-letters/x").status_code == 404
+
+
 def test_a_failed_batch_is_replayed_under_its_own_id(client: FlaskClient, journal: Journal) -> None:
     batch = Batch("b1", "ad_click", b'[{"any":1}]')
     journal.bury(batch, "a fault that has been mended")

@@ -61,3 +61,30 @@ def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
     remaining = sum(bool(replay.errors) for replay in replays)
     click.echo(f"accepted {sum(replay.accepted for replay in replays)}, remaining {remaining}")
     sys.exit(1 if remaining else 0)
+
+
+@dead_letters.command("drop")
+@click.argument("ids", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every dead letter there is.")
+@click.option(
+    "--kind",
+    type=click.Choice(letters_kept.KINDS),
+    help="With --all: only rejected events, or only failed batches.",
+)
+def drop_dead_letters(ids: tuple[str, ...], every: bool, kind: str | None) -> None:
+    """Drop dead letters by their IDS, for good; exit 1 if one is not there."""
+    if bool(ids) == every:
+        raise click.UsageError("Name dead letters, or give --all.")
+    if kind and not every:
+        raise click.UsageError("--kind goes with --all.")
+    redis = connect(settings().redis_url)
+    with broker_errors():
+        if every:
+            dropped = letters_kept.remove_all(redis, [kind] if kind else letters_kept.KINDS)
+            unknown = []
+        else:
+            unknown = [letter_id for letter_id in ids if not letters_kept.remove(redis, letter_id)]
+            dropped = len(ids) - len(unknown)
+    click.echo(f"dropped {dropped}")
+    if unknown:
+        raise click.ClickException(f"There is no dead letter {unknown[0]}.")
