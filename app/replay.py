@@ -7,7 +7,7 @@ import msgspec
 
 from app import dead_letters
 from app.dead_letters import DeadLetter
-from app.domain.reader import EventReader
+from app.domain.reader import NOT_JSON, EventReader
 from app.journal import Batch, Journal, batches, broker_errors
 from app.publisher import Publisher
 
@@ -29,19 +29,27 @@ class Replayer:
         self._redis = journal.redis
         self._publisher = publisher
 
-    def replay(self, letter: DeadLetter) -> Replay:
+    def replay(self, letter: DeadLetter, corrected: bytes | None = None) -> Replay:
         """Publish what a letter holds and drop it, or leave it where it is and say why.
+
+        `corrected` is an event, as JSON, that is published in place of the letter's own. An event
+        that collides needs another EventId than the one it has.
 
         A letter that is replayed twice, for whatever reason, is counted once: it is the same batch.
         """
-        if letter.truncated:
+        if corrected is not None and letter.batch_id:
+            return Replay(0, {"_schema": ["It holds a batch, which can't be corrected."]})
+        if corrected is None and letter.truncated:
             return Replay(0, {"_schema": ["It was not kept whole."]})
+        event = bytes(letter.event) if corrected is None else corrected
+        if letter.collides and _said_in(event, "EventId") in (None, _said_in(letter.event, "EventId")):
+            return Replay(0, {"EventId": ["Send it with an id that no other event has."]})
         if letter.batch_id:
             batch = Batch(letter.batch_id, letter.queue, bytes(letter.batch))
             size = len(msgspec.json.decode(letter.batch, type=list[msgspec.Raw]))
         else:
-            events, rejections = self._reader.read(
-                [bytes(letter.event)], received=letter.time, invalid=letter.invalid
+            events, rejections = self._reader_of(letter, event).read(
+                [event], received=letter.time, invalid=letter.invalid
             )
             if rejections:
                 return Replay(0, rejections[0].errors)
@@ -51,6 +59,12 @@ class Replayer:
         with broker_errors():
             dead_letters.remove(self._redis, letter.id)
         return Replay(size, {})
+
+    def _reader_of(self, letter: DeadLetter, event: bytes) -> EventReader:
+        """What reads an event in place of a letter's; the user of one that collides is kept."""
+        if letter.collides and _said_in(event, "Meta") == _said_in(letter.event, "Meta"):
+            return self._reader.of_kept_users()
+        return self._reader
 
     def replay_all(self) -> Iterator[Replay]:
         """Replay each letter that is there now, newest first.
@@ -66,3 +80,11 @@ class Replayer:
             for letter in letters:
                 yield Replay(0, letter.reason) if letter.refused else self.replay(letter)
             before = letters[-1].id
+
+
+def _said_in(event: bytes, field: str) -> Any:
+    """The value of a field of an event, as JSON; None where there is none."""
+    try:
+        return msgspec.json.decode(event, type=dict[str, Any]).get(field)
+    except NOT_JSON:
+        return None

@@ -1,5 +1,6 @@
 """Reading events: what a client sent, checked by the rules."""
 
+import copy
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, tzinfo
@@ -142,6 +143,12 @@ class EventReader:
         self._schema = EventSchema(clock)
         self._rules = _Rules(self._schema)
         self._decode = msgspec.json.Decoder(self._rules.shape).decode
+
+    def of_kept_users(self) -> "EventReader":
+        """A reader like this one that takes user ids as they are kept, hashed already."""
+        reader = copy.copy(self)
+        reader._hash_user = None
+        return reader
 
     def read(
         self, raw_events: Sequence[bytes], received: datetime | None = None, invalid: str = ""

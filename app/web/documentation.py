@@ -68,6 +68,10 @@ _LETTER: Json = {
         "invalid": {**_TEXT, "description": "Why it would have been counted apart."},
         "refused": {"type": "boolean", "description": "Its key may not write for its website."},
         "truncated": {"type": "boolean", "description": "Not kept in whole, can't be replayed."},
+        "collides": {
+            "type": "boolean",
+            "description": "Accepted, but with the EventId of another event; its user is hashed.",
+        },
         "queue": _TEXT,
         "batch_id": _TEXT,
         "batch": _list_of({}),
@@ -114,6 +118,12 @@ _BODY = {
         "text/plain": {"schema": {**_TEXT, "description": "The same, as JSON."}},
         "application/x-ndjson": {"schema": {**_TEXT, "description": "A line for each event."}},
     },
+}
+_CORRECTED = {
+    "required": False,
+    "description": "The event to send in place of the rejected one. An event with the EventId of "
+    "another needs a new one.",
+    "content": {"application/json": {"schema": _EVENT, "example": _EXAMPLE}},
 }
 _MONTH = _object(
     month=_TEXT,
@@ -232,7 +242,9 @@ _OPERATIONS = {
         key="token",
     ),
     "operations.drop_dead_letter": _Operation(None, (*_OPERATOR, 404), 204, key="token"),
-    "operations.replay_dead_letter": _Operation(_RECEIPT, (400, *_OPERATOR, 404), 202, key="token"),
+    "operations.replay_dead_letter": _Operation(
+        _RECEIPT, (400, *_OPERATOR, 404, 413), 202, body=_CORRECTED, key="token"
+    ),
     "operations.replay_all_dead_letters": _Operation(
         _object(accepted=_NUMBER, remaining=_NUMBER), _OPERATOR, 202, key="token"
     ),

@@ -1,6 +1,6 @@
 """Health of the process and its parts, and the dead letters."""
 
-from flask import Blueprint, Response, abort
+from flask import Blueprint, Response, abort, request
 from marshmallow import EXCLUDE, Schema, fields, validate
 
 from app import dead_letters
@@ -71,13 +71,13 @@ def drop_dead_letter(letter_id: str) -> Response:
 
 @blueprint.post("/dead-letters/<letter_id>/replay")
 def replay_dead_letter(letter_id: str) -> Response:
-    """Try a dead letter again: 202 and it is gone, or 400 with what is still wrong."""
+    """Try a dead letter again, as it is or corrected: 202 and it is gone, or 400 and why not."""
     require_operator()
     with broker_errors():
         letter = dead_letters.get(context().journal.redis, letter_id)
     if letter is None:
         abort(404, "There is no such dead letter.")
-    replay = _replayer().replay(letter)
+    replay = _replayer().replay(letter, request.get_data() or None)
     if replay.errors:
         rejected = [{"index": 0, "errors": replay.errors}]
         return answer({"accepted": 0, "rejected": rejected}, 400)

@@ -1,10 +1,15 @@
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import msgspec
 from flask.testing import FlaskClient
+from msgspec.structs import replace
 
 from app import dead_letters
+from app.domain.events import AdClick, Collision
+from app.domain.users import UserHash
 from app.journal import Batch, Journal
 from tests.conftest import Server
 from tests.web.conftest import MakeClient
@@ -103,6 +108,43 @@ def test_an_event_that_is_still_bad_stays_a_dead_letter(client: FlaskClient) -> 
     assert response.get_json()["accepted"] == 0
     assert response.get_json()["rejected"][0]["errors"] == letter["reason"]
     assert letters(client)["items"] == [letter]
+
+
+def test_a_rejected_event_is_replayed_corrected(client: FlaskClient, journal: Journal) -> None:
+    client.post("/events", json=BAD)
+    (letter,) = letters(client)["items"]
+    replay = f"/dead-letters/{letter['id']}/replay"
+    assert client.post(replay, json={"Type": "PageView"}).status_code == 400
+    assert client.post(replay, json={"Type": "PageView", "Url": "site1.com/x"}).status_code == 202
+    kept = journal.redis.hget("journal:page_view", f"dead-letter-{letter['id']}")
+    assert json.loads(kept or b"")[0]["page"] == "/x"
+    assert letters(client)["items"] == []
+
+
+def test_a_batch_is_not_replayed_corrected(client: FlaskClient, journal: Journal) -> None:
+    journal.bury(Batch("b1", "page_view", b"[]"), "a fault")
+    (letter,) = letters(client)["items"]
+    response = client.post(f"/dead-letters/{letter['id']}/replay", json={"Type": "PageView"})
+    assert response.status_code == 400
+    assert letters(client)["items"] == [letter]
+
+
+def test_an_event_with_the_id_of_another_is_replayed_only_with_a_new_one(
+    client_with: MakeClient, journal: Journal
+) -> None:
+    client = client_with(user_hash_secret="s" * 16)
+    hashed = UserHash("s" * 16)("u1", "2026-11")
+    event = AdClick("e1", "site1.com", "34", hashed, int(time.time() * 1000))
+    dead_letters.keep_collisions(journal.redis, [Collision("b1", 0, event)])
+    (letter,) = letters(client)["items"]
+    assert letter["collides"]
+    replay = f"/dead-letters/{letter['id']}/replay"
+    for same in (None, letter["event"], letter["event"] | {"EventId": None}, {"EventId": "e1"}):
+        refused = client.post(replay, json=same) if same else client.post(replay)
+        assert list(refused.get_json()["rejected"][0]["errors"]) == ["EventId"]
+    assert client.post(replay, json=letter["event"] | {"EventId": "e2"}).status_code == 202
+    kept = journal.redis.hget("journal:ad_click", f"dead-letter-{letter['id']}")
+    assert json.loads(kept or b"") == [msgspec.to_builtins(replace(event, event_id="e2"))]
 
 
 def test_a_dead_letter_is_dropped_by_operators_once(
