@@ -119,7 +119,8 @@ def stop_all(parts: list[Part], seconds: float) -> None:
 def check_free(host: str, port: int, variable: str, option: str) -> None:
     """Raise CannotStart, with what to change, if a server can't listen here."""
     try:
-        with socket.create_server((host, port)):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
         raise CannotStart(

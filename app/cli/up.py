@@ -317,7 +317,7 @@ def _flower_host(settings: Settings) -> str:
 
 
 def _http(host: str, port: int) -> str:
-    reachable = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
 
 

@@ -7,7 +7,7 @@ from io import BytesIO
 from app.domain.bodies import MAX_BODY_BYTES
 
 MAX_HEAD_BYTES = 64 * 1024
-MAX_CHUNK_LINE_BYTES = 1_024
+MAX_CHUNK_LINE_BYTES = 256
 MAX_CHUNKS = 16_384
 """So many pieces of a body take a twentieth of a second to put together."""
 SEND_BYTES = 256 * 1024

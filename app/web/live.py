@@ -51,7 +51,7 @@ def stream() -> Response:
         abort(501, "Live counts need the web server that the collector runs with.")
     response = Response(mimetype="text/event-stream")
     if request.method != "HEAD":
-        context().viewers.join(connection)
+        context().viewers.join(connection, request.remote_addr or "")
         # For nobody: what gunicorn writes from now on goes nowhere.
         response.headers["Connection"] = "close"
     return response

@@ -33,10 +33,12 @@ bind = f"{_host}:{settings().port}"
 workers = 2
 worker_connections = 1_000
 worker_class = "app.web.worker.BufferingWorker"
-threads = 16
+threads = 20
 # Where the processes share one socket, the kernel can hand all connections to one of them.
 reuse_port = True
 keepalive = 75
+# It would wait, in a thread, until the client has read the file.
+sendfile = False
 timeout = 30
 graceful_timeout = 5
 limit_request_line = 8190

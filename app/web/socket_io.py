@@ -41,10 +41,12 @@ from app.web.context import (
     require_allowed_origin,
     require_write_key,
 )
+from app.web.places import Places
 from app.web.viewers import taken_over
 from app.web.websocket import Text, WebSocket
 
 MAX_SOCKETS = 500
+MAX_SOCKETS_OF_CLIENT = 100
 PING_SECONDS = 20.0
 """How often a client is asked for a sign of life, and how long that may take to come."""
 CONNECT_SECONDS = 10.0
@@ -63,7 +65,7 @@ _OF_THE_HANDSHAKE = {
 blueprint = Blueprint("socket_io", __name__)
 logger = logging.getLogger(__name__)
 
-_free = threading.BoundedSemaphore(MAX_SOCKETS)
+_places = Places(MAX_SOCKETS, MAX_SOCKETS_OF_CLIENT)
 
 
 class HandshakeQuery(Schema):
@@ -101,17 +103,18 @@ def connect() -> Response:
     connection = request.environ.get("gunicorn.socket")
     if connection is None or request.method != "GET":
         abort(501, "Socket.IO needs the web server that the collector runs with.")
-    if not _free.acquire(blocking=False):
+    address = request.remote_addr or ""
+    if not _places.take(address):
         raise ServiceUnavailable(
-            f"There are {MAX_SOCKETS} connections already.", retry_after=RETRY_AFTER_SECONDS
+            "There are too many connections already.", retry_after=RETRY_AFTER_SECONDS
         )
-    client = _Client(app, context(), websocket, request.environ)
+    client = _Client(app, context(), websocket, request.environ, address)
     try:
         threading.Thread(
             target=client.serve, args=[taken_over(connection)], name="socket", daemon=True
         ).start()
     except BaseException:
-        _free.release()
+        _places.leave(address)
         raise
     response = Response()
     # For nobody: what gunicorn writes from now on goes nowhere.
@@ -152,11 +155,17 @@ class _Client:
     """One client, served by a thread of its own: one message at a time, in order."""
 
     def __init__(
-        self, app: Flask, here: Context, websocket: WebSocket, environ: dict[str, Any]
+        self,
+        app: Flask,
+        here: Context,
+        websocket: WebSocket,
+        environ: dict[str, Any],
+        address: str,
     ) -> None:
         self._app = app
         self._here = here
         self._websocket = websocket
+        self._address = address
         self._sender = {
             name: value
             for name, value in environ.items()
@@ -175,7 +184,7 @@ class _Client:
             logger.exception("a Socket.IO connection broke")
         finally:
             self._websocket.close()
-            _free.release()
+            _places.leave(self._address)
 
     def _serve(self) -> None:
         hello = {
@@ -199,6 +208,7 @@ class _Client:
                 self._take(message)
 
     def _take(self, message: Text) -> None:
+        self._websocket.spend()
         kind, rest = message.text[:1], message.text[1:]
         if kind == str(engineio.packet.PONG):
             return
@@ -257,6 +267,8 @@ class _Client:
         return self._post(bytes(events[0]))
 
     def _post(self, body: bytes, size: int | None = None) -> AnyResponse:
+        # As a post it is limited by RATE_LIMIT. It may have come in two pieces.
+        self._websocket.give_back(2)
         posted: dict[str, Any] = self._sender | {
             "REQUEST_METHOD": "POST",
             "PATH_INFO": "/events",

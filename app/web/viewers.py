@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from app.errors import Unavailable
 from app.live import COUNTS_CHANNEL, SPIKE_CHANNEL, Counts, Told
+from app.web.places import Places
 
 TICK_SECONDS = 0.1
 SEND_SECONDS = 0.5
@@ -22,6 +23,7 @@ SEND_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
 START_SECONDS = 1.0
 MAX_VIEWERS = 1_000
+MAX_VIEWERS_OF_CLIENT = 200
 MAX_UNSENT_BYTES = 256 * 1024
 """A viewer that is so far behind is let go; it may come again."""
 
@@ -47,6 +49,8 @@ class Viewers:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._places = Places(MAX_VIEWERS, MAX_VIEWERS_OF_CLIENT)
+        self._addresses: dict[socket.socket, str] = {}
         self._new: deque[socket.socket] = deque()
         self._unsent: dict[socket.socket, bytes] = {}
         self._selector = selectors.DefaultSelector()
@@ -54,10 +58,11 @@ class Viewers:
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def join(self, connection: socket.socket) -> None:
+    def join(self, connection: socket.socket, address: str) -> None:
         """Take over a connection whose request has been read; its own socket is dead from then on.
 
-        Raises Unavailable where there are too many, or Redis is away, and leaves it as it is.
+        The address is the client's, which may have only so many. Raises Unavailable where there
+        are too many, or Redis is away, and leaves the connection as it is.
         """
         with self._start:
             if self._thread is None:
@@ -65,9 +70,15 @@ class Viewers:
                 self._thread.start()
         if not self._subscribed.wait(START_SECONDS):
             raise Unavailable("broker", "no live counts from it")
-        if len(self._unsent) + len(self._new) >= MAX_VIEWERS:
+        if not self._places.take(address):
             raise Unavailable("live stream", "too many viewers")
-        self._new.append(taken_over(connection))
+        try:
+            viewer = taken_over(connection)
+        except OSError:
+            self._places.leave(address)
+            raise
+        self._addresses[viewer] = address
+        self._new.append(viewer)
 
     def _run(self) -> None:
         tell = True
@@ -167,6 +178,7 @@ class Viewers:
     def _drop(self, viewer: socket.socket) -> None:
         if self._unsent.pop(viewer, None) is not None:
             self._selector.unregister(viewer)
+        self._places.leave(self._addresses.pop(viewer))
         with suppress(OSError):
             viewer.close()
 

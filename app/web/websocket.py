@@ -14,6 +14,7 @@ from wsproto.events import (
     Event,
     Message,
     Ping,
+    Pong,
     TextMessage,
 )
 from wsproto.frame_protocol import CloseReason
@@ -22,6 +23,12 @@ from wsproto.utilities import ProtocolError
 READ_BYTES = 64 * 1024
 SEND_SECONDS = 5.0
 """A client that does not take in what it is sent for so long is given up."""
+MAX_FRAMES = 200
+FRAMES_PER_SECOND = 20
+"""So many frames may come that bring nothing, beyond as many as MAX_FRAMES at once."""
+PIECE_BYTES = 512
+"""A piece of a message that is as large as this brings something."""
+CLOSE_SECONDS = 1.0
 
 _HANDSHAKE = (b"Connection", b"Upgrade", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
 
@@ -55,6 +62,8 @@ class WebSocket:
         self._max_bytes = max_bytes
         self._message = bytearray()
         self._size = 0
+        self._frames_left = float(MAX_FRAMES)
+        self._refilled = time.monotonic()
         self._connection: socket.socket
         self.heard = True
         """Whether anything came in, since somebody last set this to false."""
@@ -72,15 +81,23 @@ class WebSocket:
         self._write(TextMessage(data=text))
 
     def receive(self, until: float) -> Text | None:
-        """The next message, None if there is none in whole by this time of the monotonic clock."""
+        """The next message, None if there is none in whole by this time of the monotonic clock.
+
+        Pings, pongs and small pieces of messages are spent (see `spend`).
+        """
         while True:
             for event in self._protocol.events():
                 if isinstance(event, TextMessage):
                     self._add(event)
                     if event.message_finished:
                         return self._whole()
+                    if len(event.data) < PIECE_BYTES:
+                        self.spend()
                 elif isinstance(event, Ping):
+                    self.spend()
                     self._write(event.response())
+                elif isinstance(event, Pong):
+                    self.spend()
                 elif isinstance(event, CloseConnection | BytesMessage):
                     raise ConnectionResetError
             remaining = until - time.monotonic()
@@ -95,6 +112,31 @@ class WebSocket:
                 raise ConnectionResetError
             self.heard = True
             self._protocol.receive_data(data)
+
+    def spend(self) -> None:
+        """Count a frame that brings nothing against the client's budget.
+
+        Raises ConnectionAbortedError where that is used up, and has told the client by then
+        (RFC 6455, section 7.4.1: 1008).
+        """
+        now = time.monotonic()
+        self.give_back((now - self._refilled) * FRAMES_PER_SECOND)
+        self._refilled = now
+        self._frames_left -= 1
+        if self._frames_left < 0:
+            self._write(CloseConnection(code=CloseReason.POLICY_VIOLATION))
+            self._connection.shutdown(socket.SHUT_WR)
+            # Closed at once, what still comes in would take the reason from the client.
+            until = now + CLOSE_SECONDS
+            while (remaining := until - time.monotonic()) > 0:
+                self._connection.settimeout(remaining)
+                if not self._connection.recv(READ_BYTES):
+                    break
+            raise ConnectionAbortedError
+
+    def give_back(self, frames: float) -> None:
+        """Add to the client's budget of frames, which holds MAX_FRAMES at most."""
+        self._frames_left = min(self._frames_left + frames, MAX_FRAMES)
 
     def close(self) -> None:
         """Close it and its connection, whatever state these are in."""

@@ -31,7 +31,7 @@ READ_BYTES = 64 * 1024
 ACCEPTED_AT_ONCE = 64
 CLOSED_AT_ONCE = 16
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
-SHARE_OF_THREADS = 0.75
+SHARE_OF_THREADS = 0.8
 """So much of the threads one client may take up; then its next requests wait for its own."""
 
 _ANSWER = (
@@ -271,7 +271,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             self._close(conn)
 
     def _close(self, conn: Connection) -> None:
-        with suppress(KeyError):  # where it is not polled, but waits for a thread
+        # It may wait for a thread, or have been closed when the application failed.
+        with suppress(KeyError, ValueError):
             self.poller.unregister(conn.sock)
         self._polled.pop(conn, None)
         self.nr_conns -= 1

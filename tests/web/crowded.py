@@ -1,12 +1,11 @@
 """The application with room for fewer Socket.IO connections than it has."""
 
-import threading
-
 from app.web import server, socket_io
 from app.web.application import create_app
+from app.web.places import Places
 
 SOCKETS = 2 * server.threads
 
-socket_io._free = threading.BoundedSemaphore(SOCKETS)
+socket_io._places = Places(SOCKETS, SOCKETS)
 
 app = create_app()

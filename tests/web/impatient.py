@@ -1,10 +1,12 @@
-"""The application with less patience for Socket.IO clients than it has."""
+"""The application with less patience for clients, and less room for them, than it has."""
 
-from app.web import socket_io, websocket
+from app.web import socket_io, websocket, worker
 from app.web.application import create_app
 
 socket_io.PING_SECONDS = 0.5
 socket_io.CONNECT_SECONDS = 0.5
 websocket.SEND_SECONDS = 0.5
+worker.GRACE_SECONDS = 0.5
+worker.MAX_BUFFERED_BYTES = 2 * 1024 * 1024
 
 app = create_app()

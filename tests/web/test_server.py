@@ -2,18 +2,20 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
 
+import app.web
 from app.domain.events import PageView
 from app.journal import Journal
 from app.settings import Settings
 from app.store import connection, reports
 from app.store.counting import ClickRule, Counting
+from app.web.server import threads, workers
 from tests.conftest import count_batch, wait_until
 from tests.web.conftest import gunicorn, is_up
 
@@ -75,13 +77,100 @@ def test_a_body_that_comes_in_small_pieces_is_taken(server: str) -> None:
     assert b" 202 " in exchange(server, head, BODY[:9], BODY[9:20], BODY[20:], pause=0.2)
 
 
-@pytest.mark.parametrize("framing", [f"Content-Length: {len(BODY)}", "Transfer-Encoding: chunked"])
-def test_a_body_that_stops_coming_is_one_to_send_again(server: str, framing: str) -> None:
+def opened(server: str) -> socket.socket:
     host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        start = BODY[:9] if "Length" in framing else b"9\r\n" + BODY[:5]
-        connection.sendall(request_head(JSON, framing) + start)
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 408 ")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+@pytest.fixture(scope="module")
+def impatient(shared_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a gunicorn of one process that soon gives up clients."""
+    home = tmp_path_factory.mktemp("impatient")
+    with gunicorn(shared_settings, home, "--workers", "1", "tests.web.impatient:app") as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"POST /ev",
+        request_head(JSON)[:-2],
+        request_head(JSON, "Content-Length: 9999") + BODY[:9],
+        request_head(JSON, "Transfer-Encoding: chunked") + b"9999\r\n" + BODY[:5],
+    ],
+)
+def test_a_request_that_stops_coming_or_comes_too_slowly_is_one_to_send_again(
+    impatient: str, start: bytes
+) -> None:
+    with opened(impatient) as stopped, opened(impatient) as slow:
+        stopped.sendall(start)
+        slow.sendall(start)
+        slow.settimeout(0.05)
+        answer = b""
+        while not answer:
+            slow.sendall(b"1")
+            with suppress(TimeoutError):
+                answer = slow.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        answer = stopped.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'{"error":"' in answer
+        assert b"Connection: close\r\n" in answer
+
+
+def test_what_waits_in_memory_is_bounded(impatient: str) -> None:
+    begun = request_head(JSON, "Content-Length: 1000000") + b" " * 900_000
+    with opened(impatient) as first, opened(impatient) as second, opened(impatient) as third:
+        for connection in (first, second, third):
+            connection.sendall(begun)
+        with suppress(ConnectionError):
+            assert first.recv(1) == b""
+        for connection in (second, third):
+            connection.sendall(b" " * (100_000 - len(BODY)) + BODY)
+            assert b" 202 " in connection.recv(65_536)
+
+
+def test_a_client_that_waits_for_100_is_told_once(server: str) -> None:
+    head = request_head(JSON, f"Content-Length: {len(BODY)}", "Expect: 100-continue")
+    with opened(server) as connection:
+        connection.sendall(head)
+        assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 202 ")
+    assert exchange(server, head + BODY).startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_body_too_long_is_refused_before_it_comes_and_nothing_after_it_is_served(
+    server: str,
+) -> None:
+    head = request_head(JSON, f"Content-Length: {3 * 2**20}").replace(b"Connection: close\r\n", b"")
+    answer = exchange(server, head + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_headers_too_long_are_refused(server: str) -> None:
+    answer = exchange(server, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 12_000)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_clients_that_read_nothing_hold_up_nobody_and_get_all_in_the_end(server: str) -> None:
+    file = (Path(app.web.__file__).parent / "static/uplot/uPlot.iife.min.js").read_bytes()
+    get = b"GET /static/uplot/uPlot.iife.min.js HTTP/1.1\r\nHost: x\r\n"
+    with ExitStack() as open_until_the_end:
+        for _ in range(workers * threads + 10):
+            connection = open_until_the_end.enter_context(opened(server))
+            connection.sendall((get + b"\r\n") * 19 + get + b"Connection: close\r\n\r\n")
+        assert httpx.get(f"{server}/health", timeout=4).is_success
+        answers = b""
+        while received := connection.recv(2**20):
+            answers += received
+        assert answers.count(file) == answers.count(b"HTTP/1.1 200 ") == 20
+
+
+def test_it_listens_on_an_ipv6_address(settings: Settings, tmp_path: Path) -> None:
+    with gunicorn(settings, tmp_path, "--workers", "1", "wsgi:app", HOST="::") as url:
+        assert httpx.get(url.replace("127.0.0.1", "[::1]") + "/health").is_success
 
 
 def test_a_chunked_body_is_taken_and_bounded(server: str) -> None:
@@ -137,10 +226,10 @@ def test_only_behind_proxies_a_session_is_one_of_https_because_a_header_says_so(
         assert ("Secure" in response.headers["Set-Cookie"]) == secure
 
 
-def test_a_bad_request_is_logged_without_the_address_that_it_came_from(
+def test_a_bad_request_is_logged_in_short_and_without_the_address_that_it_came_from(
     server: str, shared_settings: Settings
 ) -> None:
-    exchange(server, b"no request\r\n\r\n")
+    exchange(server, b"no request " + b"x" * 8_000 + b"\r\n\r\n")
 
     def line() -> str:
         lines = (shared_settings.data_dir / "web.log").read_text().splitlines()
@@ -148,3 +237,4 @@ def test_a_bad_request_is_logged_without_the_address_that_it_came_from(
 
     wait_until(line)
     assert "127.0.0.1" not in line()
+    assert len(line()) < 1_000

@@ -33,7 +33,7 @@ def join(viewers: Viewers) -> Iterator[Join]:
             open_until_the_end.enter_context(client)
             client.settimeout(5)
             with server:
-                viewers.join(server)
+                viewers.join(server, "192.0.2.7")
             return client
 
         yield make
@@ -124,7 +124,7 @@ def test_the_connection_is_no_longer_that_of_the_socket_it_came_in(viewers: View
     with client:
         client.settimeout(5)
         with server:
-            viewers.join(server)
+            viewers.join(server, "192.0.2.7")
             with pytest.raises(BrokenPipeError):
                 server.sendall(b"HTTP/1.1 500 \r\n")
             server.shutdown(socket.SHUT_RDWR)

@@ -1,13 +1,25 @@
+import inspect
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 
 import httpx
 import pytest
+from gunicorn.config import Config
+from gunicorn.http import get_parser
+from gunicorn.workers.gthread import ThreadWorker
 
 from app.settings import Settings
+from app.web.connections import Incoming, Request
 from app.web.server import threads, workers
+from app.web.worker import BufferingWorker
 from tests.web.conftest import gunicorn
+from tests.web.test_connections import WHOLE
+
+ELSEWHERE = "127.0.0.2"
+"""An address of this machine that counts as another client."""
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +57,90 @@ def test_no_connection_is_kept_waiting_by_more_that_never_pause(server: str) -> 
         over.set()
         for thread in hammering:
             thread.join()
+
+
+def test_what_is_overridden_is_as_it_was_in_gunicorn() -> None:
+    overridden = [name for name in vars(BufferingWorker) if hasattr(ThreadWorker, name)]
+    assert {"accept", "enqueue_req", "handle", "finish_request"} < set(overridden)
+    assert {"murder_pending", "_cap_keepalive"} < set(overridden)
+    for name in {*overridden} - {"__init__", "__module__", "__doc__"}:
+        ours, theirs = (
+            list(inspect.signature(getattr(worker, name)).parameters)
+            for worker in (BufferingWorker, ThreadWorker)
+        )
+        assert len(ours) == len(theirs), name
+
+
+@pytest.mark.parametrize("sent", WHOLE)
+def test_gunicorn_finds_the_same_end_of_a_request(sent: bytes) -> None:
+    incoming = Incoming()
+    incoming.data += sent + b"GET / HTTP/1.1\r\n\r\n"
+    assert incoming.is_ready()
+    data, _ = incoming.take()
+    request = Request(data, AssertionError("It wants more."))
+    parser = get_parser(Config(), request, ("192.0.2.7", 1))
+    next(parser).body.read()
+    assert not parser.unreader.buf.getvalue()
+    with pytest.raises(AssertionError):
+        request.recv(1)
+
+
+HALF = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+
+
+def opened(url: str, source: str = "") -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10, source_address=(source, 0))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        "POST / HT",
+        HALF,
+        HALF.replace("Content-Length: 9", "Transfer-Encoding: chunked") + "9\r\n",
+        HALF.replace("Length: 9", "Length: 9\r\nExpect: 100-continue"),
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "garbage\r\n\r\n",
+    ],
+)
+def test_clients_that_stop_at_any_point_hold_up_nobody(server: str, sent: str) -> None:
+    with ExitStack() as open_until_the_end:
+        for _ in range(workers * threads * 3):
+            open_until_the_end.enter_context(opened(server)).sendall(sent.encode())
+        assert httpx.get(server, timeout=4).is_success
+
+
+@pytest.fixture(scope="module")
+def small(shared_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a gunicorn with few threads, and with room for few connections."""
+    few = ("--workers", "1", "--threads", "5", "--worker-connections", "45")
+    home = tmp_path_factory.mktemp("small")
+    with gunicorn(shared_settings, home, *few, "tests.web.naming:app") as url:
+        yield url
+
+
+def test_where_all_places_are_taken_the_client_with_the_most_gives_up_its_oldest(
+    small: str,
+) -> None:
+    with ExitStack() as open_until_the_end, httpx.Client(base_url=small) as client:
+        assert client.get("/").is_success
+        stream = client._transport._pool.connections[0]  # type: ignore[attr-defined]
+        others = [open_until_the_end.enter_context(opened(small, ELSEWHERE)) for _ in range(120)]
+        assert httpx.get(small).is_success
+        assert others[0].recv(1) == b""
+        others[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert others[-1].recv(100).startswith(b"HTTP/1.1 200 ")
+        assert client.get("/").is_success
+        assert client._transport._pool.connections == [stream], "it was not closed"  # type: ignore[attr-defined]
+
+
+def test_slow_requests_of_one_client_leave_threads_to_the_others(small: str) -> None:
+    with ExitStack() as open_until_the_end:
+        for _ in range(20):
+            slow = open_until_the_end.enter_context(opened(small, ELSEWHERE))
+            slow.sendall(b"GET /?1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(5):
+            assert httpx.get(small, timeout=0.9).is_success
+        assert slow.recv(100).startswith(b"HTTP/1.1 200 "), "its turn comes"

@@ -1,0 +1,84 @@
+import pytest
+
+from app.domain.bodies import MAX_BODY_BYTES
+from app.web.connections import MAX_CHUNK_LINE_BYTES, MAX_CHUNKS, MAX_HEAD_BYTES, Incoming
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /a HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+WHOLE = [
+    GET,
+    b"GET / HTTP/1.0\r\n\r\n",
+    POST + b"Content-Length: 5\r\n\r\n12\r\n\r",
+    POST + b"CONTENT-LENGTH:\t5 \r\nA: b\r\n\r\n12345",
+    POST + b"Content-Length: 0\r\n\r\n",
+    CHUNKED + b"0\r\n\r\n",
+    CHUNKED + b"5\r\n12345\r\nB ;x=y\r\n\r\n\r\n\r\n67890\r\n0\r\n\r\n",
+    CHUNKED + b"1\r\n1\r\n00;last\r\nA: b\r\nC: d\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("request_", WHOLE)
+def test_a_request_is_ready_with_its_last_byte_and_not_before(request_: bytes) -> None:
+    incoming = Incoming()
+    for number in range(len(request_)):
+        assert not incoming.is_ready(), request_[:number]
+        incoming.data += request_[number : number + 1]
+    assert incoming.is_ready()
+    assert incoming.take() == (request_, True)
+    assert not incoming.data
+
+
+@pytest.mark.parametrize("second", WHOLE)
+@pytest.mark.parametrize("first", WHOLE)
+def test_requests_that_come_together_are_taken_apart(first: bytes, second: bytes) -> None:
+    incoming = Incoming()
+    incoming.data += first + second + GET[:9]
+    for request_ in (first, second):
+        assert incoming.is_ready()
+        assert incoming.take() == (request_, True)
+    assert not incoming.is_ready()
+    assert incoming.take() == (GET[:9], False)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        POST + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1),
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /" + b"a" * MAX_HEAD_BYTES,
+        CHUNKED + b"g\r\n",
+        CHUNKED + b"-5\r\n",
+        CHUNKED + b"5\n12345",
+        CHUNKED + b"5;" + b"x" * MAX_CHUNK_LINE_BYTES,
+        CHUNKED + b"1\r\n1\r\n" * (MAX_CHUNKS + 1),
+        CHUNKED + b"ffffff\r\n" + b" " * (MAX_BODY_BYTES + 1),
+        CHUNKED + (b"100000\r\n" + b" " * 0x100000 + b"\r\n") * 2 + b"1\r\n1\r\n",
+        CHUNKED + b"0\r\n" + b"a: b\r\n" * MAX_HEAD_BYTES,
+    ],
+)
+def test_a_request_that_will_be_refused_is_not_waited_for(request_: bytes) -> None:
+    incoming = Incoming()
+    incoming.data += request_
+    assert incoming.is_ready()
+    assert incoming.take() == (request_, False)
+
+
+def test_a_client_that_waits_for_100_is_found_and_nobody_else_answers_it() -> None:
+    incoming = Incoming()
+    head = POST + b"expect: 100-Continue\r\nContent-Length: 5\r\n\r\n"
+    incoming.data += head
+    assert not incoming.is_ready()
+    assert incoming.expects_continue
+    incoming.data += b"12345" + GET
+    assert incoming.is_ready()
+    assert incoming.take() == (POST + b"Content-Length: 5\r\n\r\n12345", True)
+    assert not incoming.expects_continue
+    assert incoming.is_ready()
+    assert incoming.take() == (GET, True)
+
+
+def test_a_head_whose_lines_end_without_cr_is_not_waited_for() -> None:
+    incoming = Incoming()
+    incoming.data += b"GET / HTTP/1.1\nHost: x\n\n"
+    assert incoming.is_ready()
