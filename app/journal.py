@@ -17,11 +17,13 @@ What a process counted for operators (`app.counters`) goes along with what it wr
 """
 
 import hashlib
+import itertools
 import os
 import socket
 import struct
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -101,13 +103,19 @@ NOTHING: Mapping[str, int] = {}
 Encoded = Mapping[str, Sequence[bytes]]
 """Events as JSON, in order, by their queue."""
 
+_encode_lines = msgspec.json.Encoder().encode_lines
+
 
 def encode(events: Iterable[Event]) -> Encoded:
     """These events as they are written."""
-    by_queue: dict[str, list[bytes]] = {}
+    by_queue: dict[str, list[Event]] = {}
     for event in events:
-        by_queue.setdefault(QUEUE_OF[type(event)], []).append(msgspec.json.encode(event))
-    return by_queue
+        by_queue.setdefault(QUEUE_OF[type(event)], []).append(event)
+    # All in one go takes half the time. JSON has no line break.
+    return {
+        queue: _encode_lines(of_queue).removesuffix(b"\n").split(b"\n")
+        for queue, of_queue in by_queue.items()
+    }
 
 
 def batches(events: Iterable[Event]) -> list[Batch]:
@@ -118,7 +126,7 @@ def batches(events: Iterable[Event]) -> list[Batch]:
 def batches_of(encoded: Iterable[Encoded]) -> list[Batch]:
     """These events as batches of one kind each, in order.
 
-    Each is of at most MAX_BATCH events and MAX_BATCH_BYTES, or of a single event.
+    Each has at most MAX_BATCH events and these MAX_BATCH_BYTES, or is a single event.
     """
     by_queue: dict[str, list[bytes]] = {}
     for given in encoded:
@@ -132,15 +140,13 @@ def batches_of(encoded: Iterable[Encoded]) -> list[Batch]:
 
 
 def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    start, size = 0, 1
-    for place, event in enumerate(events):
-        more = len(event) + 1
-        if place > start and (place - start == MAX_BATCH or size + more > MAX_BATCH_BYTES):
-            yield events[start:place]
-            start, size = place, 1
-        size += more
-    if events:
-        yield events[start:]
+    before = list(itertools.accumulate(map(len, events), initial=0))
+    start = 0
+    while start < len(events):
+        fitting = bisect_right(before, before[start] + MAX_BATCH_BYTES) - 1
+        end = min(max(fitting, start + 1), start + MAX_BATCH)
+        yield events[start:end]
+        start = end
 
 
 def connect(url: str) -> Redis:

@@ -5,8 +5,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from celery import Celery
@@ -68,9 +67,9 @@ def bell() -> Callable[[Batch], None]:
 class _Request:
     """What one request brings. Its thread waits for `turn` to be released."""
 
-    events: Encoded
+    events: Sequence[Event]
     rejections: Sequence[Rejection]
-    counts: Mapping[str, int]
+    encoded: Encoded
     size: int
     id: str = field(default_factory=logs.request_id.get)
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -80,10 +79,9 @@ class _Request:
 
 def _request(events: Sequence[Event], rejections: Sequence[Rejection]) -> _Request:
     encoded = encode(events)
-    size = sum(len(event) for of_queue in encoded.values() for event in of_queue)
+    size = sum(sum(map(len, of_queue)) for of_queue in encoded.values())
     size += sum(map(dead_letters.most_bytes, rejections))
-    counts = counters.of_events(events, (rejection.errors for rejection in rejections))
-    return _Request(encoded, rejections, counts, size)
+    return _Request(events, rejections, encoded, size)
 
 
 class Publisher:
@@ -201,7 +199,7 @@ class Publisher:
 
     def _write(self, requests: list[_Request]) -> list[Batch]:
         """Write what requests bring, and withdraw what was unsure; the batches to ring for."""
-        new = batches_of(request.events for request in requests)
+        new = batches_of(request.encoded for request in requests)
         rejections = [rejection for request in requests for rejection in request.rejections]
         if self._longest_queue >= self._queue_limit:
             self.write_counts()
@@ -214,9 +212,10 @@ class Publisher:
         started = time.monotonic()
         try:
             with self.counts.taken() as counted:
-                counts = Counter(counted)
-                for request in requests:
-                    counts.update(request.counts)
+                counts = counted | counters.of_events(
+                    (event for request in requests for event in request.events),
+                    (rejection.errors for rejection in rejections),
+                )
                 lines = self._journal.write(new, rejections, withdrawn, counts)
         except OutcomeUnknown:
             self._unsure = withdrawn + [batch._replace(payload=b"") for batch in new]
