@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -44,7 +45,11 @@ MAX_AT_ONCE_BYTES = 4 * MAX_FIELD_BYTES
 
 
 def _decoded(event: bytes) -> Any:
-    """An event's fields with a rule; None where it is no JSON object."""
+    """An event's fields, at least those with a rule; None where it is no JSON object."""
+    if len(event) <= MAX_FIELD_BYTES:
+        with suppress(*NOT_JSON):
+            return msgspec.json.decode(event)
+    # It is large, or a field is wrong in itself, which it may be without a rule.
     try:
         return {name: _value(name, raw) for name, raw in _present(_decode_given(event))}
     except NOT_JSON:
@@ -73,16 +78,18 @@ class _Rules:
 
     def __init__(self, schema: Schema) -> None:
         self._no_object = {"_schema": [schema.error_messages["type"]]}
-        self._fields: list[tuple[str, str, Any, _Rules | None]] = []
-        self._converts: list[tuple[str, str, Callable[[Any], Any]]] = []
+        self._fields: list[tuple[str, str, Any, Any, Callable[[Any], Any]]] = []
+        self._nested: dict[str, _Rules] = {}
         members: list[Any] = []
         for name, field in schema.fields.items():
             key = field.data_key or name
-            nested = _Rules(field.schema) if isinstance(field, fields.Nested) else None
-            shape: Any = nested.shape if nested else field.shape  # type: ignore[attr-defined]
-            convert = nested.load if nested else field.convert  # type: ignore[attr-defined]
-            self._fields.append((key, name, field, nested))
-            self._converts.append((key, name, convert))
+            shape: Any
+            if isinstance(field, fields.Nested):
+                nested = self._nested[key] = _Rules(field.schema)
+                shape, convert = nested.shape, nested.load
+            else:
+                shape, convert = field.shape, field.convert  # type: ignore[attr-defined]
+            self._fields.append((key, name, field, shape, convert))
             members.append((key, shape) if field.required else (key, shape | None, None))
         self.shape: type[Struct] = msgspec.defstruct(type(schema).__name__, members)
 
@@ -93,7 +100,7 @@ class _Rules:
         """
         return {
             name: convert(value)
-            for key, name, convert in self._converts
+            for key, name, _, _, convert in self._fields
             if (value := getattr(given, key)) is not None
         }
 
@@ -103,18 +110,20 @@ class _Rules:
         errors: dict[str, Any] = {}
         if not isinstance(given, dict):
             return values, dict(self._no_object)
-        for key, name, field, nested in self._fields:
-            value, wrong = given.get(key, missing), None
-            if nested is not None and value is not None and value is not missing:
-                value, wrong = nested.check(value)
+        for key, name, field, shape, convert in self._fields:
+            value = given.get(key, missing)
+            if key in self._nested and isinstance(value, dict):
+                value, wrong = self._nested[key].check(value)
+                if wrong:
+                    errors[key] = wrong
+                    continue
             else:
                 try:
-                    value = field.deserialize(value)
+                    value = convert(value) if isinstance(value, shape) else field.deserialize(value)
                 except ValidationError as error:
-                    wrong = error.messages
-            if wrong:
-                errors[key] = wrong
-            elif value is not missing:
+                    errors[key] = error.messages
+                    continue
+            if value is not missing:
                 values[name] = value
         return values, errors
 
