@@ -226,7 +226,7 @@ class Supervisor:
     def _flower(self) -> Part:
         return self._python(
             "flower",
-            *("celery", "-A", "tasks", "flower", f"--address={_flower_host(self._settings)}"),
+            *("app.cli.flower", f"--address={_flower_host(self._settings)}"),
             *(f"--port={self._settings.flower_port}", "--persistent=True"),
             f"--db={self._settings.data_dir / 'flower'}",
         )

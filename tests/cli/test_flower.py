@@ -1,0 +1,64 @@
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from app.cli.parts import free_ports
+from tests.conftest import Server, running, wait_until
+
+FRAMES = {"X-Frame-Options": "DENY", "Content-Security-Policy": "frame-ancestors 'none'"}
+
+
+@pytest.fixture(scope="module", params=["", "user:password"], ids=["open", "with a password"])
+def flower(
+    request: pytest.FixtureRequest, redis: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[httpx.Client, bool]]:
+    """A client of Flower, and whether Flower asks for a password."""
+    home, port = tmp_path_factory.mktemp("flower"), free_ports(1)[0]
+    command = [sys.executable, "-m", "app.cli.flower", "--address=127.0.0.1", f"--port={port}"]
+    environment = {"DATA_DIR": str(home), "FLOWER_DB": str(home / "flower")}
+    if request.param:
+        environment["FLOWER_BASIC_AUTH"] = request.param
+    with (
+        running(*command, log=home / "flower.log", REDIS_URL=redis.url, **environment),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
+
+        def answers() -> bool:
+            try:
+                return client.get("/healthcheck").is_success
+            except httpx.HTTPError:
+                return False
+
+        wait_until(answers)
+        yield client, bool(request.param)
+
+
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/api/workers", "/static/css/flower.css"])
+def test_no_answer_can_be_framed(flower: tuple[httpx.Client, bool], path: str) -> None:
+    client, _ = flower
+    headers = client.get(path).headers
+    assert {name: headers[name] for name in FRAMES} == FRAMES
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:5555"},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"Via": "1.1 proxy"},
+    ],
+)
+def test_without_a_password_it_answers_only_to_this_machine_by_its_own_names(
+    flower: tuple[httpx.Client, bool], headers: dict[str, str]
+) -> None:
+    client, has_password = flower
+    for path in ("/workers", "/metrics", "/healthcheck"):
+        refused = client.get(path, headers=headers)
+        assert ("FLOWER_BASIC_AUTH" in refused.text) == (not has_password)
+        assert (refused.status_code == 403) == (not has_password)
+        for host in ("localhost", "[::1]:5555"):
+            allowed = client.get(path, headers={"Host": host}, auth=("user", "password"))
+            assert allowed.status_code == 200
