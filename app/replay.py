@@ -42,7 +42,8 @@ class Replayer:
         if corrected is None and letter.truncated:
             return Replay(0, {"_schema": ["It was not kept whole."]})
         event = bytes(letter.event) if corrected is None else corrected
-        if letter.collides and _said_in(event, "EventId") in (None, _said_in(letter.event, "EventId")):
+        taken = _said_in(letter.event, "EventId")
+        if letter.collides and _said_in(event, "EventId") in (None, taken):
             return Replay(0, {"EventId": ["Send it with an id that no other event has."]})
         if letter.batch_id:
             batch = Batch(letter.batch_id, letter.queue, bytes(letter.batch))

@@ -20,12 +20,15 @@ import httpx
 import pytest
 import yaml
 from flower.options import options as flower_options
+from kombu.connection import Connection
+from kombu.entity import Queue
+from kombu.messaging import Consumer
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from pymongo.uri_parser import parse_uri
 from redis import Redis
 
-from app.broker import is_rabbit
+from app.broker import consumption, is_rabbit
 from app.cli.parts import free_ports, redis_server
 from app.settings import Settings, read
 from celeryconfig import task_queues, task_time_limit
@@ -48,7 +51,7 @@ LEFT_OUT = {
     "FLOWER_PORT": "where the machine publishes Flower; the container keeps the default",
 }
 MUST_SET = {
-    "ADMIN_TOKEN": "a secret of many letters",
+    "ADMIN_TOKEN": "a secret of an operator",
     "FLOWER_BASIC_AUTH": "user:password",
     "USER_HASH_SECRET": "sixteen letters or more",
 }
@@ -72,8 +75,13 @@ def of_dockerfile(instruction: str) -> list[str]:
 
 def environment_of(service: str) -> dict[str, str]:
     """A service's variables where the operator has set no more than must be."""
+
+    def filled_in(found: re.Match[str]) -> str:
+        name, kind, text = found.groups()
+        return text if kind == "-" else MUST_SET[name]
+
     return {
-        name: re.sub(r"\$\{(\w+):[^}]*\}", lambda found: MUST_SET.get(found[1], ""), value)
+        name: re.sub(r"\$\{(\w+):([-?])([^}]*)\}", filled_in, value)
         for name, value in SERVICES[service]["environment"].items()
     }
 
@@ -101,6 +109,27 @@ def test_every_service_is_watched_restarted_and_given_time_to_stop(service: str)
     assert re.fullmatch(r"\d+s", SERVICES[service]["stop_grace_period"])
 
 
+@pytest.mark.parametrize("service", [*SERVICES, "rabbitmq"])
+def test_no_service_is_root_may_write_to_its_image_or_logs_without_end(service: str) -> None:
+    options = (WITH_RABBIT["services"] | SERVICES)[service]
+    if service not in OURS:  # whose image says so
+        assert options["user"] not in ("root", "0")
+    assert options["read_only"] is True
+    assert options["cap_drop"] == ["ALL"]
+    assert "cap_add" not in options
+    assert options["security_opt"] == ["no-new-privileges:true"]
+    assert [mount for mount in options["tmpfs"] if "size=" not in mount] == []
+    assert set(options["logging"]["options"]) == {"max-size", "max-file"}
+
+
+def test_what_the_services_read_of_the_checkout_is_there_and_not_theirs_to_change() -> None:
+    mounts = [v.split(":") for s in SERVICES.values() for v in s.get("volumes", []) if v[0] == "."]
+    assert mounts
+    for source, _, mode in mounts:
+        assert (ROOT / source).is_file()
+        assert mode == "ro"
+
+
 @pytest.mark.parametrize("service", OURS)
 def test_every_process_waits_until_the_stores_it_is_told_of_are_healthy(service: str) -> None:
     settings = read(environment_of(service))
@@ -117,6 +146,7 @@ def test_every_named_volume_is_declared_and_used_only_by_stores_but_the_archive(
         volume.split(":")[0]
         for service in SERVICES.values()
         for volume in service.get("volumes", [])
+        if not volume.startswith("./")
     ]
     assert set(used) == set(COMPOSE["volumes"])
     assert {name for name in used if used.count(name) > 1} == {"archive"}
@@ -132,15 +162,16 @@ def test_the_archive_is_a_volume_at_the_default_data_directory_that_the_user_may
     assert read({}).data_dir.name == "var"
 
 
-def test_only_the_web_and_flower_are_published_at_the_ports_of_the_settings() -> None:
+def test_only_nginx_and_flower_are_published_at_the_ports_of_the_settings() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {
-        "web": ["${PORT:-8000}:8000"],
+        "nginx": ["${PORT:-8000}:8080"],
         "flower": ["127.0.0.1:${FLOWER_PORT:-5555}:5555"],
     }
     defaults = read({})
     assert (defaults.port, defaults.flower_port) == (8000, 5555)
-    assert [SERVICES[name]["healthcheck"]["test"][-2] for name in published] == ["8000", "5555"]
+    asked = [SERVICES[name]["healthcheck"]["test"][-2] for name in ("web", "flower")]
+    assert asked == [str(defaults.port), str(defaults.flower_port)]
 
 
 def test_one_service_builds_the_image_that_all_share() -> None:
@@ -187,7 +218,7 @@ def test_a_service_has_only_variables_that_the_settings_read(service: str) -> No
 def test_what_an_operator_sets_arrives_under_its_own_name(service: str) -> None:
     for name, value in SERVICES[service]["environment"].items():
         if "$" in value:
-            assert re.fullmatch(rf"\$\{{{name}:(-|\?[^}}]+)\}}", value)
+            assert re.fullmatch(rf"\$\{{{name}:(-\d?|\?[^}}]+)\}}", value)
 
 
 def test_every_setting_reaches_a_service_or_is_left_out_for_a_reason() -> None:
@@ -203,6 +234,20 @@ def test_every_setting_reaches_a_service_or_is_left_out_for_a_reason() -> None:
 def test_a_secret_must_be_set_and_goes_only_to_who_asks_for_it(name: str, service: str) -> None:
     assert [other for other in OURS if name in SERVICES[other]["environment"]] == [service]
     assert SERVICES[service]["environment"][name].startswith(f"${{{name}:?")
+
+
+def test_the_example_of_the_secrets_names_those_that_must_be_set_and_tells_none() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    example = dict(line.split("=") for line in lines if line and not line.startswith("#"))
+    assert set(example) == MUST_SET.keys() | {"RABBITMQ_PASSWORD"}
+    assert set(example.values()) == {""}
+    ignored = subprocess.run(["git", "check-ignore", ".env"], cwd=ROOT, check=False)
+    assert ignored.returncode == 0
+
+
+def test_the_web_trusts_the_one_proxy_that_it_is_reached_through() -> None:
+    assert read(environment_of("web")).trusted_proxies == 1
+    assert "ports" not in SERVICES["web"]
 
 
 def test_the_web_listens_on_every_address_of_its_container() -> None:
@@ -350,6 +395,19 @@ def test_with_rabbitmq_every_process_is_told_of_it_and_waits_for_it() -> None:
 
 
 @needs_rabbit
+def test_with_rabbitmq_a_queue_is_consumed_while_somebody_does(rabbit: RabbitServer) -> None:
+    consumes = consumption(rabbit.url, "")
+    with Connection(rabbit.url) as connection, connection.channel() as channel:
+        queue = Queue("watched")(channel)
+        queue.declare()
+        assert not consumes("watched")
+        with Consumer(channel, [queue], on_message=print):
+            assert consumes("watched")
+        wait_until(lambda: not consumes("watched"))
+        queue.delete()
+
+
+@needs_rabbit
 @pytest.mark.parametrize("name", ["worker-ad-click", "beat"])
 def test_with_rabbitmq_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(
     name: str, broker: str, rabbit: RabbitServer, tmp_path: Path
@@ -398,11 +456,31 @@ def test_the_image_has_every_module_that_the_project_installs() -> None:
     assert {f"{module}.py" for module in modules} | set(packages) <= copied
 
 
-def test_the_image_has_the_locked_versions_of_the_runtime_dependencies() -> None:
+def locked(file: str) -> dict[str, str]:
+    """What a lock holds: versions, with hashes, by the requirement's name and marker."""
+    entries = re.split(r"\n(?! )", (ROOT / file).read_text().strip())
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+    requirements = [Requirement(entry.split("\\")[0]) for entry in entries]
+    return {f"{one.name} {one.marker}": str(one.specifier) for one in requirements}
+
+
+def test_the_locks_have_the_same_versions_and_all_that_the_project_asks_for() -> None:
+    image, checkout = locked("requirements.lock"), locked("requirements-dev.lock")
+    assert image.items() <= checkout.items()
+    extras = PROJECT["options.extras_require"]
+    runtime = "".join([PROJECT["options"]["install_requires"], extras["build"], extras["kafka"]])
+    for lock, asked in ((image, runtime), (checkout, runtime + "".join(extras.values()))):
+        versions = {key.split()[0]: version.removeprefix("==") for key, version in lock.items()}
+        for requirement in map(Requirement, asked.strip().splitlines()):
+            name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+            assert requirement.specifier.contains(versions[name], prereleases=True)
+
+
+def test_the_image_has_the_locked_dependencies_and_builds_the_project_with_them() -> None:
     installs = [run for run in of_dockerfile("RUN") if run.startswith("pip install")]
     assert [" ".join(install.split()[3:]) for install in installs] == [
-        "--constraint requirements.lock '.[kafka]'",
-        "--no-deps .",
+        "--require-hashes --requirement requirements.lock",
+        "--no-deps --no-build-isolation .",
     ]
 
 

