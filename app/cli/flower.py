@@ -9,21 +9,38 @@ from flower.app import Flower
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import HTTPError, OutputTransform, RequestHandler
 
+from app import guesses
+from app.domain.addresses import client_network
+from app.journal import connect
 from app.local import is_local
+from app.settings import settings
 
 
 class GuardedFlower(Flower):
     """Flower that no page frames, and that without a password answers to this machine alone."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, transforms=[_Unframed])
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, transforms=[_Unframed])
+
+        self._redis = connect(settings().redis_url)
 
     def find_handler(self, request: HTTPServerRequest, **more: Any) -> Any:
         """What answers a request."""
-        asks_for_password = self.options.basic_auth or self.options.auth
-        if asks_for_password or is_local(request.remote_ip, request.host, request.headers.keys()):
-            return super().find_handler(request, **more)
-        return self.get_handler_delegate(request, _Elsewhere)
+        if not (self.options.basic_auth or self.options.auth):
+            if not is_local(request.remote_ip, request.host, request.headers.keys()):
+                return self.get_handler_delegate(request, _Elsewhere)
+        elif "Authorization" in request.headers:
+            seconds = guesses.seconds_to_wait(self._redis, client_network(request.remote_ip or ""))
+            if seconds:
+                return self.get_handler_delegate(request, _Later, {"seconds": seconds})
+        return super().find_handler(request, **more)
+
+    def log_request(self, handler: RequestHandler) -> None:
+        """Count and log a wrong password."""
+        super().log_request(handler)
+        request = handler.request
+        if handler.get_status() == 401 and "Authorization" in request.headers:
+            guesses.count(self._redis, client_network(request.remote_ip or ""))
 
 
 class _Unframed(OutputTransform):
@@ -40,6 +57,18 @@ class _Unframed(OutputTransform):
 class _Elsewhere(RequestHandler):
     def prepare(self) -> None:
         raise HTTPError(403, reason="Without FLOWER_BASIC_AUTH Flower answers only on its machine")
+
+
+class _Later(RequestHandler):
+    def initialize(self, seconds: int) -> None:
+        self._seconds = seconds
+
+    def prepare(self) -> None:
+        raise HTTPError(429)
+
+    def write_error(self, status_code: int, **_: Any) -> None:  # noqa: ARG002
+        self.set_header("Retry-After", self._seconds)
+        self.finish("Too many wrong passwords came from your network. Try again later.")
 
 
 def main() -> None:

@@ -1,33 +1,14 @@
-"""Who is an operator: who shows ADMIN_TOKEN, or logged in with it; without one, this machine.
-
-Redis keys: `guesses:{network}`, how many wrong tokens came from a network in a minute.
-"""
-
-import logging
-from contextlib import suppress
-from typing import Any
+"""Who is an operator: who shows ADMIN_TOKEN, or logged in with it; without one, this machine."""
 
 from flask import Request, abort, request
-from redis.exceptions import RedisError
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import TooManyRequests, Unauthorized
 
+from app import guesses
 from app.domain.addresses import client_network
 from app.local import host_in, is_local, is_loopback
 from app.web import sessions
 from app.web.context import Context, context, is_one_of
-
-MAX_GUESSES = 10
-GUESS_SECONDS = 60
-
-_COUNT_GUESS = """#!lua flags=allow-oom
-local guesses = redis.call('INCR', KEYS[1])
-if guesses == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
-"""
-"""Also where Redis is full, which the libraries for rate limits do not do: filling it must not open
-the door to guessing."""
-
-logger = logging.getLogger(__name__)
 
 
 def require_operator() -> None:
@@ -69,28 +50,22 @@ def is_from_this_machine(here: Context, sent: Request) -> bool:
 
 
 def is_admin_token(given: str) -> bool:
-    """Whether a text is ADMIN_TOKEN; a wrong one is counted and logged, but not what it was.
+    """Whether a text is ADMIN_TOKEN; a wrong one is counted and logged.
 
-    Raises TooManyRequests, whatever the text is, to a network of a client that gave MAX_GUESSES
-    wrong ones within GUESS_SECONDS. While Redis is away nobody is held up, as reports can be read.
+    Raises TooManyRequests, whatever the text is, where too many wrong ones came from the client's
+    network.
     """
     here = context()
     token = here.settings.admin_token
     is_right = token is not None and is_one_of(given, [token])
     network = client_network(request.remote_addr or "")
-    redis, key = here.journal.redis, f"guesses:{network}"
-    with suppress(RedisError):
-        guesses: Any = redis.get(key)
-        if int(guesses or 0) >= MAX_GUESSES:
-            seconds: Any = redis.ttl(key)
-            raise TooManyRequests(
-                "Too many wrong admin tokens came from your network. Try again later.",
-                retry_after=max(seconds, 1),
-            )
-        if not is_right:
-            redis.eval(_COUNT_GUESS, 1, key, GUESS_SECONDS)
+    if seconds := guesses.seconds_to_wait(here.journal.redis, network):
+        raise TooManyRequests(
+            "Too many wrong admin tokens came from your network. Try again later.",
+            retry_after=seconds,
+        )
     if not is_right:
-        logger.warning("a wrong admin token from %s", network)
+        guesses.count(here.journal.redis, network)
     return is_right
 
 

@@ -5,6 +5,8 @@ import httpx
 import pytest
 
 from app.cli.parts import free_ports
+from app.guesses import MAX_GUESSES
+from app.journal import Journal
 from tests.conftest import Server, running, wait_until
 
 FRAMES = {"X-Frame-Options": "DENY", "Content-Security-Policy": "frame-ancestors 'none'"}
@@ -62,3 +64,17 @@ def test_without_a_password_it_answers_only_to_this_machine_by_its_own_names(
         for host in ("localhost", "[::1]:5555"):
             allowed = client.get(path, headers={"Host": host}, auth=("user", "password"))
             assert allowed.status_code == 200
+
+
+def test_guesses_at_the_password_are_limited(
+    flower: tuple[httpx.Client, bool], journal: Journal
+) -> None:
+    client, has_password = flower
+    tried = [client.get("/", auth=("user", "guess")).status_code for _ in range(MAX_GUESSES)]
+    right = client.get("/", auth=("user", "password"))
+    if has_password:
+        assert tried == [401] * MAX_GUESSES
+        assert (right.status_code, "Retry-After" in right.headers) == (429, True)
+    else:
+        assert [*tried, right.status_code] == [200] * (MAX_GUESSES + 1)
+    assert journal.redis.delete("guesses:127.0.0.1") == has_password

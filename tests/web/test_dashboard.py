@@ -4,8 +4,8 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.guesses import MAX_GUESSES
 from app.web import sessions
-from app.web.operators import MAX_GUESSES
 from tests.conftest import Server
 from tests.web.conftest import MakeClient
 
@@ -88,7 +88,7 @@ def test_logins_are_logged_by_address_but_not_with_what_was_tried(
         login(secured, "hunter2")
         login(secured)
     assert caplog.messages == [
-        "a wrong admin token from 127.0.0.1",
+        "a wrong token or password from 127.0.0.1",
         "a log-in from 127.0.0.1",
     ]
 

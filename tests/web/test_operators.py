@@ -4,9 +4,9 @@ import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
+from app.guesses import MAX_GUESSES
 from app.journal import Journal
 from app.web import sessions
-from app.web.operators import MAX_GUESSES
 from tests.conftest import Server
 from tests.web.conftest import MakeClient
 
@@ -96,7 +96,7 @@ def test_a_guess_is_logged_by_its_network_but_not_what_it_was(
 ) -> None:
     with caplog.at_level(logging.INFO):
         status(secured, "hunter2", address)
-    assert caplog.messages == [f"a wrong admin token from {network}"]
+    assert caplog.messages == [f"a wrong token or password from {network}"]
 
 
 def test_full_redis_neither_stops_the_counting_nor_a_log_in(
