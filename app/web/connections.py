@@ -84,8 +84,8 @@ class Incoming:
         if expected:
             # Whoever answers it removes it, so that the client is not told a second time.
             self.expects_continue = True
-            del self.data[slice(*expected.span())]
-            end -= len(expected[0])
+            del self.data[expected.start() : expected.end()]
+            end -= expected.end() - expected.start()
         self._head = self._chunk = end
         length = _LENGTH.search(self.data, 0, end)
         if _CHUNKED.search(self.data, 0, end):

@@ -6,6 +6,6 @@ from app.web.places import Places
 
 SOCKETS = 2 * server.threads
 
-socket_io._places = Places(SOCKETS, SOCKETS)
+socket_io._places = Places(SOCKETS + 1, SOCKETS)
 
 app = create_app()

@@ -64,10 +64,16 @@ def test_a_request_that_will_be_refused_is_not_waited_for(request_: bytes) -> No
     assert incoming.take() == (request_, False)
 
 
-def test_a_client_that_waits_for_100_is_found_and_nobody_else_answers_it() -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"expect: 100-Continue\r\nContent-Length: 5\r\n\r\n",
+        b"Content-Length: 5\r\nExpect:100-continue \r\n\r\n",
+    ],
+)
+def test_a_client_that_waits_for_100_is_found_and_nobody_else_answers_it(headers: bytes) -> None:
     incoming = Incoming()
-    head = POST + b"expect: 100-Continue\r\nContent-Length: 5\r\n\r\n"
-    incoming.data += head
+    incoming.data += POST + headers
     assert not incoming.is_ready()
     assert incoming.expects_continue
     incoming.data += b"12345" + GET

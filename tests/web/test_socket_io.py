@@ -21,6 +21,7 @@ from app.journal import Journal
 from app.settings import Settings
 from app.store import connection
 from app.store.counting import ClickRule, Counting
+from app.web.websocket import MAX_FRAMES
 from tests.conftest import Server, count_batch, wait_until
 from tests.web.conftest import gunicorn
 from tests.web.crowded import SOCKETS
@@ -330,11 +331,15 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(cro
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     ).encode()
 
-    def opened() -> tuple[socket.socket, bytes]:
-        client = socket.create_connection(("127.0.0.1", port), timeout=20)
-        # With the first packet of Socket.IO, masked with zeros: who does not connect is dropped.
-        client.sendall(request + b"\x81\x82\0\0\0\0" + b"40")
-        return client, client.recv(1_000).partition(b"\r\n")[0]
+    def opened(source: str = "127.0.0.1") -> tuple[socket.socket, bytes]:
+        address = ("127.0.0.1", port)
+        client = socket.create_connection(address, timeout=20, source_address=(source, 0))
+        client.sendall(request)
+        answer = client.recv(1_000).partition(b"\r\n")[0]
+        if b" 101 " in answer:
+            # A packet of Socket.IO, masked with zeros: who does not connect is dropped.
+            client.sendall(b"\x81\x82\0\0\0\0" + b"40")
+        return client, answer
 
     clients, answers = zip(*(opened() for _ in range(SOCKETS)), strict=True)
     assert set(answers) == {b"HTTP/1.1 101 Switching Protocols"}
@@ -343,7 +348,12 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(cro
     surplus, answer = opened()
     surplus.close()
     assert answer == b"HTTP/1.1 503 SERVICE UNAVAILABLE"
-    for client in clients:
+    other, answer = opened("127.0.0.2")
+    assert answer in answers, "another client has places of its own"
+    surplus, answer = opened("127.0.0.3")
+    surplus.close()
+    assert answer == b"HTTP/1.1 503 SERVICE UNAVAILABLE", "but there are only so many for all"
+    for client in (*clients, other):
         client.close()
 
     def is_free() -> bool:
@@ -418,3 +428,43 @@ def test_another_web_server_is_told_so(client: FlaskClient) -> None:
         less = {other: value for other, value in headers.items() if other != name}
         response = client.get("/socket.io/", query_string=HANDSHAKE, headers=less)
         assert response.status_code == 400, name
+
+
+MASKED = b"\x80\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("begin", "frame"),
+    [
+        (b"", b"\x89" + MASKED),
+        (b"", b"\x8a" + MASKED),
+        (b"\x01" + MASKED, b"\0" + MASKED),
+        (b"\x01" + MASKED, b"\0\x81\0\0\0\0a"),
+        (b"", b"\x81\x81\0\0\0\0" + b"3"),
+        (b"", b"\x81\x82\0\0\0\0" + b"40"),
+        (b"", b"\x81\x87\0\0\0\0" + b'42["a"]'),
+    ],
+    ids=["ping", "pong", "empty fragment", "small fragment", "sign of life", "connect", "unknown"],
+)
+def test_a_client_that_sends_too_many_frames_for_nothing_is_told_and_dropped(
+    server: str, begin: bytes, frame: bytes
+) -> None:
+    with raw(server) as client:
+        client.socket.sock.sendall(begin + frame * 2 * MAX_FRAMES)
+        opcode = None
+        while opcode != websocket.ABNF.OPCODE_CLOSE:
+            opcode, received = client.socket.recv_data_frame(control_frame=True)
+        assert int.from_bytes(received.data[:2]) == websocket.STATUS_POLICY_VIOLATION
+
+
+def test_as_many_messages_as_are_posted_may_come(server: str, journal: Journal) -> None:
+    message = "421" + json.dumps(["event", VIEW])
+    with raw(server) as client:
+        for _ in range(2 * MAX_FRAMES):
+            client.socket.send(message)
+        answered = 0
+        while answered < 2 * MAX_FRAMES:
+            packet = client.next()
+            if packet != "2":  # asked for a sign of life
+                assert packet.startswith('431[{"accepted":1')
+                answered += 1

@@ -15,7 +15,7 @@ from app.web import viewers as watched
 from app.web.viewers import HEAD, Viewers
 from tests.conftest import Server, wait_until
 
-Join = Callable[[], socket.socket]
+Join = Callable[..., socket.socket]
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def join(viewers: Viewers) -> Iterator[Join]:
     """Makes a viewer; returns its end of the connection."""
     with ExitStack() as open_until_the_end:
 
-        def make() -> socket.socket:
+        def make(address: str = "192.0.2.7") -> socket.socket:
             server, client = socket.socketpair()
             open_until_the_end.enter_context(client)
             client.settimeout(5)
             with server:
-                viewers.join(server, "192.0.2.7")
+                viewers.join(server, address)
             return client
 
         yield make
@@ -170,9 +170,16 @@ def test_viewers_come_again_once_redis_is_back(
     read_until(client, b'"views":7')
 
 
-def test_there_is_a_bound_to_viewers(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "MAX_VIEWERS", 2)
-    staying = [join(), join()]
+def test_there_is_a_bound_to_viewers_and_one_to_those_of_each_client(
+    viewers: Viewers, join: Join
+) -> None:
+    viewers._places.most, viewers._places.most_of_one = 3, 2
+    leaving, _ = join("2001:db8::1"), join("2001:db8::2")
     with pytest.raises(Unavailable, match="too many"):
-        join()
-    assert len(staying) == 2
+        join("2001:db8::3")
+    join("192.0.2.7")
+    with pytest.raises(Unavailable, match="too many"):
+        join("192.0.2.8")
+    leaving.close()
+    wait_until(lambda: len(viewers._unsent) == 2)
+    join("2001:db8::3")
