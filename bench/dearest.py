@@ -25,7 +25,7 @@ from rich.table import Table
 
 from app.cli.parts import Part, free_ports, redis_server, stop_all
 from app.domain.bodies import MAX_BODY_BYTES, MAX_EVENTS
-from app.domain.rules import MAX_ID_LENGTH, MAX_URL_LENGTH
+from app.domain.rules import MAX_ID_LENGTH
 from app.web.application import create_app
 from app.web.ingest import MAX_UNPACKED_BYTES
 
@@ -115,7 +115,9 @@ def inputs() -> dict[str, Input]:
         text = character * (MAX_UNPACKED_BYTES // len(character) - 9)
         bodies[name] = Input(b'{"Type":"PageView","Url":"' + text + b'"}')
     digits = b"9" * (MAX_UNPACKED_BYTES - 99)
-    bodies["one long number"] = Input(b'{"Type":"PageView","Url":"a.com","Timestamp":' + digits + b"}")
+    bodies["one long number"] = Input(
+        b'{"Type":"PageView","Url":"a.com","Timestamp":' + digits + b"}"
+    )
     bodies["deep"] = Input(b"[" * MAX_UNPACKED_BYTES)
     bodies["arrays in one event"] = Input(
         b'{"Url":' + b"[" + b"[]," * (MAX_UNPACKED_BYTES // 3 - 99) + b"1]}"

@@ -19,6 +19,7 @@ from app.web.context import (
     require_allowed_origin,
     require_write_key,
 )
+from app.web.limiting import charge
 
 MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 GZIP = zlib.MAX_WBITS | 16
@@ -34,6 +35,7 @@ def post_events() -> Response:
     websites = require_write_key(here, posted)
     require_allowed_origin(here, posted)
     raw_events = _raw_events(posted)
+    charge(len(raw_events))
     events, rejections = take(here, posted, websites, raw_events)
     return answer(
         {
