@@ -9,7 +9,7 @@ BROKER ?= redis
 STORED ?= 1000000
 ONLY ?= accept,counted,stored,features,workers
 
-.PHONY: run test faults bench model check lock
+.PHONY: run test faults bench dearest model check lock
 
 run: $(INSTALLED)
 	@exec $(BIN)/eventstream up
@@ -39,6 +39,10 @@ faults: $(INSTALLED)
 bench: $(INSTALLED)
 	@command -v wrk >/dev/null || { apt-get update -qq && apt-get install -qq -y wrk; }
 	@$(BIN)/python -m bench.run --stored $(STORED) --only $(ONLY)
+
+# What the dearest requests cost to read, in processor time and memory. Some: make dearest INPUTS=host
+dearest: $(INSTALLED)
+	@$(BIN)/python -m bench.dearest --only '$(INPUTS)'
 
 # Predicts what a load comes to here, from costs that it measures the first time. Options: make model
 # MODEL='--web 4 --workers 2 --rate 5000 --outage 5' ; MODEL=--compare tries two loads beside it.

@@ -5,14 +5,12 @@ import ipaddress
 MAX_LENGTH = 64
 
 
-def client_network(address: str) -> str:
-    """The network that counts as one client, given the client's address.
+def client_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """A client's address, None where the text is none.
 
-    The address may carry a port, brackets or a zone (RFC 3986, section 3.2.2, and RFC 4007, section
-    11), as some proxies write it. An IPv4 address is a client of its own, also where it is mapped
-    into IPv6 (RFC 4291, section 2.5.5.2). An IPv6 address counts with its whole /64, which is what
-    one subscriber is given (RFC 6177), as `2001:db8::/64`. Text that is no address is returned as
-    it is, cut to 64 characters.
+    It may carry a port, brackets or a zone (RFC 3986, section 3.2.2, and RFC 4007, section 11), as
+    some proxies write it. An IPv4 address that is mapped into IPv6 (RFC 4291, section 2.5.5.2) is
+    returned as IPv4.
     """
     text = address.strip()
     if text.startswith("["):
@@ -22,9 +20,21 @@ def client_network(address: str) -> str:
     try:
         parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed
+
+
+def client_network(address: str) -> str:
+    """The network that counts as one client, given the client's address in any of its forms.
+
+    An IPv4 address is a client of its own. An IPv6 address counts with its whole /64, which is what
+    one subscriber is given (RFC 6177), as `2001:db8::/64`. Text that is no address is returned as
+    it is, cut to 64 characters.
+    """
+    parsed = client_address(address)
+    if parsed is None:
         return address[:MAX_LENGTH]
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -77,31 +77,38 @@ def is_among(website: str, names: Collection[str]) -> bool:
 @lru_cache(MAX_REMEMBERED)
 def _read(url: str) -> tuple[str, str] | str:
     """The website and page of an address, or what is wrong with it."""
+    try:
+        return _parsed(url)
+    except ValueError as error:
+        return str(error)
+
+
+def _parsed(url: str) -> tuple[str, str]:
     # The standard has a parser drop these first; here it decides whether there is a scheme.
     url = url.strip(_CONTROLS_AND_SPACE).translate(_TABS_AND_NEWLINES)
     if not _SCHEME.match(url) or _HOST_AND_PORT.match(url):
         if url.startswith("/") and not url.startswith("//"):  # else its first name would be taken
-            return "Not the host of a website."
+            raise ValueError("Not the host of a website.")
         url = "http://" + url
     if _is_hopeless(url):
-        return "Not the host of a website."
+        raise ValueError("Not the host of a website.")
     try:
         parsed = can_ada.parse(url)
-    except ValueError:
-        return "Not a valid URL."
+    except ValueError as error:
+        raise ValueError("Not a valid URL.") from error
     if parsed.protocol not in ("http:", "https:"):
-        return "Not an http or https URL."
+        raise ValueError("Not an http or https URL.")
     if parsed.username or parsed.password:
-        return "Credentials are not allowed in a URL."
+        raise ValueError("Credentials are not allowed in a URL.")
     host = parsed.hostname.removeprefix("www.").rstrip(".")
     # The standard lets a host be "*", which in the reports means all websites together.
     if not host or host == "*" or host in _NO_HOSTS:
-        return "Not the host of a website."
+        raise ValueError("Not the host of a website.")
     if len(host) > MAX_LABEL_BYTES and _is_too_long(parsed.hostname.rstrip(".")):
-        return "The host is too long."
+        raise ValueError("The host is too long.")
     page = _page(parsed.pathname)
     if len(page) > MAX_PAGE_BYTES:
-        return "The page is too long."
+        raise ValueError("The page is too long.")
     return f"{host}:{parsed.port}" if parsed.port else host, page
 
 

@@ -25,6 +25,7 @@ from app.web.context import (
     which_of,
     write_key_given,
 )
+from app.web.limiting import charge
 from app.web.operators import is_from_this_machine
 
 MAX_UNPACKED_BYTES = 16 * 1024 * 1024
@@ -41,6 +42,7 @@ def post_events() -> Response:
     websites = require_write_key(here, posted)
     require_allowed_origin(here, posted)
     raw_events = _raw_events(posted)
+    charge(len(raw_events))
     events, rejections, other = take(here, posted, websites, raw_events)
     taken: dict[str, Any] = {
         "accepted": len(events),

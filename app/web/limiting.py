@@ -1,23 +1,31 @@
-"""The rate limit on posts, for each write key and address."""
+"""The rate limit on posts, for each write key and the network that it is used from."""
 
 import logging
+import time
 from collections.abc import Iterable
 
-from flask import Blueprint, Flask, request
+from flask import Blueprint, Flask, current_app, request
 from flask_limiter import Limiter
-from flask_limiter.util import get_remote_address
+from redis.exceptions import RedisError
+from werkzeug.exceptions import TooManyRequests
 
+from app.domain.addresses import client_network
 from app.settings import Settings
 from app.web.context import context, has_write_key, write_key_given
 
 REDIS_SECONDS = 0.3
+EVENTS_FOR_ONE = 100
+REFUSED = "Too many requests. Try again later."
+
+logger = logging.getLogger(__name__)
 
 
 def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
     """Hold requests of some blueprints together to RATE_LIMIT; more get 429 and a Retry-After.
 
-    The counts are in Redis, shared by all web processes. While it is away nothing is limited: the
-    events could not be taken anyway.
+    Each counts as one before its body is read; see `charge` for those of many events. The counts
+    are in Redis, shared by all web processes. While it is away nothing is limited: the events could
+    not be taken anyway.
     """
     # It would write the key and the address of each request that it refuses.
     logging.getLogger("flask-limiter").setLevel(logging.WARNING)
@@ -36,13 +44,37 @@ def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) ->
         config.rate_limit or "",
         scope="events",
         exempt_when=lambda: request.method == "OPTIONS",
-        error_message="Too many requests. Try again later.",
+        error_message=REFUSED,
     )
     for blueprint in blueprints:
         limit(blueprint)
 
 
+def charge(events: int) -> None:
+    """Count the current request, which holds so many events, once for each 100 that are begun.
+
+    One that is more than the whole RATE_LIMIT counts as that, so it passes as the first of a
+    window. Raises TooManyRequests, with a Retry-After, where it is more than what is left; it has
+    then counted once.
+    """
+    weight = -(-events // EVENTS_FOR_ONE)
+    if weight <= 1:
+        return
+    for limiter in current_app.extensions.get("limiter", ()):
+        limits = [(each, min(weight, each.limit.amount) - 1) for each in limiter.current_limits]
+        # A hit that is refused counts too, and would take what is left from lighter requests.
+        for fits in (limiter.limiter.test, limiter.limiter.hit):
+            for each, more in limits:
+                try:
+                    if not fits(each.limit, *each.request_args, cost=more):
+                        seconds = max(1, each.reset_at - int(time.time()))
+                        raise TooManyRequests(REFUSED, retry_after=seconds)
+                except RedisError as error:
+                    logger.warning("a request was not weighed: %s", type(error).__name__)
+                    return
+
+
 def _sender() -> str:
     # A key that is none would be a new sender for each made-up one.
     key = write_key_given(request) if has_write_key(context(), request) else ""
-    return f"{key} {get_remote_address()}"
+    return f"{key} {client_network(request.remote_addr or '')}"

@@ -1,16 +1,15 @@
 """Which requests are invalid traffic as a whole."""
 
-import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
 
 from flask import Request
 
+from app.domain.addresses import MAX_LENGTH, client_address
 from app.domain.robots import is_robot
 from app.domain.traffic import ADDRESS, ROBOT
 from app.settings import Network
 
-MAX_ADDRESS_LENGTH = 64
 MAX_REMEMBERED = 4_096
 
 
@@ -25,16 +24,12 @@ class TrafficFilter:
     def reason(self, posted: Request) -> str:
         """Why the events of this request are to be counted apart; an empty text if they are not."""
         # A trusted proxy may hand on any text as an address.
-        if self._excluded and self._is_excluded((posted.remote_addr or "")[:MAX_ADDRESS_LENGTH]):
+        if self._excluded and self._is_excluded((posted.remote_addr or "")[:MAX_LENGTH]):
             return ADDRESS
         if self._robots and is_robot(posted.environ.get("HTTP_USER_AGENT", "")):
             return ROBOT
         return ""
 
     def _look_up(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-        return any((mapped or parsed) in network for network in self._excluded)
+        parsed = client_address(address)
+        return parsed is not None and any(parsed in network for network in self._excluded)

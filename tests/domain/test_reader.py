@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.events import OTHER, AdClick, AdImpression, Event, PageView
 from app.domain.reader import EventReader
+from app.domain.rules import EventSchema
 from app.domain.traffic import Invalid
 from app.domain.users import UserHash
 
@@ -115,6 +117,21 @@ def test_a_number_and_the_same_digits_are_one_id() -> None:
                 }
             },
         ),
+        (
+            event(Meta={"UserId": 10**128, "AdId": -(10**127)}),
+            {
+                "Meta": {
+                    "UserId": ["Length must be between 1 and 128."],
+                    "AdId": ["Length must be between 1 and 128."],
+                }
+            },
+        ),
+        (
+            event(Meta={"UserId": OTHER, "AdId": OTHER}),
+            {"Meta": {"AdId": ["Must not be <other>."]}},
+        ),
+        (event(Url="http://" + "a" * 254), {"Url": ["The host is too long."]}),
+        (event(Url="a.com/" + "\U0001f600" * 342), {"Url": ["The page is too long."]}),
         (event(EventId=""), {"EventId": ["Length must be between 1 and 128."]}),
         (event(EventId=5), {"EventId": ["Not a valid string."]}),
         (event(Timestamp="2026-11-24T12:00:00"), {"Timestamp": ["The time zone is missing."]}),
@@ -287,6 +304,37 @@ def test_the_shortcut_for_valid_events_comes_to_what_the_schema_says(
     by_schema._if_valid = lambda *_: None  # type: ignore[method-assign]
     texts = as_json(*raw_events)
     assert reader.read(texts) == by_schema.read(texts)
+
+
+@given(raw_events=st.lists(near_valid_events | st.sampled_from([None, "x", 5, []]), max_size=5))
+def test_what_is_wrong_with_an_event_is_what_the_schema_says(raw_events: list[Any]) -> None:
+    _, rejections = reader.read(as_json(*raw_events))
+    found: Any = EventSchema(NOW.timestamp).validate(raw_events)
+    assert {bad.position: bad.errors for bad in rejections} == found
+
+
+@pytest.mark.parametrize("field", ["Url", "EventId", "Timestamp", "Type", "More"])
+def test_no_text_is_built_that_is_too_long_for_any_rule(field: str) -> None:
+    raw = json.dumps(event(**{field: "\U0001f600" * 500_000}), ensure_ascii=False).encode()
+    reader.read([raw])
+    tracemalloc.start()
+    try:
+        reader.read([raw])
+        assert tracemalloc.get_traced_memory()[1] < 100_000 + len(raw)
+    finally:
+        tracemalloc.stop()
+
+
+def test_ids_of_any_characters_are_bounded_in_bytes() -> None:
+    for character, size in (("\U0001f600", 512), ("\0", 128), ("\u202e", 384)):
+        longest = character * 128
+        read = read_one(event(EventId=longest, Meta={"UserId": longest, "AdId": longest}))
+        assert isinstance(read, AdClick)
+        for text in (read.event_id, read.user_id, read.ad_id):
+            assert text is not None
+            assert len(text.encode()) == size
+    raw = b'{"Type":"AdClick","Url":"a.com","Meta":{"UserId":"\\ud800","AdId":"1"}}'
+    assert reader.read([raw])[0] == []
 
 
 @pytest.mark.parametrize("kind", ["PageView", "AdImpression", "AdClick"])

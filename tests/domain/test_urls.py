@@ -40,6 +40,9 @@ from app.domain.urls import is_among, website_and_page
         ("http://[2001:DB8::1]/a", "[2001:db8::1]", "/a"),
         ("http://0x7f.1/", "127.0.0.1", "/"),
         ("http://site1.com\\a", "site1.com", "/a"),
+        ("http://site1.com./a", "site1.com", "/a"),
+        ("http://www.site1.com.:8080/a", "site1.com:8080", "/a"),
+        ("http://nullable.com/null", "nullable.com", "/null"),
     ],
 )
 def test_an_address_names_its_website_and_page(url: str, website: str, page: str) -> None:
@@ -68,11 +71,83 @@ def test_an_address_names_its_website_and_page(url: str, website: str, page: str
         "http://www./",
         "http://*/",
         "http://xn--/",
+        "undefined",
+        "null",
+        "NaN",
+        " null ",
+        "undefined/page1",
+        "http://null:80/",
+        "http://./",
+        "<other>",
+        "http://<other>/",
     ],
 )
 def test_an_address_of_no_web_page_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|website"):
         website_and_page(url)
+
+
+LABEL = "a" * 63
+LONGEST = f"{LABEL}.{LABEL}.{LABEL}.{'a' * 61}"
+
+
+@pytest.mark.parametrize(
+    ("host", "website"),
+    [
+        (LONGEST, LONGEST),
+        (f"{LONGEST}.:8080", f"{LONGEST}:8080"),
+        (f"a{LONGEST}", None),
+        (f"a.{LONGEST[2:]}", f"a.{LONGEST[2:]}"),
+        (f"a.{LONGEST[1:]}", None),
+        (f"www.{LONGEST[4:]}", LONGEST[4:]),
+        (f"www.{LONGEST}", None),
+        (f"a{LABEL}.com", None),
+        (f"a{LABEL}.com:8080", None),
+        (f"www.a{LABEL}", None),
+        ("ü" * 57 + ".com", "xn--" + "tda" + "a" * 56 + ".com"),
+        ("ü" * 58 + ".com", None),
+        ("%C3%BC" * 58 + ".com", None),
+        # As they come they are short enough, but not as they are kept.
+        ("㍿" * 64, None),
+        ("㍿." * 120, None),
+        # These are refused before IDNA has made them what they are.
+        ("㍿" * 2_000, None),
+        ("ﷺ", None),
+        ("%ef%B7%bb", None),
+        ("%41" + "㍿" * 2_000, None),
+        ("㌖.com", "xn--nckucudvbh5g.com"),
+        ("é" * 50 + ".com", "xn--" + "9ca" + "a" * 49 + ".com"),
+    ],
+)
+def test_a_host_is_bounded_in_the_form_in_which_it_is_kept(host: str, website: str | None) -> None:
+    if website is None:
+        with pytest.raises(ValueError, match=r"host|URL"):
+            website_and_page(f"http://{host}/")
+    else:
+        assert website_and_page(f"http://{host}/") == (website, "/")
+
+
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [
+        ("a" * 4_095, 4_096),
+        ("a" * 4_096, None),
+        ("a" * 4_095 + "///", 4_096),
+        ("%41" * 4_095, 4_096),
+        ("%41" * 4_096, None),
+        ("😀" * 341, 4_093),
+        ("😀" * 341 + "abc", 4_096),
+        ("😀" * 342, None),
+        ("😀" * 2_000, None),
+        ("a?" + "😀" * 2_000, 2),
+    ],
+)
+def test_a_page_is_bounded_in_the_form_in_which_it_is_kept(path: str, size: int | None) -> None:
+    if size is None:
+        with pytest.raises(ValueError, match="page"):
+            website_and_page(f"http://a.com/{path}")
+    else:
+        assert len(website_and_page(f"http://a.com/{path}")[1]) == size
 
 
 @given(st.text(max_size=60).map("http://site1.com/".__add__))

@@ -1,0 +1,92 @@
+import tracemalloc
+from contextlib import suppress
+
+import pytest
+
+from app.domain.bodies import MAX_EVENTS, events_in
+
+EVENT = b'{"a": "[,\\"]", "b": [1, {}]}'
+NOT_JSON = "The body is not valid JSON in UTF-8."
+TOO_MANY = "There are more than 5000 events."
+
+
+def array(number: int, event: bytes = EVENT) -> bytes:
+    return b" [" + b" ,".join([event] * number) + b"] "
+
+
+@pytest.mark.parametrize("number", [1, 2, 1_666, 1_667, MAX_EVENTS - 1, MAX_EVENTS])
+def test_an_array_holds_up_to_5000_events(number: int) -> None:
+    assert events_in(array(number)) == [EVENT] * number
+
+
+@pytest.mark.parametrize("number", [MAX_EVENTS + 1, MAX_EVENTS + 2, 3 * MAX_EVENTS])
+def test_a_longer_one_is_refused(number: int) -> None:
+    for body in (array(number), array(number, b"1")):
+        with pytest.raises(ValueError, match=TOO_MANY):
+            events_in(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"[1,",
+        array(MAX_EVENTS) + b"x",
+        array(3 * MAX_EVENTS) + b"x",
+        array(3 * MAX_EVENTS)[:-2],
+        b"[" * 1_000_000,
+        b"\xff",
+        b'"\xf0\x9f\x98',
+        b'"' + b"a" * 65_535 + b'\xf0\x9f"',
+    ],
+)
+def test_what_is_no_json_is_refused_as_such(body: bytes) -> None:
+    with pytest.raises(ValueError, match=NOT_JSON):
+        events_in(body)
+
+
+def test_a_character_on_the_border_of_two_chunks_is_whole() -> None:
+    for size in range(65_530, 65_537):
+        body = b'"' + b"a" * size + '\U0001f600"'.encode()
+        assert events_in(body) == [body]
+
+
+def test_lines_that_hold_nothing_are_no_events() -> None:
+    body = b"\n\r\n \t\n{}\r\n\n  {} \n\n\n5\n \n"
+    assert [line.strip() for line in events_in(body, lines=True)] == [b"{}", b"{}", b"5"]
+    for empty in (b"", b"\n", b"\n \n"):
+        with pytest.raises(ValueError, match="There is no event"):
+            events_in(empty, lines=True)
+
+
+def test_there_are_up_to_5000_lines_besides_empty_ones() -> None:
+    assert len(events_in(b"\n\n{}" * MAX_EVENTS, lines=True)) == MAX_EVENTS
+    with pytest.raises(ValueError, match=TOO_MANY):
+        events_in(b"{}\n" * (MAX_EVENTS + 1), lines=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        (b"[" + b"1," * 500_000 + b"1]", False),
+        (b"[" + b"[]," * 500_000 + b"1]", False),
+        (b'{"a":[' + b"1," * 500_000 + b"1]}", False),
+        (b'["' + "\U0001f600".encode() * 250_000 + b'"]', False),
+        (b"1" + b"\n" * 1_000_000 + b"1", True),
+        (b"1" + b"\n " * 500_000 + b"1", True),
+        (b"1\n" * 500_000, True),
+    ],
+)
+def test_a_body_is_split_without_more_memory_than_twice_its_size(body: bytes, lines: bool) -> None:
+    def split() -> None:
+        with suppress(ValueError):
+            events_in(body, lines=lines)
+
+    split()
+    tracemalloc.start()
+    try:
+        split()
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(body)
+    finally:
+        tracemalloc.stop()
