@@ -10,7 +10,7 @@ import pytest
 
 from app import counters, mirror
 from app.applying import Applying
-from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.events import OTHER, Actual, AdClick, AdImpression, Event, PageView
 from app.domain.reader import EventReader
 from app.domain.traffic import Invalid
 from app.errors import Unavailable
@@ -33,6 +33,36 @@ EVENTS: dict[str, list[Event]] = {
         AdClick("e3", "site1.com", "34", "u1", NOW),
     ],
 }
+
+
+OTHERS: list[tuple[Event, dict[str, Any]]] = [
+    (
+        PageView("e1", "a.com", OTHER, TODAY, actual=Actual("a.com", "/1")),
+        {"Type": "PageView", "Other": "page", "Url": "http://a.com/1", "EventId": "e1"},
+    ),
+    (
+        PageView("e1", OTHER, OTHER, TODAY, actual=Actual("a.com:80", "/1")),
+        {"Type": "PageView", "Other": "website", "Url": "https://a.com:80/1", "EventId": "e1"},
+    ),
+    (
+        AdClick("e1", "a.com", OTHER, "u1", NOW, actual=Actual("a.com", "34")),
+        {
+            **{"Type": "AdClick", "Other": "ad", "Url": "http://a.com/", "EventId": "e1"},
+            **{"Meta": {"UserId": "u1", "AdId": "34"}, "Timestamp": NOW},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "want"), OTHERS)
+def test_what_counts_under_other_is_sent_as_what_it_is_and_says_so(
+    event: Event, want: dict[str, Any]
+) -> None:
+    website, sent = mirror._sent(event, "made up")
+    assert sent == want
+    assert event.actual
+    assert website == event.actual.website
+    assert EventReader(UTC).read([msgspec.json.encode(sent)])[1] == []
 
 
 @pytest.fixture
