@@ -22,6 +22,7 @@ from app.consuming import Broken, TopicConsumer
 from app.domain.events import PageView
 from app.errors import InvalidRequest
 from app.journal import Journal
+from app.known_names import LOADED_KEY, KnownNames
 from app.settings import KafkaTopic, Settings
 from app.store import connection, folding, migrations, reports
 from app.store.connection import Session, collection
@@ -174,6 +175,19 @@ def test_an_event_that_also_came_over_http_counts_once(
     with consuming():
         wait_until(lambda: offsets(topic) == {0: 2})
     assert views() == {"/a": 2}
+
+
+def test_what_comes_by_kafka_has_no_budget_and_is_known_from_then_on(
+    consuming: Consuming, kafka: Kafka, topic: str, journal: Journal, config: Settings
+) -> None:
+    journal.redis.set(LOADED_KEY, 1)
+    with consuming(max_websites=0, max_pages=0):
+        kafka.send(topic, b'{"Type": "PageView", "Url": "a.com/1"}')
+        wait_until(lambda: reports.page_views(reports.Page()).items)
+    assert reports.page_views(reports.Page()).items[0]["page"] == "/1"
+    known = PageView(None, "a.com", "/1", "2026-11-24")
+    names = KnownNames(journal.redis, replace(config, max_websites=0, max_pages=0))
+    assert names.within_budgets([known], lambda: "a") == ([known], {})
 
 
 def test_a_bad_message_is_a_dead_letter_with_its_place_once_however_often_it_is_read(

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -84,7 +85,7 @@ def test_a_request_reaches_the_web_once_it_is_whole(proxy: Proxy, size: int) -> 
 
 
 def test_the_web_is_told_who_asks_after_what_the_client_says_itself(proxy: Proxy) -> None:
-    claims = {"X_Forwarded_For": "192.0.2.1", "X_Forwarded_Proto": "https"}
+    claims: dict[str, Any] = {"X_Forwarded_For": "192.0.2.1", "X_Forwarded_Proto": "https"}
     with proxy.connect(post(b"x", **claims)), proxy.received() as (_, request):
         assert b"\r\nX-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n" in request
         assert b"\r\nX-Forwarded-Proto: https, http\r\n" in request

@@ -10,7 +10,7 @@ import pytest
 
 from app.archive import Archive, Turn, rewriting
 from app.domain.calendar import day_of
-from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.events import OTHER, Actual, AdClick, AdImpression, Event, PageView
 from app.errors import InvalidRequest
 from app.journal import Journal
 from app.rebuild import Plan, Rebuilt, rebuild
@@ -62,6 +62,26 @@ def test_a_batch_that_is_archived_twice_counts_once(
     archive.write("page_view", {"b2": [view("2026-11-24")]})
     assert rebuild(PLAN, archive, turn, mongodb_url).events["page_view"] == 3
     assert views() == {"2026-11-24": 3}
+
+
+def test_what_counted_under_other_does_so_again_and_reports_can_be_filtered_by_it(
+    archive: Archive, turn: Turn, mongodb_url: str
+) -> None:
+    day = str(TODAY)
+    views: list[Event] = [
+        PageView(None, "a.com", OTHER, day, actual=Actual("a.com", "/1")),
+        PageView(None, OTHER, OTHER, day, actual=Actual("b.com", "/1")),
+    ]
+    click = AdClick(None, "a.com", OTHER, "u1", 0, actual=Actual("a.com", "34"))
+    archive.write("page_view", {"b1": views})
+    archive.write("ad_click", {"b2": [click]})
+    assert archive.forget(["u1"], turn) == 1
+    rebuild(PLAN, archive, turn, mongodb_url)
+    for website in ("a.com", OTHER):
+        row = {"website": website, "page": OTHER, "views": 1}
+        assert reports.page_views(reports.Page(), website).items == [row]
+        assert reports.page_views(reports.Page(), website, TODAY, TODAY).items == [row]
+    assert reports.clicks(reports.Page(), "a.com", OTHER).items[0]["hits"] == 1
 
 
 def test_an_event_id_that_counted_again_after_a_week_counts_twice(

@@ -17,10 +17,12 @@ from app.store.connection import collection, deadline
 from app.store.documents import ALL_WEBSITES, DayTotals, Filtered, PageViews, key
 from app.store.reports import Page, Row
 
-MAX_ROWS = 5_000
-MAX_KEYS = 20_000
-KEYS_AT_ONCE = 500
 TOP = 50
+MAX_ROWS = 2_000
+ALL_TIME = 200
+"""So many of all time's largest may be the largest of some days."""
+MAX_KEYS = 5_000
+KEYS_AT_ONCE = 500
 READ_SECONDS = 5.0
 
 
@@ -47,9 +49,10 @@ def pages(
     if found.is_exact:
         return found
     days = _days(website, first, last)
-    largest = reports.page_views(Page(reports.MAX_LIMIT), website).items
+    largest = reports.page_views(Page(ALL_TIME), website).items
     named = [(row["website"], row["page"]) for row in largest]
-    candidates = dict.fromkeys([*named[:TOP], *lately, *named[TOP:]])
+    seen = [pair for pair in lately if website in (None, pair[0])]
+    candidates = dict.fromkeys([*named[:TOP], *seen, *named[TOP:]])
     keys = [key(of, day, page) for of, page in candidates for day in days][:MAX_KEYS]
     rows: list[Row] = []
     with deadline(READ_SECONDS):

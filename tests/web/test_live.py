@@ -17,7 +17,7 @@ from app.domain.traffic import Invalid
 from app.journal import Batch, Journal
 from app.live import Counted, Counts
 from app.settings import Settings
-from app.store import reports, tops
+from app.store import tops
 from app.store.counting import ClickRule, Counting
 from app.web import remembering
 from app.web.server import threads
@@ -235,9 +235,9 @@ def test_with_more_pages_than_are_read_the_snapshot_has_the_largest_known_and_sa
     views = [PageView(None, "a.com", page, today) for page in viewed]
     old = [PageView(None, "a.com", f"/old/{n % 60}", "2020-01-01") for n in range(180)]
     count_batch(counting, "b1", PageView, [*views, *old])
-    told = Counted({"*": 2, "a.com": 2, "a.com /lately": 2}, Counts())
+    told = Counted({"*": 2, "a.com /lately": 2, "b.com /of-another": 2}, Counts())
     live.record(journal.redis, "page_view", told, time.time())
-    monkeypatch.setattr(reports, "MAX_LIMIT", 1)
+    monkeypatch.setattr(tops, "ALL_TIME", 1)
     for website in (None, "a.com"):
         found = snapshot(client, website=website)
         assert found["partial"] == ["pages"]
