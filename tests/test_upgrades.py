@@ -239,5 +239,6 @@ def test_migrate_says_what_it_did(monkeypatch: pytest.MonkeyPatch, settings: Set
         module.settings.cache_clear()
     assert done.output.splitlines() == [
         "schema 3: clicks of each website, 0 documents changed",
-        "the database is of schema 3",
+        "schema 4: event ids of each website, 0 documents changed",
+        "the database is of schema 4",
     ]

@@ -1,3 +1,5 @@
+import time
+from datetime import UTC
 from typing import Any
 
 import msgspec
