@@ -343,8 +343,9 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(cro
 
     clients, answers = zip(*(opened() for _ in range(SOCKETS)), strict=True)
     assert set(answers) == {b"HTTP/1.1 101 Switching Protocols"}
-    for _ in range(20):
-        assert httpx.post(f"{crowded}/events", json=VIEW).status_code == 202
+    with httpx.Client(base_url=crowded) as poster:
+        for _ in range(20):
+            assert poster.post("/events", json=VIEW).status_code == 202
     surplus, answer = opened()
     surplus.close()
     assert answer == b"HTTP/1.1 503 SERVICE UNAVAILABLE"
