@@ -451,6 +451,7 @@ def test_a_client_that_sends_too_many_frames_for_nothing_is_told_and_dropped(
     server: str, begin: bytes, frame: bytes
 ) -> None:
     with raw(server) as client:
+        assert client.socket.sock
         client.socket.sock.sendall(begin + frame * 2 * MAX_FRAMES)
         opcode = None
         while opcode != websocket.ABNF.OPCODE_CLOSE:
