@@ -343,8 +343,9 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(cro
 
     clients, answers = zip(*(opened() for _ in range(SOCKETS)), strict=True)
     assert set(answers) == {b"HTTP/1.1 101 Switching Protocols"}
-    for _ in range(20):
-        assert httpx.post(f"{crowded}/events", json=VIEW).status_code == 202
+    with httpx.Client(base_url=crowded) as poster:
+        for _ in range(20):
+            assert poster.post("/events", json=VIEW).status_code == 202
     surplus, answer = opened()
     surplus.close()
     assert answer == b"HTTP/1.1 503 SERVICE UNAVAILABLE"
@@ -450,7 +451,7 @@ def test_a_client_that_sends_too_many_frames_for_nothing_is_told_and_dropped(
     server: str, begin: bytes, frame: bytes
 ) -> None:
     with raw(server) as client:
-        assert client.socket.sock is not None
+        assert client.socket.sock
         client.socket.sock.sendall(begin + frame * 2 * MAX_FRAMES)
         opcode = None
         while opcode != websocket.ABNF.OPCODE_CLOSE:
