@@ -154,10 +154,15 @@ def at_once(target: Target, number: int, act: Callable[[httpx.Client], object]) 
 
 
 class Sent(NamedTuple):
-    """What a connection sends: some of it as soon as it is open, then some a byte a second."""
+    """What a connection sends: some parts, with so many seconds between them."""
 
-    at_once: bytes = b""
-    dripping: bytes = b""
+    parts: Sequence[bytes] = ()
+    pause: float = 0.0
+
+
+def dripping(text: bytes) -> Sequence[bytes]:
+    """The bytes of a text, each a part of its own."""
+    return [text[place : place + 1] for place in range(len(text))]
 
 
 def hold(target: Target, connections: Sequence[Sent], source: str = "127.0.0.2") -> None:
@@ -211,9 +216,7 @@ def is_established(connection: socket.socket) -> bool:
 
 
 async def _send(connection: socket.socket, sent: Sent) -> None:
-    loop = asyncio.get_running_loop()
     with suppress(OSError):
-        await loop.sock_sendall(connection, sent.at_once)
-        for place in range(len(sent.dripping)):
-            await loop.sock_sendall(connection, sent.dripping[place : place + 1])
-            await asyncio.sleep(1)
+        for part in sent.parts:
+            await asyncio.get_running_loop().sock_sendall(connection, part)
+            await asyncio.sleep(sent.pause)
