@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from tests.attacks.honest import KINDS, event_id
@@ -16,6 +17,7 @@ LONG_HOST = ".".join(["a" * 60] * 4)
 HITS_AT_ONCE = 210
 """Four times as many such hosts are 15.4 MB, and a document of MongoDB has at most 16 MiB."""
 ASTRAL = "😀"
+HITTING_SECONDS = 8.0
 
 
 def view(url: str) -> Event:
@@ -80,15 +82,20 @@ def post_by_all(target: Target, bodies: Iterable[bytes]) -> None:
         thread.join()
 
 
-def hit_together(target: Target, users: Sequence[str]) -> None:
-    """Post a hit of each user, all in one post, a second after the other."""
+def prepare_and_hit(target: Target, users: Sequence[str], bodies: Iterable[bytes]) -> None:
+    """Post these bodies, and then a hit of each user all in one post, one second after the other.
+
+    Preparing ends, as far as it came, HITTING_SECONDS before the attack does.
+    """
+    post_by_all(replace(target, until=target.until - HITTING_SECONDS), bodies)
+    target = replace(target, until=time.monotonic() + HITTING_SECONDS)
     with target.client("203.0.113.9") as client:
         while not target.is_over():
             post_all(target, client, [packed([hit(user, "small.test") for user in users])])
             time.sleep(1)
 
 
-@attack("85 users with 15 MB of hits each, then a hit of each at once", 40)
+@attack("85 users with 15 MB of hits each, then a hit of each at once", 100)
 def prepared_users(target: Target) -> None:
     """Each has hits on hosts of 18 kB, and where these are refused on as many long ads."""
     users = [f"prepared-{n}" for n in range(85)]
@@ -97,8 +104,7 @@ def prepared_users(target: Target) -> None:
         long_ads = [hit(user, LONG_HOST, f"{n:0128}") for n in range(HITS_AT_ONCE)]
         return [hit(user, GROWING_HOST)] * HITS_AT_ONCE + long_ads
 
-    post_by_all(target, (packed(hits(user)) for user in users for _ in range(4)))
-    hit_together(target, users)
+    prepare_and_hit(target, users, (packed(hits(user)) for user in users for _ in range(4)))
 
 
 @attack("1,100 users with 100 hits each on hosts of 250 characters, then a hit of each", 30)
@@ -106,10 +112,8 @@ def many_users(target: Target) -> None:
     """Each history is small, all of them together are not."""
     users = [f"many-{n}" for n in range(1_100)]
     groups = [users[n : n + 50] for n in range(0, len(users), 50)]
-    post_by_all(
-        target, (packed([hit(user, LONG_HOST) for user in group] * 100) for group in groups)
-    )
-    hit_together(target, users)
+    bodies = (packed([hit(user, LONG_HOST) for user in group] * 100) for group in groups)
+    prepare_and_hit(target, users, bodies)
 
 
 @attack("20,000 made-up websites with impressions of last month, then its aggregation", 90)

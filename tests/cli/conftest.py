@@ -113,9 +113,11 @@ def start_stack(home: Path, *arguments: str, **environment: str) -> AbstractCont
             )
             yield stack
         finally:
-            if process.poll() is None:
-                stack.stop()
-            kill_group(process)
+            try:
+                if process.poll() is None:
+                    stack.stop()
+            finally:
+                kill_group(process)
 
     return start()
 
