@@ -223,8 +223,9 @@ def compare(stack: Stack, honest: Honest) -> tuple[int, int, int]:
 def collector(settings: Mapping[str, str]) -> Iterator[Stack]:
     """A collector in a temporary folder."""
     with (
-        tempfile.TemporaryDirectory(prefix="eventstream-attacks-") as folder,
-        suppress(subprocess.TimeoutExpired),  # it is killed where it does not stop in time
+        tempfile.TemporaryDirectory(
+            prefix="eventstream-attacks-", ignore_cleanup_errors=True
+        ) as folder,
         start_stack(Path(folder), **SETTINGS, **settings) as stack,
     ):
         if stack.process.poll() is not None:

@@ -3,7 +3,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,11 +113,10 @@ def start_stack(home: Path, *arguments: str, **environment: str) -> AbstractCont
             )
             yield stack
         finally:
-            try:
-                if process.poll() is None:
+            if process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):  # it is killed all the same
                     stack.stop()
-            finally:
-                kill_group(process)
+            kill_group(process)
 
     return start()
 
