@@ -105,7 +105,7 @@ def _take_all(target: Target, hostile: bytes, honest: bytes, welcome: bytes) -> 
         yield f"{len(refused)} of {len(answers)} tries of another address were refused"
 
 
-@attack("24 kB pages, 50 in a post, and 2,060 names with 15 views each in a minute", 20)
+@attack("24 kB pages, 50 in a post, and 2,060 names with 15 views each in a minute", 30)
 def announcements(target: Target) -> Iterator[str]:
     """A viewer gets little for each post, and no flood of spikes."""
     pages = [view(f"long.test/{n}/{ASTRAL * 2_010}") for n in range(50)]
