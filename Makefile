@@ -7,9 +7,9 @@ MINUTES ?= 10
 SEED ?= 1
 BROKER ?= redis
 STORED ?= 1000000
-ONLY ?= accept,counted,stored,features,workers
+ONLY ?=
 
-.PHONY: run test faults bench dearest model check lock
+.PHONY: run test attacks faults bench dearest model check lock
 
 run: $(INSTALLED)
 	@exec $(BIN)/eventstream up
@@ -29,6 +29,10 @@ test: $(INSTALLED)
 		echo "iproute2 can't be installed here: the tests of hosts that lose each other are skipped"
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
+# Attacks a whole collector beside honest clients. One alone: make attacks ONLY=silent_connections
+attacks: $(INSTALLED)
+	$(BIN)/python -m tests.attacks.harness --seed $(SEED) $(addprefix --only ,$(ONLY))
+
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.
 # With settings: make faults SET="ARCHIVE=1 CLICK_SCOPE=user"
 faults: $(INSTALLED)
@@ -38,7 +42,7 @@ faults: $(INSTALLED)
 # Measures beside two baselines, into bench/results.json. Shorter: make bench STORED=20000 ONLY=counted
 bench: $(INSTALLED)
 	@command -v wrk >/dev/null || { apt-get update -qq && apt-get install -qq -y wrk; }
-	@$(BIN)/python -m bench.run --stored $(STORED) --only $(ONLY)
+	@$(BIN)/python -m bench.run --stored $(STORED) $(addprefix --only ,$(ONLY))
 
 # What the dearest requests cost to read, in processor time and memory. Some: make dearest INPUTS=host
 dearest: $(INSTALLED)

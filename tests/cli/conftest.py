@@ -3,7 +3,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +114,8 @@ def start_stack(home: Path, *arguments: str, **environment: str) -> AbstractCont
             yield stack
         finally:
             if process.poll() is None:
-                stack.stop()
+                with suppress(subprocess.TimeoutExpired):  # it is killed all the same
+                    stack.stop()
             kill_group(process)
 
     return start()

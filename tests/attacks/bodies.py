@@ -1,0 +1,63 @@
+"""Attacks with bodies: small ones that grow when they are unpacked or read, and large ones."""
+
+import gzip
+import itertools
+
+import httpx
+
+from tests.attacks.hostile import Event, Target, at_once, attack, packed, post
+
+UNPACKED = 16 * 1024 * 1024
+BODY = 2 * 1024 * 1024
+MEDIA = ("application/json", "application/x-ndjson")
+
+
+@attack("16 MiB of 1s, newlines, brackets, braces, quotes; 4 at once")
+def gzip_bombs(target: Target) -> None:
+    """Some 16 kB each as sent."""
+    texts = [b"[" + b"1," * (UNPACKED // 2 - 1) + b"1]", b"\n" * UNPACKED, b"[" * UNPACKED]
+    texts += [b"[" + b"{}," * (UNPACKED // 3 - 1) + b"{}]", b'{"a":' * (UNPACKED // 5)]
+    texts += [b"[" + b'"",' * (UNPACKED // 3 - 1) + b'""]', b"1\n" * (UNPACKED // 2)]
+    bombs = itertools.cycle(itertools.product(map(gzip.compress, texts), MEDIA))
+    at_once(target, 4, lambda client: post(client, *next(bombs)))
+
+
+@attack("2 MiB of punycode, escapes, wrong times; 4 at once")
+def dear_bodies(target: Target) -> None:
+    """What costs most to read for its size."""
+    hosts = [".".join(["㍿"] * 100), ".".join(["xn--6oqv20b1zgzxr"] * 12), "a." * 1_000]
+    pages = ["%2e%41" * 300, "../" * 600, "😀" * 500, "%zz" * 600]
+    urls = [*hosts, *(f"a.test/{page}" for page in pages)]
+    bodies = []
+    for url in urls:
+        view = {"Type": "PageView", "Url": url}
+        number = min(5_000, BODY // (len(url.encode()) + 40))
+        bodies.append(packed([view] * number))
+    for wrong in ({"Timestamp": "2026-99-99T00:00:00Z"}, {"EventId": 1.5}, {"Url": "http://["}):
+        bodies.append(packed([{"Type": "PageView", "Url": "a.test"} | wrong] * 5_000))
+    turn = itertools.cycle(bodies)
+    at_once(target, 4, lambda client: post(client, next(turn)))
+
+
+@attack("valid bodies of 2 MiB as sent and 11 MiB unpacked, 4 at once")
+def large_writes(target: Target) -> None:
+    """Each is one large write to the journal, beside which small ones wait."""
+    rng = target.random
+
+    def views(number: int, length: int) -> list[Event]:
+        page = f"{rng.getrandbits(4 * length):0{length}x}"
+        return [
+            {"Type": "PageView", "Url": f"large.test/{page}{n}", "EventId": f"{page[:99]}-{n}"}
+            for n in range(number)
+        ]
+
+    plain, unpacked = views(4_500, 250), packed(views(5_000, 2_000))
+    plainly = itertools.cycle([True, False])
+
+    def act(client: httpx.Client) -> None:
+        if next(plainly):
+            client.post("/events", json=plain)
+        else:
+            post(client, unpacked)
+
+    at_once(target, 4, act)

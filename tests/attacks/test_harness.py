@@ -1,0 +1,39 @@
+from tests.attacks.harness import (
+    ALL_PARTS,
+    MIB,
+    MOST_HEALTH_SECONDS,
+    MOST_REFUSED_SECONDS,
+    Outcome,
+    memory_limits,
+)
+from tests.faults.harness import differences
+
+LIMITS = {"web": 100 * MIB}
+FINE = Outcome("none", 9, 9, 0, 0, MOST_REFUSED_SECONDS, MOST_HEALTH_SECONDS, {"web": 1}, [])
+
+
+def test_every_part_but_the_database_has_a_memory_limit() -> None:
+    limits = memory_limits()
+    assert limits.keys() == ALL_PARTS.keys() - {"database"}
+    assert limits["worker-ad_click"] == 512 * MIB
+
+
+def test_what_is_lost_and_what_is_repeated_is_summed_apart() -> None:
+    wanted = [{"page": "/a", "views": 3}, {"page": "/b", "views": 2}, {"page": "/c", "views": 1}]
+    found = [{"page": "/a", "views": 1}, {"page": "/b", "views": 4}, {"page": "/d", "views": 9}]
+    assert differences(wanted, wanted) == (0, 0)
+    assert differences(wanted, found) == (3, 3)
+
+
+def test_each_bound_that_is_broken_is_named() -> None:
+    assert FINE.broken(LIMITS) == []
+    for change in (
+        {"posted": 0},
+        {"lost": 1},
+        {"repeated": 1},
+        {"refused_seconds": MOST_REFUSED_SECONDS + 0.1},
+        {"health_seconds": MOST_HEALTH_SECONDS + 0.1},
+        {"memory": {"web": 101 * MIB}},
+        {"wrong": ["a spike too many"]},
+    ):
+        assert len(FINE._replace(**change).broken(LIMITS)) == 1
