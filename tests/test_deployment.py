@@ -28,7 +28,7 @@ from packaging.specifiers import SpecifierSet
 from pymongo.uri_parser import parse_uri
 from redis import Redis
 
-from app.broker import consumption, is_rabbit
+from app.broker import is_rabbit
 from app.cli.parts import free_ports, redis_server
 from app.settings import Settings, read
 from celeryconfig import task_queues, task_time_limit
@@ -395,15 +395,20 @@ def test_with_rabbitmq_every_process_is_told_of_it_and_waits_for_it() -> None:
 
 
 @needs_rabbit
-def test_with_rabbitmq_a_queue_is_consumed_while_somebody_does(rabbit: RabbitServer) -> None:
-    consumes = consumption(rabbit.url, "")
+def test_with_rabbitmq_a_queue_is_consumed_while_somebody_does(
+    rabbit: RabbitServer, broker: str, tmp_path: Path
+) -> None:
+    service = Service("worker-ad-click", broker, tmp_path)
+    service.environment["BROKER_URL"] = rabbit.url
+    check = WITH_RABBIT["services"]["worker-ad-click"]["healthcheck"]["test"][1:]
+    service.check = [*check[:-1], "watched"]
     with Connection(rabbit.url) as connection, connection.channel() as channel:
         queue = Queue("watched")(channel)
         queue.declare()
-        assert not consumes("watched")
+        assert not service.is_healthy()
         with Consumer(channel, [queue], on_message=print):
-            assert consumes("watched")
-        wait_until(lambda: not consumes("watched"))
+            assert service.is_healthy()
+        wait_until(lambda: not service.is_healthy())
         queue.delete()
 
 
