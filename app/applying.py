@@ -26,7 +26,7 @@ FOLD_EVERY_SECONDS = 1.0
 MOST_EVENTS = 1_000_000
 """More than a transaction ever gets: so many bytes of events are not taken at once."""
 FOLD_SHARE = 0.1
-"""Of the time, folding takes no more than this, while there is something to count."""
+"""Of the time, folding takes no more than this, while more waits to be counted than is taken."""
 
 
 @dataclass

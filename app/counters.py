@@ -107,7 +107,10 @@ APPLY_RETRIES = Counted(
     TYPES,
 )
 FOLD_CONFLICTS = Counted(
-    "eventstream_fold_conflicts", "Folds left to another process at work on it.", "type", TYPES
+    "eventstream_fold_conflicts",
+    "Folds that left something to another process, or to the next one.",
+    "type",
+    TYPES,
 )
 LETTERS_DROPPED = Counted(
     "eventstream_dead_letters_dropped",

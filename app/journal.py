@@ -118,6 +118,12 @@ def encode(events: Iterable[Event]) -> Encoded:
     }
 
 
+def took_all_it_may(taken: Sequence[Batch]) -> bool:
+    """Whether these are as many batches as a worker takes at once, so that more may wait."""
+    size = sum(len(batch.payload) for batch in taken)
+    return len(taken) >= TAKEN_AT_ONCE or size >= TAKEN_BYTES
+
+
 def batches(events: Iterable[Event]) -> list[Batch]:
     """These events as batches of one kind each: see `batches_of`."""
     return batches_of([encode(events)])

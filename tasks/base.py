@@ -67,11 +67,12 @@ class CountingTask(Task):  # type: ignore[misc]
                     return
                 if taken:
                     self._count(queue, taken)
-                self.applying.fold_if_due(QUEUES[queue], busy=bool(taken))
+                more_waits = journal.took_all_it_may(taken)
+                self.applying.fold_if_due(QUEUES[queue], busy=more_waits)
                 if started >= stop:
                     self.apply_async(queue=queue)
                     return
-                if sum(len(batch.payload) for batch in taken) < journal.TAKEN_BYTES:
+                if not more_waits:
                     time.sleep(max(0.0, started + LINGER_SECONDS - time.monotonic()))
         except Unavailable as error:
             logger.warning("batches wait: %s", error, extra={"queue": queue})

@@ -4,6 +4,7 @@ Counting batches so writes one small document, however many counters it adds to,
 another writer. Folding then writes each counter once for all the batches since.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ from app.store.documents import (
 )
 
 FOLD_SECONDS = 20.0
-ROWS_AT_ONCE = 5_000
+CALL_SECONDS = 10.0
+"""After so long no further transaction begins: whoever folds has other work too."""
+DOCUMENTS_AT_ONCE = 5_000
 BYTES_AT_ONCE = 4_000_000
 KEYS_AT_ONCE = 500
 """A page has up to 24 kB, and what asks for these keys must not be larger than a document."""
@@ -147,13 +150,15 @@ def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
 def fold(kind: str, older_than: datetime | None = None) -> bool:
     """Add what was recorded for events of this kind, before `older_than` or ever, to its counters.
 
-    False where another process does so, which leaves off only with what was recorded before it
-    began. Raises Unavailable where the database is away; all is folded once, then or later.
+    Returns whether all of it is in the counters. It is not where another process is at work on it,
+    or where CALL_SECONDS were not enough. Raises Unavailable where the database is away; all is
+    folded once, then or later.
     """
+    until = time.monotonic() + CALL_SECONDS
     recorded: dict[str, Any] = {"kind": kind}
     if older_than is not None:
         recorded["_id"] = {"$lt": ObjectId.from_datetime(older_than)}
-    while True:
+    while time.monotonic() < until:
         with deadline(FOLD_SECONDS):
             try:
                 if not transaction(partial(_fold_some, recorded), again=False):
@@ -162,6 +167,7 @@ def fold(kind: str, older_than: datetime | None = None) -> bool:
                 if error.code != WRITE_CONFLICT:
                     raise
                 return False
+    return False
 
 
 def is_folded() -> bool:
@@ -183,16 +189,16 @@ def _fold_some(recorded: Mapping[str, Any], session: Session) -> bool:
     """Fold some of the changes that this query finds; whether there were any."""
     ids: list[ObjectId] = []
     sums: dict[type[Document], dict[Parts, list[int]]] = defaultdict(dict)
-    rows = size = 0
+    size = 0
     for change in collection(Change).find(recorded, session=session):
         if change.get("shape", 1) > SHAPE:
             continue
         ids.append(change["_id"])
         size += len(change["counts"])
         for name, added in msgspec.json.decode(change["counts"]).items():
-            rows += len(added)
             _sum_up(_COUNTERS[_BY_NAME[name]], added, sums[_BY_NAME[name]])
-        if rows > ROWS_AT_ONCE or size > BYTES_AT_ONCE:
+        # However many rows change a document, it is written once.
+        if sum(map(len, sums.values())) > DOCUMENTS_AT_ONCE or size > BYTES_AT_ONCE:
             break
     if not ids:
         return False

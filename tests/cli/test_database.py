@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from secantus import query
 
-from app.cli.database import fetch_no_more_than_asked_for, with_pages_let_go, with_quick_in
+from app.cli.database import (
+    fetch_no_more_than_asked_for,
+    read_options_once_a_statement,
+    with_pages_let_go,
+    with_quick_in,
+)
 from tests.conftest import Server
 
 KEYS = st.one_of(
@@ -108,3 +114,45 @@ def test_a_range_that_is_limited_holds_what_the_whole_begins_with(database: Serv
                 some = rows.find({"n": bounds}, {"_id": 0}).sort("n", 1).limit(limit).to_list()
                 assert some == every[:limit]
         client.drop_database("limited")
+
+
+def test_a_statement_of_a_transaction_reads_the_options_of_indexes_once() -> None:
+    read: list[str] = []
+
+    @contextmanager
+    def use(_: Any) -> Iterator[None]:
+        yield
+
+    def options(_: str, coll: str) -> dict[str, Any]:
+        read.append(coll)
+        return {}
+
+    storage = SimpleNamespace(
+        use_user_transaction=use, _index_options_map=options, _partial_filters=options
+    )
+    read_options_once_a_statement(storage)
+    for _ in range(2):
+        with storage.use_user_transaction(None):
+            for coll in ("a", "b", "a"):
+                storage._index_options_map("db", coll)
+    assert read == ["a", "b"] * 2
+    storage._index_options_map("db", "outside")
+    storage._index_options_map("db", "outside")
+    assert read[4:] == ["outside"] * 2
+
+
+def test_indexes_that_are_made_between_two_statements_hold_for_the_second(
+    database: Server,
+) -> None:
+    with pymongo.MongoClient[dict[str, Any]](database.url) as client:
+        rows = client["options"]["rows"]
+        rows.drop()
+        rows.insert_one({"_id": 0, "n": 0})
+        for start, index in ((1, "n"), (3, "m")):
+            with client.start_session() as session, session.start_transaction():
+                rows.insert_many([{"_id": start, "n": start, "m": 1}], session=session)
+                rows.insert_many([{"_id": start + 1, "n": start, "m": 1}], session=session)
+            rows.create_index(index)
+        assert rows.count_documents({"n": {"$gt": 0}}) == 4
+        assert rows.count_documents({"m": 1}) == 4
+        client.drop_database("options")

@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 from pymongo.common import MAX_BSON_SIZE
@@ -63,7 +64,7 @@ def test_a_fold_that_was_broken_off_is_made_up_for(
 def test_more_than_fits_a_transaction_is_folded_in_several(
     counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folding, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 2)
     count(counting, 4)
     folding.fold("PageView")
     assert views() == [12, 12, 12]
@@ -111,3 +112,32 @@ def test_counters_are_looked_up_some_at_a_time(
     assert connection.collection(documents.Change).count_documents({}) == 2
     assert folding.fold("PageView")
     assert views() == [9, 9, 9]
+
+
+def test_a_call_that_takes_too_long_leaves_the_rest_to_the_next(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(counting, 2)
+    monkeypatch.setattr(folding, "CALL_SECONDS", 0)
+    assert not folding.fold("PageView")
+    monkeypatch.undo()
+    assert folding.fold("PageView")
+    assert folding.is_folded()
+
+
+def test_a_document_is_written_once_however_many_changes_it_has(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(counting, 10)
+    monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 4)
+    added: list[Any] = []
+    add = folding._add
+
+    def note_and_add(counters: folding.Counters, *given: Any) -> None:
+        added.append(counters.document)
+        add(counters, *given)
+
+    monkeypatch.setattr(folding, "_add", note_and_add)
+    assert folding.fold("PageView")
+    assert added.count(documents.PageViews) == 1
+    assert views() == [30, 30, 30]
