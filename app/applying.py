@@ -107,13 +107,16 @@ class Applying:
         pieces: Sequence[Piece],
         bury: Callable[[Piece, Exception], None],
         until: float = math.inf,
-    ) -> None:
+    ) -> Applied | None:
         """Count pieces of batches of one kind, in as many transactions as it takes.
 
         What fails whole is halved, until an event that can't be counted stands alone: `bury` is
         given that, and its positions are then done. It must keep the event durably before it
-        returns, and may be called again for the same one. Raises Unavailable, also where this time
-        of the monotonic clock has come; what was counted until then stays so.
+        returns, and may be called again for the same one.
+
+        Returns what was applied if one transaction was enough, else None: `finish` then tells.
+        Raises Unavailable, also where this time of the monotonic clock has come; what was counted
+        until then stays so.
         """
         if time.monotonic() > until:
             raise DeadlineMissed("database", "the rest is counted later")
@@ -126,11 +129,11 @@ class Applying:
             if halves is None:
                 bury(pieces[0], error)
                 self.pass_over(pieces[0])
-                return
-            for half in halves:
+            for half in halves or ():
                 self.apply_halved(kind, half, bury, until)
-        else:
-            self.tell(QUEUE_OF[kind], applied)
+            return None
+        self.tell(QUEUE_OF[kind], applied)
+        return applied
 
     def finish(
         self, pieces: Mapping[type[Event], Sequence[Piece]], along: Along | None = None

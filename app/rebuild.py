@@ -1,6 +1,7 @@
 """Making the reports anew from the archive, in another database, by the rules of today."""
 
-from collections.abc import Collection, Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
@@ -16,6 +17,7 @@ from app.store import folding, ledger, migrations, months, offsets
 from app.store.connection import connect, deadline, transaction
 from app.store.counting import APPLY_SECONDS, PIECE_NAME, ClickRule, Counting
 from app.store.documents import SEEN_SECONDS, ConsumedOffset, Outgoing
+from app.store.errors import TransactionTooLarge
 from app.store.ledger import Piece
 
 EVENTS_AT_ONCE = 5_000
@@ -118,17 +120,34 @@ def rebuild(
                 name: [new for event in events if plan.holds(new := _renewed(event, plan, done))]
                 for name, events in batches.items()
             }
-            done.events[queue] += counting.apply(QUEUES[queue], renewed).events
+            done.events[queue] += _count(counting, QUEUES[queue], renewed)
             for name in batches:
                 if piece := PIECE_NAME.fullmatch(name):
                     # The rest of its batch may still be in the journal.
                     batch, start, stop = piece[1], int(piece[2]), int(piece[3])
                     nothing = [None] * (stop - start)
                     counting.pass_over(Piece(batch, nothing, start, whole=False))
-        folding.fold(QUEUES[queue].__name__)
+        while not folding.fold(QUEUES[queue].__name__):
+            turn.prolong()
     months.aggregate_due(datetime.now(plan.timezone))
     offsets.put(consumed)
     return done
+
+
+def _count(counting: Counting, kind: type[Event], batches: Mapping[str, Sequence[Event]]) -> int:
+    """Count batches, those that were not yet; how many events."""
+    try:
+        return counting.apply(kind, batches).events
+    except TransactionTooLarge:
+        with deadline(APPLY_SECONDS):
+            entries = transaction(partial(ledger.entries, batches))
+        new = [name for name, entry in entries.items() if entry.is_new]
+        events = [event for name in new for event in batches[name]]
+        middle = len(events) // 2
+        halves = [{os.urandom(16).hex(): half} for half in (events[:middle], events[middle:])]
+        counted = sum(_count(counting, kind, half) for half in halves)
+        counting.apply(kind, dict.fromkeys(new, ()))
+        return counted
 
 
 def _some(

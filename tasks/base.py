@@ -94,7 +94,6 @@ class CountingTask(Task):  # type: ignore[misc]
         logger.info("%d batches, %d events new", len(taken), applied.events, extra={"queue": queue})
         names = [batch.id for batch in taken]
         logger.debug("counted", extra={"queue": queue, "batches": names})
-        self.applying.tell(queue, applied)
         try:
             self.applying.mirror(applied.counted)
         except Unavailable as error:
@@ -116,14 +115,11 @@ class CountingTask(Task):  # type: ignore[misc]
         That holds all that counted of them, before or now. Raises Unavailable.
         """
         until = time.monotonic() + HALVING_SECONDS
-        try:
-            return self.applying.apply({kind: batches})[kind]
-        except Unavailable:
-            raise
-        except Exception as error:
-            logger.warning("batches are counted in pieces: %s", type(error).__name__)
-            self.applying.apply_halved(kind, batches, self._bury, until)
-            return self.applying.finish({kind: batches})[kind]
+        applied = self.applying.apply_halved(kind, batches, self._bury, until)
+        if applied is not None:
+            return applied
+        logger.info("batches were counted in pieces", extra={"queue": QUEUE_OF[kind]})
+        return self.applying.finish({kind: batches})[kind]
 
     def _decoded(self, batch: Batch) -> Piece | None:
         """The events of a batch; None in the place of one that can't be read, which is buried.

@@ -14,11 +14,12 @@ from app.domain.events import OTHER, Actual, AdClick, AdImpression, Event, PageV
 from app.errors import InvalidRequest
 from app.journal import Journal
 from app.rebuild import Plan, Rebuilt, rebuild
-from app.store import connection, offsets, reports
+from app.store import connection, histories, offsets, reports
 from app.store.connection import Session
 from app.store.counting import Applied, ClickRule, CountedPiece, Counting
 from app.store.ledger import Piece
 from app.store.offsets import Progress
+from app.store.reports import Page
 from tests.conftest import Server, count_batch
 
 NOW = datetime.now(UTC)
@@ -224,3 +225,16 @@ def test_a_batch_of_which_pieces_are_archived_goes_on_with_the_new_database(
     archive.write("page_view", {"b1:0-2": views_of_batch[:2], "b1:3-4": views_of_batch[3:]})
     rebuild(replace(PLAN, queues=["page_view"]), archive, turn, mongodb_url)
     assert Counting(ClickRule(3, "user")).apply(PageView, {"b1": views_of_batch}).events == 1
+
+
+def test_what_is_too_much_for_a_transaction_is_rebuilt_in_parts_and_once(
+    archive: Archive, turn: Turn, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(histories, "READ_BYTES", 100)
+    time = 1_000 * int(datetime(2026, 11, 24, tzinfo=UTC).timestamp())
+    hits = [AdClick(None, "site1.com", "34", f"u{n}", time + n) for n in range(9)]
+    for name in ("b1", "b2", "b1"):
+        archive.write("ad_click", {name: hits})
+    rebuild(replace(PLAN, queues=["ad_click"]), archive, turn, mongodb_url)
+    assert [row["hits"] for row in reports.clicks(Page()).items] == [18]
+    assert Counting(ClickRule(3, "user")).apply(AdClick, {"b1": [*hits, *hits]}).events == 0
