@@ -22,7 +22,16 @@ from packaging.version import Version
 from app import archive
 from app.archive import Archive
 from app.cli.main import main
-from app.domain.events import QUEUE_OF, QUEUES, AdClick, AdImpression, Event, PageView
+from app.domain.events import (
+    OTHER,
+    QUEUE_OF,
+    QUEUES,
+    Actual,
+    AdClick,
+    AdImpression,
+    Event,
+    PageView,
+)
 from app.domain.traffic import Invalid
 from app.journal import Batch, Journal, batches
 from app.publisher import bell
@@ -42,6 +51,7 @@ EVENTS: list[Event] = [
     PageView(None, "site1.com", "/page1", "2026-11-24"),
     PageView("v1", "site1.com", "/page1", "2026-11-24", MOMENT),
     PageView("v2", "site1.com", "/page1", "2026-11-24", MOMENT, ROBOT),
+    PageView("v3", "site1.com", OTHER, "2026-11-24", MOMENT, actual=Actual("site1.com", "/page2")),
     AdImpression(None, "site1.com", "34", "u1", "2026-11"),
     AdImpression("i1", "site1.com", "34", "ü 2", "2026-11", MOMENT),
     AdImpression("i2", "site1.com", "34", "u3", "2026-11", MOMENT, ROBOT),
