@@ -1,5 +1,6 @@
 """Flower as operators are to have it: `python -m app.cli.flower`, with Flower's own options."""
 
+import base64
 import sys
 from typing import Any
 
@@ -29,10 +30,12 @@ class GuardedFlower(Flower):
         if not (self.options.basic_auth or self.options.auth):
             if not is_local(request.remote_ip, request.host, request.headers.keys()):
                 return self.get_handler_delegate(request, _Elsewhere)
-        elif "Authorization" in request.headers:
+        elif given := request.headers.get("Authorization"):
             seconds = guesses.seconds_to_wait(self._redis, client_network(request.remote_ip or ""))
             if seconds:
                 return self.get_handler_delegate(request, _Later, {"seconds": seconds})
+            if not _is_ascii(given):
+                return self.get_handler_delegate(request, _Denied)
         return super().find_handler(request, **more)
 
     def log_request(self, handler: RequestHandler) -> None:
@@ -41,6 +44,14 @@ class GuardedFlower(Flower):
         request = handler.request
         if handler.get_status() == 401 and "Authorization" in request.headers:
             guesses.count(self._redis, client_network(request.remote_ip or ""))
+
+
+def _is_ascii(authorization: str) -> bool:
+    """Whether user and password are ASCII; Flower fails at others instead of refusing them."""
+    try:
+        return base64.b64decode(authorization.partition(" ")[2]).isascii()
+    except ValueError:
+        return False
 
 
 class _Unframed(OutputTransform):
@@ -57,6 +68,13 @@ class _Unframed(OutputTransform):
 class _Elsewhere(RequestHandler):
     def prepare(self) -> None:
         raise HTTPError(403, reason="Without FLOWER_BASIC_AUTH Flower answers only on its machine")
+
+
+class _Denied(RequestHandler):
+    def prepare(self) -> None:
+        self.set_status(401)
+        self.set_header("WWW-Authenticate", 'Basic realm="flower"')
+        self.finish("Access denied")
 
 
 class _Later(RequestHandler):

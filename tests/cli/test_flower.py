@@ -66,6 +66,26 @@ def test_without_a_password_it_answers_only_to_this_machine_by_its_own_names(
             assert allowed.status_code == 200
 
 
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        "Basic dXNlcjpwYXNzd8O2cmQ=",  # of user:passwörd
+        "Basic dXNlcjr/",  # of no text at all
+        "Basic dXNlcg=",
+        "Basic",
+        "Bearer password",
+    ],
+)
+def test_a_password_of_other_than_ascii_is_a_wrong_one(
+    flower: tuple[httpx.Client, bool], journal: Journal, credentials: str
+) -> None:
+    client, has_password = flower
+    answer = client.get("/workers", headers={"Authorization": credentials})
+    assert answer.status_code == (401 if has_password else 200)
+    assert ("WWW-Authenticate" in answer.headers) == has_password
+    assert journal.redis.delete("guesses:127.0.0.1") == has_password
+
+
 def test_guesses_at_the_password_are_limited(
     flower: tuple[httpx.Client, bool], journal: Journal
 ) -> None:
