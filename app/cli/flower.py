@@ -7,6 +7,7 @@ from typing import Any
 from celery.bin.celery import celery
 from flower import command
 from flower.app import Flower
+from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import HTTPError, OutputTransform, RequestHandler
 
@@ -15,6 +16,9 @@ from app.domain.addresses import client_network
 from app.journal import connect
 from app.local import is_local
 from app.settings import settings
+
+MAX_BODY_BYTES = 64 * 1024
+"""Far more than its own pages send; Tornado would take 100 MiB, before any password is checked."""
 
 
 class GuardedFlower(Flower):
@@ -27,6 +31,8 @@ class GuardedFlower(Flower):
 
     def find_handler(self, request: HTTPServerRequest, **more: Any) -> Any:
         """What answers a request."""
+        if isinstance(request.connection, HTTP1Connection):
+            request.connection.set_max_body_size(MAX_BODY_BYTES)
         if not (self.options.basic_auth or self.options.auth):
             if not is_local(request.remote_ip, request.host, request.headers.keys()):
                 return self.get_handler_delegate(request, _Elsewhere)
