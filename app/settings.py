@@ -277,10 +277,13 @@ class _Environment(Schema):
     FLOWER_PORT = fields.Integer(load_default=5555, validate=_port)
     FLOWER_BASIC_AUTH = fields.String(
         load_default=None,
-        validate=validate.Regexp(
-            r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*\Z",
-            error="Must be user:password, more of them after commas, without a comma in any.",
-        ),
+        validate=[
+            validate.Regexp(
+                r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*\Z",
+                error="Must be user:password, more of them after commas, without a comma in any.",
+            ),
+            validate.Regexp(r"[ -~]+\Z", error="Must be ASCII."),
+        ],
     )
     TIMEZONE = _TimeZone(load_default=ZoneInfo("UTC"))
     CLICK_HITS = fields.Integer(load_default=3, validate=validate.Range(min=1))

@@ -138,6 +138,7 @@ def test_a_wrong_value_is_refused_in_a_sentence_that_names_it(variable: str, val
         ("ADMIN_TOKEN", "fifteen letters"),
         ("USER_HASH_SECRET", "hunter2"),
         ("FLOWER_BASIC_AUTH", "user:hunter2,hunter3"),
+        ("FLOWER_BASIC_AUTH", "user:hunter2é"),
         ("REDIS_URL", "redis://:hunter2/3@localhost:6379/0"),
         ("REDIS_URL", "redis://:4/hunter2@localhost:6379/0"),
         ("REDIS_URL", "redis://:[hunter2@localhost"),

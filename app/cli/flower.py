@@ -1,11 +1,13 @@
 """Flower as operators are to have it: `python -m app.cli.flower`, with Flower's own options."""
 
+import base64
 import sys
 from typing import Any
 
 from celery.bin.celery import celery
 from flower import command
 from flower.app import Flower
+from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import HTTPError, OutputTransform, RequestHandler
 
@@ -14,6 +16,9 @@ from app.domain.addresses import client_network
 from app.journal import connect
 from app.local import is_local
 from app.settings import settings
+
+MAX_BODY_BYTES = 64 * 1024
+"""Far more than its own pages send; Tornado would take 100 MiB, before any password is checked."""
 
 
 class GuardedFlower(Flower):
@@ -26,13 +31,17 @@ class GuardedFlower(Flower):
 
     def find_handler(self, request: HTTPServerRequest, **more: Any) -> Any:
         """What answers a request."""
+        if isinstance(request.connection, HTTP1Connection):
+            request.connection.set_max_body_size(MAX_BODY_BYTES)
         if not (self.options.basic_auth or self.options.auth):
             if not is_local(request.remote_ip, request.host, request.headers.keys()):
                 return self.get_handler_delegate(request, _Elsewhere)
-        elif "Authorization" in request.headers:
+        elif given := request.headers.get("Authorization"):
             seconds = guesses.seconds_to_wait(self._redis, client_network(request.remote_ip or ""))
             if seconds:
                 return self.get_handler_delegate(request, _Later, {"seconds": seconds})
+            if not _is_ascii(given):
+                return self.get_handler_delegate(request, _Denied)
         return super().find_handler(request, **more)
 
     def log_request(self, handler: RequestHandler) -> None:
@@ -41,6 +50,14 @@ class GuardedFlower(Flower):
         request = handler.request
         if handler.get_status() == 401 and "Authorization" in request.headers:
             guesses.count(self._redis, client_network(request.remote_ip or ""))
+
+
+def _is_ascii(authorization: str) -> bool:
+    """Whether user and password are ASCII; Flower fails at others instead of refusing them."""
+    try:
+        return base64.b64decode(authorization.partition(" ")[2]).isascii()
+    except ValueError:
+        return False
 
 
 class _Unframed(OutputTransform):
@@ -57,6 +74,13 @@ class _Unframed(OutputTransform):
 class _Elsewhere(RequestHandler):
     def prepare(self) -> None:
         raise HTTPError(403, reason="Without FLOWER_BASIC_AUTH Flower answers only on its machine")
+
+
+class _Denied(RequestHandler):
+    def prepare(self) -> None:
+        self.set_status(401)
+        self.set_header("WWW-Authenticate", 'Basic realm="flower"')
+        self.finish("Access denied")
 
 
 class _Later(RequestHandler):

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from flask_cors.core import get_cors_options, set_cors_headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import RequestRedirect
 
 from app import counters, logs
 from app.broker import journal_of
@@ -40,10 +42,21 @@ from app.web.viewers import Viewers
 
 
 class _Flask(Flask):
-    """Flask without coroutines, which it else looks out for at each call of each function."""
+    """Flask without coroutines, and without redirects to other hosts."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself: Flask else asks at each call of each whether it is a coroutine."""
         return func
+
+    def raise_routing_exception(self, request: Request) -> NoReturn:
+        """Raise what is wrong with the path; a redirect, to one of single slashes, names no host.
+
+        The header Host may be made up, and without it the host is one behind the proxies.
+        """
+        found = request.routing_exception
+        if isinstance(found, RequestRedirect):
+            found.new_url = urlsplit(found.new_url)._replace(scheme="", netloc="").geturl()
+        super().raise_routing_exception(request)
 
 
 def create_app(config: Settings | None = None) -> Flask:

@@ -24,7 +24,8 @@ blueprint = Blueprint("dashboard", __name__, static_folder="static", template_fo
 def only_what_is_ours(response: AnyResponse) -> AnyResponse:
     """Have browsers load and send nothing but from and to the collector itself."""
     response.headers["Content-Security-Policy"] = POLICY
-    response.headers["Referrer-Policy"] = "no-referrer"
+    # With no-referrer, browsers would hide from the collector too that a form is of its own pages.
+    response.headers["Referrer-Policy"] = "same-origin"
     return response
 
 

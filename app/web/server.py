@@ -1,6 +1,5 @@
 """gunicorn's configuration."""
 
-import re
 import resource
 import socket
 from typing import Any
@@ -14,18 +13,11 @@ from app.logs import level_of_libraries
 from app.settings import settings
 from app.store import migrations
 
-MAX_LOGGED = 200
-
 
 class NoAccessLog(Logger):  # type: ignore[misc]
     """gunicorn's log of what went wrong; else it makes up a line for each request too."""
 
     access_log_enabled = False
-
-    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        """Log a warning; one of a bad request without the client's address, and not at length."""
-        msg = re.sub(r"^(Invalid request) from ip=[^ ]*:", r"\1:", msg)
-        super().warning(msg[:MAX_LOGGED], *args, **kwargs)
 
 
 _host = f"[{settings().host}]" if ":" in settings().host else settings().host

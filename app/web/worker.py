@@ -12,7 +12,16 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 from gunicorn.http import get_parser
-from gunicorn.http.errors import NoMoreData
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    NoMoreData,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.domain.addresses import client_network
@@ -43,6 +52,21 @@ _ANSWER = (
     b"Content-Length: %(length)d\r\n\r\n"
     b"%(body)b"
 )
+_HEADERS_TOO_LARGE = b"431 Request Header Fields Too Large"
+_REFUSALS = {
+    ExpectationFailed: b"417 Expectation Failed",
+    LimitRequestHeaders: _HEADERS_TOO_LARGE,
+    LimitRequestLine: b"414 URI Too Long",
+    UnsupportedTransferCoding: b"501 Not Implemented",
+}
+"""How a request that the parser refuses is answered, where not with 400."""
+_OF_ANSWERS = (InvalidResponseHeader, InvalidResponseHeaderName)
+
+
+def _refuse(sock: Socket, status: bytes, error: bytes) -> None:
+    """Answer a request that the application never sees."""
+    body = b'{"error":"%b"}' % error
+    sock.sendall(_ANSWER % {b"status": status, b"length": len(body), b"body": body})
 
 
 class Late(NoMoreData, BlockingIOError):  # type: ignore[misc]
@@ -99,11 +123,6 @@ class Connection(TConn):  # type: ignore[misc]
         if not arrived:
             return self.began + self.idle_seconds
         return self.began + GRACE_SECONDS + arrived / BYTES_PER_SECOND
-
-    def refuse(self, status: bytes, error: bytes) -> None:
-        """Answer a request of which there is not even a head."""
-        body = b'{"error":"%b"}' % error
-        self.sock.sendall(_ANSWER % {b"status": status, b"length": len(body), b"body": body})
 
 
 class BufferingWorker(ThreadWorker):  # type: ignore[misc]
@@ -169,9 +188,9 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
     def _serve(self, conn: Connection) -> None:
         incoming, conn.is_kept = conn.incoming, False
         if incoming.has_long_head:
-            conn.refuse(b"431 Request Header Fields Too Large", b"The headers are too long.")
+            _refuse(conn.sock, _HEADERS_TOO_LARGE, b"The headers are too long.")
         elif conn.is_late and not incoming.has_head:
-            conn.refuse(b"408 Request Timeout", b"The request did not arrive in time.")
+            _refuse(conn.sock, b"408 Request Timeout", b"The request did not arrive in time.")
         elif incoming.data:
             data, whole = incoming.take()
             request = Request(data, Late() if conn.is_late else None)
@@ -183,6 +202,20 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             conn.parser = None
             conn.began, conn.idle_seconds = time.monotonic(), self.cfg.keepalive
         conn.sock.flush()
+
+    def handle_error(self, req: Any, client: Socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002
+        """Answer a request that failed before the application, or after it (in a thread).
+
+        Neither the answer nor the log repeats what was sent, which may hold a user's id or a key.
+        """
+        if isinstance(exc, ParseException) and not isinstance(exc, _OF_ANSWERS):
+            reason = type(exc).__name__
+            self.log.warning("Invalid request: %s", reason)
+            status = _REFUSALS.get(type(exc), b"400 Bad Request")
+            _refuse(client, status, b"This is no valid HTTP request: %b." % reason.encode())
+        else:
+            self.log.exception("Error handling a request")
+            _refuse(client, b"500 Internal Server Error", b"The request could not be answered.")
 
     def finish_request(self, conn: Connection, served: Any) -> None:
         """Take a connection back from its thread (in the poller)."""

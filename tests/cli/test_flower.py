@@ -1,9 +1,11 @@
+import socket
 import sys
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from app.cli.flower import MAX_BODY_BYTES
 from app.cli.parts import free_ports
 from app.guesses import MAX_GUESSES
 from app.journal import Journal
@@ -64,6 +66,45 @@ def test_without_a_password_it_answers_only_to_this_machine_by_its_own_names(
         for host in ("localhost", "[::1]:5555"):
             allowed = client.get(path, headers={"Host": host}, auth=("user", "password"))
             assert allowed.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        f"Content-Length: {MAX_BODY_BYTES + 1}\r\n\r\n",
+        f"Transfer-Encoding: chunked\r\n\r\n{MAX_BODY_BYTES + 1:x}\r\n",
+    ],
+)
+def test_a_large_body_is_refused_before_it_comes(
+    flower: tuple[httpx.Client, bool], begun: str
+) -> None:
+    client, _ = flower
+    assert client.post("/login", content=b"x" * MAX_BODY_BYTES).status_code != 400
+    address = (client.base_url.host, client.base_url.port or 80)
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\n" + begun.encode())
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        "Basic dXNlcjpwYXNzd8O2cmQ=",  # of user:passwörd
+        "Basic dXNlcjr/",  # of no text at all
+        "Basic dXNlcg=",
+        "Basic",
+        "Bearer password",
+    ],
+)
+def test_a_password_of_other_than_ascii_is_a_wrong_one(
+    flower: tuple[httpx.Client, bool], journal: Journal, credentials: str
+) -> None:
+    client, has_password = flower
+    answer = client.get("/workers", headers={"Authorization": credentials})
+    assert answer.status_code == (401 if has_password else 200)
+    assert ("WWW-Authenticate" in answer.headers) == has_password
+    # It is counted right after the answer.
+    wait_until(lambda: journal.redis.delete("guesses:127.0.0.1") == has_password)
 
 
 def test_guesses_at_the_password_are_limited(

@@ -153,6 +153,16 @@ def test_no_event_steers_the_terminal_of_whoever_looks(
     assert found in shown
 
 
+def test_csv_for_a_program_holds_names_as_they_came(stack: Stack) -> None:
+    ad = "\x1b[31mred"
+    click = {"Type": "AdClick", "Url": "file.example", "Meta": {"UserId": "u", "AdId": ad}}
+    assert httpx.post(f"{stack.url}/events", json=click).status_code == 202
+    stack.run("eventstream", "drain")
+    command = ["eventstream", "report", "clicks", "--website", "file.example", "--csv"]
+    (_, row) = csv.reader(io.StringIO(stack.run(*command).stdout))
+    assert row == ["file.example", ad, "1", "0"]
+
+
 def on_a_terminal(stack: Stack, *command: str) -> str:
     """What a command writes to a terminal."""
     ours, its = pty.openpty()

@@ -132,3 +132,11 @@ def lines(log: Path) -> list[Any]:
 
 def counted(log: Path) -> list[Any]:
     return [line for line in lines(log) if line["message"] == "counted"]
+
+
+@pytest.mark.parametrize("path", ["/reports//clicks", "/reports//clicks?a=b"])
+def test_a_redirect_names_no_host(client: FlaskClient, path: str) -> None:
+    response = client.open(base_url="http://evil.example", path=path)
+    assert response.status_code == 308
+    assert response.headers["Location"].partition("?")[0] == "/reports/clicks"
+    assert "evil.example" not in response.text

@@ -392,6 +392,22 @@ def test_the_login_reads_well(collector: Stack, browser: Browser) -> None:
         serious_in(page)
 
 
+def test_logging_out_ends_the_session_for_whoever_has_its_cookie(
+    collector: Stack, browser: Browser
+) -> None:
+    with browser.new_context(base_url=collector.url) as context:
+        page = context.new_page()
+        page.goto("/")
+        page.get_by_label("Admin token").fill(TOKEN)
+        page.get_by_role("button").click()
+        is_live(page)
+        session = {"eventstream_session": context.cookies()[0]["value"]}
+        assert httpx.get(f"{collector.url}/reports/clicks", cookies=session).status_code == 200
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Admin token")).to_be_visible()
+        assert httpx.get(f"{collector.url}/reports/clicks", cookies=session).status_code == 401
+
+
 def serious_in(page: Page) -> None:
     """Fail on whatever axe finds serious or critical."""
     found = Axe().run(page).response["violations"]

@@ -226,15 +226,31 @@ def test_only_behind_proxies_a_session_is_one_of_https_because_a_header_says_so(
         assert ("Secure" in response.headers["Set-Cookie"]) == secure
 
 
-def test_a_bad_request_is_logged_in_short_and_without_the_address_that_it_came_from(
-    server: str, shared_settings: Settings
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [
+        (b"GET /pixel.gif?user=secr\xe9t HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"SECR<>T / HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/9.1\r\nHost: x\r\n\r\n", b"400"),
+        (request_head("X-Write-Key secret"), b"400"),
+        (request_head("Expect: secret"), b"417"),
+        (request_head("Transfer-Encoding: secret") + b"zz\r\n", b"501"),
+        (b"GET /" + b"secret" * 2_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"414"),
+        (request_head("A: " + "secret" * 2_000), b"431"),
+    ],
+)
+def test_nothing_of_a_request_that_is_no_http_is_answered_or_logged(
+    server: str, shared_settings: Settings, refused: bytes, status: bytes
 ) -> None:
-    exchange(server, b"no request " + b"x" * 8_000 + b"\r\n\r\n")
-
-    def line() -> str:
-        lines = (shared_settings.data_dir / "web.log").read_text().splitlines()
-        return next((line for line in lines if "Invalid request" in line), "")
-
-    wait_until(line)
-    assert "127.0.0.1" not in line()
-    assert len(line()) < 1_000
+    log = shared_settings.data_dir / "web.log"
+    before = log.read_text()
+    head, _, body = exchange(server, refused).partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == status
+    assert {b"Content-Type: application/json", b"X-Content-Type-Options: nosniff"} <= set(
+        head.split(b"\r\n")
+    )
+    assert json.loads(body)["error"].startswith("This is no valid HTTP request: ")
+    wait_until(lambda: "Invalid request: " in log.read_text().removeprefix(before))
+    for told in (body.decode(), log.read_text().removeprefix(before)):
+        assert "secr" not in told.lower()
+        assert "127.0.0.1" not in told

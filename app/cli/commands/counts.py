@@ -121,7 +121,8 @@ def _show(read_report: Callable[..., reports.Report], filters: dict[str, Any], c
     if csv:
         if sys.stdout.isatty():
             rows = [{name: _visible(value) for name, value in row.items()} for row in rows]
-        click.echo(as_csv(columns, rows), nl=False)
+        # Else click would drop from a file what is an escape sequence in an AdId.
+        click.echo(as_csv(columns, rows), nl=False, color=True)
         return
     table = Table(*columns)
     for row in rows:
