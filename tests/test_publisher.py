@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from kombu.exceptions import OperationalError
 
+from app import journal as journal_module
 from app import publisher as module
 from app.domain.events import AdClick, PageView, Rejection
 from app.errors import Unavailable
@@ -261,8 +262,9 @@ def test_an_unreachable_broker_refuses_every_waiting_request_and_then_recovers(
 
 
 def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_does(
-    journal: Journal, redis: Server
+    journal: Journal, redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(journal_module, "IN_TIME_SECONDS", 60)
     publisher = Publisher(journal, lambda _: None)
     publisher.publish([VIEW])
     redis.signal(signal.SIGSTOP)
