@@ -1,7 +1,9 @@
+import gc
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -277,6 +279,21 @@ def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_
     wait_until(lambda: sum_of_events(journal) == 1)
     publisher.publish([VIEW])
     assert sum_of_events(journal) == 2
+
+
+def test_what_a_refused_request_brought_is_let_go_at_once(journal: Journal, redis: Server) -> None:
+    publisher = Publisher(journal, lambda _: None)
+    publisher.publish([VIEW])
+    gc.collect()
+    gc.disable()
+    redis.signal(signal.SIGSTOP)
+    try:
+        with suppress(OutcomeUnknown):
+            publisher.publish([VIEW])
+        assert not [found for found in gc.get_objects() if isinstance(found, module._Request)]
+    finally:
+        redis.signal(signal.SIGCONT)
+        gc.enable()
 
 
 def sum_of_events(journal: Journal) -> int:
