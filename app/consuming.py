@@ -201,21 +201,29 @@ class TopicConsumer:
             if not by_kind:
                 raise
             logger.warning("a message is counted in pieces: %s", type(error).__name__)
-            applied = self._count_in_pieces(chunk[0], by_kind, partial(along, in_pieces=True))
+            applied = self._count_in_pieces(chunk[0], partial(along, in_pieces=True))
         self._positions |= after
         self._counted(chunk, applied, left)
 
-    def _count_in_pieces(
-        self, message: MessageRead, by_kind: Mapping[type[Event], Sequence[Event]], along: Along
-    ) -> dict[type[Event], Applied]:
+    def _count_in_pieces(self, message: MessageRead, along: Along) -> dict[type[Event], Applied]:
         """Count the events of a message, but for those that can't be; these are dead letters.
 
         The pieces that are counted stay so, whatever happens before the offset moves: each time
-        the message comes again it has the same ids.
+        the message comes again it has the same ids, and its events the same positions, though time
+        may have made one of them valid or invalid.
         """
         name = key(self._topic, message.partition, message.offset, self._group)
         batch = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-        pieces = {kind: [Piece(f"{batch}-{QUEUE_OF[kind]}", by_kind[kind])] for kind in by_kind}
+        events = message.events_in_place()
+        pieces = {
+            kind: [
+                Piece(
+                    f"{batch}-{QUEUE_OF[kind]}",
+                    [event if type(event) is kind else None for event in events],
+                )
+            ]
+            for kind in set(map(type, message.events))
+        }
 
         def bury(piece: Piece, error: Exception) -> None:
             [event] = piece.events

@@ -93,11 +93,17 @@ local function trim(stream, series, letters, bytes, added)
 end
 local function run(command)
     if command[1] == 'TRIM' then return trim(unpack(command, 2)) end
+    if command[1] == 'IN_TIME' then
+        local time = redis.call('TIME')
+        if time[1] + time[2] / 1000000 > command[2] then error('too late') end
+        return
+    end
     return redis.call(unpack(command))
 end
 """
-"""Lua that runs a command of Redis, or the one by which a stream is held to its budget:
-TRIM, stream, counter of what goes, letters, bytes, bytes added."""
+"""Lua that runs a command of Redis, or one of these two. By TRIM, stream, counter of what goes,
+letters, bytes, bytes added, a stream is held to its budget. IN_TIME, seconds since the epoch, ends
+all with an error where it is later by Redis's clock."""
 
 _KEEP_ONCE = f"""#!lua
 {RUN}

@@ -43,6 +43,9 @@ from app.settings import SettingsError
 MAX_BATCH = 1_000
 MAX_BATCH_BYTES = 1024**2
 REDIS_SECONDS = 0.5
+IN_TIME_SECONDS = 0.4
+"""A write that Redis comes to later than this is none. Whoever waits for its answer will soon be
+gone, and a worker might count it before it can be withdrawn."""
 TAKEN_AT_ONCE = 500
 TAKEN_BYTES = 512 * 1024
 """A worker takes no further batch once those it has are as large as this, so as many bytes and one
@@ -230,8 +233,11 @@ class Journal:
         self.redis = redis
         self._take = redis.register_script(_TAKE)
         self._connection: Any = redis.connection_pool.make_connection()
+        self._clock_ahead = 0.0
+        """Redis's clock, in seconds since the epoch, less the monotonic one."""
         register: Any = self._connection.register_connect_callback
         register(self._drop_unsent_on_close)
+        register(self._compare_clocks)
         self._in_use = threading.Lock()
 
     def write(
@@ -256,7 +262,7 @@ class Journal:
             commands.append(("ZADD", f"journal:{batch.queue}:waiting", time.time(), batch.id))
         commands += dead_letters.keeping(rejections)
         commands += counters.adding(counts)
-        return self._run_for_lines(WRITE, commands, {batch.queue for batch in new})
+        return self._run_for_lines(WRITE, commands, {batch.queue for batch in new}, in_time=True)
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Write counts alone."""
@@ -268,12 +274,14 @@ class Journal:
         commands: Sequence[Command],
         written: Collection[str],
         moves: Sequence[Command] = (),
+        *,
+        in_time: bool = False,
     ) -> dict[str, Line]:
         """Run these; what then waits in each queue, and which of the `written` must be told."""
         keys: list[str] = []
         for queue in QUEUES:
             keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)
-        found = iter(self._run(script, commands, keys, moves))
+        found = iter(self._run(script, commands, keys, moves, in_time=in_time))
         return {queue: Line(next(found), next(found) == 1) for queue in QUEUES}
 
     def _run(
@@ -282,11 +290,13 @@ class Journal:
         commands: Sequence[Command],
         keys: Sequence[str] = (),
         moves: Sequence[Command] = (),
+        *,
+        in_time: bool = False,
     ) -> list[int]:
+        """Run these, and with `in_time` only within IN_TIME_SECONDS."""
         # Requests wait for this. The client's usual way takes four times as long: a connection
         # of the pool, and a transaction or each word of each command an argument. (cmsgpack knows
         # texts but no bytes.)
-        packed = msgspec.msgpack.encode(commands)
         more = [msgspec.msgpack.encode(moves)] if moves else []
         with self._in_use:
             connection = self._connection
@@ -296,6 +306,10 @@ class Journal:
                 if _is_closed(connection):
                     connection.disconnect()
                     connection.connect()
+            if in_time:
+                latest = time.monotonic() + IN_TIME_SECONDS + self._clock_ahead
+                commands = [("IN_TIME", latest), *commands]
+            packed = msgspec.msgpack.encode(commands)
             try:
                 try:
                     connection.send_command("EVALSHA", script.sha, len(keys), *keys, packed, *more)
@@ -306,7 +320,14 @@ class Journal:
             except (ConnectionError, TimeoutError) as error:
                 raise OutcomeUnknown("broker", type(error).__name__) from error
             except RedisError as error:
+                if "too late" in str(error):
+                    connection.disconnect()  # should a clock have been set, they are compared again
                 raise _unavailable(error) from error
+
+    def _compare_clocks(self, connection: Any) -> None:
+        connection.send_command("TIME")
+        seconds, microseconds = map(int, connection.read_response())
+        self._clock_ahead = seconds + microseconds / 1e6 - time.monotonic()
 
     def _drop_unsent_on_close(self, connection: Any) -> None:
         # Else the kernel goes on sending what a host that is cut off did not get, minutes after

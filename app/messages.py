@@ -26,6 +26,13 @@ class MessageRead(NamedTuple):
     events: Sequence[Event]
     rejections: Sequence[Rejection]
 
+    def events_in_place(self) -> list[Event | None]:
+        """The events at their positions in the message, None in place of each rejected one."""
+        rejected = {bad.position for bad in self.rejections}
+        rest = iter(self.events)
+        number = len(self.events) + len(rejected)
+        return [None if place in rejected else next(rest) for place in range(number)]
+
 
 class MessageReader:
     """Reads messages: their value is what the body of POST /events is."""

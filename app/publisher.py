@@ -139,7 +139,11 @@ class Publisher:
         if not request.written:
             self._write_with(request)
         if request.error is not None:
-            raise request.error
+            try:
+                raise request.error
+            finally:
+                # The error's traceback holds all that was written, and would be held by it.
+                request.error = None
 
     def resubmit(self, batch: Batch) -> None:
         """Publish a batch that exists already, on its own. Raises Unavailable like `publish`."""

@@ -255,6 +255,24 @@ def test_a_message_of_which_pieces_are_counted_is_not_counted_at_once_by_another
     assert views() == {"/a": 1, "/b": 1, "/c": 1}
 
 
+def test_an_event_that_became_invalid_meanwhile_does_not_move_the_pieces_that_are_counted(
+    kafka: Kafka, topic: str, consuming: Consuming
+) -> None:
+    progress = Progress(topic, GROUP)
+    progress.read([0])
+    progress.begin_pieces(0, 0)
+    name = hashlib.blake2b(key(topic, 0, 0, GROUP).encode(), digest_size=16).hexdigest()
+    today = f"{datetime.now(UTC):%F}"
+    counted = [PageView(None, "site1.com", page, today) for page in ("/a", "/b")]
+    piece = Piece(f"{name}-page_view", counted, whole=False)
+    Counting(ClickRule(3, "user")).apply_pieces({PageView: [piece]})
+    old = view("/a", Timestamp="2001-01-01T00:00:00Z")
+    kafka.send(topic, b"[" + b",".join([old, *map(view, ["/b", "/c", "/d"])]) + b"]")
+    with consuming():
+        wait_until(lambda: offsets(topic) == {0: 1})
+    assert views() == {"/a": 1, "/b": 1, "/c": 1, "/d": 1}
+
+
 def test_a_message_with_the_id_of_another_event_is_a_dead_letter(
     kafka: Kafka, topic: str, consuming: Consuming, journal: Journal
 ) -> None:

@@ -10,7 +10,7 @@ from app.domain.events import AdClick, AdImpression, Event, PageView, Rejection
 from app.errors import Unavailable
 from app.journal import MAX_BATCH, Batch, Journal, OutcomeUnknown, batches, connect
 from app.settings import SettingsError
-from tests.conftest import Server
+from tests.conftest import Server, redis_answers, wait_until
 from tests.rabbit import needs_rabbit, rabbit, rabbit_journal
 
 __all__ = ["rabbit", "rabbit_journal"]
@@ -150,6 +150,29 @@ def test_a_write_that_gets_no_answer_is_told_from_one_that_never_left(
         assert not isinstance(caught.value, OutcomeUnknown)
     finally:
         redis.signal(signal.SIGCONT)
+
+
+def test_a_write_that_redis_comes_to_too_late_is_none(journal: Journal, redis: Server) -> None:
+    journal.write([BATCH])
+    redis.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(OutcomeUnknown):
+            journal.write([OTHER])
+    finally:
+        redis.signal(signal.SIGCONT)
+    # What was in its sockets before this is answered, it has come to.
+    wait_until(lambda: redis_answers(redis.url))
+    assert journal.take("page_view") == [BATCH]
+
+
+def test_a_clock_that_is_set_costs_one_write(journal: Journal) -> None:
+    journal.write([BATCH])
+    journal._clock_ahead -= 3600
+    with pytest.raises(Unavailable, match="too late") as caught:
+        journal.write([OTHER])
+    assert not isinstance(caught.value, OutcomeUnknown)
+    journal.write([OTHER])
+    assert journal.take("page_view") == [BATCH, OTHER]
 
 
 def test_a_worker_takes_what_waits_in_order_and_nobody_else_does(either: Journal) -> None:

@@ -1,13 +1,16 @@
+import gc
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 from kombu.exceptions import OperationalError
 
+from app import journal as journal_module
 from app import publisher as module
 from app.domain.events import AdClick, PageView, Rejection
 from app.errors import Unavailable
@@ -261,8 +264,9 @@ def test_an_unreachable_broker_refuses_every_waiting_request_and_then_recovers(
 
 
 def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_does(
-    journal: Journal, redis: Server
+    journal: Journal, redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(journal_module, "IN_TIME_SECONDS", 60)
     publisher = Publisher(journal, lambda _: None)
     publisher.publish([VIEW])
     redis.signal(signal.SIGSTOP)
@@ -275,6 +279,21 @@ def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_
     wait_until(lambda: sum_of_events(journal) == 1)
     publisher.publish([VIEW])
     assert sum_of_events(journal) == 2
+
+
+def test_what_a_refused_request_brought_is_let_go_at_once(journal: Journal, redis: Server) -> None:
+    publisher = Publisher(journal, lambda _: None)
+    publisher.publish([VIEW])
+    gc.collect()
+    gc.disable()
+    redis.signal(signal.SIGSTOP)
+    try:
+        with suppress(OutcomeUnknown):
+            publisher.publish([VIEW])
+        assert not [found for found in gc.get_objects() if isinstance(found, module._Request)]
+    finally:
+        redis.signal(signal.SIGCONT)
+        gc.enable()
 
 
 def sum_of_events(journal: Journal) -> int:

@@ -185,7 +185,12 @@ class Counting:
     ) -> tuple[Applied, list[Event]]:
         """Count pieces of one kind; what was applied, and the events that were new."""
         entries = ledger.entries([piece.batch for piece in pieces], session)
-        fresh = [part for piece in pieces for part in entries[piece.batch].missing(piece)]
+        fresh = [
+            part
+            for piece in pieces
+            for missing in entries[piece.batch].missing(piece)
+            for part in missing.to_count()
+        ]
         brought = [(part, place) for part in fresh for place in range(*part.span)]
         claims = ledger.claim(
             [part.events[place - part.start] for part, place in brought],

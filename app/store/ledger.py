@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,7 +40,7 @@ Span = tuple[int, int]
 class Piece(NamedTuple):
     """Consecutive events of a batch, the first of them at position `start`; often all of it.
 
-    None stands for an event that can't be read, whose position must be done.
+    None stands for an event that is not to be counted.
     """
 
     batch: str
@@ -58,6 +59,16 @@ class Piece(NamedTuple):
             return self
         events = self.events[start - self.start : stop - self.start]
         return Piece(self.batch, events, start, whole=False)
+
+    def to_count(self) -> "list[Piece]":
+        """The parts of it that hold no None."""
+        if all(event is not None for event in self.events):
+            return [self]
+        runs = groupby(
+            range(*self.span), key=lambda place: self.events[place - self.start] is not None
+        )
+        found = [list(run) for is_event, run in runs if is_event]
+        return [self.cut(run[0], run[-1] + 1) for run in found]
 
 
 @dataclass
