@@ -1,7 +1,9 @@
-"""Places for connections that stay."""
+"""What clients share: places for connections that stay, and memory for what they send."""
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from app.domain.addresses import client_network
 
@@ -31,3 +33,56 @@ class Places:
             self._taken[network] -= 1
             if not self._taken[network]:
                 del self._taken[network]
+
+
+class Room:
+    """So many bytes for all clients together, of which each holds at most as many as are left.
+
+    So one client gets half of them, two get a third each, and there always are some for another.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._held = Counter[str]()
+        self._change = threading.Lock()
+
+    @contextmanager
+    def share(self, address: str) -> Iterator["Share"]:
+        """What a client with this address holds of it, until the end of the block."""
+        share = Share(self, client_network(address))
+        try:
+            yield share
+        finally:
+            share.leave()
+
+    def change(self, network: str, size: int) -> bool:
+        """Have a client hold so many bytes more, or less; false where there are none for it."""
+        with self._change:
+            held = self._held[network] + size
+            if size > 0 and held > self.most - self._held.total() - size:
+                return False
+            self._held[network] = held
+            if not held:
+                del self._held[network]
+            return True
+
+
+class Share:
+    """What one request or message holds of the room."""
+
+    def __init__(self, room: Room, network: str) -> None:
+        self._room = room
+        self._network = network
+        self._size = 0
+
+    def grow(self, size: int) -> bool:
+        """Hold so many bytes more; false where there is no room for them."""
+        if not self._room.change(self._network, size):
+            return False
+        self._size += size
+        return True
+
+    def leave(self) -> None:
+        """Give all of it back."""
+        self._room.change(self._network, -self._size)
+        self._size = 0
