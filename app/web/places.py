@@ -1,7 +1,7 @@
-"""What clients share: places for connections that stay, and memory for what they send."""
+"""What clients share: places for connections that stay, memory for what they send, and turns."""
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -86,3 +86,46 @@ class Share:
         """Give all of it back."""
         self._room.change(self._network, -self._size)
         self._size = 0
+
+
+class Turns:
+    """So many threads at once, and so many for each client; the others wait, clients by turns."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self.most = most
+        self.most_of_one = most_of_one
+        self._taken = Counter[str]()
+        self._waiting: dict[str, deque[threading.Lock]] = {}
+        self._change = threading.Lock()
+
+    @contextmanager
+    def turn(self, address: str) -> Iterator[None]:
+        """Wait for a turn of a client with this address, which lasts until the end of the block."""
+        network = client_network(address)
+        mine = threading.Lock()
+        mine.acquire()
+        with self._change:
+            self._waiting.setdefault(network, deque()).append(mine)
+            self._go_on()
+        mine.acquire()
+        try:
+            yield
+        finally:
+            with self._change:
+                self._taken[network] -= 1
+                if not self._taken[network]:
+                    del self._taken[network]
+                self._go_on()
+
+    def _go_on(self) -> None:
+        for network in list(self._waiting):
+            if self._taken.total() >= self.most:
+                return
+            if self._taken[network] >= self.most_of_one:
+                continue
+            # Those behind it come first the next time.
+            waiting = self._waiting.pop(network)
+            self._taken[network] += 1
+            waiting.popleft().release()
+            if waiting:
+                self._waiting[network] = waiting

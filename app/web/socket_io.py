@@ -41,12 +41,17 @@ from app.web.context import (
     require_allowed_origin,
     require_write_key,
 )
-from app.web.places import Places
+from app.web.places import Places, Room, Turns
 from app.web.viewers import taken_over
 from app.web.websocket import Text, WebSocket
 
 MAX_SOCKETS = 500
 MAX_SOCKETS_OF_CLIENT = 100
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+"""What all messages hold together, from their first piece until they are answered."""
+POSTS_AT_ONCE = 8
+POSTS_OF_CLIENT_AT_ONCE = 2
+"""Each connection has a thread; were all of them at work, the other requests had no time."""
 PING_SECONDS = 20.0
 """How often a client is asked for a sign of life, and how long that may take to come."""
 CONNECT_SECONDS = 10.0
@@ -66,6 +71,8 @@ blueprint = Blueprint("socket_io", __name__)
 logger = logging.getLogger(__name__)
 
 _places = Places(MAX_SOCKETS, MAX_SOCKETS_OF_CLIENT)
+_room = Room(MAX_MESSAGE_BYTES)
+_turns = Turns(POSTS_AT_ONCE, POSTS_OF_CLIENT_AT_ONCE)
 
 
 class HandshakeQuery(Schema):
@@ -176,8 +183,9 @@ class _Client:
     def serve(self, connection: Any) -> None:
         """Serve the client until it leaves or is dropped."""
         try:
-            self._websocket.open(connection)
-            self._serve()
+            with _room.share(self._address) as share:
+                self._websocket.open(connection, share)
+                self._serve()
         except (_End, OSError, ProtocolError):
             pass
         except Exception:
@@ -247,7 +255,8 @@ class _Client:
         self._send(_Packet(socketio.packet.CONNECT, {"sid": secrets.token_urlsafe(15)}))
 
     def _acknowledge(self, packet: _Packet, size: int) -> None:
-        answered = self._answer(packet.data or "", size)
+        with _turns.turn(self._address):
+            answered = self._answer(packet.data or "", size)
         if packet.id is not None:
             data = [Raw(answered.get_data()), answered.status_code]
             self._send(_Packet(socketio.packet.ACK, data, id=packet.id))
