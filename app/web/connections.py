@@ -17,6 +17,7 @@ SEND_BYTES = 256 * 1024
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _EXPECTED = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 _CHUNK = re.compile(rb"([0-9a-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n", re.IGNORECASE)
 
 
@@ -56,6 +57,11 @@ class Incoming:
         if self._end is None and not self._is_refused:
             self._find_last_chunk()
         return self._is_refused or self._is_whole()
+
+    def forwarded_for(self, proxies: int) -> str | None:
+        """Whom the last but so many proxies sent the next request on for, None if none says."""
+        found = b",".join(_FORWARDED.findall(self.data, 0, self._head)).split(b",")
+        return found[-proxies].decode("latin-1").strip() if 0 < proxies <= len(found) else None
 
     def take(self) -> tuple[bytes, bool]:
         """Remove the next request. Returns what has arrived of it, and whether that is all."""
