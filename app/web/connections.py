@@ -15,6 +15,7 @@ SEND_BYTES = 256 * 1024
 # These only find where a request ends. The web server's own parser decides whether it is valid: it
 # is given whatever they do not understand, and refuses it.
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
+_LENGTH_NAME = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _EXPECTED = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 _FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
@@ -94,6 +95,10 @@ class Incoming:
             end -= expected.end() - expected.start()
         self._head = self._chunk = end
         length = _LENGTH.search(self.data, 0, end)
+        if _LENGTH_NAME.search(self.data, 0, end) and not length:
+            # Of its body nothing may be taken for another request.
+            self._is_refused = True
+            return
         if _CHUNKED.search(self.data, 0, end):
             self._is_refused = length is not None
             return

@@ -68,6 +68,8 @@ def test_requests_that_come_together_are_taken_apart(first: bytes, second: bytes
         CHUNKED + b"ffffff\r\n" + b" " * (MAX_BODY_BYTES + 1),
         CHUNKED + (b"100000\r\n" + b" " * 0x100000 + b"\r\n") * 2 + b"1\r\n1\r\n",
         CHUNKED + b"0\r\n" + b"a: b\r\n" * MAX_HEAD_BYTES,
+        b"POST / HTTP/1.1\r\nContent-Length: 0000000000000037\r\n\r\nGET /",
+        b"POST / HTTP/1.1\r\nContent-Length: 100000000000000000000\r\n\r\nGET /",
     ],
 )
 def test_a_request_that_will_be_refused_is_not_waited_for(request_: bytes) -> None:
