@@ -26,6 +26,22 @@ class Places:
             self._taken[network] += 1
             return True
 
+    def take_over(self, address: str) -> str | None:
+        """Where all are taken, take the place of the client with the most, and return its network.
+
+        None where that has no more than this client then would have.
+        """
+        network = client_network(address)
+        with self._change:
+            if self._taken.total() < self.most:
+                return None
+            loser, most = self._taken.most_common(1)[0]
+            if most <= self._taken[network] + 1:
+                return None
+            self._taken[loser] -= 1
+            self._taken[network] += 1
+            return loser
+
     def leave(self, address: str) -> None:
         """Give back a place that was taken with this address."""
         network = client_network(address)

@@ -68,6 +68,7 @@ class WebSocket:
         self._refilled = time.monotonic()
         self._connection: socket.socket
         self._share: Share
+        self._is_dropped = False
         self.heard = True
         """Whether anything came in, since somebody last set this to false."""
 
@@ -78,6 +79,8 @@ class WebSocket:
         Like all that follows, it raises OSError where the connection broke or was closed.
         """
         self._connection, self._share = connection, share
+        if self._is_dropped:
+            raise ConnectionAbortedError
         self._write(AcceptConnection())
 
     def send(self, text: str) -> None:
@@ -137,6 +140,12 @@ class WebSocket:
     def give_back(self, frames: float) -> None:
         """Add to the client's budget of frames, which holds MAX_FRAMES at most."""
         self._frames_left = min(self._frames_left + frames, MAX_FRAMES)
+
+    def drop(self) -> None:
+        """Break the connection, which ends what its own thread waits for."""
+        self._is_dropped = True
+        with suppress(OSError, AttributeError):  # the latter before it is open
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close it and its connection, whatever state these are in."""

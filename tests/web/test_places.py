@@ -20,6 +20,16 @@ def test_a_place_that_is_given_back_is_for_the_next() -> None:
     assert places.take("::ffff:192.0.2.7")
 
 
+def test_a_place_is_taken_over_from_the_client_with_the_most() -> None:
+    places = Places(3, 3)
+    assert [places.take("192.0.2.7") for _ in range(2)] == [True, True]
+    assert places.take_over("192.0.2.8") is None, "there still is one"
+    assert places.take("192.0.2.7")
+    assert not places.take("192.0.2.8")
+    assert places.take_over("192.0.2.8") == "192.0.2.7"
+    assert places.take_over("192.0.2.8") is None, "it would have the most"
+
+
 def test_each_client_may_hold_as_many_bytes_as_are_left() -> None:
     room = Room(100)
     with room.share("192.0.2.7") as first, room.share("192.0.2.8") as second:
