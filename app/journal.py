@@ -209,6 +209,10 @@ WRITE = script("#!lua" + COMMANDS)
 WRITE_EVEN_IF_FULL = script("#!lua flags=allow-oom" + COMMANDS)
 
 
+class TooLate(Unavailable):
+    """Redis came to a write too late, by its own clock, and wrote nothing."""
+
+
 class OutcomeUnknown(Unavailable):
     """The connection broke while Redis was writing: it may have written all, or nothing."""
 
@@ -262,7 +266,12 @@ class Journal:
             commands.append(("ZADD", f"journal:{batch.queue}:waiting", time.time(), batch.id))
         commands += dead_letters.keeping(rejections)
         commands += counters.adding(counts)
-        return self._run_for_lines(WRITE, commands, {batch.queue for batch in new}, in_time=True)
+        written = {batch.queue for batch in new}
+        try:
+            return self._run_for_lines(WRITE, commands, written, in_time=True)
+        except TooLate:
+            # Nothing was written. If a clock was set or went astray, this one is in time.
+            return self._run_for_lines(WRITE, commands, written, in_time=True)
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Write counts alone."""
@@ -321,7 +330,8 @@ class Journal:
                 raise OutcomeUnknown("broker", type(error).__name__) from error
             except RedisError as error:
                 if "too late" in str(error):
-                    connection.disconnect()  # should a clock have been set, they are compared again
+                    connection.disconnect()  # so that the clocks are compared again
+                    raise TooLate("broker", "it came to a write too late") from error
                 raise _unavailable(error) from error
 
     def _compare_clocks(self, connection: Any) -> None:

@@ -15,8 +15,10 @@ SEND_BYTES = 256 * 1024
 # These only find where a request ends. The web server's own parser decides whether it is valid: it
 # is given whatever they do not understand, and refuses it.
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
+_LENGTH_NAME = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _EXPECTED = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 _CHUNK = re.compile(rb"([0-9a-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n", re.IGNORECASE)
 
 
@@ -57,6 +59,11 @@ class Incoming:
             self._find_last_chunk()
         return self._is_refused or self._is_whole()
 
+    def forwarded_for(self, proxies: int) -> str | None:
+        """Whom the last but so many proxies sent the next request on for, None if none says."""
+        found = b",".join(_FORWARDED.findall(self.data, 0, self._head)).split(b",")
+        return found[-proxies].decode("latin-1").strip() if 0 < proxies <= len(found) else None
+
     def take(self) -> tuple[bytes, bool]:
         """Remove the next request. Returns what has arrived of it, and whether that is all."""
         whole = self._is_whole()
@@ -88,6 +95,10 @@ class Incoming:
             end -= expected.end() - expected.start()
         self._head = self._chunk = end
         length = _LENGTH.search(self.data, 0, end)
+        if _LENGTH_NAME.search(self.data, 0, end) and not length:
+            # Of its body nothing may be taken for another request.
+            self._is_refused = True
+            return
         if _CHUNKED.search(self.data, 0, end):
             self._is_refused = length is not None
             return

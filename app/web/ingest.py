@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from flask import Blueprint, Request, Response, abort, request
 from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import ClientDisconnected
+from werkzeug.exceptions import ClientDisconnected, ServiceUnavailable
 
 from app import counters
 from app.domain.addresses import client_network
@@ -17,6 +17,7 @@ from app.domain.events import Event, Rejection
 from app.domain.reader import NOT_JSON
 from app.domain.urls import is_among, website_and_page
 from app.web.context import (
+    RETRY_AFTER_SECONDS,
     Context,
     answer,
     context,
@@ -27,11 +28,16 @@ from app.web.context import (
 )
 from app.web.limiting import charge
 from app.web.operators import is_from_this_machine
+from app.web.places import Room, Share
 
 MAX_UNPACKED_BYTES = 16 * 1024 * 1024
+PIECE_BYTES = 1024 * 1024
+MAX_READ_BYTES = 64 * 1024 * 1024
+"""What requests that are being read hold together, unpacked; decoding takes as much again."""
 GZIP = zlib.MAX_WBITS | 16
 
 blueprint = Blueprint("ingest", __name__)
+_room = Room(MAX_READ_BYTES)
 
 
 @blueprint.post("/events")
@@ -41,9 +47,10 @@ def post_events() -> Response:
     here, posted = context(), request._get_current_object()  # type: ignore[attr-defined]
     websites = require_write_key(here, posted)
     require_allowed_origin(here, posted)
-    raw_events = _raw_events(posted)
-    charge(len(raw_events))
-    events, rejections, other = take(here, posted, websites, raw_events)
+    with _room.share(posted.remote_addr or "") as share:
+        raw_events = _raw_events(posted, share)
+        charge(len(raw_events))
+        events, rejections, other = take(here, posted, websites, raw_events)
     taken: dict[str, Any] = {
         "accepted": len(events),
         "rejected": [{"index": bad.position, "errors": bad.errors} for bad in rejections],
@@ -121,35 +128,54 @@ def _is_of(websites: Collection[str], raw_event: bytes) -> bool:
         return False
 
 
-def _raw_events(posted: Request) -> list[bytes]:
+def _raw_events(posted: Request, share: Share) -> list[bytes]:
     """The events of the request, each still as JSON; a line of NDJSON may turn out to be none."""
     media_type = posted.mimetype
     if media_type not in ("application/json", "text/plain", "application/x-ndjson"):
         abort(415, "Send application/json, text/plain or application/x-ndjson.")
-    body = _body(posted)
+    body = _body(posted, share)
     try:
         return events_in(body, lines=media_type == "application/x-ndjson")
     except ValueError as error:
         abort(400, str(error))
 
 
-def _body(posted: Request) -> bytes:
+def _body(posted: Request, share: Share) -> bytes:
     encoding = posted.headers.get("Content-Encoding") or "identity"
     packed = _packed_body(posted)
+    _hold(share, len(packed))
     if encoding.lower() == "identity":
         return packed
     if encoding.lower() != "gzip":
         abort(415, "The only content encoding understood is gzip.")
+    # It is unpacked twice: pieces held by several of a sender would leave no room for any whole.
+    size = _unpacked_size(packed)
+    _hold(share, size)
+    return zlib.decompress(packed, GZIP, max(size, 1))
+
+
+def _unpacked_size(packed: bytes) -> int:
     unpacker = zlib.decompressobj(GZIP)
-    try:
-        body = unpacker.decompress(packed, MAX_UNPACKED_BYTES + 1)
-    except zlib.error:
-        abort(400, "The body is not valid gzip.")
-    if len(body) > MAX_UNPACKED_BYTES:
-        abort(413, f"The unpacked body is larger than {MAX_UNPACKED_BYTES} bytes.")
+    size = 0
+    while not unpacker.eof:
+        try:
+            piece = unpacker.decompress(packed, PIECE_BYTES)
+        except zlib.error:
+            abort(400, "The body is not valid gzip.")
+        packed = unpacker.unconsumed_tail
+        size += len(piece)
+        if size > MAX_UNPACKED_BYTES:
+            abort(413, f"The unpacked body is larger than {MAX_UNPACKED_BYTES} bytes.")
+        if not piece and not packed:
+            break
     if not unpacker.eof or unpacker.unused_data:
         abort(400, "The body is not one whole gzip member.")
-    return body
+    return size
+
+
+def _hold(share: Share, size: int) -> None:
+    if not share.grow(size):
+        raise ServiceUnavailable("Too much is being read already.", retry_after=RETRY_AFTER_SECONDS)
 
 
 def _packed_body(posted: Request) -> bytes:

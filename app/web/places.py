@@ -1,7 +1,9 @@
-"""Places for connections that stay."""
+"""What clients share: places for connections that stay, memory for what they send, and turns."""
 
 import threading
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from app.domain.addresses import client_network
 
@@ -24,6 +26,22 @@ class Places:
             self._taken[network] += 1
             return True
 
+    def take_over(self, address: str) -> str | None:
+        """Where all are taken, take the place of the client with the most, and return its network.
+
+        None where that has no more than this client then would have.
+        """
+        network = client_network(address)
+        with self._change:
+            if self._taken.total() < self.most:
+                return None
+            loser, most = self._taken.most_common(1)[0]
+            if most <= self._taken[network] + 1:
+                return None
+            self._taken[loser] -= 1
+            self._taken[network] += 1
+            return loser
+
     def leave(self, address: str) -> None:
         """Give back a place that was taken with this address."""
         network = client_network(address)
@@ -31,3 +49,99 @@ class Places:
             self._taken[network] -= 1
             if not self._taken[network]:
                 del self._taken[network]
+
+
+class Room:
+    """So many bytes for all clients together, of which each holds at most as many as are left.
+
+    So one client gets half of them, two get a third each, and there always are some for another.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._held = Counter[str]()
+        self._change = threading.Lock()
+
+    @contextmanager
+    def share(self, address: str) -> Iterator["Share"]:
+        """What a client with this address holds of it, until the end of the block."""
+        share = Share(self, client_network(address))
+        try:
+            yield share
+        finally:
+            share.leave()
+
+    def change(self, network: str, size: int) -> bool:
+        """Have a client hold so many bytes more, or less; false where there are none for it."""
+        with self._change:
+            held = self._held[network] + size
+            if size > 0 and held > self.most - self._held.total() - size:
+                return False
+            self._held[network] = held
+            if not held:
+                del self._held[network]
+            return True
+
+
+class Share:
+    """What one request or message holds of the room."""
+
+    def __init__(self, room: Room, network: str) -> None:
+        self._room = room
+        self._network = network
+        self._size = 0
+
+    def grow(self, size: int) -> bool:
+        """Hold so many bytes more; false where there is no room for them."""
+        if not self._room.change(self._network, size):
+            return False
+        self._size += size
+        return True
+
+    def leave(self) -> None:
+        """Give all of it back."""
+        self._room.change(self._network, -self._size)
+        self._size = 0
+
+
+class Turns:
+    """So many threads at once, and so many for each client; the others wait, clients by turns."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self.most = most
+        self.most_of_one = most_of_one
+        self._taken = Counter[str]()
+        self._waiting: dict[str, deque[threading.Lock]] = {}
+        self._change = threading.Lock()
+
+    @contextmanager
+    def turn(self, address: str) -> Iterator[None]:
+        """Wait for a turn of a client with this address, which lasts until the end of the block."""
+        network = client_network(address)
+        mine = threading.Lock()
+        mine.acquire()
+        with self._change:
+            self._waiting.setdefault(network, deque()).append(mine)
+            self._go_on()
+        mine.acquire()
+        try:
+            yield
+        finally:
+            with self._change:
+                self._taken[network] -= 1
+                if not self._taken[network]:
+                    del self._taken[network]
+                self._go_on()
+
+    def _go_on(self) -> None:
+        for network in list(self._waiting):
+            if self._taken.total() >= self.most:
+                return
+            if self._taken[network] >= self.most_of_one:
+                continue
+            # Those behind it come first the next time.
+            waiting = self._waiting.pop(network)
+            self._taken[network] += 1
+            waiting.popleft().release()
+            if waiting:
+                self._waiting[network] = waiting

@@ -31,6 +31,7 @@ from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from werkzeug.wrappers import Response as AnyResponse
 from wsproto.utilities import ProtocolError
 
+from app.domain.addresses import client_network
 from app.domain.reader import NOT_JSON
 from app.web.context import (
     RETRY_AFTER_SECONDS,
@@ -41,12 +42,17 @@ from app.web.context import (
     require_allowed_origin,
     require_write_key,
 )
-from app.web.places import Places
+from app.web.places import Places, Room, Turns
 from app.web.viewers import taken_over
 from app.web.websocket import Text, WebSocket
 
 MAX_SOCKETS = 500
 MAX_SOCKETS_OF_CLIENT = 100
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+"""What all messages hold together, from their first piece until they are answered."""
+POSTS_AT_ONCE = 8
+POSTS_OF_CLIENT_AT_ONCE = 2
+"""Each connection has a thread; were all of them at work, the other requests had no time."""
 PING_SECONDS = 20.0
 """How often a client is asked for a sign of life, and how long that may take to come."""
 CONNECT_SECONDS = 10.0
@@ -66,6 +72,8 @@ blueprint = Blueprint("socket_io", __name__)
 logger = logging.getLogger(__name__)
 
 _places = Places(MAX_SOCKETS, MAX_SOCKETS_OF_CLIENT)
+_room = Room(MAX_MESSAGE_BYTES)
+_turns = Turns(POSTS_AT_ONCE, POSTS_OF_CLIENT_AT_ONCE)
 
 
 class HandshakeQuery(Schema):
@@ -104,17 +112,17 @@ def connect() -> Response:
     if connection is None or request.method != "GET":
         abort(501, "Socket.IO needs the web server that the collector runs with.")
     address = request.remote_addr or ""
-    if not _places.take(address):
+    client = _Client(app, context(), websocket, request.environ, address)
+    if not _take_place(client):
         raise ServiceUnavailable(
             "There are too many connections already.", retry_after=RETRY_AFTER_SECONDS
         )
-    client = _Client(app, context(), websocket, request.environ, address)
     try:
         threading.Thread(
             target=client.serve, args=[taken_over(connection)], name="socket", daemon=True
         ).start()
     except BaseException:
-        _places.leave(address)
+        _leave_place(client)
         raise
     response = Response()
     # For nobody: what gunicorn writes from now on goes nowhere.
@@ -165,26 +173,32 @@ class _Client:
         self._app = app
         self._here = here
         self._websocket = websocket
-        self._address = address
+        self.address = address
         self._sender = {
             name: value
             for name, value in environ.items()
             if isinstance(value, str) and name not in _OF_THE_HANDSHAKE
         }
         self._connected = False
+        self.network = client_network(address)
+
+    def drop(self) -> None:
+        """Have the client's thread end (from another thread)."""
+        self._websocket.drop()
 
     def serve(self, connection: Any) -> None:
         """Serve the client until it leaves or is dropped."""
         try:
-            self._websocket.open(connection)
-            self._serve()
+            with _room.share(self.address) as share:
+                self._websocket.open(connection, share)
+                self._serve()
         except (_End, OSError, ProtocolError):
             pass
         except Exception:
             logger.exception("a Socket.IO connection broke")
         finally:
             self._websocket.close()
-            _places.leave(self._address)
+            _leave_place(self)
 
     def _serve(self) -> None:
         hello = {
@@ -247,7 +261,8 @@ class _Client:
         self._send(_Packet(socketio.packet.CONNECT, {"sid": secrets.token_urlsafe(15)}))
 
     def _acknowledge(self, packet: _Packet, size: int) -> None:
-        answered = self._answer(packet.data or "", size)
+        with _turns.turn(self.address):
+            answered = self._answer(packet.data or "", size)
         if packet.id is not None:
             data = [Raw(answered.get_data()), answered.status_code]
             self._send(_Packet(socketio.packet.ACK, data, id=packet.id))
@@ -280,3 +295,28 @@ class _Client:
 
     def _send(self, packet: _Packet) -> None:
         self._websocket.send(Frame(engineio.packet.MESSAGE, packet.encode()).encode())
+
+
+_change = threading.Lock()
+_placed: dict[_Client, None] = {}
+"""Those that have a place, the oldest first."""
+
+
+def _take_place(client: _Client) -> bool:
+    with _change:
+        if not _places.take(client.address):
+            loser = _places.take_over(client.address)
+            if loser is None:
+                return False
+            oldest = next(other for other in _placed if other.network == loser)
+            del _placed[oldest]
+            oldest.drop()
+        _placed[client] = None
+        return True
+
+
+def _leave_place(client: _Client) -> None:
+    with _change:
+        if client in _placed:
+            del _placed[client]
+            _places.leave(client.address)

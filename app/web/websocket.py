@@ -3,7 +3,7 @@
 import socket
 import time
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from werkzeug.datastructures import Headers
 from wsproto import ConnectionType, WSConnection
@@ -19,6 +19,8 @@ from wsproto.events import (
 )
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError
+
+from app.web.places import Share
 
 READ_BYTES = 64 * 1024
 SEND_SECONDS = 5.0
@@ -65,15 +67,20 @@ class WebSocket:
         self._frames_left = float(MAX_FRAMES)
         self._refilled = time.monotonic()
         self._connection: socket.socket
+        self._share: Share
+        self._is_dropped = False
         self.heard = True
         """Whether anything came in, since somebody last set this to false."""
 
-    def open(self, connection: socket.socket) -> None:
+    def open(self, connection: socket.socket, share: Share) -> None:
         """Answer the handshake on this connection, which is the WebSocket's from then on.
 
+        A message is in its share of memory from its first piece until the next one is received.
         Like all that follows, it raises OSError where the connection broke or was closed.
         """
-        self._connection = connection
+        self._connection, self._share = connection, share
+        if self._is_dropped:
+            raise ConnectionAbortedError
         self._write(AcceptConnection())
 
     def send(self, text: str) -> None:
@@ -83,8 +90,12 @@ class WebSocket:
     def receive(self, until: float) -> Text | None:
         """The next message, None if there is none in whole by this time of the monotonic clock.
 
-        Pings, pongs and small pieces of messages are spent (see `spend`).
+        Pings, pongs and small pieces of messages are spent (see `spend`). Where there is no room
+        for a message the client is told to come again later (1013), and ConnectionAbortedError is
+        raised.
         """
+        if not self._message:
+            self._share.leave()
         while True:
             for event in self._protocol.events():
                 if isinstance(event, TextMessage):
@@ -124,19 +135,17 @@ class WebSocket:
         self._refilled = now
         self._frames_left -= 1
         if self._frames_left < 0:
-            self._write(CloseConnection(code=CloseReason.POLICY_VIOLATION))
-            self._connection.shutdown(socket.SHUT_WR)
-            # Closed at once, what still comes in would take the reason from the client.
-            until = now + CLOSE_SECONDS
-            while (remaining := until - time.monotonic()) > 0:
-                self._connection.settimeout(remaining)
-                if not self._connection.recv(READ_BYTES):
-                    break
-            raise ConnectionAbortedError
+            self._refuse(CloseReason.POLICY_VIOLATION)
 
     def give_back(self, frames: float) -> None:
         """Add to the client's budget of frames, which holds MAX_FRAMES at most."""
         self._frames_left = min(self._frames_left + frames, MAX_FRAMES)
+
+    def drop(self) -> None:
+        """Break the connection, which ends what its own thread waits for."""
+        self._is_dropped = True
+        with suppress(OSError, AttributeError):  # the latter before it is open
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close it and its connection, whatever state these are in."""
@@ -148,12 +157,28 @@ class WebSocket:
     def _add(self, event: Message[str]) -> None:
         part = event.data.encode()
         self._size += len(part)
-        self._message += part[: self._max_bytes - len(self._message)]
+        part = part[: self._max_bytes - len(self._message)]
+        if not self._share.grow(len(part)):
+            self._refuse(CloseReason.TRY_AGAIN_LATER)
+        self._message += part
 
     def _whole(self) -> Text:
         message = Text(self._message.decode(errors="ignore"), self._size)
         self._message, self._size = bytearray(), 0
         return message
+
+    def _refuse(self, reason: CloseReason) -> NoReturn:
+        self._message.clear()
+        self._share.leave()
+        self._write(CloseConnection(code=reason))
+        self._connection.shutdown(socket.SHUT_WR)
+        # Closed at once, what still comes in would take the reason from the client.
+        until = time.monotonic() + CLOSE_SECONDS
+        while (remaining := until - time.monotonic()) > 0:
+            self._connection.settimeout(remaining)
+            if not self._connection.recv(READ_BYTES):
+                break
+        raise ConnectionAbortedError
 
     def _write(self, event: Event) -> None:
         self._connection.settimeout(SEND_SECONDS)

@@ -40,9 +40,13 @@ READ_BYTES = 64 * 1024
 ACCEPTED_AT_ONCE = 64
 CLOSED_AT_ONCE = 16
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
-SHARE_OF_THREADS = 0.8
+SHARE_OF_THREADS = 0.6
 """So much of the threads one client may take up; then its next requests wait for its own."""
+SHARE_OF_LARGE = 0.15
+"""And so much more, for its requests of over READ_BYTES, behind proxies too. They are long at work,
+and the others, and who writes to the journal for all, get no more time than each of these."""
 
+_LARGE = "large "
 _ANSWER = (
     b"HTTP/1.1 %(status)b\r\n"
     b"Connection: close\r\n"
@@ -82,6 +86,8 @@ class Connection(TConn):  # type: ignore[misc]
         super().__init__(cfg, sock, client, server)
         self.initialized = True  # there is nothing more to do before its first request
         self.network = client_network(client[0])
+        self.group = self.network
+        """Those with which it shares so many threads."""
         self.incoming = Incoming()
         self.has_ended = False
         """Whether the client sends nothing more."""
@@ -141,13 +147,14 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._polled: dict[Connection, float] = {}
         """The connections in the poller's hands, the longest first, and until when."""
         self._queued: dict[str, deque[Connection]] = {}
-        """Those whose client has enough requests in work, by network."""
+        """Those whose client has enough requests in work, by group."""
         self._served = Counter[str]()
         self._buffered = 0
         self._look_at = 0.0
         # Behind proxies all clients have the address of one of these.
         share = 1.0 if settings().trusted_proxies else SHARE_OF_THREADS
-        self._most_threads = math.ceil(share * self.cfg.threads)
+        self._most_threads: int = math.ceil(share * self.cfg.threads)
+        self._most_large: int = math.ceil(SHARE_OF_LARGE * self.cfg.threads)
 
     def accept(self, listener: Any) -> None:
         """Take new connections into the poller, old ones making room where there are too many."""
@@ -164,12 +171,22 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     def enqueue_req(self, conn: Connection) -> None:
         """Give a connection to a thread, once its client has a thread to spare."""
-        if self._served[conn.network] >= self._most_threads:
-            self._queued.setdefault(conn.network, deque()).append(conn)
+        conn.group = self._group(conn)
+        if self._served[conn.group] >= self._most_of(conn.group):
+            self._queued.setdefault(conn.group, deque()).append(conn)
             self._polled[conn] = float("inf")
             return
-        self._served[conn.network] += 1
+        self._served[conn.group] += 1
         super().enqueue_req(conn)
+
+    def _group(self, conn: Connection) -> str:
+        if len(conn.incoming.data) <= READ_BYTES:
+            return conn.network
+        client = conn.incoming.forwarded_for(settings().trusted_proxies)
+        return _LARGE + (client_network(client) if client else conn.network)
+
+    def _most_of(self, group: str) -> int:
+        return self._most_large if group.startswith(_LARGE) else self._most_threads
 
     def handle(self, conn: Connection) -> None:
         """Serve the requests that have arrived in whole (in a thread)."""
@@ -219,22 +236,22 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: Connection, served: Any) -> None:
         """Take a connection back from its thread (in the poller)."""
-        self._served[conn.network] -= 1
-        self._serve_queued(conn.network)
+        self._served[conn.group] -= 1
+        self._serve_queued(conn.group)
         if served.cancelled() or served.exception():
             conn.is_kept = False
         self._go_on(conn)
 
-    def _serve_queued(self, network: str) -> None:
-        queued = self._queued.get(network)
-        while queued and self._served[network] < self._most_threads:
+    def _serve_queued(self, group: str) -> None:
+        queued = self._queued.get(group)
+        while queued and self._served[group] < self._most_of(group):
             conn = queued.popleft()
             if self._polled.pop(conn, None):  # else it was closed meanwhile
                 self.enqueue_req(conn)
         if not queued:
-            self._queued.pop(network, None)
-        if not self._served[network]:
-            del self._served[network]
+            self._queued.pop(group, None)
+        if not self._served[group]:
+            del self._served[group]
 
     def _go_on(self, conn: Connection) -> None:
         """Send the rest, or close the connection, or serve or wait for the next request."""

@@ -22,6 +22,14 @@ def gzip_bombs(target: Target) -> None:
     at_once(target, 4, lambda client: post(client, *next(bombs)))
 
 
+@attack("16 MiB of valid events, 40 at once")
+def full_bodies(target: Target) -> None:
+    """Some 40 kB each as sent."""
+    view = b'{"Type":"PageView","Url":"full.test","x":"' + b"1" * 3_200 + b'"}\n'
+    body = gzip.compress(view * 4_900)
+    at_once(target, 40, lambda client: post(client, body, "application/x-ndjson"))
+
+
 @attack("2 MiB of punycode, escapes, wrong times; 4 at once")
 def dear_bodies(target: Target) -> None:
     """What costs most to read for its size."""

@@ -67,6 +67,51 @@ async def _read_on(connection: socket.socket) -> None:
             pass
 
 
+@attack("150 WebSockets of one address, each posting 4,000 events in a message, and again")
+def posting_sockets(target: Target) -> None:
+    """Each has a thread of its own."""
+    events = b",".join([b'{"Type":"PageView","Url":"sockets.test","Meta":{"AdId":""}}'] * 4_000)
+    message = frame(b'42["event",[' + events + b"]]")
+
+    async def one() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            with suppress(OSError), await connected(target) as connection:
+                await loop.sock_sendall(connection, handshake(HOSTILE) + frame(b"40"))
+                reading = asyncio.create_task(_read_on(connection))
+                while not reading.done():
+                    await loop.sock_sendall(connection, message)
+            await asyncio.sleep(0.1)
+
+    until_the_end(target, [one() for _ in range(150)])
+
+
+@attack("500 WebSockets of six addresses, each with 2 MiB of a message that does not end")
+def endless_messages(target: Target) -> None:
+    """They are kept until the message is whole, or the client is given up."""
+    begin = frame(b"1" * (2 * 1024 * 1024 - 1), fin=False)
+
+    async def one(place: int) -> None:
+        loop = asyncio.get_running_loop()
+        hello = handshake(f"203.0.113.{place % 6 + 1}") + frame(b"40")
+        while True:
+            with suppress(OSError), await connected(target) as connection:
+                await loop.sock_sendall(connection, hello)
+                await loop.sock_sendall(connection, begin)
+                await _read_on(connection)
+            await asyncio.sleep(0.1)
+
+    until_the_end(target, [one(place) for place in range(500)])
+
+
+def frame(text: bytes, *, fin: bool = True) -> bytes:
+    """A frame of text, masked with zeros (RFC 6455, section 5.2)."""
+    begin = b"\x81" if fin else b"\x01"
+    if len(text) < 126:
+        return begin + bytes([0x80 | len(text)]) + MASK + text
+    return begin + b"\xff" + len(text).to_bytes(8, "big") + MASK + text
+
+
 @attack("1,000 WebSockets of one address", 15)
 def sockets_of_one_address(target: Target) -> Iterator[str]:
     """Somebody else still gets one."""

@@ -29,6 +29,19 @@ def test_a_request_is_ready_with_its_last_byte_and_not_before(request_: bytes) -
     assert not incoming.data
 
 
+@pytest.mark.parametrize(
+    ("proxies", "client"), [(0, None), (1, "2001:db8::1"), (2, "192.0.2.8"), (3, "a"), (4, None)]
+)
+def test_whom_a_request_is_forwarded_for_is_what_proxies_say(
+    proxies: int, client: str | None
+) -> None:
+    incoming = Incoming()
+    incoming.data += b"GET / HTTP/1.1\r\nX-Forwarded-For: a, 192.0.2.8\r\n"
+    incoming.data += b"x-forwarded-for:2001:db8::1\r\nHost: x\r\n\r\nX-Forwarded-For: b\r\n"
+    assert incoming.is_ready()
+    assert incoming.forwarded_for(proxies) == client
+
+
 @pytest.mark.parametrize("second", WHOLE)
 @pytest.mark.parametrize("first", WHOLE)
 def test_requests_that_come_together_are_taken_apart(first: bytes, second: bytes) -> None:
@@ -55,6 +68,8 @@ def test_requests_that_come_together_are_taken_apart(first: bytes, second: bytes
         CHUNKED + b"ffffff\r\n" + b" " * (MAX_BODY_BYTES + 1),
         CHUNKED + (b"100000\r\n" + b" " * 0x100000 + b"\r\n") * 2 + b"1\r\n1\r\n",
         CHUNKED + b"0\r\n" + b"a: b\r\n" * MAX_HEAD_BYTES,
+        b"POST / HTTP/1.1\r\nContent-Length: 0000000000000037\r\n\r\nGET /",
+        b"POST / HTTP/1.1\r\nContent-Length: 100000000000000000000\r\n\r\nGET /",
     ],
 )
 def test_a_request_that_will_be_refused_is_not_waited_for(request_: bytes) -> None:

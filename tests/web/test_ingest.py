@@ -14,6 +14,7 @@ from app.domain.events import AdClick, PageView
 from app.domain.users import UserHash
 from app.journal import Journal
 from app.web import ingest
+from app.web.places import Room
 from tests.conftest import Server, wait_until
 from tests.web.conftest import MakeClient
 
@@ -182,6 +183,22 @@ def test_a_body_over_its_bound_is_too_large(client: FlaskClient) -> None:
     padding = " " * (bound - len(json.dumps(VIEW)))
     assert post(client, (json.dumps(VIEW) + padding).encode()).status_code == 202
     assert post(client, (json.dumps(VIEW) + padding + " ").encode()).status_code == 413
+
+
+def test_a_body_without_room_is_to_come_again_beside_a_small_one(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room(4_000)
+    monkeypatch.setattr(ingest, "_room", room)
+    body = gzip.compress(json.dumps(VIEW).encode().ljust(1_500))
+    headers = {"Content-Encoding": "gzip"}
+    with room.share("192.0.2.7") as other:
+        assert other.grow(2_000)
+        response = post(client, body, headers=headers)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+        assert post(client, VIEW).status_code == 202
+    for _ in range(3):
+        assert post(client, body, headers=headers).status_code == 202
 
 
 def test_gzip_that_unpacks_over_its_bound_is_too_large(client: FlaskClient) -> None:

@@ -1,4 +1,7 @@
-from app.web.places import Places
+import threading
+
+from app.web.places import Places, Room, Turns
+from tests.conftest import wait_until
 
 
 def test_one_client_has_so_many_places_and_all_together_so_many() -> None:
@@ -15,3 +18,48 @@ def test_a_place_that_is_given_back_is_for_the_next() -> None:
     assert not places.take("::ffff:192.0.2.7")
     places.leave("192.0.2.7")
     assert places.take("::ffff:192.0.2.7")
+
+
+def test_a_place_is_taken_over_from_the_client_with_the_most() -> None:
+    places = Places(3, 3)
+    assert [places.take("192.0.2.7") for _ in range(2)] == [True, True]
+    assert places.take_over("192.0.2.8") is None, "there still is one"
+    assert places.take("192.0.2.7")
+    assert not places.take("192.0.2.8")
+    assert places.take_over("192.0.2.8") == "192.0.2.7"
+    assert places.take_over("192.0.2.8") is None, "it would have the most"
+
+
+def test_each_client_may_hold_as_many_bytes_as_are_left() -> None:
+    room = Room(100)
+    with room.share("192.0.2.7") as first, room.share("192.0.2.8") as second:
+        assert first.grow(50)
+        assert not first.grow(1)
+        assert [second.grow(25), second.grow(1)] == [True, False]
+        first.leave()
+        assert second.grow(25)
+    with room.share("192.0.2.7") as first:
+        assert first.grow(50)
+
+
+def test_clients_share_turns_and_the_next_is_who_had_none_for_longest() -> None:
+    turns = Turns(2, 1)
+    done: list[str] = []
+    threads: list[threading.Thread] = []
+
+    def take(address: str) -> None:
+        with turns.turn(address):
+            done.append(address)
+
+    def wait_for_turn(address: str) -> None:
+        threads.append(threading.Thread(target=take, args=[address]))
+        threads[-1].start()
+
+    with turns.turn("192.0.2.1"):
+        for _ in range(3):
+            wait_for_turn("192.0.2.1")
+        wait_for_turn("192.0.2.2")
+        wait_until(lambda: done == ["192.0.2.2"])
+    for thread in threads:
+        thread.join(10)
+    assert done == ["192.0.2.2"] + 3 * ["192.0.2.1"]

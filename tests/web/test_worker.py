@@ -1,9 +1,11 @@
 import inspect
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
@@ -134,6 +136,30 @@ def test_where_all_places_are_taken_the_client_with_the_most_gives_up_its_oldest
         assert others[-1].recv(100).startswith(b"HTTP/1.1 200 ")
         assert client.get("/").is_success
         assert client._transport._pool.connections == [stream], "it was not closed"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("proxies", ["", "1"])
+def test_large_requests_of_one_client_leave_threads_to_the_others(
+    shared_settings: Settings, tmp_path: Path, proxies: str
+) -> None:
+    few = ("--workers", "1", "--threads", "7", "tests.web.naming:app")
+    large = b"POST /?1.5 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9, 192.0.2.%d\r\n"
+    large += b"Content-Length: 100000\r\n\r\n" + bytes(100_000)
+    with ExitStack() as stack:
+        url = stack.enter_context(
+            gunicorn(shared_settings, tmp_path, *few, TRUSTED_PROXIES=proxies or "0")
+        )
+        clients = [stack.enter_context(opened(url, ELSEWHERE)) for _ in range(14)]
+        for client in clients:
+            client.sendall(large % 7)
+        time.sleep(0.3)
+        for _ in range(5):
+            assert httpx.get(url, timeout=0.9).is_success
+        if proxies:
+            with opened(url, ELSEWHERE) as other:
+                other.sendall(large.replace(b"?1.5", b"?0.1") % 8)
+                other.settimeout(0.9)
+                assert other.recv(100).startswith(b"HTTP/1.1 200 "), "another client's"
 
 
 def test_slow_requests_of_one_client_leave_threads_to_the_others(small: str) -> None:
