@@ -243,8 +243,11 @@ def keep_collisions(redis: Redis, collisions: Sequence[Collision]) -> None:
     for batch_id, of_batch in groupby(collisions, key=attrgetter("batch")):
         letters = []
         for collision in of_batch:
-            sent = msgspec.json.encode(as_sent(collision.event, collision.event.event_id))
-            words = ("reason", reason, "event", sent.decode(), "collides", "true")
+            event = collision.event
+            sent = msgspec.json.encode(as_sent(event, event.event_id)).decode()
+            words = ["reason", reason, "event", sent, "collides", "true"]
+            if event.invalid:
+                words += ["invalid", event.invalid.reason]
             letters.append((collision.position, ("XADD", _EVENTS, "*", *words)))
         for start in range(0, len(letters), AT_ONCE):
             some = letters[start : start + AT_ONCE]

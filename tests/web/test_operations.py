@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from app import dead_letters
 from app.domain.events import AdClick, Collision
+from app.domain.traffic import Invalid
 from app.domain.users import UserHash
 from app.journal import Batch, Journal
 from tests.conftest import Server
@@ -145,6 +146,19 @@ def test_an_event_with_the_id_of_another_is_replayed_only_with_a_new_one(
     assert client.post(replay, json=letter["event"] | {"EventId": "e2"}).status_code == 202
     kept = journal.redis.hget("journal:ad_click", f"dead-letter-{letter['id']}")
     assert json.loads(kept or b"") == [msgspec.to_builtins(replace(event, event_id="e2"))]
+
+
+def test_an_invalid_event_with_the_id_of_another_is_still_invalid_when_it_is_replayed(
+    client: FlaskClient, journal: Journal
+) -> None:
+    robot = Invalid("robot", f"{datetime.now(UTC):%F}")
+    event = AdClick("e1", "site1.com", "34", "u1", int(time.time() * 1000), robot)
+    dead_letters.keep_collisions(journal.redis, [Collision("b1", 0, event)])
+    (letter,) = letters(client)["items"]
+    replay = f"/dead-letters/{letter['id']}/replay"
+    assert client.post(replay, json=letter["event"] | {"EventId": "e2"}).status_code == 202
+    kept = journal.redis.hget("journal:ad_click", f"dead-letter-{letter['id']}")
+    assert json.loads(kept or b"")[0]["invalid"]["reason"] == "robot"
 
 
 def test_a_dead_letter_is_dropped_by_operators_once(
