@@ -94,7 +94,7 @@ class Applying:
             self.counts.observe(counters.APPLY_EVENTS, of_kind.events, name)
             self.counts.count(counters.APPLIED, name, of_kind.events)
             self.counts.count(counters.DEDUPLICATED, name, of_kind.repeated)
-            self.counts.count(counters.COLLISIONS, name, len(of_kind.collisions))
+            self.counts.count(counters.COLLISIONS, name, of_kind.collided)
             self.counts.count(counters.APPLY_RETRIES, name, of_kind.retries)
             for (*_, reason), (number,) in of_kind.changes.get(Filtered, {}).items():
                 self.counts.count(counters.FILTERED, reason, number)
@@ -142,10 +142,7 @@ class Applying:
 
         `along` writes in the transaction that looks this up. Raises Unavailable.
         """
-        applied = self._counting.apply_pieces(pieces, along)
-        for kind, of_kind in applied.items():
-            self.counts.count(counters.COLLISIONS, kind.__name__, len(of_kind.collisions))
-        return applied
+        return self._counting.apply_pieces(pieces, along)
 
     def pass_over(self, piece: Piece) -> None:
         """Have the events of a piece done without counting them. Raises Unavailable."""

@@ -69,12 +69,14 @@ class CountedPiece(NamedTuple):
 class Applied(NamedTuple):
     """How many batches, and how many of their events, were counted that had not been before.
 
-    `repeated` events of these batches had been; `retries` is how often all had to be done again.
+    `repeated` events of these batches had been, and `collided` more have the ids of others;
+    `retries` is how often all had to be done again.
     """
 
     batches: int
     events: int
     repeated: int
+    collided: int
     retries: int
     changes: Changes
     """What these events add to the documents of each kind."""
@@ -232,6 +234,7 @@ class Counting:
             len({part.batch for part in fresh}),
             len(events),
             len(claims.repeats),
+            len(claims.collisions),
             retries,
             changes,
             counted,
