@@ -35,6 +35,9 @@ from tests.receiver import Receiver, receiving
 REDIS_PORT = str(free_ports(1)[0])
 os.environ["REDIS_URL"] = f"redis://127.0.0.1:{REDIS_PORT}/0"
 
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 hypothesis_settings.register_profile(
     "suite", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -125,6 +125,19 @@ class _EventId(fields.String):
         return text
 
 
+MISSING = ["Missing data for required field."]
+
+
+def absent_fields(kind: type[Event] | None, event: Any) -> list[str]:
+    """The fields that an event of this kind needs in its Meta and, as it was sent, lacks there."""
+    if kind not in (AdImpression, AdClick):
+        return []
+    meta = event.get("Meta")
+    if not isinstance(meta, dict | None):
+        return []
+    return [name for name in ("UserId", "AdId") if (meta or {}).get(name) is None]
+
+
 # Metadata is what JSON Schema can say of a rule, for the description of the API.
 _LENGTH = {"minLength": 1, "maxLength": MAX_ID_LENGTH}
 _IDENTIFIER = _LENGTH | {
@@ -197,12 +210,5 @@ class EventSchema(Schema):
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def names_user_and_ad(self, data: dict[str, Any], original: Any, **_: Any) -> None:
         """Raise ValidationError where the kind in `data` needs what the event as sent lacks."""
-        if data.get("Type") not in (AdImpression, AdClick):
-            return
-        given = original.get("Meta")
-        if given is not None and not isinstance(given, dict):
-            return
-        absent = [name for name in ("UserId", "AdId") if (given or {}).get(name) is None]
-        if absent:
-            missing = ["Missing data for required field."]
-            raise ValidationError({"Meta": dict.fromkeys(absent, missing)})
+        if absent := absent_fields(data.get("Type"), original):
+            raise ValidationError({"Meta": dict.fromkeys(absent, MISSING)})

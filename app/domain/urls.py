@@ -18,37 +18,31 @@ _HOST_AND_PORT = re.compile(
     r"(?!(https?|tel|sms|javascript|data|mailto|view-source|about|file|blob):)[^/?#:]+:\d+([/?#]|$)",
     re.IGNORECASE,
 )
-_TABS_AND_NEWLINES = str.maketrans("", "", "\t\n\r")
 _CONTROLS_AND_SPACE = "".join(map(chr, range(0x21)))
 
-# The host, with what may stand before it. It is looked at before it is parsed, as IDNA takes long.
-_AUTHORITY = re.compile(r"[^:]*:[/\\]*([^/\\?#]*)")
 # IDNA makes one letter of at most four characters (UAX #15, "Maximum Expansion Factors").
 _MAX_UNMAPPED_HOST = 4 * MAX_HOST_BYTES
+# With its dot, a label with other letters than those of ASCII has at least eight: "xn--tda.".
+_MAX_UNMAPPED_LABELS = (MAX_HOST_BYTES + 1) // 8
 # Each stands for a phrase of up to 18 letters with spaces, which no host has.
-_PHRASE = re.compile("[\ufdfa\ufdfb]|%[Ee][Ff]%[Bb]7%[Bb][AaBb]")
-_LONG_LABEL = re.compile(rf"[^.]{{{MAX_LABEL_BYTES + 1}}}")
+_PHRASES = "\ufdfa", "\ufdfb", "%EF%B7%BA", "%EF%B7%BB"
 _NO_HOSTS = frozenset({"undefined", "null", "nan"})
 """What scripts write where they have none."""
 
-# Of letters, digits and "-._~"; and others in small letters. Those that stay as they are, which in
-# a long address can be thousands, it does not find.
-_ESCAPE_TO_CHANGE = re.compile(
-    "(%(?:[46][1-9A-Fa-f]|[57][0-9Aa]|3[0-9]|2[DEde]|5[Ff]|7[Ee]|[0-9A-F][a-f]|[a-f][0-9A-Fa-f]))"
-)
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HEX_DIGITS = "0123456789ABCDEFabcdef"
 
 
-def _normalised(escape: str) -> str:
-    character = chr(int(escape[1:], 16))
-    return character if character in _UNRESERVED else escape.upper()
+def _normalised(digits: str) -> str:
+    character = chr(int(digits, 16))
+    return character if character in _UNRESERVED else f"%{digits.upper()}"
 
 
 _NORMALISED = {
-    escape: _normalised(escape)
-    for escape in (f"%{high}{low}" for high in _HEX_DIGITS for low in _HEX_DIGITS)
+    digits: _normalised(digits)
+    for digits in (f"{high}{low}" for high in _HEX_DIGITS for low in _HEX_DIGITS)
 }
+"""Each escape by its digits."""
 
 
 def website_and_page(url: str) -> tuple[str, str]:
@@ -85,26 +79,28 @@ def _read(url: str) -> tuple[str, str] | str:
 
 def _parsed(url: str) -> tuple[str, str]:
     # The standard has a parser drop these first; here it decides whether there is a scheme.
-    url = url.strip(_CONTROLS_AND_SPACE).translate(_TABS_AND_NEWLINES)
-    if not _SCHEME.match(url) or _HOST_AND_PORT.match(url):
+    url = url.strip(_CONTROLS_AND_SPACE)
+    for dropped in "\t\n\r":
+        url = url.replace(dropped, "")
+    scheme = _SCHEME.match(url)
+    if scheme is None or _HOST_AND_PORT.match(url):
         if url.startswith("/") and not url.startswith("//"):  # else its first name would be taken
             raise ValueError("Not the host of a website.")
         url = "http://" + url
-    if _is_hopeless(url):
-        raise ValueError("Not the host of a website.")
+    elif scheme[0].lower() not in ("http:", "https:"):
+        raise ValueError("Not an http or https URL.")
+    _check_host(url)
     try:
         parsed = can_ada.parse(url)
     except ValueError as error:
         raise ValueError("Not a valid URL.") from error
-    if parsed.protocol not in ("http:", "https:"):
-        raise ValueError("Not an http or https URL.")
     if parsed.username or parsed.password:
         raise ValueError("Credentials are not allowed in a URL.")
     host = parsed.hostname.removeprefix("www.").rstrip(".")
     # The standard lets a host be "*", which in the reports means all websites together.
     if not host or host == "*" or host in _NO_HOSTS:
         raise ValueError("Not the host of a website.")
-    if len(host) > MAX_LABEL_BYTES and _is_too_long(parsed.hostname.rstrip(".")):
+    if _is_too_long(parsed.hostname.rstrip(".")):
         raise ValueError("The host is too long.")
     page = _page(parsed.pathname)
     if len(page) > MAX_PAGE_BYTES:
@@ -112,18 +108,33 @@ def _parsed(url: str) -> tuple[str, str]:
     return f"{host}:{parsed.port}" if parsed.port else host, page
 
 
-def _is_hopeless(url: str) -> bool:
-    """Whether the host can't be one, so that IDNA need not take its time to find out."""
-    if url.isascii() and "%" not in url:
-        return False
-    authority = _AUTHORITY.match(url)
-    host = authority[1] if authority else ""
-    characters = len(host) - 2 * host.count("%")
-    return characters > _MAX_UNMAPPED_HOST or _PHRASE.search(host) is not None
+def _check_host(url: str) -> None:
+    """Raise ValueError where the host can't be one, before IDNA takes long to find that out."""
+    if len(url) <= MAX_LABEL_BYTES and url.isascii():
+        return
+    authority = url.partition(":")[2].lstrip("/\\")
+    for end in "/\\?#":
+        authority = authority.partition(end)[0]
+    host = authority.rpartition("@")[2].partition(":")[0]
+    if host.isascii() and "%" not in host:
+        too_long = _is_too_long(host.rstrip("."))  # IDNA leaves it as long as it is
+    else:
+        upper = host.upper()
+        if any(phrase in upper for phrase in _PHRASES):
+            raise ValueError("Not the host of a website.")
+        labels = [label for label in host.split(".") if not label.isascii()]
+        too_long = (
+            len(host) - 2 * host.count("%") > _MAX_UNMAPPED_HOST
+            or len(labels) > _MAX_UNMAPPED_LABELS
+        )
+    if too_long:
+        raise ValueError("The host is too long.")
 
 
 def _is_too_long(host: str) -> bool:
-    return len(host) > MAX_HOST_BYTES or _LONG_LABEL.search(host) is not None
+    return len(host) > MAX_LABEL_BYTES and (
+        len(host) > MAX_HOST_BYTES or max(map(len, host.split("."))) > MAX_LABEL_BYTES
+    )
 
 
 def _page(path: str) -> str:
@@ -131,6 +142,11 @@ def _page(path: str) -> str:
     # An escape becomes shorter by two characters at most.
     if "%" not in page or len(page) - 2 * page.count("%") > MAX_PAGE_BYTES:
         return page
-    parts = _ESCAPE_TO_CHANGE.split(page)
-    parts[1::2] = map(_NORMALISED.__getitem__, parts[1::2])
+    parts = page.split("%")
+    parts[1:] = [_NORMALISED.get(part) or _with_escape(part) for part in parts[1:]]
     return "".join(parts)
+
+
+def _with_escape(part: str) -> str:
+    """What follows a percent sign in an address, and that sign, with the escape normalised."""
+    return _NORMALISED.get(part[:2], f"%{part[:2]}") + part[2:]
