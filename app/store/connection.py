@@ -8,7 +8,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import mongoengine
 import pymongo
+from bson.codec_options import TypeDecoder, TypeRegistry
 from bson.errors import InvalidDocument
+from bson.int64 import Int64
 from mongoengine.connection import ConnectionFailure, get_connection, get_db
 from pymongo.client_session import ClientSession
 from pymongo.errors import (
@@ -35,6 +37,15 @@ _OPTIONS = {"w": "majority", "readConcernLevel": "majority", "readPreference": "
 _CONCERNS = (ReadConcern("snapshot"), WriteConcern("majority"))
 
 
+class _PlainInt(TypeDecoder):
+    """Reads numbers from 2^31 on as plain ones: what encodes JSON takes no others."""
+
+    bson_type = Int64
+
+    def transform_bson(self, value: int) -> int:
+        return int(value)
+
+
 def connect(url: str) -> None:
     """Use the database at this URL. It need not be up: pymongo connects at the first command.
 
@@ -49,6 +60,7 @@ def connect(url: str) -> None:
         mongoengine.connect(
             host=_with_options(url),
             tz_aware=True,
+            type_registry=TypeRegistry([_PlainInt()]),
             uuidRepresentation="standard",
             appname="eventstream",
         )

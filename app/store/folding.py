@@ -46,6 +46,7 @@ BYTES_AT_ONCE = 4_000_000
 KEYS_AT_ONCE = 500
 """A page has up to 24 kB, and what asks for these keys must not be larger than a document."""
 WRITE_CONFLICT = 112
+TRANSACTION_TOO_LARGE_FOR_CACHE = 388
 
 Parts = tuple[str, ...]
 Added = Mapping[Parts, list[int]]
@@ -129,6 +130,10 @@ def record(kind: str, added: Mapping[type[Document], Added], session: Session) -
         for document, of_document in added.items()
         for parts, counts in of_document.items()
     ]
+    _leave(kind, rows, session)
+
+
+def _leave(kind: str, rows: list[tuple[str, list[Any]]], session: Session) -> None:
     collection(Change).insert_many(
         [{"kind": kind, "counts": counts, "shape": SHAPE} for counts in _encoded(rows)],
         session=session,
@@ -158,16 +163,37 @@ def fold(kind: str, older_than: datetime | None = None) -> bool:
     recorded: dict[str, Any] = {"kind": kind}
     if older_than is not None:
         recorded["_id"] = {"$lt": ObjectId.from_datetime(older_than)}
+    most = DOCUMENTS_AT_ONCE
     while time.monotonic() < until:
         with deadline(FOLD_SECONDS):
             try:
-                if not transaction(partial(_fold_some, recorded), again=False):
+                if not transaction(partial(_fold_some, recorded, most), again=False):
                     return True
-            except OperationFailure as error:
-                if error.code != WRITE_CONFLICT:
-                    raise
+            except _AnotherFolds:
                 return False
+            except OperationFailure as error:
+                if not _may_pass(error):
+                    raise
+                # A smaller one meets fewer others, and needs less of the server's cache.
+                most = max(1, most // 2)
     return False
+
+
+class _AnotherFolds(Exception):
+    """Another process is folding the same changes."""
+
+
+def _may_pass(error: OperationFailure) -> bool:
+    """Whether the transaction may succeed if it is tried again, or a smaller one in its place.
+
+    Its changes are deleted in it, so it adds nothing twice even where it was committed unknown to
+    us. By https://www.mongodb.com/docs/manual/core/transactions-in-applications/.
+    """
+    return (
+        error.code == TRANSACTION_TOO_LARGE_FOR_CACHE
+        or error.has_error_label("TransientTransactionError")
+        or error.has_error_label("UnknownTransactionCommitResult")
+    )
 
 
 def is_folded() -> bool:
@@ -185,25 +211,42 @@ def unfolded_since() -> datetime | None:
     return oldest["_id"].generation_time if oldest else None
 
 
-def _fold_some(recorded: Mapping[str, Any], session: Session) -> bool:
-    """Fold some of the changes that this query finds; whether there were any."""
-    ids: list[ObjectId] = []
+def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool:
+    """Fold some of the changes that this query finds; whether there were any.
+
+    They change `most` documents, and those of one change more. Where that is less than
+    DOCUMENTS_AT_ONCE it is at most so many; a change that has more is cut in two instead.
+    """
+    taken: list[Any] = []
     sums: dict[type[Document], dict[Parts, list[int]]] = defaultdict(dict)
-    size = 0
+    documents = size = 0
     for change in collection(Change).find(recorded, session=session):
         if change.get("shape", 1) > SHAPE:
             continue
-        ids.append(change["_id"])
+        taken.append(change)
         size += len(change["counts"])
         for name, added in msgspec.json.decode(change["counts"]).items():
             _sum_up(_COUNTERS[_BY_NAME[name]], added, sums[_BY_NAME[name]])
         # However many rows change a document, it is written once.
-        if sum(map(len, sums.values())) > DOCUMENTS_AT_ONCE or size > BYTES_AT_ONCE:
+        documents = sum(map(len, sums.values()))
+        if documents > most or size > BYTES_AT_ONCE * most // DOCUMENTS_AT_ONCE:
             break
-    if not ids:
+    if not taken:
         return False
-    # First, so that of two processes one knows at once.
-    collection(Change).delete_many({"_id": {"$in": ids}}, session=session)
+    too_many = documents > most < DOCUMENTS_AT_ONCE
+    if too_many and len(taken) > 1:
+        return _fold_some({**recorded, "_id": taken[0]["_id"]}, most, session)
+    try:
+        # First, so that of two processes one knows at once.
+        ids = [change["_id"] for change in taken]
+        collection(Change).delete_many({"_id": {"$in": ids}}, session=session)
+    except OperationFailure as error:
+        if error.code == WRITE_CONFLICT:
+            raise _AnotherFolds from error
+        raise
+    if too_many:
+        _cut(taken[0], session)
+        return True
     if PageViews in sums:
         sums |= _totals(sums[PageViews])
     if Clicks in sums:
@@ -211,6 +254,18 @@ def _fold_some(recorded: Mapping[str, Any], session: Session) -> bool:
     for document, added in sums.items():
         _add(_COUNTERS[document], added, session)
     return True
+
+
+def _cut(change: Mapping[str, Any], session: Session) -> None:
+    """Leave a change as two, each of half its rows."""
+    rows = [
+        (name, row)
+        for name, of_document in msgspec.json.decode(change["counts"]).items()
+        for row in of_document
+    ]
+    middle = len(rows) // 2
+    _leave(change["kind"], rows[:middle], session)
+    _leave(change["kind"], rows[middle:], session)
 
 
 def _sum_up(counters: Counters, rows: Iterable[list[Any]], sums: dict[Parts, list[int]]) -> None:

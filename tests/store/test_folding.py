@@ -1,9 +1,11 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 from pymongo.common import MAX_BSON_SIZE
+from pymongo.errors import OperationFailure
 
 from app.domain.events import AdClick, PageView
 from app.domain.rules import MAX_URL_LENGTH
@@ -68,6 +70,85 @@ def test_more_than_fits_a_transaction_is_folded_in_several(
     count(counting, 4)
     folding.fold("PageView")
     assert views() == [12, 12, 12]
+
+
+def test_what_meets_another_writer_than_a_folder_is_folded_all_the_same(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(counting, 3)
+    folding.fold("PageView")
+    counting.apply(PageView, {"later": VIEWS})
+    add = folding._add
+    writers = iter(["another"])
+
+    def add_beside_another(
+        counters: folding.Counters, added: folding.Added, session: connection.Session
+    ) -> None:
+        for writer in writers:
+            pages = connection.collection(documents.PageViews)
+            pages.update_many({}, {"$set": {"writer": writer}})
+        add(counters, added, session)
+
+    monkeypatch.setattr(folding, "_add", add_beside_another)
+    assert folding.fold("PageView")
+    assert next(writers, None) is None
+    assert views() == [12, 12, 12]
+
+
+@pytest.mark.parametrize("most", [2, 3, 5])
+def test_what_is_too_large_for_the_servers_cache_is_folded_in_smaller_transactions(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    pages = [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in range(9)]
+    counting.apply(PageView, {"a": pages})
+    counting.apply(PageView, {"b": pages})
+    add = folding._add
+    refused = []
+
+    def add_little(
+        counters: folding.Counters, added: folding.Added, session: connection.Session
+    ) -> None:
+        if len(added) > most:
+            refused.append(len(added))
+            raise OperationFailure("too large", folding.TRANSACTION_TOO_LARGE_FOR_CACHE)
+        add(counters, added, session)
+
+    monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 20)
+    monkeypatch.setattr(folding, "_add", add_little)
+    assert folding.fold("PageView")
+    assert refused
+    assert views() == [2] * 9
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31, 2**53 + 1])
+def test_counts_of_any_size_are_folded_and_reported(counting: Counting, number: int) -> None:
+    day = "2026-11-24"
+    added: dict[type[Any], folding.Added] = {
+        documents.PageViews: {("a.com", day, "/"): [number]},
+        documents.Filtered: {("a.com", day, "PageView", "robot"): [number]},
+        documents.MonthCounts: {("2026-11", "a.com"): [number, number]},
+        documents.Impressions: {("2026-11", "a.com", "1"): [number]},
+        documents.Clicks: {("a.com", "1"): [number, number]},
+    }
+    for _ in range(2):
+        connection.transaction(partial(folding.record, "PageView", added))
+        assert folding.fold("PageView")
+    shown = [
+        reports.page_views(Page()),
+        reports.page_views(Page(), first=date(2026, 11, 24)),
+        reports.daily_page_views(Page()),
+        reports.filtered(Page()),
+        reports.impressions(Page()),
+        reports.clicks(Page()),
+    ]
+    for report in shown:
+        [row] = msgspec.json.decode(msgspec.json.encode(report.items))
+        assert {value for value in row.values() if isinstance(value, int) and value > 1} == {
+            2 * number
+        }
+    totals = msgspec.json.decode(msgspec.json.encode(reports.click_totals()))
+    assert totals == {"hits": 2 * number, "clicks": 2 * number}
+    assert reports.views_of_days() == 2 * number
 
 
 def test_only_the_changes_of_that_kind_and_age_are_folded(counting: Counting) -> None:
