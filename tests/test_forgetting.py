@@ -116,3 +116,18 @@ def test_rejected_events_of_the_user_are_dropped_and_no_others(
     assert forget("7", ONE, archive, journal.redis, NOW).dead_letters == 2
     kept = [bytes(letter.event) for letter in dead_letters.newest(journal.redis, 100)]
     assert kept[::-1][:-1] == [rejection.event for rejection in rejections[2:]]
+
+
+def test_a_user_who_was_forgotten_is_a_visitor_anew_whatever_a_worker_remembers(
+    journal: Journal, archive: Archive
+) -> None:
+    counting = Counting(ClickRule(3, "user"))
+    shown = [AdImpression(None, "a.com", "1", user, MONTHS[1]) for user in ("u1", "u2")]
+    count_batch(counting, "before", AdImpression, shown)
+    count_batch(counting, "again", AdImpression, shown)
+    assert [row["visitors"] for row in reports.impressions(reports.Page()).items] == [2, 2]
+    for times in (1, 2):
+        forget("u1", None, archive, journal.redis, NOW)
+        count_batch(counting, f"after {times}", AdImpression, shown)
+        found = [row["visitors"] for row in reports.impressions(reports.Page()).items]
+        assert found == [2 + times] * 2

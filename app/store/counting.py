@@ -1,7 +1,6 @@
 """Applying batches: one transaction that holds their ledger entries and all that they count."""
 
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,16 +26,14 @@ from app.store.documents import (
     Impressions,
     MonthCounts,
     PageViews,
-    Visitors,
-    key,
 )
 from app.store.ledger import Entry, Piece
+from app.store.visitors import KnownVisitors
 
 APPLY_SECONDS = 20.0
 """How long batches may take, the wait for a database that is away included."""
 PIECE_NAME = re.compile(r"(.+):(\d+)-(\d+)")
 """What a counted piece is called that is not a whole batch: batch, positions from and to before."""
-REMEMBERED_VISITOR_BYTES = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class Counting:
         self._timezone = timezone
         self._archives = archives
         self._hashed_monthly = hashed_monthly
-        self._visitors = _Recent(REMEMBERED_VISITOR_BYTES)
+        self._visitors = KnownVisitors()
         self._prepared = False
         self._seen_until: datetime | None = None
         self._appliers: dict[type[Event], Callable[[Any, Session], Changes]] = {
@@ -154,9 +151,7 @@ class Counting:
         with deadline(APPLY_SECONDS):
             self._prepare()
             applied = transaction(work)
-        # Not before all is committed: what a transaction that failed wrote is not there.
-        impressions = new_events.get(AdImpression, [])
-        self._visitors.add(_visitors_in(event for event in impressions if event.invalid is None))
+        self._visitors.remember(new_events.get(AdImpression, []))
         return applied
 
     def pass_over(self, piece: Piece) -> None:
@@ -252,33 +247,13 @@ class Counting:
         for month, website, _ in of_ads.elements():
             impressions[month, website] += 1
             impressions[month, ALL_WEBSITES] += 1
-        visitors = self._new_visitors(events, session)
+        visitors = self._visitors.add(events, session)
         return {
             Impressions: {parts: [number] for parts, number in of_ads.items()},
             MonthCounts: {
                 parts: [number, visitors[parts]] for parts, number in impressions.items()
             },
         }
-
-    def _new_visitors(
-        self, events: Sequence[AdImpression], session: Session
-    ) -> Counter[tuple[str, str]]:
-        """Write the users who were not visitors yet; how many these are by month and website."""
-        candidates = {
-            visitor: parts
-            for visitor, parts in _visitors_in(events).items()
-            if visitor not in self._visitors
-        }
-        visitors = collection(Visitors)
-        if candidates:
-            query = {"_id": {"$in": list(candidates)}}
-            for known in visitors.find(query, {"_id": 1}, session=session):
-                del candidates[known["_id"]]
-        if candidates:
-            visitors.insert_many(
-                [{"_id": visitor} for visitor in candidates], ordered=False, session=session
-            )
-        return Counter(candidates.values())
 
     def _clicks(self, events: Sequence[AdClick], session: Session) -> Changes:
         by_ad = self._click_rule.scope == "ad"
@@ -366,33 +341,3 @@ def _counted(batch: Piece, entry: Entry) -> list[CountedPiece]:
         )
         for piece in entry.done(batch)
     ]
-
-
-def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:
-    """The keys of the visitors that impressions make, and month and website of each."""
-    return {
-        key(event.month, website, event.user_id): (event.month, website)
-        for event in events
-        for website in (event.website, ALL_WEBSITES)
-    }
-
-
-class _Recent:
-    """The latest keys added: so many bytes of them at the least, twice as many at the most."""
-
-    def __init__(self, at_least: int) -> None:
-        self._at_least = at_least
-        self._new: set[str] = set()
-        self._old: set[str] = set()
-        self._size = 0
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._new or name in self._old
-
-    def add(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self._new:
-                self._new.add(name)
-                self._size += sys.getsizeof(name)
-        if self._size > self._at_least:
-            self._old, self._new, self._size = self._new, set(), 0

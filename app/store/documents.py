@@ -309,7 +309,8 @@ class Outgoing(Document):
 class Schema(Document):
     """The version of this database: how many of `app.store.migrations` it has been through.
 
-    The document with the key "seen_events" says until when these need be looked at.
+    The document with the key "seen_events" says until when these need be looked at, and that with
+    the key "forgotten" has another version whenever users were forgotten.
     """
 
     key = StringField(primary_key=True)

@@ -9,6 +9,7 @@ from mongoengine import Document
 
 from app.store.connection import Session, collection, deadline, transaction
 from app.store.documents import HitTally, MonthCounts, Visitors, key
+from app.store.visitors import forget_remembered
 
 FORGET_SECONDS = 600.0
 AT_ONCE = 500
@@ -52,6 +53,8 @@ def _delete(document: type[Document], names: Collection[str]) -> int:
 
 
 def _delete_these(document: type[Document], names: list[str], session: Session) -> int:
+    if document is Visitors:
+        forget_remembered(session)
     deleted: int = (
         collection(document).delete_many({"_id": {"$in": names}}, session=session).deleted_count
     )
