@@ -98,12 +98,20 @@ local function run(command)
         if time[1] + time[2] / 1000000 > command[2] then error('too late') end
         return
     end
+    if command[1] == 'ROOM' then
+        local memory = redis.call('INFO', 'memory')
+        local most = tonumber(memory:match('maxmemory:(%d+)') or 0)
+        local used = tonumber(memory:match('used_memory:(%d+)'))
+        if most > 0 and used > most * command[2] then error('little memory left') end
+        return
+    end
     return redis.call(unpack(command))
 end
 """
-"""Lua that runs a command of Redis, or one of these two. By TRIM, stream, counter of what goes,
+"""Lua that runs a command of Redis, or one of these three. By TRIM, stream, counter of what goes,
 letters, bytes, bytes added, a stream is held to its budget. IN_TIME, seconds since the epoch, ends
-all with an error where it is later by Redis's clock."""
+all with an error where it is later by Redis's clock; ROOM, a share, where Redis uses more than that
+of the memory it may use."""
 
 _KEEP_ONCE = f"""#!lua
 {RUN}

@@ -31,7 +31,15 @@ from typing import Any, NamedTuple
 import msgspec
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
+from redis.exceptions import (
+    ClusterDownError,
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from app import counters, dead_letters
@@ -46,6 +54,9 @@ REDIS_SECONDS = 0.5
 IN_TIME_SECONDS = 0.4
 """A write that Redis comes to later than this is none. Whoever waits for its answer will soon be
 gone, and a worker might count it before it can be withdrawn."""
+FULL_SHARE = 0.9
+"""Of `maxmemory`, events take no more: who counts writes too, and Redis refuses it at the limit."""
+LOOK_EVERY_SECONDS = 0.25
 TAKEN_AT_ONCE = 500
 TAKEN_BYTES = 512 * 1024
 """A worker takes no further batch once those it has are as large as this, so as many bytes and one
@@ -158,6 +169,11 @@ def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         start = end
 
 
+_END_OF_CONNECTION = (ConnectionError, TimeoutError, ReadOnlyError, ClusterDownError)
+"""After these a connection is closed. The last two are what a Redis answers that another has
+replaced behind its name: that one is found by connecting anew."""
+
+
 def connect(url: str) -> Redis:
     """A client that answers within REDIS_SECONDS or fails: a caller knows better when to retry.
 
@@ -169,7 +185,7 @@ def connect(url: str) -> Redis:
             socket_timeout=REDIS_SECONDS,
             socket_connect_timeout=REDIS_SECONDS,
             protocol=2,
-            retry=Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), 0, _END_OF_CONNECTION),
         )
         redis.connection_pool.make_connection()  # which alone looks at all options
     except (ValueError, TypeError) as error:
@@ -235,6 +251,8 @@ class Journal:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
+        self._look_again = 0.0
+        """When to see whether Redis has memory left, by the monotonic clock."""
         self._take = redis.register_script(_TAKE)
         self._connection: Any = redis.connection_pool.make_connection()
         self._clock_ahead = 0.0
@@ -258,7 +276,7 @@ class Journal:
         `withdrawn` are batches whose own writing ended in OutcomeUnknown, which this raises too;
         they are taken out again.
         """
-        commands: list[Command] = []
+        commands: list[Command] = self._room() if new or rejections else []
         for batch in withdrawn:
             commands += _forgetting(batch.queue, [batch.id])
         for batch in new:
@@ -272,6 +290,13 @@ class Journal:
         except TooLate:
             # Nothing was written. If a clock was set or went astray, this one is in time.
             return self._run_for_lines(WRITE, commands, written, in_time=True)
+
+    def _room(self) -> list[Command]:
+        """What ends a write where little memory is left: now and then, as it takes time."""
+        if time.monotonic() < self._look_again:
+            return []
+        self._look_again = time.monotonic() + LOOK_EVERY_SECONDS
+        return [("ROOM", FULL_SHARE)]
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Write counts alone."""
@@ -328,9 +353,16 @@ class Journal:
                     return connection.read_response()  # type: ignore[no-any-return]
             except (ConnectionError, TimeoutError) as error:
                 raise OutcomeUnknown("broker", type(error).__name__) from error
+            except OutOfMemoryError as error:
+                raise _unavailable(error) from error
             except RedisError as error:
+                if "little memory" in str(error):
+                    self._look_again = 0.0
+                    raise Unavailable("broker", "Redis has little memory left") from error
+                # Another may have replaced this Redis, or a clock gone astray: connecting anew
+                # finds that one, and compares the clocks.
+                connection.disconnect()
                 if "too late" in str(error):
-                    connection.disconnect()  # so that the clocks are compared again
                     raise TooLate("broker", "it came to a write too late") from error
                 raise _unavailable(error) from error
 
@@ -403,9 +435,8 @@ class Journal:
             dead_letters.bury(self.redis, batch.queue, batch.id, batch.payload, reason, along=along)
 
     def check_writable(self) -> None:
-        """Raise Unavailable unless Redis takes a write."""
-        with broker_errors():
-            self.redis.set("journal:check", "1", ex=60)
+        """Raise Unavailable unless Redis takes a write, over the connection that events take."""
+        self._run(WRITE, [*self._room(), ("SET", "journal:check", "1", "EX", 60)])
 
     def waiting(self) -> dict[str, int]:
         """The number of batches not yet counted, by queue, those that a worker has included."""

@@ -142,7 +142,7 @@ class RabbitJournal(Journal):
         counts: Mapping[str, int] = NOTHING,
     ) -> dict[str, Line]:
         """See Journal. Rejected events are kept also where batches then can't be written."""
-        commands: list[Command] = []
+        commands: list[Command] = self._room() if new or rejections else []
         for batch in withdrawn:
             commands += _withdrawing(batch)
         now = time.time()

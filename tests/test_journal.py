@@ -1,8 +1,11 @@
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import pytest
+from redis import Redis
 
 from app import dead_letters
 from app import journal as module
@@ -12,6 +15,7 @@ from app.journal import MAX_BATCH, Batch, Journal, OutcomeUnknown, batches, conn
 from app.settings import SettingsError
 from tests.conftest import Server, redis_answers, wait_until
 from tests.rabbit import needs_rabbit, rabbit, rabbit_journal
+from tests.replaced import two_redis
 
 __all__ = ["rabbit", "rabbit_journal"]
 
@@ -279,3 +283,63 @@ def test_a_queue_is_overdue_once_a_batch_has_waited_long(either: Journal) -> Non
 def test_what_is_no_url_of_a_redis_is_said_in_a_sentence(rest: str) -> None:
     with pytest.raises(SettingsError, match=r"^REDIS_URL or BROKER_URL can't be used: .+"):
         connect(f"redis://{rest}")
+
+
+def test_a_redis_that_another_replaced_behind_its_name_is_let_go_of(tmp_path: Path) -> None:
+    with two_redis(tmp_path) as redis:
+        journal = Journal(connect(redis.url))
+        journal.write([BATCH])
+        assert journal.take("page_view") == [BATCH]
+        redis.replace()
+
+        def all_goes_on() -> bool:
+            with suppress(Unavailable):
+                journal.check_writable()
+                journal.write([OTHER])
+                return True
+            return False
+
+        wait_until(all_goes_on)
+        wait_until(lambda: _taken(journal) == [OTHER])
+        journal.remove([BATCH, OTHER])
+        assert journal.waiting()["page_view"] == 0
+        with Redis.from_url(redis.second.url) as second:
+            assert second.info("replication")["role"] == "master"
+            assert not second.exists("journal:page_view")
+
+
+def _taken(journal: Journal) -> list[Batch]:
+    with suppress(Unavailable):
+        return journal.take("page_view")
+    return []
+
+
+def test_nothing_is_written_to_a_redis_whose_memory_is_nearly_full_and_what_waits_drains(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_SECONDS", 0)
+    used = journal.redis.info("memory")["used_memory"]
+    journal.redis.config_set("maxmemory", used + 20 * 1024**2)
+    written: list[Batch] = []
+
+    def fits(batch: Batch) -> bool:
+        with suppress(Unavailable):
+            journal.write([batch])
+            return True
+        return False
+
+    try:
+        while fits(batch := Batch(f"b{len(written)}", "page_view", b"[" + b" " * 500_000 + b"]")):
+            written.append(batch)
+        with pytest.raises(Unavailable, match="little memory"):
+            journal.write([Batch("last", "page_view", b"[" + b" " * 500_000 + b"]")])
+        assert written
+        journal.redis.lpush("left", b"for those who count")
+        while taken := journal.take("page_view"):
+            journal.remove(taken)
+            for batch in taken:
+                written.remove(batch)
+        assert written == []
+        journal.write([BATCH])
+    finally:
+        journal.redis.config_set("maxmemory", 0)
