@@ -1,7 +1,9 @@
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import msgspec
 import pymongo
 import pytest
+from celery import Celery
+from kombu.exceptions import OperationalError
 from msgspec.structs import replace
 
 import celeryconfig
@@ -16,8 +20,8 @@ from app import counters, dead_letters
 from app.archive import Archive
 from app.cli.database import IDLE_TRANSACTION_SECONDS
 from app.domain.events import AdClick, AdImpression, Event, PageView
-from app.errors import DeadlineMissed
-from app.journal import TAKEN_SECONDS, Batch, Journal, batches
+from app.errors import DeadlineMissed, Unavailable
+from app.journal import TAKEN_SECONDS, Batch, Journal, batches, connect
 from app.publisher import bell
 from app.settings import Settings
 from app.store import documents, folding, reports
@@ -27,7 +31,8 @@ from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
 from tasks.sweep import RING_AGAIN_SECONDS, fold, sweep
-from tests.conftest import Server, count_batch, kill_group, wait_until
+from tests.conftest import Server, count_batch, kill_group, running, wait_until
+from tests.replaced import two_redis
 from tests.tasks.conftest import StartWorker
 
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
@@ -488,3 +493,37 @@ def make_overdue(journal: Journal, batch: Batch) -> None:
     """As if a worker had taken it, or it had waited for one, since the epoch began."""
     for state in ("waiting", "taken"):
         journal.redis.zadd(f"journal:{batch.queue}:{state}", {batch.id: 1.0}, xx=True)
+
+
+def test_workers_go_on_with_the_redis_that_replaced_theirs_and_count_all_once(
+    settings: Settings, tmp_path: Path
+) -> None:
+    def is_accepted() -> bool:
+        with suppress(Unavailable):
+            journal.write(batches([VIEW] * 10))
+            return True
+        return False
+
+    def is_counted(number: int) -> bool:
+        # Celery ends a worker that meets READONLY; whatever runs it starts it again.
+        if not workers or workers[-1].poll() is not None:
+            workers.append(stack.enter_context(running(*command, log=log, **servers)))
+        # What beat has `tasks.sweep` do.
+        with suppress(OperationalError), Celery(broker=redis.url) as sender:
+            sender.send_task("tasks.page_view", queue="page_view", retry=False)
+        with suppress(Unavailable):
+            return sum(journal.waiting().values()) == 0 and views() == number
+        return False
+
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--queues", "page_view"]
+    command += ["--concurrency", "1", "--without-gossip", "--without-mingle"]
+    log = tmp_path / "worker.log"
+    workers: list[subprocess.Popen[bytes]] = []
+    with two_redis(tmp_path) as redis, ExitStack() as stack:
+        servers = {"REDIS_URL": redis.url, "MONGODB_URL": settings.mongodb_url}
+        journal = Journal(connect(redis.url))
+        wait_until(is_accepted)
+        wait_until(lambda: is_counted(10), every=0.2)
+        redis.replace()
+        wait_until(is_accepted)
+        wait_until(lambda: is_counted(20), every=0.2)
