@@ -164,6 +164,12 @@ def _website(text: str) -> str:
     return text[: -len(name)] + website
 
 
+def _is_sendable(token: str) -> None:
+    # A header has no blanks around what it holds (RFC 9110, section 5.5).
+    if token != token.strip():
+        raise ValidationError("Must not begin or end with a blank.")
+
+
 def _is_rate(text: str) -> None:
     try:
         rates = limits.parse_many(text)
@@ -297,7 +303,7 @@ class _Environment(Schema):
     )
     ALLOWED_ORIGINS = _Names(load_default=(), validate=_are_origins)
     WRITE_KEYS = _WriteKeys(load_default=dict)
-    ADMIN_TOKEN = fields.String(load_default=None, validate=_MIN_SECRET)
+    ADMIN_TOKEN = fields.String(load_default=None, validate=[_MIN_SECRET, _is_sendable])
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
     TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(0, 10))
     QUEUE_LIMIT = fields.Integer(load_default=100_000, validate=validate.Range(min=1))

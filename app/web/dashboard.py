@@ -3,14 +3,19 @@
 import logging
 from typing import Any
 
-from flask import Blueprint, Response, make_response, redirect, render_template, request
+from flask import Blueprint, Response, abort, make_response, redirect, render_template, request
 from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.domain.addresses import client_network
 from app.web import sessions
 from app.web.context import context
-from app.web.operators import has_session, is_admin_token, require_operator
+from app.web.operators import (
+    has_session,
+    is_admin_token,
+    is_from_own_page,
+    require_operator,
+)
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -18,6 +23,16 @@ POLICY = (
 )
 
 blueprint = Blueprint("dashboard", __name__, static_folder="static", template_folder="templates")
+
+
+@blueprint.before_request
+def only_from_our_pages() -> None:
+    """Refuse what another site's page posts: it would end a session, or use up an address's tries.
+
+    Raises Forbidden.
+    """
+    if request.method == "POST" and not is_from_own_page():
+        abort(403, "A page of another site may not post here.")
 
 
 @blueprint.after_request

@@ -21,11 +21,11 @@ def require_operator() -> None:
     """
     settings = context().settings
     if settings.admin_token is not None:
-        given = request.authorization
-        bearer = given.token if given and given.type == "bearer" else None
-        if not (bearer and is_admin_token(bearer)) and not has_session():
-            scheme = WWWAuthenticate("Bearer")
-            raise Unauthorized("An admin token is needed.", www_authenticate=scheme)
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        is_bearer = scheme.lower() == "bearer" and bearer.strip()
+        if not (is_bearer and is_admin_token(bearer.strip())) and not has_session():
+            asked = WWWAuthenticate("Bearer")
+            raise Unauthorized("An admin token is needed.", www_authenticate=asked)
         return
     if settings.trusted_proxies:
         abort(403, "Behind TRUSTED_PROXIES this asks for ADMIN_TOKEN, which is not set.")
@@ -80,6 +80,18 @@ def has_session() -> bool:
     if not session or token is None or request.origin not in (None, _own_origin()):
         return False
     return sessions.is_open(here.journal.redis, token, session)
+
+
+def is_from_own_page() -> bool:
+    """Whether a request that a browser sent comes from a page of the collector's own.
+
+    By Sec-Fetch-Site (W3C, Fetch Metadata), else by Origin (RFC 6454); what sends neither is taken
+    for no browser.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    return request.origin in (None, _own_origin())
 
 
 def _own_origin() -> str:

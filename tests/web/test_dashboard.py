@@ -4,6 +4,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app import guesses
 from app.guesses import MAX_GUESSES
 from app.web import sessions
 from tests.conftest import Server
@@ -100,6 +101,38 @@ def test_a_logout_ends_the_session_for_whoever_has_its_cookie(secured: FlaskClie
     assert secured.post("/logout").status_code == 303
     assert secured.get_cookie(sessions.COOKIE) is None
     secured.set_cookie(sessions.COOKIE, session.value)
+    assert secured.get("/reports/clicks").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "of_page",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+    ],
+)
+def test_a_page_of_another_site_neither_logs_out_nor_uses_up_tries(
+    secured: FlaskClient, of_page: dict[str, str]
+) -> None:
+    login(secured)
+    refused = secured.post("/logout", headers=of_page)
+    assert refused.status_code == 403
+    assert "Set-Cookie" not in refused.headers
+    for _ in range(2 * guesses.MAX_GUESSES):
+        assert secured.post("/", data={"token": "wrong"}, headers=of_page).status_code == 403
+    login(secured)
+    assert secured.get("/reports/clicks").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "of_page", [{}, {"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://localhost"}]
+)
+def test_the_own_page_logs_out(secured: FlaskClient, of_page: dict[str, str]) -> None:
+    login(secured)
+    assert secured.post("/logout", headers=of_page).status_code == 303
     assert secured.get("/reports/clicks").status_code == 401
 
 

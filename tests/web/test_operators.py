@@ -181,6 +181,15 @@ def test_a_page_of_another_origin_ends_no_session(secured: FlaskClient) -> None:
     assert secured.get("/reports/clicks").status_code == 200
 
 
+@pytest.mark.parametrize("token", ["sixteen=and=more", "sixteen, and more", 'a "quoted" token'])
+def test_whatever_a_token_holds_is_understood_as_bearer(
+    client_with: MakeClient, token: str
+) -> None:
+    client = client_with(admin_token=token)
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert client.get("/reports/clicks", headers=bearer).status_code == 200
+
+
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "Via", "X-Real-IP"])
 def test_without_a_token_what_came_through_a_proxy_is_not_of_this_machine(
     client: FlaskClient, header: str
