@@ -44,7 +44,7 @@ from redis.retry import Retry
 
 from app import counters, dead_letters
 from app.dead_letters import Command
-from app.domain.events import QUEUE_OF, QUEUES, Event, Rejection
+from app.domain.events import QUEUE_OF, QUEUES, Event
 from app.errors import Unavailable
 from app.settings import SettingsError
 
@@ -265,24 +265,24 @@ class Journal:
     def write(
         self,
         new: Sequence[Batch],
-        rejections: Sequence[Rejection] = (),
+        letters: Sequence[Command] = (),
         withdrawn: Sequence[Batch] = (),
         counts: Mapping[str, int] = NOTHING,
     ) -> dict[str, Line]:
-        """Write batches, rejected events to the dead letters, and counts, all or nothing.
+        """Write batches, `letters` (`dead_letters.keeping`) and counts, all or nothing.
 
         Returns what then waits in each queue.
 
         `withdrawn` are batches whose own writing ended in OutcomeUnknown, which this raises too;
         they are taken out again.
         """
-        commands: list[Command] = self._room() if new or rejections else []
+        commands: list[Command] = self._room() if new or letters else []
         for batch in withdrawn:
             commands += _forgetting(batch.queue, [batch.id])
         for batch in new:
             commands.append(("HSET", f"journal:{batch.queue}", batch.id, batch.payload.decode()))
             commands.append(("ZADD", f"journal:{batch.queue}:waiting", time.time(), batch.id))
-        commands += dead_letters.keeping(rejections)
+        commands += letters
         commands += counters.adding(counts)
         written = {batch.queue for batch in new}
         try:

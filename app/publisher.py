@@ -5,13 +5,15 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from celery import Celery
 
 from app import counters, dead_letters, logs
 from app.counters import Counts
+from app.dead_letters import Command
 from app.domain.events import Event, Rejection
 from app.errors import Unavailable
 from app.journal import (
@@ -67,9 +69,9 @@ def bell() -> Callable[[Batch], None]:
 class _Request:
     """What one request brings. Its thread waits for `turn` to be released."""
 
-    events: Sequence[Event]
-    rejections: Sequence[Rejection]
     encoded: Encoded
+    letters: Sequence[Command]
+    counts: Mapping[str, int]
     size: int
     id: str = field(default_factory=logs.request_id.get)
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -78,10 +80,12 @@ class _Request:
 
 
 def _request(events: Sequence[Event], rejections: Sequence[Rejection]) -> _Request:
-    encoded = encode(events)
+    # In the request's own thread: the one that writes has the writes of all others to do.
+    encoded, letters = encode(events), dead_letters.keeping(rejections)
     size = sum(sum(map(len, of_queue)) for of_queue in encoded.values())
     size += sum(map(dead_letters.most_bytes, rejections))
-    return _Request(events, rejections, encoded, size)
+    counts = counters.of_events(events, (rejection.errors for rejection in rejections))
+    return _Request(encoded, letters, counts, size)
 
 
 class Publisher:
@@ -204,23 +208,22 @@ class Publisher:
     def _write(self, requests: list[_Request]) -> list[Batch]:
         """Write what requests bring, and withdraw what was unsure; the batches to ring for."""
         new = batches_of(request.encoded for request in requests)
-        rejections = [rejection for request in requests for rejection in request.rejections]
+        letters = [letter for request in requests for letter in request.letters]
         if self._longest_queue >= self._queue_limit:
             self.write_counts()
             self._longest_queue = max(self._journal.waiting().values())
         if new and self._longest_queue >= self._queue_limit:
             raise Unavailable("broker", "too many batches wait to be counted")
         withdrawn = self._unsure
-        if not (new or rejections or withdrawn):
+        if not (new or letters or withdrawn):
             return []
         started = time.monotonic()
         try:
             with self.counts.taken() as counted:
-                counts = counted | counters.of_events(
-                    (event for request in requests for event in request.events),
-                    (rejection.errors for rejection in rejections),
-                )
-                lines = self._journal.write(new, rejections, withdrawn, counts)
+                counts = Counter(counted)
+                for request in requests:
+                    counts.update(request.counts)
+                lines = self._journal.write(new, letters, withdrawn, counts)
         except OutcomeUnknown:
             self._unsure = withdrawn + [batch._replace(payload=b"") for batch in new]
             if not withdrawn:

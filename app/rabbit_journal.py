@@ -23,9 +23,9 @@ from typing import Any
 
 from redis import Redis
 
-from app import counters, dead_letters, journal
+from app import counters, journal
 from app.dead_letters import Command
-from app.domain.events import QUEUES, Rejection
+from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal import (
     COMMANDS,
@@ -137,18 +137,18 @@ class RabbitJournal(Journal):
     def write(
         self,
         new: Sequence[Batch],
-        rejections: Sequence[Rejection] = (),
+        letters: Sequence[Command] = (),
         withdrawn: Sequence[Batch] = (),
         counts: Mapping[str, int] = NOTHING,
     ) -> dict[str, Line]:
-        """See Journal. Rejected events are kept also where batches then can't be written."""
-        commands: list[Command] = self._room() if new or rejections else []
+        """See Journal. Letters are kept also where batches then can't be written."""
+        commands: list[Command] = self._room() if new or letters else []
         for batch in withdrawn:
             commands += _withdrawing(batch)
         now = time.time()
         for batch in new:
             commands.append(("ZADD", f"journal:{batch.queue}:writing", now, batch.id))
-        commands += dead_letters.keeping(rejections)
+        commands += letters
         if not new:
             commands += counters.adding(counts)
         lines = self._run_for_lines(WRITE, commands, ())

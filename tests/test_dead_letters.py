@@ -16,7 +16,7 @@ BATCH = Batch("b1", "ad_click", b'[{"any":1}]')
 
 def keep(journal: Journal, *events: bytes) -> None:
     rejections = [Rejection(n, event, {"Type": ["bad"]}) for n, event in enumerate(events)]
-    journal.write([], rejections)
+    journal.write([], dead_letters.keeping(rejections))
 
 
 def kept(journal: Journal, limit: int = 100, before: str | None = None) -> list[Any]:
@@ -110,7 +110,7 @@ def test_what_is_kept_of_an_event_is_bounded_as_it_is_stored(
 
 
 def test_a_reason_is_bounded_as_it_is_stored(journal: Journal) -> None:
-    journal.write([], [Rejection(0, b"1", {"Url": ["\x01" * 5_000]})])
+    journal.write([], dead_letters.keeping([Rejection(0, b"1", {"Url": ["\x01" * 5_000]})]))
     journal.bury(BATCH, '"' * 5_000)
     for stream in ("dead_letters:events", "dead_letters:batches"):
         entries: Any = journal.redis.xrange(stream)
@@ -222,6 +222,7 @@ def test_nothing_comes_after_the_first_of_all_ids(journal: Journal) -> None:
 def test_a_letter_tells_of_invalid_traffic_and_of_a_sender_that_may_not_write(
     journal: Journal,
 ) -> None:
-    journal.write([], [Rejection(0, b"1", {}, "robot"), Rejection(1, b"2", {}, refused=True)])
+    rejections = [Rejection(0, b"1", {}, "robot"), Rejection(1, b"2", {}, refused=True)]
+    journal.write([], dead_letters.keeping(rejections))
     found = dead_letters.newest(journal.redis, 10)
     assert [(letter.invalid, letter.refused) for letter in found] == [("", True), ("robot", False)]

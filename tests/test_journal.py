@@ -110,7 +110,7 @@ def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(either: Journal)
 
 
 def test_what_is_written_outlives_a_kill_of_redis(journal: Journal, redis: Server) -> None:
-    journal.write([BATCH], [Rejection(0, b"5", {"Type": ["bad"]})])
+    journal.write([BATCH], dead_letters.keeping([Rejection(0, b"5", {"Type": ["bad"]})]))
     redis.kill()
     redis.start()
     assert journal.holds(BATCH)
@@ -226,7 +226,10 @@ def test_only_who_writes_to_a_queue_can_be_asked_to_tell_its_worker(either: Jour
     either.take("page_view")
     either.take("page_view")
     either.give_back([BATCH])
-    assert either.write([], [Rejection(0, b"5", {})])["page_view"] == (1, False)
+    assert either.write([], dead_letters.keeping([Rejection(0, b"5", {})]))["page_view"] == (
+        1,
+        False,
+    )
     assert either.write([OTHER])["page_view"] == (2, True)
 
 

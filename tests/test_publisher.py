@@ -10,8 +10,10 @@ import msgspec
 import pytest
 from kombu.exceptions import OperationalError
 
+from app import dead_letters
 from app import journal as journal_module
 from app import publisher as module
+from app.dead_letters import Command
 from app.domain.events import AdClick, PageView, Rejection
 from app.errors import Unavailable
 from app.journal import NOTHING, Batch, Journal, Line, OutcomeUnknown
@@ -35,14 +37,14 @@ class HeldJournal(Journal):
     def write(
         self,
         new: Sequence[Batch],
-        rejections: Sequence[Rejection] = (),
+        letters: Sequence[Command] = (),
         withdrawn: Sequence[Batch] = (),
         counts: Mapping[str, int] = NOTHING,
     ) -> dict[str, Line]:
         self.writes.append(list(new))
         self.writing.release()
         assert self.go.wait(10)
-        return super().write(new, rejections, withdrawn, counts)
+        return super().write(new, letters, withdrawn, counts)
 
 
 @pytest.fixture
@@ -305,3 +307,30 @@ def test_publishing_needs_no_thread_of_its_own(journal: Journal) -> None:
     before = threading.active_count()
     Publisher(journal, lambda _: None).publish([VIEW])
     assert threading.active_count() == before
+
+
+def test_what_is_kept_of_rejected_events_is_made_ready_by_who_brings_them_not_by_who_writes(
+    held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(held, lambda _: None)
+    makers = []
+    keeping = dead_letters.keeping
+
+    def noted(rejections: Sequence[Rejection]) -> list[Command]:
+        makers.append((threading.current_thread(), rejections))
+        return keeping(rejections)
+
+    monkeypatch.setattr(dead_letters, "keeping", noted)
+
+    def bring(position: int) -> threading.Thread:
+        publisher.publish([], [Rejection(position, b"5", {"Type": ["bad"]})])
+        return threading.current_thread()
+
+    first = threads.submit(bring, 0)
+    held.writing.acquire()
+    later = [threads.submit(bring, position) for position in (1, 2)]
+    wait_until(lambda: len(makers) == 3)
+    held.go.set()
+    threads_of = {position: run.result(10) for position, run in enumerate([first, *later])}
+    assert {rejections[0].position: thread for thread, rejections in makers} == threads_of
+    assert len(dead_letters.newest(held.redis, 10)) == 3

@@ -49,7 +49,8 @@ def taken_of(journal: RabbitJournal, queue: str = "page_view") -> list[Batch]:
 def test_what_is_written_outlives_a_kill_of_rabbitmq(
     rabbit_journal: RabbitJournal, rabbit: RabbitServer
 ) -> None:
-    rabbit_journal.write([BATCH, CLICK], [Rejection(0, b"5", {"Type": ["bad"]})])
+    letters = dead_letters.keeping([Rejection(0, b"5", {"Type": ["bad"]})])
+    rabbit_journal.write([BATCH, CLICK], letters)
     rabbit.kill()
     rabbit.start()
     assert taken_of(rabbit_journal) == [BATCH]

@@ -15,6 +15,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks
 
+from app import dead_letters
 from app.domain.events import QUEUES, AdClick, AdImpression, PageView, Rejection
 from app.domain.traffic import Invalid
 from app.journal import Journal
@@ -103,7 +104,8 @@ API = (
 @pytest.fixture
 def _stores(settings: Settings, journal: Journal) -> None:
     connection.connect(settings.mongodb_url)
-    journal.write([], [Rejection(0, b"5", {"_schema": ["Not a JSON object."]})])
+    rejection = Rejection(0, b"5", {"_schema": ["Not a JSON object."]})
+    journal.write([], dead_letters.keeping([rejection]))
     counting = Counting(ClickRule(3, "user"))
     robot = Invalid("robot", "2026-11-24")
     views = [PageView(None, "a.com", "/", "2026-11-24", invalid=why) for why in (None, robot)]
