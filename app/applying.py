@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app import counters, live, watching
+from app import counters, dead_letters, live, watching
 from app.archive import Archive
 from app.counters import Counts
 from app.domain.events import QUEUE_OF, Event
 from app.errors import DeadlineMissed, Unavailable
+from app.journal import broker_errors
 from app.mirror import Mirror
 from app.settings import Settings
 from app.store import connection, folding
@@ -156,9 +157,13 @@ class Applying:
             )
 
     def mirror(self, counted: Sequence[CountedPiece]) -> None:
-        """Publish what counted with KAFKA_PUBLISH. Raises Unavailable."""
-        if self._mirror:
-            self._mirror.write(counted)
+        """Publish what counted with KAFKA_PUBLISH. Raises Unavailable.
+
+        What can never be published becomes a dead letter.
+        """
+        if self._mirror and (refused := self._mirror.write(counted)):
+            with broker_errors():
+                dead_letters.keep_unpublished(self._redis, refused)
 
     def tell(self, queue: str, applied: Applied) -> None:
         """Tell those who watch. Never fails."""

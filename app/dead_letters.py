@@ -34,7 +34,7 @@ from msgspec import Raw
 from redis import Redis
 
 from app import counters
-from app.domain.events import Collision, Rejection
+from app.domain.events import Collision, Refused, Rejection
 from app.domain.reader import NOT_JSON
 from app.domain.wire import as_sent
 
@@ -54,6 +54,7 @@ MAX_REASON_BYTES = 1_024
 ESCAPED = 6
 """As many bytes JSON makes of one at most."""
 AT_ONCE = 500
+UNPUBLISHED_REASON = "Counted, but too large for the topic of KAFKA_PUBLISH, which lacks it."
 COLLISION_REASON = "Another event of this website with the same EventId was counted."
 KEPT_SECONDS = 7 * 24 * 3600
 KEPT_ONCE_SECONDS = 3600
@@ -247,16 +248,26 @@ def keep_collisions(redis: Redis, collisions: Sequence[Collision]) -> None:
 
     Each is kept once, however often this is called until `forget_kept`. Also where Redis is full.
     """
-    reason = msgspec.json.encode({"EventId": [COLLISION_REASON]}).decode()
-    for batch_id, of_batch in groupby(collisions, key=attrgetter("batch")):
+    _keep_events(redis, collisions, {"EventId": [COLLISION_REASON]}, "collides")
+
+
+def keep_unpublished(redis: Redis, events: Sequence[Refused]) -> None:
+    """Keep likewise what counted but Kafka will never take. It can't be replayed."""
+    _keep_events(redis, events, {"_schema": [UNPUBLISHED_REASON]}, "truncated")
+
+
+def _keep_events(
+    redis: Redis, events: Sequence[Collision | Refused], errors: Any, flag: str
+) -> None:
+    reason = msgspec.json.encode(errors).decode()
+    for batch_id, of_batch in groupby(events, key=attrgetter("batch")):
         letters = []
-        for collision in of_batch:
-            event = collision.event
+        for _, position, event in of_batch:
             sent = msgspec.json.encode(as_sent(event, event.event_id)).decode()
-            words = ["reason", reason, "event", sent, "collides", "true"]
+            words = ["reason", reason, "event", sent, flag, "true"]
             if event.invalid:
                 words += ["invalid", event.invalid.reason]
-            letters.append((collision.position, ("XADD", _EVENTS, "*", *words)))
+            letters.append((position, ("XADD", _EVENTS, "*", *words)))
         for start in range(0, len(letters), AT_ONCE):
             some = letters[start : start + AT_ONCE]
             added = sum(len(word) for _, command in some for word in command)

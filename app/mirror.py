@@ -8,11 +8,12 @@ which whoever reads the topic can tell.
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import msgspec
 
-from app.domain.events import actual_name
+from app.domain.events import Refused, actual_name
 from app.domain.wire import as_sent
 from app.errors import Unavailable
 from app.settings import Settings
@@ -28,52 +29,69 @@ class Mirror:
 
     def __init__(self, brokers: str, topic: str, options: Mapping[str, str]) -> None:
         # An extra: only who mirrors has it installed.
-        from confluent_kafka import Producer  # noqa: PLC0415
+        import confluent_kafka  # noqa: PLC0415
 
+        self._kafka: Any = confluent_kafka
         self._topic = topic
         self._away_until = 0.0
-        self._producer = Producer(
-            {
-                "client.id": "eventstream",
-                "log_level": 2,  # what goes wrong is told by Unavailable
-                **options,
-                "bootstrap.servers": brokers,
-                "acks": "all",
-                "enable.idempotence": True,
-                "delivery.timeout.ms": int(DELIVERY_SECONDS * 1000),
-            }
-        )
+        self._options = {
+            "client.id": "eventstream",
+            "log_level": 2,  # what goes wrong is told by Unavailable
+            **options,
+            "bootstrap.servers": brokers,
+            "acks": "all",
+            "enable.idempotence": True,
+            "delivery.timeout.ms": int(DELIVERY_SECONDS * 1000),
+        }
+        self._producer = self._kafka.Producer(self._options)
 
     @classmethod
     def of(cls, config: Settings) -> Self | None:
         """The mirror of these settings, None where there is none."""
         return cls(*config.kafka_publish, config.kafka_config) if config.kafka_publish else None
 
-    def write(self, counted: Sequence[CountedPiece]) -> None:
+    def write(self, counted: Sequence[CountedPiece]) -> list[Refused]:
         """Publish what counted of batches; all is in the topic once it returns.
 
-        Raises Unavailable where some may not be, and for RETRY_SECONDS after that at once.
+        But for the events it returns, by batch and position: they are larger than the topic takes.
+        Raises Unavailable where some other may not be there, and for RETRY_SECONDS after that at
+        once.
         """
         if time.monotonic() < self._away_until:
-            raise Unavailable("Kafka", "it was a moment ago")
+            raise Unavailable("Kafka", "it was away a moment ago")
         errors: list[Any] = []
+        refused: list[Refused] = []
 
-        def delivered(error: Any, _: Any) -> None:
+        def delivered(one: Refused, error: Any, _: Any) -> None:
             if error is not None:
-                errors.append(error)
+                failed(one, error)
+
+        def failed(one: Refused, error: Any) -> None:
+            is_too_large = error.code() == self._kafka.KafkaError.MSG_SIZE_TOO_LARGE
+            (refused if is_too_large else errors).append(one if is_too_large else error)
 
         try:
             for piece in counted:
                 for position, event in piece.events.items():
-                    event_id = f"{piece.batch}:{position}"
-                    sent = as_sent(event, event.event_id or event_id)
+                    one = Refused(piece.batch, position, event)
+                    sent = as_sent(event, event.event_id or f"{piece.batch}:{position}")
                     _, website, _ = actual_name(event)
-                    self._producer.produce(
-                        self._topic, msgspec.json.encode(sent), key=website, on_delivery=delivered
-                    )
+                    try:
+                        self._producer.produce(
+                            self._topic,
+                            msgspec.json.encode(sent),
+                            key=website,
+                            on_delivery=partial(delivered, one),
+                        )
+                    except self._kafka.KafkaException as error:
+                        failed(one, error.args[0])
             waiting = self._producer.flush(DELIVERY_SECONDS * 2)
         except BufferError as error:
             raise Unavailable("Kafka", "too many events wait for it") from error
         if errors or waiting:
             self._away_until = time.monotonic() + RETRY_SECONDS
+            if any(error.fatal() for error in errors):
+                # This producer is of no more use (librdkafka, "Idempotent Producer").
+                self._producer = self._kafka.Producer(self._options)
             raise Unavailable("Kafka", errors[0].str() if errors else "it does not answer")
+        return sorted(refused)

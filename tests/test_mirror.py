@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
-from app import counters, mirror
+from app import counters, dead_letters, mirror
 from app.applying import Applying
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.domain.reader import EventReader
@@ -17,7 +18,7 @@ from app.errors import Unavailable
 from app.journal import Journal, batches
 from app.mirror import Mirror
 from app.settings import KafkaTopic, Settings
-from app.store import connection
+from app.store import connection, reports
 from app.store.counting import CountedPiece
 from tasks.page_view import page_view
 from tests.conftest import Kafka, wait_until
@@ -127,5 +128,55 @@ def test_once_kafka_was_away_nobody_waits_for_it_for_a_while(
     there = Mirror(*topic, {})
     with pytest.raises(Unavailable, match="Kafka unavailable"):
         there.write(COUNTED)
-    with pytest.raises(Unavailable, match="it was a moment ago"):
+    with pytest.raises(Unavailable, match="it was away a moment ago"):
         there.write(COUNTED)
+
+
+def test_what_is_too_large_for_the_topic_is_a_dead_letter_and_its_batch_leaves_the_journal(
+    kafka: Kafka,
+    topic: KafkaTopic,
+    settings: Settings,
+    task: Any,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(settings, kafka_publish=topic, kafka_config={"message.max.bytes": "1000"})
+    monkeypatch.setitem(page_view.__dict__, "applying", Applying(config, journal.redis))
+    events = [PageView(None, "site1.com", page, TODAY) for page in ("/a", "/" + "b" * 1_000, "/c")]
+    [batch] = batches(events)
+    journal.write([batch])
+    task.apply().get()
+    assert journal.waiting()["page_view"] == 0
+    values = [msgspec.json.decode(value) for _, value in kafka.messages(topic.topic, 2)]
+    assert {value["EventId"] for value in values} == {f"{batch.id}:0", f"{batch.id}:2"}
+    [letter] = dead_letters.newest(journal.redis, 10)
+    assert letter.reason == {"_schema": [dead_letters.UNPUBLISHED_REASON]}
+    assert b"bbb" in bytes(letter.event)
+    assert letter.truncated
+    assert sum(row["views"] for row in reports.page_views(reports.Page()).items) == 3
+
+
+@pytest.mark.parametrize("fatal", [False, True])
+def test_another_error_of_kafka_has_the_batch_wait_and_a_fatal_one_makes_a_new_producer(
+    kafka: Kafka, topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch, fatal: bool
+) -> None:
+    monkeypatch.setattr(mirror, "RETRY_SECONDS", 0)
+    there = Mirror(*topic, {})
+    producer = there._producer
+    error = KafkaError(KafkaError._UNKNOWN_TOPIC, "none such", fatal=fatal)
+
+    class Failing:
+        """The producer, of which one message fails."""
+
+        def produce(self, *_: Any, **__: Any) -> None:
+            raise KafkaException(error)
+
+        flush = producer.flush
+
+    there._producer = Failing()
+    with pytest.raises(Unavailable, match="none such"):
+        there.write(COUNTED)
+    assert isinstance(there._producer, Failing) is not fatal
+    if fatal:
+        there.write(COUNTED)
+        assert len(kafka.messages(topic.topic, 4)) == 4

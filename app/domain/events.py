@@ -118,3 +118,11 @@ class Collision(NamedTuple):
     batch: str
     position: int
     event: Event
+
+
+class Refused(NamedTuple):
+    """An event that counted, and that another system will never take."""
+
+    batch: str
+    position: int
+    event: Event
