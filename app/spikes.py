@@ -3,10 +3,12 @@
 Redis keys:
 - `spikes:announced:{queue} {website} {name}`: this one has been announced, for AGAIN_SECONDS;
 - `spikes:minute:{minute}`: how many have been announced in a minute since the epoch;
-- `spikes:latest`: a list of the latest KEPT spikes, newest first, as JSON.
+- `spikes:latest`: a list of the latest KEPT spikes, newest first, as JSON;
+- `spikes:to_post`: a sorted set of bodies for SPIKE_WEBHOOK, scored by when one is to be posted, in
+  seconds since the epoch; at most MAX_TO_POST.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -31,6 +33,18 @@ redis.call('LTRIM', KEYS[2], 0, ARGV[3] - 1)
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('PUBLISH', ARGV[5], ARGV[1])
 return 1
+"""
+
+
+MAX_TO_POST = 100
+POST_AGAIN_SECONDS = 30
+POST_SECONDS = 600
+"""Who is told of a spike later than this after it began has no use for it."""
+
+_TO_POST = """#!lua
+local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 1)[1]
+if found then redis.call('ZADD', KEYS[1], ARGV[1] + ARGV[2], found) end
+return found
 """
 
 
@@ -81,6 +95,39 @@ def latest(redis: Redis) -> list[Spike]:
     """The latest spikes that were announced, newest first. Raises RedisError."""
     kept: Any = redis.lrange("spikes:latest", 0, -1)
     return [msgspec.json.decode(spike, type=Spike) for spike in kept]
+
+
+def add_to_post(redis: Redis, found: Sequence[Spike], now: float) -> None:
+    """Have these posted in one body; of too many, those that have waited longest go unposted.
+
+    Like what follows, raises RedisError.
+    """
+    with redis.pipeline(transaction=True) as pipe:
+        pipe.zadd("spikes:to_post", {msgspec.json.encode({"spikes": found}): now})
+        pipe.zremrangebyrank("spikes:to_post", 0, -MAX_TO_POST - 1)
+        pipe.execute()
+
+
+def is_any_to_post(redis: Redis, now: float) -> bool:
+    """Whether a body is to be posted."""
+    found: Any = redis.zcount("spikes:to_post", "-inf", now)
+    return bool(found)
+
+
+def next_to_post(redis: Redis, now: float) -> bytes | None:
+    """A body to be posted, or None; it is due again POST_AGAIN_SECONDS later unless removed."""
+    found: Any = redis.register_script(_TO_POST)(["spikes:to_post"], [now, POST_AGAIN_SECONDS])
+    return found  # type: ignore[no-any-return]
+
+
+def remove_to_post(redis: Redis, body: bytes) -> None:
+    """Have a body posted no more."""
+    redis.zrem("spikes:to_post", body)
+
+
+def is_late_to_post(body: bytes, now: float) -> bool:
+    """Whether the spikes of a body began POST_SECONDS ago."""
+    return any(now > spike["time"] + POST_SECONDS for spike in msgspec.json.decode(body)["spikes"])
 
 
 def _find(redis: Redis, now: float, factor: float, at_least: int) -> Iterator[Spike]:

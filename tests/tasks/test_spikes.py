@@ -5,18 +5,28 @@ from typing import Any
 
 import msgspec
 import pytest
-from celery.exceptions import Retry
 
 import celeryconfig
 from app import live, logs
 from app.journal import Journal
 from app.live import Counted, Counts
 from app.settings import Settings
+from app.spikes import (
+    MAX_TO_POST,
+    POST_AGAIN_SECONDS,
+    POST_SECONDS,
+    Spike,
+    add_to_post,
+    is_any_to_post,
+    next_to_post,
+)
 from tasks import spikes
-from tasks.spikes import RETRIES, find_spikes, spike_webhook
+from tasks.spikes import find_spikes, spike_webhook
 from tests.receiver import Receiver
 
-FOUND = [{"queue": "page_view", "website": "site1.com", "name": "/a", "count": 20}]
+
+def found(age: float = 0) -> list[Spike]:
+    return [Spike("page_view", "site1.com", "/a", 20, 1.0, int(time.time() - age))]
 
 
 @pytest.fixture
@@ -51,12 +61,13 @@ def test_a_spike_is_one_line_of_the_log_and_one_message_to_viewers(
 
 
 def test_no_log_shows_the_address_of_the_webhook(
-    configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    journal: Journal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     logs.configure("DEBUG")
     configure(spike_webhook=f"{receiver.url}/hunter2", spike_webhook_private=True)
     with caplog.at_level(logging.INFO):
-        spike_webhook(FOUND)
+        add_to_post(journal.redis, found(), time.time())
+        spike_webhook()
     assert receiver.got
     assert "hunter2" not in caplog.text
 
@@ -77,38 +88,67 @@ def test_the_settings_decide_what_a_spike_is(journal: Journal, configure: Any) -
     assert find_spikes() == 1
 
 
-def test_the_webhook_gets_the_spikes_signed(configure: Any, receiver: Receiver) -> None:
+def test_the_webhook_gets_the_spikes_signed(
+    journal: Journal, configure: Any, receiver: Receiver
+) -> None:
     configure(spike_webhook=receiver.url, spike_webhook_secret="secret", spike_webhook_private=True)
-    spike_webhook(FOUND)
+    spikes_found = found()
+    add_to_post(journal.redis, spikes_found, time.time())
+    spike_webhook()
     ((_, headers, body),) = receiver.got
-    assert msgspec.json.decode(body) == {"spikes": FOUND}
+    assert msgspec.json.decode(body) == {"spikes": msgspec.to_builtins(spikes_found)}
     assert headers["X-Eventstream-Signature"].startswith("sha256=")
 
 
-def test_a_webhook_that_fails_is_tried_again_but_not_for_ever(
-    configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("status", [500, 429])
+def test_a_webhook_that_fails_is_tried_again_later_and_nothing_waits_for_it(
+    journal: Journal, configure: Any, receiver: Receiver, status: int
+) -> None:
+    configure(spike_webhook=receiver.url, spike_webhook_private=True)
+    receiver.status = status
+    now = time.time()
+    add_to_post(journal.redis, found(), now)
+    spike_webhook()
+    spike_webhook()
+    assert len(receiver.got) == 1
+    assert not is_any_to_post(journal.redis, now + POST_AGAIN_SECONDS - 1)
+    assert is_any_to_post(journal.redis, now + POST_AGAIN_SECONDS + 2)
+    receiver.status = 200
+    body: Any = journal.redis.zrange("spikes:to_post", 0, 0)[0]
+    journal.redis.zadd("spikes:to_post", {body: now})
+    spike_webhook()
+    assert len(receiver.got) == 2
+    assert journal.redis.zcard("spikes:to_post") == 0
+
+
+def test_a_spike_long_ago_is_posted_once_more_at_most(
+    journal: Journal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(spike_webhook=receiver.url, spike_webhook_private=True)
     receiver.status = 500
-    for retries in range(RETRIES):
-        spike_webhook.push_request(args=[FOUND], retries=retries, called_directly=False)
-        with pytest.raises(Retry) as caught:
-            spike_webhook.run(FOUND)
-        # Until then the message is unacknowledged, and would be handed to another worker.
-        assert caught.value.when < celeryconfig.broker_transport_options["visibility_timeout"]
-        spike_webhook.pop_request()
-    spike_webhook.push_request(args=[FOUND], retries=RETRIES, called_directly=False)
-    spike_webhook.run(FOUND)
-    spike_webhook.pop_request()
-    assert len(receiver.got) == RETRIES + 1
-    assert "spikes are not posted" in caplog.messages[-1]
+    add_to_post(journal.redis, found(age=POST_SECONDS + 1), time.time())
+    spike_webhook()
+    assert len(receiver.got) == 1
+    assert journal.redis.zcard("spikes:to_post") == 0
+    assert "spikes are not posted: " in caplog.messages[-1]
+
+
+def test_only_the_latest_wait_to_be_posted(journal: Journal) -> None:
+    for number in range(MAX_TO_POST + 2):
+        spike = msgspec.structs.replace(found()[0], count=number)
+        add_to_post(journal.redis, [spike], 1_000 + number)
+    assert journal.redis.zcard("spikes:to_post") == MAX_TO_POST
+    oldest = next_to_post(journal.redis, 1_002)
+    assert oldest is not None
+    assert msgspec.json.decode(oldest)["spikes"][0]["count"] == 2
 
 
 def test_a_webhook_inside_the_network_is_refused_unless_allowed(
-    configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    journal: Journal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(spike_webhook=receiver.url)
-    spike_webhook(FOUND)
+    add_to_post(journal.redis, found(), time.time())
+    spike_webhook()
     assert receiver.got == []
     assert "SPIKE_WEBHOOK_PRIVATE" in caplog.messages[-1]
 
