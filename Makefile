@@ -9,12 +9,19 @@ BROKER ?= redis
 STORED ?= 1000000
 ONLY ?=
 
-.PHONY: run test attacks faults bench dearest model check lock
+.PHONY: run test packages proofs attacks faults bench dearest model check lock
 
 run: $(INSTALLED)
 	@exec $(BIN)/eventstream up
 
-test: $(INSTALLED)
+test: $(INSTALLED) packages
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+# The tests that take longest: kills, partitions, many workers, every order of events.
+proofs: $(INSTALLED) packages
+	$(BIN)/pytest -n 4 --dist load -m proof
+
+packages:
 	@command -v curl >/dev/null || { apt-get update -qq && apt-get install -qq -y curl; } || \
 		echo "curl can't be installed here: the tests of the README's curl commands are skipped"
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
@@ -27,7 +34,6 @@ test: $(INSTALLED)
 		echo "rabbitmq-server can't be installed here: the tests with RabbitMQ as broker are skipped"
 	@command -v ip >/dev/null || { apt-get update -qq && apt-get install -qq -y iproute2; } || \
 		echo "iproute2 can't be installed here: the tests of hosts that lose each other are skipped"
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # Attacks a whole collector beside honest clients. One alone: make attacks ONLY=silent_connections
 attacks: $(INSTALLED)

@@ -297,6 +297,7 @@ def test_a_consumer_killed_before_its_commit_neither_loses_nor_repeats(
     assert sum(views().values()) == 100
 
 
+@pytest.mark.proof
 def test_consumers_of_a_group_share_a_topic_and_take_over_from_one_that_is_killed(
     kafka: Kafka, topic: str, start: Any, tmp_path: Path
 ) -> None:

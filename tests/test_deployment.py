@@ -394,6 +394,7 @@ def test_with_rabbitmq_every_process_is_told_of_it_and_waits_for_it() -> None:
     assert services[added]["environment"]["RABBITMQ_DEFAULT_USER"] == urlsplit(url).username
 
 
+@pytest.mark.proof
 @needs_rabbit
 def test_with_rabbitmq_a_queue_is_consumed_while_somebody_does(
     rabbit: RabbitServer, broker: str, tmp_path: Path
@@ -412,6 +413,7 @@ def test_with_rabbitmq_a_queue_is_consumed_while_somebody_does(
         queue.delete()
 
 
+@pytest.mark.proof
 @needs_rabbit
 @pytest.mark.parametrize("name", ["worker-ad-click", "beat"])
 def test_with_rabbitmq_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(

@@ -46,6 +46,7 @@ def taken_of(journal: RabbitJournal, queue: str = "page_view") -> list[Batch]:
     return found
 
 
+@pytest.mark.proof
 def test_what_is_written_outlives_a_kill_of_rabbitmq(
     rabbit_journal: RabbitJournal, rabbit: RabbitServer
 ) -> None:

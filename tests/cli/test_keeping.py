@@ -74,6 +74,7 @@ def aggregated(stack: Stack, database: str, timezone: str = "UTC") -> Reports:
     return found
 
 
+@pytest.mark.proof
 def test_a_rebuild_leads_to_the_reports_that_were_counted_row_by_row(
     archived: Stack, folder: Path
 ) -> None:

@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from app.cli.parts import free_ports
 from tests.cli.conftest import BIN, start_stack
 from tests.conftest import running, wait_until
@@ -13,6 +15,7 @@ TWICE = 300
 QUEUES = "page_view,ad_impression,ad_click,maintenance"
 
 
+@pytest.mark.proof
 def test_eight_processes_of_four_queues_and_two_web_servers_count_exactly(tmp_path: Path) -> None:
     want = tmp_path / "want.json"
     with start_stack(tmp_path, "--workers", "2") as stack:

@@ -119,6 +119,7 @@ def test_live_traffic_needs_a_collector() -> None:
     assert "nowhere/ is not the URL of a collector" in done.stderr
 
 
+@pytest.mark.proof
 def test_the_reports_of_simulated_traffic_are_exactly_those_expected_even_if_sent_twice(
     tmp_path: Path,
 ) -> None:

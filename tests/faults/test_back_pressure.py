@@ -11,6 +11,8 @@ from app.journal import Journal
 from tests.conftest import Server
 from tests.web.test_server import server
 
+pytestmark = pytest.mark.proof
+
 __all__ = ["server"]
 
 VIEWS = [{"Type": "PageView", "Url": f"site1.com/{n}"} for n in range(80)]

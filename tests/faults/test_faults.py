@@ -2,8 +2,12 @@ import random
 from itertools import islice
 from pathlib import Path
 
+import pytest
+
 from tests.faults.harness import PARTS, RABBIT, run, schedule
 from tests.rabbit import needs_rabbit, started_rabbit
+
+pytestmark = pytest.mark.proof
 
 SECONDS = 18
 

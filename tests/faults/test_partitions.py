@@ -22,6 +22,8 @@ from app.store.reports import Page
 from tests.conftest import database_answers, redis_answers, running, wait_until
 from tests.web.conftest import is_up
 
+pytestmark = pytest.mark.proof
+
 BATCH = 20
 FIN_WAIT1 = "04"
 """In /proc/net/tcp (Linux, include/net/tcp_states.h)."""

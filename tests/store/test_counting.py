@@ -350,6 +350,7 @@ def counted_form(event: SimulatedEvent) -> Event:
     return AdClick(event_id, event.website, event.ad, event.user, int(time.timestamp() * 1000))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("scope", ["user", "ad"])
 @settings(max_examples=50)
 @given(events=some_events, data=st.data())
@@ -498,6 +499,7 @@ marked_clicks = st.lists(
 )
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("scope", ["user", "ad"])
 @settings(max_examples=25)
 @given(clicks=marked_clicks, data=st.data())

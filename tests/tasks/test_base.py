@@ -135,6 +135,7 @@ def test_workers_count_what_they_are_rung_for(journal: Journal, start_worker: St
     assert views() == 1
 
 
+@pytest.mark.proof
 def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_once(
     journal: Journal, start_worker: StartWorker, database: Server
 ) -> None:
@@ -386,6 +387,7 @@ def test_a_message_is_not_sent_again_while_it_waits_in_line(journal: Journal) ->
     assert journal.redis.llen("page_view") == 1
 
 
+@pytest.mark.proof
 def test_a_batch_waits_for_a_database_that_is_away_and_is_counted_when_it_is_back(
     journal: Journal, start_worker: StartWorker, database: Server
 ) -> None:

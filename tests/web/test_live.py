@@ -87,6 +87,7 @@ def test_what_a_worker_counts_is_streamed_within_a_second(server: str, journal: 
         assert time.monotonic() - told < 1
 
 
+@pytest.mark.proof
 def test_more_viewers_than_threads_leave_the_server_free_for_events(
     server: str, journal: Journal
 ) -> None:
