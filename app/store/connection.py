@@ -120,6 +120,16 @@ def transaction(work: Callable[[Session], Result], *, again: bool = True) -> Res
         return result
 
 
+@contextmanager
+def snapshot(seconds: float) -> Iterator[Session]:
+    """Have all that is read in this session be of one moment, and give it so many seconds.
+
+    Raises Unavailable and DeadlineMissed like `deadline`.
+    """
+    with deadline(seconds), get_connection().start_session(snapshot=True) as session:
+        yield session
+
+
 def ping() -> None:
     """Raise Unavailable unless the database answers."""
     with deadline(1):

@@ -1,4 +1,4 @@
-"""The reports: pages of rows, sorted by count."""
+"""The reports: pages of rows, sorted by count. All that one of them reads is of one moment."""
 
 import base64
 import zlib
@@ -12,7 +12,7 @@ import msgspec
 from mongoengine import Document
 
 from app.errors import InvalidRequest
-from app.store.connection import collection, deadline
+from app.store.connection import Session, collection, snapshot
 from app.store.documents import (
     ALL_WEBSITES,
     Clicks,
@@ -102,8 +102,8 @@ def _summed(
             later.append({count: number, **same, name: {"$gt": given[name]}})
         pipeline.append({"$match": {"$or": later}})
     pipeline += [{"$sort": {count: -1, **dict.fromkeys(names, 1)}}, {"$limit": page.limit + 1}]
-    with deadline(REPORT_SECONDS):
-        rows = list(collection(document).aggregate(pipeline))
+    with snapshot(REPORT_SECONDS) as session:
+        rows = list(collection(document).aggregate(pipeline, session=session))
     return _report(page, columns, rows, lambda row: [row[count], [row[name] for name in names]])
 
 
@@ -121,12 +121,12 @@ def daily_page_views(
     columns = ("day", "views")
     days = on_days(first, last)
     views: Counter[str] = Counter()
-    with deadline(REPORT_SECONDS):
+    with snapshot(REPORT_SECONDS) as session:
         if page_path is None:
             query = {"website_day": of_website(website or ALL_WEBSITES, days)}
-            rows = collection(DayTotals).find(query)
+            rows = collection(DayTotals).find(query, session=session)
         else:
-            rows = _days_of_page(page_path, website)
+            rows = _days_of_page(page_path, website, session)
         for row in rows:
             if days["$gte"] <= row["day"] <= days["$lte"]:
                 views[row["day"]] += row["views"]
@@ -146,19 +146,20 @@ def views_of_days(
 ) -> int:
     """The views of a website, or of all, from a day to a day."""
     days = on_days(first, last)
-    with deadline(REPORT_SECONDS):
+    with snapshot(REPORT_SECONDS) as session:
         rows = collection(DayTotals).find(
-            {"website_day": of_website(website or ALL_WEBSITES, days)}
+            {"website_day": of_website(website or ALL_WEBSITES, days)}, session=session
         )
         return sum(row["views"] for row in rows)
 
 
-def _days_of_page(path: str, website: str | None) -> Any:
+def _days_of_page(path: str, website: str | None, session: Session) -> Any:
     websites = [website]
     if website is None:
-        websites = [row["website"] for row in collection(PageTotals).find({"page": path})]
+        found = collection(PageTotals).find({"page": path}, session=session)
+        websites = [row["website"] for row in found]
     pages = [key(of, path) for of in websites]
-    return collection(PageViews).find({"website_page": {"$in": pages}})
+    return collection(PageViews).find({"website_page": {"$in": pages}}, session=session)
 
 
 def impressions(page: Page, month: str | None = None, website: str | None = None) -> Report:
@@ -190,8 +191,10 @@ def clicks(page: Page, website: str | None = None, ad_id: str | None = None) -> 
 
 def click_totals(website: str | None = None) -> Row:
     """Hits and clicks of all ads of a website, or of all websites."""
-    with deadline(REPORT_SECONDS):
-        found = collection(ClickTotals).find_one({"_id": key(website or ALL_WEBSITES)})
+    with snapshot(REPORT_SECONDS) as session:
+        found = collection(ClickTotals).find_one(
+            {"_id": key(website or ALL_WEBSITES)}, session=session
+        )
     return {name: found[name] if found else 0 for name in ("hits", "clicks")}
 
 
@@ -220,14 +223,15 @@ def _ranked(
     bounds = {"$gt": ""} if within is None else {"$gt": key(within, ""), "$lt": key(within, "~")}
     if page.cursor is not None:
         bounds["$gt"] = max(bounds["$gt"], _decode(page.cursor, str))
-    with deadline(REPORT_SECONDS):
-        found = collection(document).find({field: bounds}).sort(field, 1).limit(page.limit + 1)
+    with snapshot(REPORT_SECONDS) as session:
+        found = collection(document).find({field: bounds}, session=session).sort(field, 1)
+        found = found.limit(page.limit + 1)
         return _report(page, columns, list(found), lambda row: row[field])
 
 
 def _one(columns: tuple[str, ...], document: type[Document], name: str) -> Report:
-    with deadline(REPORT_SECONDS):
-        rows = list(collection(document).find({"_id": name}))
+    with snapshot(REPORT_SECONDS) as session:
+        rows = list(collection(document).find({"_id": name}, session=session))
     return _report(Page(), columns, rows, repr)
 
 

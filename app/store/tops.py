@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mongoengine import Document
 
 from app.store import reports
-from app.store.connection import collection, deadline
+from app.store.connection import collection, snapshot
 from app.store.documents import ALL_WEBSITES, DayTotals, Filtered, PageViews, key
 from app.store.reports import Page, Row
 
@@ -55,10 +55,10 @@ def pages(
     candidates = dict.fromkeys([*named[:TOP], *seen, *named[TOP:]])
     keys = [key(of, day, page) for of, page in candidates for day in days][:MAX_KEYS]
     rows: list[Row] = []
-    with deadline(READ_SECONDS):
+    with snapshot(READ_SECONDS) as session:
         for start in range(0, len(keys), KEYS_AT_ONCE):
             query = {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}
-            rows += collection(PageViews).find(query)
+            rows += collection(PageViews).find(query, session=session)
     return Top(_largest(rows, columns), is_exact=False)
 
 
@@ -79,8 +79,9 @@ def _sums(
 ) -> Top:
     days = reports.on_days(first, last)
     query = {"day": days} if website is None else {"website_day": reports.of_website(website, days)}
-    with deadline(READ_SECONDS):
-        rows = list(collection(document).find(query, dict.fromkeys(columns, 1)).limit(MAX_ROWS + 1))
+    with snapshot(READ_SECONDS) as session:
+        found = collection(document).find(query, dict.fromkeys(columns, 1), session=session)
+        rows = list(found.limit(MAX_ROWS + 1))
     return Top(_largest(rows, columns), is_exact=len(rows) <= MAX_ROWS)
 
 
@@ -99,6 +100,6 @@ def _days(website: str | None, first: date | None, last: date | None) -> list[st
     query = {
         "website_day": reports.of_website(website or ALL_WEBSITES, reports.on_days(first, last))
     }
-    with deadline(READ_SECONDS):
-        found = collection(DayTotals).find(query, {"day": 1})
+    with snapshot(READ_SECONDS) as session:
+        found = collection(DayTotals).find(query, {"day": 1}, session=session)
         return sorted((row["day"] for row in found), reverse=True)

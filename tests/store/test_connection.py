@@ -102,12 +102,23 @@ def test_what_is_written_and_read_is_what_a_majority_keeps_whatever_the_url_says
         assert command["writeConcern"]["w"] == "majority"
     alone = [command for command in sent if command.get("autocommit") is None]
     for command in named(alone, READS):
-        assert command["readConcern"] == {"level": "majority"}
+        assert command["readConcern"]["level"] in ("majority", "snapshot")
     for command in named(alone, WRITES):
         assert command["writeConcern"]["w"] == "majority"
     assert {command.get("$readPreference", {"mode": "primary"})["mode"] for command in sent} == {
         "primary"
     }
+
+
+def test_all_that_a_report_reads_is_of_one_snapshot(sent: list[dict[str, Any]]) -> None:
+    read_reports()
+    reads = named(sent, {"find", "aggregate"})
+    assert reads
+    assert {command["readConcern"]["level"] for command in reads} == {"snapshot"}
+    of_one_page = [command for command in reads if command.get("filter", {}).get("website_page")]
+    [first] = [command for command in reads if command.get("filter") == {"page": "/"}]
+    # What is read after the first of a session is read at the time of the first one.
+    assert {command["lsid"]["id"] for command in of_one_page} == {first["lsid"]["id"]}
 
 
 @pytest.mark.parametrize(

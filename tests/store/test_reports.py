@@ -271,3 +271,33 @@ def test_a_report_reads_an_index_and_sorts_at_most_the_days_asked_for(
         used = stages(explained)
         assert "COLLSCAN" not in used, (command, explained)
         assert sorts or "SORT" not in used, (command, explained)
+
+
+def test_a_report_is_of_one_moment_though_rows_change_their_rank_while_it_is_read(
+    counting: Counting, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, number = "2026-11-24", 300
+    pages = [f"/{n:03}" for n in range(number)]
+    count_views(counting, *(("a.com", page, day) for page in pages))
+
+    class Overtaking(monitoring.CommandListener):
+        """Has the last page become the first as soon as a part of the report was read."""
+
+        overtaken = 0
+
+        def started(self, event: monitoring.CommandStartedEvent) -> None:
+            if event.command_name == "getMore" and not self.overtaken:
+                Overtaking.overtaken += 1
+                count_views(counting, *[("a.com", pages[-1], day)] * 5)
+
+        def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
+
+        def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
+
+    listeners = monitoring._LISTENERS._replace(command_listeners=[Overtaking()])
+    monkeypatch.setattr(monitoring, "_LISTENERS", listeners)
+    connection.connect(mongodb_url)
+    found = reports.page_views(Page(1_000)).items
+    assert Overtaking.overtaken == 1
+    assert [row["page"] for row in found] == pages
+    assert {row["views"] for row in found} == {1}
