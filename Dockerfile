@@ -9,8 +9,8 @@ RUN install --directory --owner=eventstream /home/eventstream/var
 WORKDIR /src
 
 # Before the source, so that a change of the source alone installs nothing but the project anew.
-COPY requirements.lock ./
-RUN pip install --no-cache-dir --require-hashes --requirement requirements.lock
+COPY requirements/image.lock requirements/
+RUN pip install --no-cache-dir --require-hashes --requirement requirements/image.lock
 
 COPY setup.cfg setup.py celeryconfig.py wsgi.py ./
 COPY app app

@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
 
 MINUTES ?= 10
@@ -8,22 +9,24 @@ SEED ?= 1
 BROKER ?= redis
 STORED ?= 1000000
 ONLY ?=
+REQUIRED ?=
+EVERY ?= 4
 
-.PHONY: run test packages proofs attacks faults bench dearest model check lock
+.PHONY: run test packages proofs test-containers attacks crash-points error-matrix faults bench dearest docs check lock
 
-run: $(INSTALLED)
+run: $(RUNS)
 	@exec $(BIN)/eventstream up
 
 test: $(INSTALLED) packages
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder
 
 # The tests that take longest: kills, partitions, many workers, every order of events.
 proofs: $(INSTALLED) packages
-	$(BIN)/pytest -n 4 --dist load -m proof
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m proof
 
 packages:
 	@command -v curl >/dev/null || { apt-get update -qq && apt-get install -qq -y curl; } || \
-		echo "curl can't be installed here: the tests of the README's curl commands are skipped"
+		echo "curl can't be installed here: the tests of the docs' curl commands are skipped"
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
 		chromium fonts-dejavu-core; } || \
 		echo "chromium can't be installed here: the tests of the dashboard in a browser are skipped"
@@ -35,9 +38,33 @@ packages:
 	@command -v ip >/dev/null || { apt-get update -qq && apt-get install -qq -y iproute2; } || \
 		echo "iproute2 can't be installed here: the tests of hosts that lose each other are skipped"
 
+# Starts, kills and counts what the compose files say, in a Docker from Debian's packages: as root. A
+# machine that can't run it skips it; make test-containers REQUIRED=1 fails there.
+test-containers: $(INSTALLED)
+	@{ command -v mmdebstrap && command -v slirp4netns; } >/dev/null || { apt-get update -qq && apt-get install -qq -y \
+		--no-install-recommends mmdebstrap slirp4netns ca-certificates debian-archive-keyring; } || \
+		echo "mmdebstrap and slirp4netns can't be installed here"
+	@$(BIN)/python -m tests.containers.harness $(if $(REQUIRED),--required)
+
 # Attacks a whole collector beside honest clients. One alone: make attacks ONLY=silent_connections
 attacks: $(INSTALLED)
 	$(BIN)/python -m tests.attacks.harness --seed $(SEED) $(addprefix --only ,$(ONLY))
+
+# Ends a process at each call that it makes to Redis, MongoDB, RabbitMQ and Kafka, and compares. One
+# step alone: make crash-points ONLY="--with redis --only post". That repeats are found: make
+# crash-points ONLY=--without-ledger
+crash-points: $(INSTALLED) packages
+	$(if $(ONLY),$(BIN)/python -m tests.crash_points.harness $(ONLY))
+	$(if $(ONLY),,$(BIN)/python -m tests.crash_points.harness --with redis)
+	$(if $(ONLY),,$(BIN)/python -m tests.crash_points.harness --with rabbitmq)
+	$(if $(ONLY),,$(BIN)/python -m tests.crash_points.harness --with kafka)
+	$(if $(ONLY),,$(BIN)/python -m tests.crash_points.orders --every $(EVERY))
+
+# Has the database answer the commands of each step with every error, and compares. All of them, not one
+# in three, take an hour: make error-matrix EVERY=1. One step: make error-matrix ONLY="--only fold"
+error-matrix: EVERY = 3
+error-matrix: $(INSTALLED)
+	$(BIN)/python -m tests.errors.matrix --every $(EVERY) $(ONLY)
 
 # The long version of tests/faults: kills parts of a whole collector under load, and compares.
 # With settings: make faults SET="ARCHIVE=1 CLICK_SCOPE=user"
@@ -54,10 +81,9 @@ bench: $(INSTALLED)
 dearest: $(INSTALLED)
 	@$(BIN)/python -m bench.dearest --only '$(INPUTS)'
 
-# Predicts what a load comes to here, from costs that it measures the first time. Options: make model
-# MODEL='--web 4 --workers 2 --rate 5000 --outage 5' ; MODEL=--compare tries two loads beside it.
-model: $(INSTALLED)
-	@$(BIN)/python -m bench.model $(MODEL)
+# The docs as a site, in build/docs.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -66,19 +92,33 @@ check: $(INSTALLED)
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
 # The dependencies come first and with hashes, which pip can't check of a folder such as this one.
-$(INSTALLED): requirements-dev.lock setup.cfg setup.py
+define make_venv
 	$(PYTHON) -m venv $(VENV) || { \
 		echo "python3-venv is missing, installing it"; \
 		apt-get update -qq && apt-get install -qq -y python3-venv && $(PYTHON) -m venv $(VENV); }
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endef
+PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check
+
+# What running needs: a third of what the tests need.
+$(RUNS): requirements/run.lock setup.cfg setup.py
+	@echo "Installing what eventstream needs to run into $(VENV); the first time it takes a minute."
+	@$(make_venv)
+	@$(PIP_INSTALL) --require-hashes --requirement requirements/run.lock
+	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Two locks for all supported Pythons, with the same versions: requirements-dev.lock for a checkout,
-# requirements.lock for the image. pip takes the lines that apply to its own Python.
+$(INSTALLED): requirements/dev.lock setup.cfg setup.py
+	$(make_venv)
+	$(PIP_INSTALL) --quiet --require-hashes --requirement requirements/dev.lock
+	$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
+	@touch $@ $(RUNS)
+
+# Locks for all supported Pythons, with the same versions: for the image, for `make run`, and for the
+# rest. pip takes the lines that apply to its own Python.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes
+SAME := --upgrade --constraint requirements/dev.lock --extra build
 lock: $(INSTALLED)
 	$(BIN)/pip install --quiet uv
-	$(BIN)/$(LOCK) --upgrade --all-extras setup.cfg --output-file requirements-dev.lock
-	$(BIN)/$(LOCK) --upgrade --extra build --extra kafka --constraint requirements-dev.lock setup.cfg \
-		--output-file requirements.lock
+	$(BIN)/$(LOCK) --upgrade --all-extras setup.cfg --output-file requirements/dev.lock
+	$(BIN)/$(LOCK) $(SAME) --extra kafka setup.cfg --output-file requirements/image.lock
+	$(BIN)/$(LOCK) $(SAME) --extra embedded setup.cfg --output-file requirements/run.lock

@@ -7,11 +7,14 @@ from typing import Any
 from celery.schedules import crontab
 from kombu.entity import Queue
 
-from app.broker import is_rabbit
 from app.domain.events import QUEUES
+from app.errors import exiting
+from app.journal.opener import is_rabbit, tls_of
 from app.settings import settings
 
-broker_url = settings().broker_url
+with exiting():
+    broker_url = settings().broker_url
+    broker_use_ssl = tls_of(broker_url)
 _rabbit = is_rabbit(broker_url)
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
@@ -21,7 +24,7 @@ broker_transport_options: dict[str, Any] = {
     "unacked_restore_interval": 2,
     "socket_timeout": 5,
     "socket_connect_timeout": 1,
-    # By which a worker finds its own connections (tasks/watching.py).
+    # By which a worker finds its own connections (tasks/watchdog.py).
     "client_name": f"{socket.gethostname()}-{os.getpid()}",
 }
 broker_heartbeat = 10
@@ -33,7 +36,7 @@ imports = (
     "tasks.month_end",
     "tasks.sweep",
     "tasks.spikes",
-    "tasks.keeping",
+    "tasks.retention",
     "tasks.names",
 )
 # Those of RabbitMQ are on several of its nodes.
@@ -64,16 +67,18 @@ worker_send_task_events = True
 task_send_sent_event = False
 worker_hijack_root_logger = False
 
+# What beat sent and nobody took meanwhile is dropped. Less than this, and a worker whose clock is a
+# minute ahead of beat's would drop all of it.
+_expiring = {"expires": 90.0}
 timezone = str(settings().timezone)
 beat_schedule = {
     # Every five minutes, 23:55 and 01:00 among them: what is due then is for the task to find out.
     "month-end": {"task": "tasks.month_end", "schedule": crontab(minute="*/5")},
-    "fold": {"task": "tasks.fold", "schedule": 2.0, "options": {"expires": 2.0}},
-    "expire": {"task": "tasks.expire", "schedule": 5.0, "options": {"expires": 5.0}},
-    "spikes": {"task": "tasks.spikes", "schedule": 5.0, "options": {"expires": 5.0}},
-    "retain": {"task": "tasks.retain", "schedule": 60.0, "options": {"expires": 60.0}},
-    "tidy": {"task": "tasks.tidy", "schedule": 60.0, "options": {"expires": 60.0}},
-    "load-names": {"task": "tasks.load_names", "schedule": 5.0, "options": {"expires": 5.0}},
-    # It may have to wait for one that waits for the database.
-    "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": {"expires": 60.0}},
+    "fold": {"task": "tasks.fold", "schedule": 2.0, "options": _expiring},
+    "expire": {"task": "tasks.expire", "schedule": 5.0, "options": _expiring},
+    "spikes": {"task": "tasks.spikes", "schedule": 5.0, "options": _expiring},
+    "retain": {"task": "tasks.retain", "schedule": 60.0, "options": _expiring},
+    "tidy": {"task": "tasks.tidy", "schedule": 60.0, "options": _expiring},
+    "load-names": {"task": "tasks.load_names", "schedule": 5.0, "options": _expiring},
+    "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": _expiring},
 }

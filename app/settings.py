@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import ipaddress
 import json
 import os
 import re
@@ -18,13 +17,13 @@ import fsspec
 import limits
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
-from app.domain.urls import website_and_page
+from app.domain.addresses import Network, network_of
+from app.domain.urls import origin_of, website_and_page
+from app.errors import SettingsError
 
 ADDRESSES_FILE = "addresses.json"
 SECRET_FILE = "user-hash-secret"  # noqa: S105
 """In DATA_DIR, where `eventstream up` made USER_HASH_SECRET itself."""
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _KAFKA_TOPIC = re.compile(r"([^/\s]+)/([A-Za-z0-9._-]{1,249})")
 _SECRET = {
@@ -34,11 +33,11 @@ _SECRET = {
 }
 """Settings that are or may hold a secret, so that no error shows their value."""
 _MIN_SECRET = validate.Length(min=16, error="Must have at least {min} characters.")
+_IS_PATH = validate.Regexp(
+    r"(/(?!\.+(/|\Z))[A-Za-z0-9._~-]+)+\Z",
+    error="Must be a path such as /js/main.js, of letters, digits and . _ ~ - alone.",
+)
 _KEY_OF_WEBSITES = re.compile(r"([^=,]+=*)=([^=,]+(?:,[^=,]+)*)")
-
-
-class SettingsError(SystemExit):
-    """A wrong setting. A SystemExit, so that whichever program reads it stops with the sentence."""
 
 
 class KafkaTopic(NamedTuple):
@@ -50,7 +49,7 @@ class KafkaTopic(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Settings:
-    """Every setting, checked. The README lists them for operators. No `repr` shows the secrets."""
+    """Every setting, checked; docs/settings.md lists them. No `repr` shows the secrets."""
 
     redis_url: str
     broker_url: str
@@ -69,6 +68,9 @@ class Settings:
     excluded_users: frozenset[str]
     click_secret: str | None
     allowed_origins: tuple[str, ...]
+    tag_path: str
+    events_path: str
+    pixel_path: str
     write_keys: Mapping[str, frozenset[str]]
     """Websites by the key that may write for them; none: for every website."""
     admin_token: str | None
@@ -118,9 +120,19 @@ class _Networks(_Names):
 
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return tuple(map(ipaddress.ip_network, super()._deserialize(*args, **kwargs)))
+            return tuple(map(network_of, super()._deserialize(*args, **kwargs)))
         except ValueError as error:
             raise ValidationError(f"{error}.") from error
+
+
+class _Origins(_Names):
+    """A comma-separated list of origins, in the form in which browsers send them."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return tuple(map(origin_of, super()._deserialize(*args, **kwargs)))
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
 
 
 class _WriteKeys(_Names):
@@ -156,7 +168,7 @@ class _WriteKeys(_Names):
 
 
 def _website(text: str) -> str:
-    """A website as it is counted, *. before it kept. Raises ValueError where it is none."""
+    """A website as it is counted, *. before it kept. Raises ValueError if it is none."""
     name = text.removeprefix("*.")
     website, page = website_and_page(name)
     if page != "/" or "*" in website:
@@ -177,15 +189,6 @@ def _is_rate(text: str) -> None:
         raise ValidationError("Not a rate such as 600/minute.") from error
     if not all(rate.amount for rate in rates):
         raise ValidationError("Would take nothing.")
-
-
-def _are_origins(origins: tuple[str, ...]) -> None:
-    """As browsers send them (RFC 6454, section 6.2)."""
-    if any("*" in origin for origin in origins):
-        raise ValidationError("Must name each origin; * is not understood.")
-    for origin in origins:
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+|null", origin):
-            raise ValidationError(f"Not an origin such as https://site1.com: {origin!r}.")
 
 
 def _scheme(*schemes: str) -> validate.Regexp:
@@ -301,7 +304,10 @@ class _Environment(Schema):
     CLICK_SECRET = fields.String(
         load_default=None, validate=validate.Regexp(r".*\S", error="Must not be blank.")
     )
-    ALLOWED_ORIGINS = _Names(load_default=(), validate=_are_origins)
+    ALLOWED_ORIGINS = _Origins(load_default=())
+    TAG_PATH = fields.String(load_default="/tag.js", validate=_IS_PATH)
+    EVENTS_PATH = fields.String(load_default="/events", validate=_IS_PATH)
+    PIXEL_PATH = fields.String(load_default="/pixel.gif", validate=_IS_PATH)
     WRITE_KEYS = _WriteKeys(load_default=dict)
     ADMIN_TOKEN = fields.String(load_default=None, validate=[_MIN_SECRET, _is_sendable])
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)

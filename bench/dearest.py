@@ -23,11 +23,11 @@ from redis.exceptions import ConnectionError as NoConnection
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.parts import Part, free_ports, redis_server, stop_all
 from app.domain.bodies import MAX_BODY_BYTES, MAX_EVENTS
 from app.domain.rules import MAX_ID_LENGTH
+from app.local.processes import Part, free_ports, redis_server, stop_all
 from app.web.application import create_app
-from app.web.ingest import MAX_UNPACKED_BYTES
+from app.web.views.events import MAX_UNPACKED_BYTES
 
 MAX_MS = 100
 MAX_MEMORY = 64
@@ -114,6 +114,23 @@ def inputs() -> dict[str, Input]:
     }.items():
         text = character * (MAX_UNPACKED_BYTES // len(character) - 9)
         bodies[name] = Input(b'{"Type":"PageView","Url":"' + text + b'"}')
+    for name, wrong in {
+        "NaN": b"NaN",
+        "surrogates": b'"%b"' % (b"\\ud83d" * 40),
+        "wrong bytes": b'"%b"' % (b"\xff" * 300),
+    }.items():
+        view_of = b'{"Type":"PageView","Url":"a.com","More":%b}'
+        some = b",".join([view_of % wrong] * MAX_EVENTS)
+        bodies[f"not parsed: {name} in each event"] = Input(b"[" + some + b"]")
+        bodies[f"not parsed: {name} in a field"] = Input(
+            b"[" + some.replace(b"More", b"EventId") + b"]"
+        )
+        many = b",".join([wrong] * (MAX_UNPACKED_BYTES // (len(wrong) + 1) - 99))
+        bodies[f"not parsed: many of {name}"] = Input(b"[" + many + b"]")
+        bodies[f"not parsed: {name} in one event"] = Input(view_of % (b"[" + many + b"]"))
+        bodies[f"not parsed: {name} in one of two"] = Input(
+            b"[1," + view_of % (b"[" + many[:-1] + wrong[-1:] + b"]") + b"]"
+        )
     digits = b"9" * (MAX_UNPACKED_BYTES - 99)
     bodies["one long number"] = Input(
         b'{"Type":"PageView","Url":"a.com","Timestamp":' + digits + b"}"

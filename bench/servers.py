@@ -16,7 +16,7 @@ import httpx
 import pymongo
 from redis import Redis
 
-from app.cli.parts import Part, free_ports, redis_server, stop_all
+from app.local.processes import Part, free_ports, redis_server, stop_all
 from bench.events import MIX, QUEUES
 
 BIN = Path(sys.executable).parent
@@ -182,7 +182,7 @@ def run_naive(home: Path) -> Iterator[Naive]:
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
         ],
         "database": [
-            *(sys.executable, "-m", "app.cli.database", "--port", str(mongodb)),
+            *(sys.executable, "-m", "app.local.database", "--port", str(mongodb)),
             *("--storage-path", str(home / "mongodb")),
         ],
     }

@@ -6,11 +6,13 @@ from celery import Celery, signals
 from kombu.transport import redis
 
 from app import logs
+from app.errors import exiting
+from app.journal import opener
 from app.settings import settings
 from app.store import connection, migrations
-from tasks import acknowledging, watching
+from tasks import acknowledgement, watchdog
 
-redis.Channel.QoS = acknowledging.QoS
+redis.Channel.QoS = acknowledgement.QoS
 
 app = Celery("eventstream")
 app.config_from_object("celeryconfig")
@@ -30,8 +32,10 @@ def _show_no_banner(instance: Any, **_: Any) -> None:
 
 
 @signals.worker_init.connect  # before it makes the processes that count
-def _stop_if_newer(**_: Any) -> None:
-    migrations.stop_if_newer(settings().mongodb_url)
+@exiting()
+def _refuse_newer(**_: Any) -> None:
+    migrations.refuse_newer(settings().mongodb_url)
+    opener.log_warnings(settings())
 
 
 @signals.worker_process_init.connect
@@ -41,4 +45,4 @@ def _connect(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def _watch(sender: Any, **_: Any) -> None:
-    watching.start(list(sender.app.amqp.queues.consume_from))
+    watchdog.start(list(sender.app.amqp.queues.consume_from))

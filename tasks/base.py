@@ -9,15 +9,16 @@ from typing import Any
 import msgspec
 from celery import Task
 
-from app import counters, dead_letters, journal
-from app.applying import Applying
-from app.broker import journal_of
-from app.domain.events import QUEUE_OF, QUEUES, Event
+from app.counting.pipeline import Pipeline
+from app.domain.events import QUEUE_OF, QUEUES
 from app.errors import Unavailable
-from app.journal import Batch, broker_errors
-from app.mirror import RETRY_SECONDS
+from app.journal import batches
+from app.journal.batches import Batch
+from app.journal.journal import Journal
+from app.journal.opener import journal_of
+from app.redis import counters, dead_letters
+from app.redis.connection import broker_errors
 from app.settings import settings
-from app.store.counting import Applied
 from app.store.ledger import Piece
 
 WORK_SECONDS = 4.0
@@ -46,14 +47,14 @@ class CountingTask(Task):  # type: ignore[misc]
         return set()
 
     @cached_property
-    def journal(self) -> journal.Journal:
+    def journal(self) -> Journal:
         """The journal, over this process's own connection."""
         return journal_of(settings())
 
     @cached_property
-    def applying(self) -> Applying:
+    def pipeline(self) -> Pipeline:
         """What applies batches to the database, and does what follows."""
-        return Applying(settings(), self.journal.redis)
+        return Pipeline(settings(), self.journal.redis)
 
     def count_waiting(self, queue: str) -> None:
         """Count what waits in this queue, until it is empty and the reports hold it all."""
@@ -61,14 +62,16 @@ class CountingTask(Task):  # type: ignore[misc]
         try:
             while True:
                 started = time.monotonic()
-                rests = self.applying.is_folded(QUEUES[queue])
-                taken = self.journal.take(queue, rests=rests)
-                if rests and not taken:
+                self.pipeline.deliver_left(queue)
+                stops = self.pipeline.is_folded(QUEUES[queue])
+                late = self.pipeline.keeps_up(QUEUES[queue])
+                taken = self.journal.take(queue, stops_if_empty=stops, late=late)
+                if stops and not taken:
                     return
                 if taken:
                     self._count(queue, taken)
-                more_waits = journal.took_all_it_may(taken)
-                self.applying.fold_if_due(QUEUES[queue], busy=more_waits)
+                more_waits = batches.took_all_it_may(taken)
+                self.pipeline.fold_if_due(QUEUES[queue], busy=more_waits)
                 if started >= stop:
                     self.apply_async(queue=queue)
                     return
@@ -77,58 +80,39 @@ class CountingTask(Task):  # type: ignore[misc]
         except Unavailable as error:
             logger.warning("batches wait: %s", error, extra={"queue": queue})
         finally:
-            self.journal.rest()
+            self.journal.release()
 
     def _count(self, queue: str, taken: Sequence[Batch]) -> None:
         """Count these batches and take them out of the journal."""
+        until = time.monotonic() + HALVING_SECONDS
         try:
             pieces = [piece for batch in taken if (piece := self._decoded(batch)) is not None]
-            applied = self._applied(QUEUES[queue], pieces)
-            self.applying.archive(queue, applied.counted)
-            self._with_letters |= {collision.batch for collision in applied.collisions}
-            with broker_errors():
-                dead_letters.keep_collisions(self.journal.redis, applied.collisions)
+            events = self.pipeline.apply_halved(QUEUES[queue], pieces, self._bury, until)
         except Unavailable:
             self._give_back(queue, taken)
             raise
-        logger.info("%d batches, %d events new", len(taken), applied.events, extra={"queue": queue})
+        logger.info("%d batches, %d events new", len(taken), events, extra={"queue": queue})
         names = [batch.id for batch in taken]
         logger.debug("counted", extra={"queue": queue, "batches": names})
-        try:
-            self.applying.mirror(applied.counted)
-        except Unavailable as error:
-            # What comes next is counted before these are tried again.
-            self._give_back(queue, taken, behind=RETRY_SECONDS)
-            if not applied.events:
-                raise
-            logger.warning("batches wait to be mirrored: %s", error, extra={"queue": queue})
-            return
-        with self.applying.counts.taken(every=0) as counted:
+        with self.pipeline.counts.taken(every=0) as counted:
             self.journal.remove(taken, counted)
+        try:
+            self.pipeline.deliver()
+        except Unavailable as error:
+            logger.warning("counted events wait: %s", error, extra={"queue": queue})
         with broker_errors():
             dead_letters.forget_kept(self.journal.redis, self._with_letters)
         self._with_letters.clear()
 
-    def _applied(self, kind: type[Event], batches: Sequence[Piece]) -> Applied:
-        """Count batches, in pieces where that fails; what was applied when they were last.
-
-        That holds all that counted of them, before or now. Raises Unavailable.
-        """
-        until = time.monotonic() + HALVING_SECONDS
-        applied = self.applying.apply_halved(kind, batches, self._bury, until)
-        if applied is not None:
-            return applied
-        logger.info("batches were counted in pieces", extra={"queue": QUEUE_OF[kind]})
-        return self.applying.finish({kind: batches})[kind]
-
     def _decoded(self, batch: Batch) -> Piece | None:
         """The events of a batch; None in the place of one that can't be read, which is buried.
 
-        None where the whole batch is none, which is buried then.
+        None if the whole batch is none, which is buried then.
         """
         kind = QUEUES[batch.queue]
         try:
-            return Piece(batch.id, msgspec.json.decode(batch.payload, type=list[kind]))  # type: ignore[valid-type]
+            decoded = msgspec.json.decode(batch.payload, type=list[kind])  # type: ignore[valid-type]
+            return Piece(batch.id, decoded, late=batch.due is not None)
         except msgspec.DecodeError as error:
             try:
                 found = msgspec.json.decode(batch.payload, type=list[msgspec.Raw])
@@ -143,9 +127,9 @@ class CountingTask(Task):  # type: ignore[misc]
                 events.append(msgspec.json.decode(raw, type=kind))
             except msgspec.DecodeError as error:
                 self._keep(batch.queue, batch.id, position, bytes(raw), error)
-                self.applying.pass_over(Piece(batch.id, [None], position, whole=False))
+                self.pipeline.pass_over(Piece(batch.id, [None], position, whole=False))
                 events.append(None)
-        return Piece(batch.id, events)
+        return Piece(batch.id, events, late=batch.due is not None)
 
     def _bury(self, piece: Piece, error: Exception) -> None:
         """Keep the only event of a piece among the dead letters."""
@@ -164,10 +148,10 @@ class CountingTask(Task):  # type: ignore[misc]
                 self.journal.redis, queue, batch_id, position, event, _reason(error)
             )
 
-    def _give_back(self, queue: str, taken: Sequence[Batch], behind: float = 0) -> None:
-        self.applying.counts.count(counters.GIVEN_BACK, queue, len(taken))
-        with self.applying.counts.taken(every=0) as counted:
-            self.journal.give_back(taken, counted, behind)
+    def _give_back(self, queue: str, taken: Sequence[Batch]) -> None:
+        self.pipeline.counts.count(counters.GIVEN_BACK, queue, len(taken))
+        with self.pipeline.counts.taken(every=0) as counted:
+            self.journal.give_back(taken, counted)
 
 
 def _reason(error: Exception) -> str:

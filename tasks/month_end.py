@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from app.settings import settings
-from app.store import months
+from app.store import clock, months
 from tasks import app
 
 MONTH_END_SECONDS = 2.0
@@ -22,10 +22,13 @@ _begun: dict[str, Iterator[int]] = {}
 def month_end(now: str | None = None) -> list[str]:
     """Aggregate each month (YYYY-MM) that is due, and return those that are done.
 
-    `now` (ISO 8601 with a zone) is for trying out another time than the present one.
+    `now` (ISO 8601 with a zone) is for trying out another time than the present one; without it,
+    none is due while the clocks of this machine and the database don't agree.
     """
+    if now is None and not clock.agree():
+        return []
     until = time.monotonic() + MONTH_END_SECONDS
-    moment = datetime.fromisoformat(now) if now else datetime.now(settings().timezone)
+    moment = datetime.fromisoformat(now) if now else clock.own()
     moment = moment.astimezone(settings().timezone)
     aggregated: list[str] = []
     for month in months.due(moment):

@@ -2,16 +2,17 @@
 
 from functools import cache
 
-from app.journal import connect
-from app.known_names import KnownNames
-from app.loading_names import Loading
+from app.ingest.name_loader import Loading
+from app.redis.connection import connect
+from app.redis.known_names import KnownNames
 from app.settings import settings
 from tasks import app
+from tasks.periodic import PeriodicTask
 
 LOAD_SECONDS = 2.0
 
 
-@app.task(name="tasks.load_names")
+@app.task(base=PeriodicTask, name="tasks.load_names")
 def load_names() -> bool:
     """Load names for LOAD_SECONDS, unless all are known; whether they are."""
     return _loading().go_on(LOAD_SECONDS)

@@ -5,10 +5,13 @@ import time
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from app import journal, spikes, webhook
+from app.outputs import webhook
+from app.outputs.webhook import WebhookFailed
+from app.redis import spikes
+from app.redis.connection import broker_errors, connect
 from app.settings import settings
-from app.webhook import WebhookFailed
 from tasks import app
+from tasks.periodic import PeriodicTask
 
 SOFT_LIMIT_SECONDS = 10
 """A server that answers byte by byte would otherwise keep this queue from its other tasks."""
@@ -16,11 +19,11 @@ SOFT_LIMIT_SECONDS = 10
 logger = logging.getLogger(__name__)
 
 
-@app.task(name="tasks.spikes")
+@app.task(base=PeriodicTask, name="tasks.spikes")
 def find_spikes() -> int:
     """Announce the pages and ads that spike: in the log, on the live stream, to SPIKE_WEBHOOK."""
     config = settings()
-    with journal.connect(config.redis_url) as redis, journal.broker_errors():
+    with connect(config.redis_url) as redis, broker_errors():
         now = time.time()
         found = spikes.announce(redis, now, config.spike_factor, config.spike_minimum)
         if found and config.spike_webhook:
@@ -47,7 +50,7 @@ def spike_webhook(_of_release_before: object = None) -> None:
     config = settings()
     if config.spike_webhook is None:
         return
-    with journal.connect(config.redis_url) as redis, journal.broker_errors():
+    with connect(config.redis_url) as redis, broker_errors():
         body = spikes.next_to_post(redis, time.time())
         if body is None:
             return

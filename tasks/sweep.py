@@ -2,16 +2,20 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from app import dead_letters
-from app.broker import journal_of, lengths
 from app.domain.events import QUEUES
-from app.journal import Journal, broker_errors
+from app.errors import Unavailable
+from app.journal.journal import Journal
+from app.journal.opener import journal_of, lengths
+from app.redis import dead_letters
+from app.redis.connection import broker_errors
 from app.settings import settings
-from app.store import folding, ledger
+from app.store import clock, folding, ledger, outbox
 from tasks import app
+from tasks.periodic import PeriodicTask
 
 RING_AGAIN_SECONDS = 2.0
 LEFT_OVER_SECONDS = 4.0
@@ -24,19 +28,23 @@ def _journal() -> Journal:
     return journal_of(settings())
 
 
-@app.task(name="tasks.sweep")
+@app.task(base=PeriodicTask, name="tasks.sweep")
 def sweep() -> None:
-    """Ring for each queue in whose journal batches wait while nobody is told of them."""
+    """Ring for each queue of which something waits, while no message says so."""
+    undelivered: set[str] = set()
+    with suppress(Unavailable):
+        undelivered = outbox.queues_left()
     for queue in QUEUES:
-        if _journal().overdue(queue, RING_AGAIN_SECONDS) and not _lengths()(queue):
+        waits = queue in undelivered or _journal().overdue(queue, RING_AGAIN_SECONDS)
+        if waits and not _lengths()(queue):
             app.send_task(f"tasks.{queue}")
             logger.info("rang again", extra={"queue": queue})
-    _journal().tidy()
+    _journal().clean_up()
     with broker_errors():
         dead_letters.expire(_journal().redis)
 
 
-@app.task(name="tasks.fold")
+@app.task(base=PeriodicTask, name="tasks.fold")
 def fold() -> None:
     """Bring into the reports what a worker counted, but died before it folded it."""
     left_over = datetime.now(UTC) - timedelta(seconds=LEFT_OVER_SECONDS)
@@ -44,10 +52,13 @@ def fold() -> None:
         folding.fold(kind.__name__, older_than=left_over)
 
 
-@app.task(name="tasks.expire")
+@app.task(base=PeriodicTask, name="tasks.expire")
 def expire() -> int:
-    """Drop the batches and event ids that need be known no longer; how many."""
-    return ledger.expire(datetime.now(UTC))
+    """Drop the batches and event ids that need be known no longer; how many.
+
+    None while the clocks of this machine and the database don't agree.
+    """
+    return ledger.expire(clock.own()) if clock.agree() else 0
 
 
 @cache

@@ -28,12 +28,13 @@ from packaging.specifiers import SpecifierSet
 from pymongo.uri_parser import parse_uri
 from redis import Redis
 
-from app.broker import is_rabbit
-from app.cli.parts import free_ports, redis_server
+from app.journal.opener import is_rabbit
+from app.local.processes import free_ports, redis_server
 from app.settings import Settings, read
 from celeryconfig import task_queues, task_time_limit
-from tests.conftest import redis_answers, running, wait_until
-from tests.rabbit import RabbitServer, needs_rabbit, rabbit
+from tests.support.rabbit import RabbitServer, needs_rabbit, rabbit
+from tests.support.servers import redis_answers
+from tests.support.waiting import running, wait_until
 
 __all__ = ["rabbit"]
 
@@ -311,6 +312,7 @@ class Service:
         wait_until(self.is_healthy, every=0.7)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("name", OURS)
 def test_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(
     name: str, broker: str, tmp_path: Path
@@ -321,6 +323,7 @@ def test_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(
     wait_until(lambda: not service.is_healthy(), 5)
 
 
+@pytest.mark.proof
 def test_flower_shows_nothing_without_its_password(broker: str, tmp_path: Path) -> None:
     service = Service("flower", broker, tmp_path)
     url = f"http://127.0.0.1:{service.environment['FLOWER_PORT']}"
@@ -333,6 +336,7 @@ def test_flower_shows_nothing_without_its_password(broker: str, tmp_path: Path) 
         assert httpx.get(f"{url}/broker", auth=(user, password)).status_code == 200
 
 
+@pytest.mark.proof
 def test_a_worker_that_no_longer_consumes_is_unhealthy_though_connected(
     broker: str, tmp_path: Path
 ) -> None:
@@ -359,7 +363,7 @@ def test_every_option_of_flower_is_one_that_it_knows() -> None:
     # It ignores others silently.
     words = words_of("flower")
     given = [
-        word.removeprefix("--").split("=")[0] for word in words[words.index("app.cli.flower") + 1 :]
+        word.removeprefix("--").split("=")[0] for word in words[words.index("app.web.flower") + 1 :]
     ]
     assert given
     assert [name for name in given if name not in flower_options] == []
@@ -472,11 +476,15 @@ def locked(file: str) -> dict[str, str]:
 
 
 def test_the_locks_have_the_same_versions_and_all_that_the_project_asks_for() -> None:
-    image, checkout = locked("requirements.lock"), locked("requirements-dev.lock")
-    assert image.items() <= checkout.items()
+    image, run, checkout = (locked(f"requirements/{name}.lock") for name in ("image", "run", "dev"))
+    assert image.items() | run.items() <= checkout.items()
     extras = PROJECT["options.extras_require"]
-    runtime = "".join([PROJECT["options"]["install_requires"], extras["build"], extras["kafka"]])
-    for lock, asked in ((image, runtime), (checkout, runtime + "".join(extras.values()))):
+    needed = PROJECT["options"]["install_requires"] + extras["build"]
+    for lock, asked in (
+        (image, needed + extras["kafka"]),
+        (run, needed + extras["embedded"]),
+        (checkout, needed + "".join(extras.values())),
+    ):
         versions = {key.split()[0]: version.removeprefix("==") for key, version in lock.items()}
         for requirement in map(Requirement, asked.strip().splitlines()):
             name = re.sub(r"[-_.]+", "-", requirement.name).lower()
@@ -486,7 +494,7 @@ def test_the_locks_have_the_same_versions_and_all_that_the_project_asks_for() ->
 def test_the_image_has_the_locked_dependencies_and_builds_the_project_with_them() -> None:
     installs = [run for run in of_dockerfile("RUN") if run.startswith("pip install")]
     assert [" ".join(install.split()[3:]) for install in installs] == [
-        "--require-hashes --requirement requirements.lock",
+        "--require-hashes --requirement requirements/image.lock",
         "--no-deps --no-build-isolation .",
     ]
 

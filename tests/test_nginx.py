@@ -1,5 +1,6 @@
 """deploy/nginx, run as it stands in front of a server of the test's own."""
 
+import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -9,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.parts import free_ports
 from app.domain.bodies import MAX_BODY_BYTES
-from tests.conftest import running, wait_until
+from app.local.processes import free_ports
+from tests.support.waiting import running, wait_until
 
 NGINX = Path(__file__).parents[1] / "deploy/nginx"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -125,6 +126,26 @@ def test_a_body_far_beyond_the_limit_is_refused_in_the_web_s_form(proxy: Proxy) 
     assert refused.status_code == 413
     assert set(refused.json()) == {"error"}
     assert refused.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "why"),
+    [
+        (f"GET /{'x' * 9_000} HTTP/1.1\r\nHost: x", b"414", "path"),
+        (f"GET / HTTP/1.1\r\nHost: x\r\nCookie: {'x' * 9_000}", b"431", "Cookie"),
+        ("GET / HTTP/1.1\r\nHost: x\r\nHost: y", b"400", "HTTP"),
+        ("GET / HTTP/1.1", b"400", "HTTP"),
+    ],
+)
+def test_what_nginx_refuses_itself_is_answered_in_the_web_s_form(
+    proxy: Proxy, head: str, status: bytes, why: str
+) -> None:
+    with proxy.connect(f"{head}\r\n\r\n".encode()) as client:
+        answer = client.makefile("rb").read()
+    told, _, body = answer.partition(b"\r\n\r\n")
+    assert told.split(b" ")[1] == status, answer
+    assert b"Content-Type: application/json" in told
+    assert why in json.loads(body)["error"]
 
 
 def test_what_the_web_did_not_answer_is_told_apart_from_what_it_never_got(proxy: Proxy) -> None:

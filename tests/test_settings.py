@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import ADDRESSES_FILE, SECRET_FILE, SettingsError, read, without_secrets
+from app.errors import SettingsError
+from app.settings import ADDRESSES_FILE, SECRET_FILE, read, without_secrets
 
 
 def test_defaults_serve_one_machine() -> None:
@@ -59,6 +60,42 @@ def test_excluded_are_addresses_networks_and_users() -> None:
     assert settings.excluded_users == {"u1", "7"}
 
 
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("https://site1.com", "https://site1.com"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("https://site1.com:443", "https://site1.com"),
+        ("http://site1.com:80", "http://site1.com"),
+        ("https://site1.com:8443", "https://site1.com:8443"),
+        ("HTTPS://WWW.Site1.COM", "https://www.site1.com"),
+        ("http://[2001:DB8:0::1]:8080", "http://[2001:db8::1]:8080"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("null", "null"),
+    ],
+)
+def test_an_origin_is_taken_in_the_form_in_which_browsers_send_it(written: str, sent: str) -> None:
+    assert read({"ALLOWED_ORIGINS": written}).allowed_origins == (sent,)
+
+
+@pytest.mark.parametrize(
+    ("written", "network"),
+    [
+        ("192.0.2.7:51234", "192.0.2.7/32"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("[::ffff:192.0.2.7]:443", "192.0.2.7/32"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("[2001:db8::5]:4711", "2001:db8::5/128"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("192.0.2.0/255.255.255.0", "192.0.2.0/24"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_an_excluded_address_is_taken_in_any_of_its_forms(written: str, network: str) -> None:
+    (found,) = read({"EXCLUDED_ADDRESSES": written}).excluded_addresses
+    assert str(found) == network
+
+
 def test_an_empty_variable_counts_as_unset() -> None:
     assert read({"PORT": "", "ADMIN_TOKEN": ""}) == read({})
 
@@ -72,6 +109,8 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("ALLOWED_ORIGINS", "https://*.example"),
         ("ALLOWED_ORIGINS", "https://site1.com/"),
         ("ALLOWED_ORIGINS", "site1.com"),
+        ("ALLOWED_ORIGINS", "https://user@site1.com"),
+        ("ALLOWED_ORIGINS", "https://site1.com:99999"),
         ("ALLOWED_ORIGINS", ","),
         ("RATE_LIMIT", "0/minute"),
         ("RETENTION_DAYS", "99999999999"),

@@ -19,8 +19,6 @@ import pytest
 from click.testing import CliRunner
 from packaging.version import Version
 
-from app import archive
-from app.archive import Archive
 from app.cli.main import main
 from app.domain.events import (
     OTHER,
@@ -32,14 +30,17 @@ from app.domain.events import (
     Event,
     PageView,
 )
-from app.domain.traffic import Invalid
-from app.journal import Batch, Journal, batches
-from app.publisher import bell
+from app.domain.invalid_traffic import Invalid
+from app.ingest.publisher import bell
+from app.journal.batches import Batch, batches
+from app.journal.journal import Journal
+from app.outputs import archive
+from app.outputs.archive import Archive
 from app.settings import Settings
 from app.store import connection, documents, folding, migrations, reports
 from app.store.counting import ClickRule, Counting
 from app.store.reports import Page
-from tests.conftest import wait_until
+from tests.support.waiting import wait_until
 from tests.tasks.conftest import StartWorker, start_worker  # noqa: F401
 from tests.test_deployment import PROJECT
 
@@ -250,5 +251,6 @@ def test_migrate_says_what_it_did(monkeypatch: pytest.MonkeyPatch, settings: Set
     assert done.output.splitlines() == [
         "schema 3: clicks of each website, 0 documents changed",
         "schema 4: event ids of each website, 0 documents changed",
-        "the database is of schema 4",
+        "schema 5: an outbox for the archive and the mirror, 0 documents changed",
+        "the database is of schema 5",
     ]

@@ -1,1 +1,1 @@
-"""The `eventstream` command."""
+"""The command line: arguments in, sentences and exit codes out."""

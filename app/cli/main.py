@@ -8,22 +8,22 @@ import click
 from app.cli.printing import visible
 from app.errors import EventstreamError
 
-COMMANDS = {
-    "up": "up",
-    "send": "traffic",
-    "simulate": "traffic",
-    "demo": "traffic",
-    "sign-click": "traffic",
-    "report": "counts",
-    "aggregate": "counts",
-    "drain": "counts",
-    "consume": "consume",
-    "dead-letters": "dead_letters",
-    "forget": "keeping",
-    "rebuild": "keeping",
-    "migrate": "keeping",
-}
-"""The module of each command in `app.cli.commands`."""
+COMMANDS = [
+    "up",
+    "send",
+    "simulate",
+    "demo",
+    "sign-click",
+    "report",
+    "aggregate",
+    "drain",
+    "consume",
+    "dead-letters",
+    "forget",
+    "rebuild",
+    "migrate",
+]
+"""Each is a module of its name in `app.cli.commands`."""
 
 
 class _Commands(click.Group):
@@ -38,8 +38,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"app.cli.commands.{COMMANDS[cmd_name]}")
-        return getattr(module, cmd_name.replace("-", "_"))  # type: ignore[no-any-return]
+        name = cmd_name.replace("-", "_")
+        module = import_module(f"app.cli.commands.{name}")
+        return getattr(module, name)  # type: ignore[no-any-return]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

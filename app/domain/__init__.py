@@ -1,1 +1,1 @@
-"""The rules of the domain: pure functions and schemas, no input or output of any kind."""
+"""What events, websites, users and clicks are: rules that need no server and know no setting."""

@@ -2,11 +2,14 @@
 
 import ipaddress
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 MAX_LENGTH = 64
+_MAPPED_BITS = 96
 
 
 def client_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """A client's address, None where the text is none.
+    """A client's address, None if the text is none.
 
     It may carry a port, brackets or a zone (RFC 3986, section 3.2.2, and RFC 4007, section 11), as
     some proxies write it. An IPv4 address that is mapped into IPv6 (RFC 4291, section 2.5.5.2) is
@@ -23,6 +26,22 @@ def client_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addres
         return None
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return mapped or parsed
+
+
+def network_of(text: str) -> Network:
+    """A network (RFC 4632, RFC 4291), or an address, whose form may be as `client_address` says.
+
+    One of IPv4 addresses that are mapped into IPv6 is returned as IPv4. Raises ValueError.
+    """
+    network = ipaddress.ip_network(text) if "/" in text else None
+    first = client_address(str(network.network_address) if network else text)
+    if first is None:
+        raise ValueError(f"{text!r} does not appear to be an IPv4 or IPv6 network")
+    if network is None:
+        return ipaddress.ip_network(first)
+    if first.version < network.version and network.prefixlen >= _MAPPED_BITS:
+        return ipaddress.ip_network((first, network.prefixlen - _MAPPED_BITS))
+    return network
 
 
 def client_network(address: str) -> str:

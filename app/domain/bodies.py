@@ -7,11 +7,12 @@ from itertools import islice, takewhile
 
 import msgspec
 
+from app.domain.mending import CHUNK_BYTES, mended, original
 from app.domain.reader import NOT_JSON
 
 MAX_EVENTS = 5_000
 MAX_BODY_BYTES = 2 * 1024 * 1024
-CHUNK_BYTES = 64 * 1024
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -28,28 +29,37 @@ _decode_long_array = msgspec.json.Decoder(
     )
 ).decode
 # With what was before it dropped, and none of its own behind the last, it takes one look at a body.
-_LINE = re.compile(rb"\s*+([^\n]++)")
+_LINE = re.compile(rb"(?:\s++|\xef\xbb\xbf)*+([^\n]++)")
 
 
 def events_in(body: bytes, *, lines: bool = False) -> list[bytes]:
     """The events of a body, each still as JSON: one or an array; with `lines`, one a line (NDJSON).
 
-    A line may turn out to be none. Raises ValueError, its text for the sender, where the body is
-    not JSON, holds no event, or too many. No more objects are made than there may be events.
+    Each may turn out to be none: a line at all, others where they hold an unpaired surrogate, a
+    wrong byte or NaN. A byte order mark is skipped. Raises ValueError, its text for the sender,
+    where the body is not JSON, holds no event, or too many. No more objects are made than there may
+    be events.
     """
     if lines:
         events = [line[1] for line in islice(_LINE.finditer(body.rstrip()), MAX_EVENTS + 1)]
     else:
-        try:
-            _require_utf8(body)
-            events = list(map(bytes, _raw_events(body)))
-        except NOT_JSON as error:
-            raise ValueError("The body is not valid JSON in UTF-8.") from error
+        events = _split(body.removeprefix(BYTE_ORDER_MARK))
     if not events:
         raise ValueError("There is no event.")
     if len(events) > MAX_EVENTS:
         raise ValueError(f"There are more than {MAX_EVENTS} events.")
     return events
+
+
+def _split(body: bytes) -> list[bytes]:
+    try:
+        _require_utf8(body)
+        return list(map(bytes, _raw_events(body)))
+    except NOT_JSON:
+        try:
+            return [original(event) for event in _raw_events(mended(body))]
+        except NOT_JSON as error:
+            raise ValueError("The body is not valid JSON in UTF-8.") from error
 
 
 def _raw_events(body: bytes) -> Iterable[msgspec.Raw]:

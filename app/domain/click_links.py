@@ -12,7 +12,7 @@ import can_ada
 def signature(secret: str, to: str, url: str = "", ad: str = "") -> str:
     """The HMAC-SHA256 (RFC 2104) in hex of a link's target, page and ad, a line each in UTF-8.
 
-    Raises ValueError where one of them holds a line end, which could stand for another link.
+    Raises ValueError if one of them holds a line end, which could stand for another link.
     """
     signed = (to, url, ad)
     if any("\n" in text for text in signed):
@@ -23,7 +23,7 @@ def signature(secret: str, to: str, url: str = "", ad: str = "") -> str:
 def link(collector: str, secret: str, to: str, url: str = "", ad: str = "", **more: str) -> str:
     """A signed link to a target by way of the collector; `more` are parameters that anyone may set.
 
-    Raises ValueError where the target is no destination, or something can't be signed.
+    Raises ValueError if the target is no destination, or something can't be signed.
     """
     destination(to)
     sig = signature(secret, to, url, ad)

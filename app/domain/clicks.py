@@ -86,7 +86,7 @@ def _told_apart(
     for hit in hits:
         ad = hit.website, hit.ad_id
         known = last.get(ad)
-        # The known one is later only where this hit is older than all that are remembered.
+        # The known one is later only if this hit is older than all that are remembered.
         if known is not None and abs(hit.time - known.time) < window:
             repeats.append(hit)
         else:

@@ -19,7 +19,7 @@ CONTENT_BYTES = 8
 def claim_of(event: Event) -> str:
     """What an event with an id claims: a digest of its website and id, 22 characters.
 
-    The website is the event's own, also where the event counts under OTHER.
+    The website is the event's own, even if the event counts under OTHER.
 
     A digest, since it has the same length for every id, and says nothing of the id itself.
     """

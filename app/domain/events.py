@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from app.domain.traffic import Invalid
+from app.domain.invalid_traffic import Invalid
 
 OTHER = "<other>"
 """The website, page or ad under which an event counts whose own is one too many of its sender.
@@ -25,8 +25,8 @@ class Actual(Struct, frozen=True):
 class PageView(Struct, frozen=True, omit_defaults=True):
     """A page was seen on a day (YYYY-MM-DD in the collector's time zone).
 
-    `actual` is set where the event counts under OTHER, here and in the other kinds of event.
-    `time` is in milliseconds since the epoch, None where there is no archive that asks for it.
+    `actual` is set when the event counts under OTHER, here and in the other kinds of event.
+    `time` is in milliseconds since the epoch, None if there is no archive that asks for it.
     """
 
     event_id: str | None
@@ -41,7 +41,7 @@ class PageView(Struct, frozen=True, omit_defaults=True):
 class AdImpression(Struct, frozen=True, omit_defaults=True):
     """An ad was shown to a user in a month (YYYY-MM in the collector's time zone).
 
-    `time` is in milliseconds since the epoch, None where there is no archive that asks for it.
+    `time` is in milliseconds since the epoch, None if there is no archive that asks for it.
     """
 
     event_id: str | None
@@ -90,7 +90,7 @@ def name_of(event: Event) -> Name:
 
 
 def actual_name(event: Event) -> Name:
-    """The name that an event is of, also where it counts under OTHER."""
+    """The name that an event is of, even if it counts under OTHER."""
     kind, website, name = name_of(event)
     return (
         (kind, event.actual.website, event.actual.name) if event.actual else (kind, website, name)

@@ -1,6 +1,7 @@
 """Reading events: what a client sent, checked by the rules."""
 
 import copy
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -14,9 +15,10 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from app.domain.calendar import day_of
 from app.domain.events import AdClick, AdImpression, Event, PageView, Rejection
+from app.domain.invalid_traffic import USER, Invalid
+from app.domain.mending import mended, original
 from app.domain.rules import MAX_FIELD_BYTES, MISSING, EventSchema, absent_fields
-from app.domain.traffic import USER, Invalid
-from app.domain.users import UserHash
+from app.domain.user_ids import UserHash
 
 
 class _Given(Struct):
@@ -30,6 +32,7 @@ class _Given(Struct):
     Meta: Raw | UnsetType = UNSET
     EventId: Raw | UnsetType = UNSET
     Timestamp: Raw | UnsetType = UNSET
+    SentAt: Raw | UnsetType = UNSET
 
 
 class _GivenMeta(Struct):
@@ -37,8 +40,20 @@ class _GivenMeta(Struct):
     AdId: Raw | UnsetType = UNSET
 
 
+class _Visit(Struct):
+    Meta: Raw | UnsetType = UNSET
+
+
+class _Visitor(Struct):
+    UserAgent: Raw | UnsetType = UNSET
+    Address: Raw | UnsetType = UNSET
+
+
 _decode_given = msgspec.json.Decoder(_Given).decode
 _decode_meta = msgspec.json.Decoder(_GivenMeta).decode
+_decode_visit = msgspec.json.Decoder(_Visit).decode
+_decode_visitor = msgspec.json.Decoder(_Visitor).decode
+_OF_VISITOR = re.compile(rb'("(?:UserAgent|Address)"\s*+:\s*+)"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises for a text that is no JSON, or nested too deep."""
 MAX_AT_ONCE_BYTES = 4 * MAX_FIELD_BYTES
@@ -46,15 +61,23 @@ MAX_AT_ONCE_BYTES = 4 * MAX_FIELD_BYTES
 
 
 def _decoded(event: bytes) -> Any:
-    """An event's fields, at least those with a rule; None where it is no JSON object."""
+    """An event's fields, at least those with a rule; None if it is no JSON object."""
     if len(event) <= MAX_FIELD_BYTES:
         with suppress(*NOT_JSON):
             return msgspec.json.decode(event)
     # It is large, or a field is wrong in itself, which it may be without a rule.
     try:
-        return {name: _value(name, raw) for name, raw in _present(_decode_given(event))}
+        return {name: _value(name, text) for name, text in _fields(event, _decode_given)}
     except NOT_JSON:
         return None
+
+
+def _fields(text: bytes, decode: Callable[[bytes], Struct]) -> list[tuple[str, bytes]]:
+    """The fields of an object, each still as JSON, in itself not always valid."""
+    try:
+        return [(name, bytes(raw)) for name, raw in _present(decode(text))]
+    except NOT_JSON:
+        return [(name, original(raw)) for name, raw in _present(decode(mended(text)))]
 
 
 def _present(given: Struct) -> list[tuple[str, Any]]:
@@ -62,16 +85,32 @@ def _present(given: Struct) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in values if value is not UNSET]
 
 
-def _value(name: str, raw: Raw) -> Any:
-    text = bytes(raw)
+def _value(name: str, text: bytes) -> Any:
     if name == "Meta" and text.startswith(b"{"):
-        return {field: _value(field, value) for field, value in _present(_decode_meta(text))}
+        return {field: _value(field, value) for field, value in _fields(text, _decode_meta)}
     if len(text) > MAX_FIELD_BYTES:
         return " " * MAX_FIELD_BYTES  # too long for any rule, whatever it holds
     try:
         return msgspec.json.decode(text)
     except NOT_JSON:
         return object()  # no rule takes it
+
+
+def visitor_in(event: bytes) -> dict[str, str]:
+    """The `UserAgent` and `Address` in an event's Meta, each where it is a text."""
+    try:
+        meta = dict(_fields(event, _decode_visit)).get("Meta", b"{}")
+        given = {name: _value(name, text) for name, text in _fields(meta, _decode_visitor)}
+    except NOT_JSON:
+        return {}
+    return {name: value for name, value in given.items() if isinstance(value, str)}
+
+
+def without_visitor(event: bytes) -> bytes:
+    """The event without what `visitor_in` finds, which is not to be kept."""
+    if b'"UserAgent"' in event or b'"Address"' in event:
+        return _OF_VISITOR.sub(rb"\1null", event)
+    return event
 
 
 class _Otherwise:
@@ -182,24 +221,31 @@ class EventReader:
         return reader
 
     def read(
-        self, raw_events: Sequence[bytes], received: datetime | None = None, invalid: str = ""
+        self,
+        raw_events: Sequence[bytes],
+        received: datetime | None = None,
+        invalid: str | Callable[[bytes], str] = "",
     ) -> tuple[list[Event], list[Rejection]]:
         """The valid ones of these events, each given as JSON, and a rejection for each other.
 
         `received` (with a zone) is when they came in, by default now: it is the time of an event
-        that does not tell its own. `invalid` is why all of them are invalid traffic, if they are.
+        that does not tell its own, and what `SentAt` is compared with. `invalid` is why all of them
+        are invalid traffic, if they are, or tells why one is.
         """
         receipt = int(received.timestamp() * 1000) if received else self._schema.now_ms()
         events: list[Event] = []
         rejections: list[Rejection] = []
         for position, raw_event in enumerate(raw_events):
-            event = self._if_valid(raw_event, receipt, invalid)
+            reason = invalid if isinstance(invalid, str) else invalid(raw_event)
+            event = self._if_valid(raw_event, receipt, reason)
             if event is None:
-                values, errors = self._check(raw_event)
+                values, errors = self._check(raw_event, receipt)
                 if errors:
-                    rejections.append(Rejection(position, raw_event, errors, invalid))
+                    rejections.append(
+                        Rejection(position, without_visitor(raw_event), errors, reason)
+                    )
                     continue
-                event = self._event(values, receipt, invalid)
+                event = self._event(values, receipt, reason)
             events.append(event)
         return events, rejections
 
@@ -212,18 +258,22 @@ class EventReader:
         except (*NOT_JSON, ValidationError, KeyError):
             return None
 
-    def _check(self, event: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _check(self, event: bytes, receipt: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The valid fields of an event, and what is wrong with the others."""
         given = _decoded(event)
         values, errors = self._rules.check(given)
         if absent := absent_fields(values.get("Type"), given):
             errors.setdefault("Meta", {}).update(dict.fromkeys(absent, MISSING))
+        try:
+            self._schema.time_of(values, receipt)
+        except ValidationError as error:
+            errors["Timestamp"] = error.messages
         return values, errors
 
     def _event(self, values: dict[str, Any], receipt: int, reason: str) -> Event:
         kind = values["Type"]
         event_id = values.get("EventId")
-        moment = values.get("Timestamp") or receipt
+        moment = self._schema.time_of(values, receipt)
         website, page = values["Url"]
         invalid = None
         if reason or self._excluded_users:

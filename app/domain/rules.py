@@ -1,9 +1,10 @@
 """The rules that the fields of an event obey, as a schema."""
 
 import math
+import re
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_schema
@@ -18,6 +19,10 @@ MAX_FIELD_BYTES = 6 * MAX_URL_LENGTH + 2
 
 MAX_AGE_MS = 35 * 24 * 3_600_000
 MAX_AHEAD_MS = 24 * 3_600_000
+MAX_SKEW_MS = 60_000
+"""By more than so much a client's clock is wrong, and not its post on the way."""
+
+_LEAP_SECOND = re.compile(r"(.*[T ]\d\d:\d\d:)60(.*)")
 
 _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES.values()}
 
@@ -91,26 +96,29 @@ class _Moment(fields.Field[int]):
 
     def convert(self, value: Any) -> int:
         if isinstance(value, str):
-            try:
-                moment = datetime.fromisoformat(value)
-                # It takes any letter there; RFC 3339 has these.
-                if not {"T", "t", " "} & set(value):
-                    raise ValueError(value)
-                if moment.tzinfo is None:
-                    raise ValidationError("The time zone is missing.")
-                milliseconds = moment.timestamp() * 1000
-            except (ValueError, OverflowError) as error:
-                raise ValidationError("Not a valid ISO 8601 time.") from error
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            milliseconds = value
-        else:
+            return math.floor(_moment(value).timestamp() * 1000)
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValidationError("Not an ISO 8601 time or milliseconds since the epoch.")
-        now = self.parent.now_ms()  # type: ignore[union-attr]
-        if not milliseconds <= now + MAX_AHEAD_MS:  # unlike >, true for NaN
-            raise ValidationError("More than 24 hours ahead.")
-        if milliseconds < now - MAX_AGE_MS:
-            raise ValidationError("More than 35 days back.")
-        return math.floor(milliseconds)
+        try:
+            return math.floor(value)
+        except (ValueError, OverflowError) as error:  # NaN and infinity
+            raise ValidationError("Not a number of milliseconds.") from error
+
+
+def _moment(text: str) -> datetime:
+    """What an ISO 8601 time says, also as RFC 3339 writes it: t and z, and the leap second 60."""
+    text = text.upper()
+    leap = _LEAP_SECOND.fullmatch(text)
+    try:
+        moment = datetime.fromisoformat(f"{leap[1]}59{leap[2]}" if leap else text)
+        # It takes any letter there; these two are the standards'.
+        if not {"T", " "} & set(text):
+            raise ValueError(text)
+        if moment.tzinfo is None:
+            raise ValidationError("The time zone is missing.")
+        return moment.astimezone(UTC) + timedelta(seconds=1 if leap else 0)
+    except (ValueError, OverflowError) as error:
+        raise ValidationError("Not a valid ISO 8601 time.") from error
 
 
 class _EventId(fields.String):
@@ -183,7 +191,11 @@ class EventSchema(Schema):
         _Meta,
         data_key="Meta",
         allow_none=True,
-        metadata={"description": "Required for AdImpression and AdClick."},
+        metadata={
+            "description": "Required for AdImpression and AdClick. A server that posts for others "
+            "with a write key may tell its visitor's UserAgent and Address, which only tell "
+            "invalid traffic and are not kept."
+        },
     )
     EventId = _EventId(
         allow_none=True,
@@ -198,6 +210,14 @@ class EventSchema(Schema):
             "at most 24 hours ahead and 35 days back.",
         },
     )
+    SentAt = _Moment(
+        allow_none=True,
+        metadata={
+            "type": ["string", "number", "null"],
+            "description": "What your clock says as you send this, in the same forms. Where it is "
+            "wrong by more than a minute, so is Timestamp, which is corrected by as much.",
+        },
+    )
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         super().__init__(many=True)
@@ -207,8 +227,30 @@ class EventSchema(Schema):
         """Milliseconds since the epoch."""
         return int(self._clock() * 1000)
 
+    def time_of(self, values: dict[str, Any], receipt: int) -> int:
+        """When an event happened, given its valid fields and when it came in; in milliseconds.
+
+        Raises ValidationError, for Timestamp, where that is too long ago, or ahead.
+        """
+        time, sent = values.get("Timestamp"), values.get("SentAt")
+        if time is None:
+            return receipt
+        if sent is not None and abs(receipt - sent) > MAX_SKEW_MS:
+            time = min(time + receipt - sent, receipt)
+        now = self.now_ms()
+        if time > now + MAX_AHEAD_MS:
+            raise ValidationError("More than 24 hours ahead.", "Timestamp")
+        if time < now - MAX_AGE_MS:
+            raise ValidationError("More than 35 days back.", "Timestamp")
+        return int(time)
+
+    @validates_schema(skip_on_field_errors=False)
+    def happened_lately(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError if the time of one that comes in now is none to be counted."""
+        self.time_of(data, self.now_ms())
+
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def names_user_and_ad(self, data: dict[str, Any], original: Any, **_: Any) -> None:
-        """Raise ValidationError where the kind in `data` needs what the event as sent lacks."""
+        """Raise ValidationError if the kind in `data` needs what the event as sent lacks."""
         if absent := absent_fields(data.get("Type"), original):
             raise ValidationError({"Meta": dict.fromkeys(absent, MISSING)})

@@ -18,7 +18,12 @@ _HOST_AND_PORT = re.compile(
     r"(?!(https?|tel|sms|javascript|data|mailto|view-source|about|file|blob):)[^/?#:]+:\d+([/?#]|$)",
     re.IGNORECASE,
 )
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\\\s]+", re.IGNORECASE)
 _CONTROLS_AND_SPACE = "".join(map(chr, range(0x21)))
+_INVISIBLE = "".join(
+    map(chr, (0xA0, 0xAD, *range(0x200B, 0x2010), *range(0x2028, 0x202F), 0x2060, 0xFEFF))
+)
+"""What comes along unseen where an address is copied or read from a file."""
 
 # IDNA makes one letter of at most four characters (UAX #15, "Maximum Expansion Factors").
 _MAX_UNMAPPED_HOST = 4 * MAX_HOST_BYTES
@@ -26,8 +31,8 @@ _MAX_UNMAPPED_HOST = 4 * MAX_HOST_BYTES
 _MAX_UNMAPPED_LABELS = (MAX_HOST_BYTES + 1) // 8
 # Each stands for a phrase of up to 18 letters with spaces, which no host has.
 _PHRASES = "\ufdfa", "\ufdfb", "%EF%B7%BA", "%EF%B7%BB"
-_NO_HOSTS = frozenset({"undefined", "null", "nan"})
-"""What scripts write where they have none."""
+_NO_HOSTS = frozenset({"undefined", "null", "nan", "http", "https"})
+"""What scripts write where they have none, and what is left of a scheme that is written wrong."""
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HEX_DIGITS = "0123456789ABCDEFabcdef"
@@ -61,6 +66,27 @@ def website_and_page(url: str) -> tuple[str, str]:
     return found
 
 
+def origin_of(text: str) -> str:
+    """An origin as browsers send it (RFC 6454, section 6.2), given without a path.
+
+    The host of http and https is brought to ASCII and small letters, the scheme's own port dropped.
+    Raises ValueError.
+    """
+    if "*" in text:
+        raise ValueError("Must name each origin; * is not understood.")
+    if text == "null":
+        return text
+    wrong = f"Not an origin such as https://site1.com: {text!r}."
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError(wrong)
+    if not text.lower().startswith(("http:", "https:")):
+        return text.lower()  # an extension's, an app's
+    try:
+        return can_ada.parse(text).origin
+    except ValueError as error:
+        raise ValueError(wrong) from error
+
+
 def is_among(website: str, names: Collection[str]) -> bool:
     """Whether these names hold a website. `*.site1.com` holds site1.com and all its subdomains."""
     return website in names or any(
@@ -79,7 +105,7 @@ def _read(url: str) -> tuple[str, str] | str:
 
 def _parsed(url: str) -> tuple[str, str]:
     # The standard has a parser drop these first; here it decides whether there is a scheme.
-    url = url.strip(_CONTROLS_AND_SPACE)
+    url = url.strip(_CONTROLS_AND_SPACE + _INVISIBLE)
     for dropped in "\t\n\r":
         url = url.replace(dropped, "")
     scheme = _SCHEME.match(url)
@@ -109,7 +135,7 @@ def _parsed(url: str) -> tuple[str, str]:
 
 
 def _check_host(url: str) -> None:
-    """Raise ValueError where the host can't be one, before IDNA takes long to find that out."""
+    """Raise ValueError if the host can't be one, before IDNA takes long to find that out."""
     if len(url) <= MAX_LABEL_BYTES and url.isascii():
         return
     authority = url.partition(":")[2].lstrip("/\\")

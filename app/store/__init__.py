@@ -1,1 +1,1 @@
-"""What is kept in MongoDB, and how a batch of events is applied to it exactly once."""
+"""What is kept in MongoDB, and every transaction on it. Nothing here knows Redis or HTTP."""

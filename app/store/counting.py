@@ -1,10 +1,11 @@
 """Applying batches: one transaction that holds their ledger entries and all that they count."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -14,8 +15,8 @@ from pymongo import ReplaceOne
 from app.domain.calendar import day_of
 from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Collision, Event, PageView
-from app.domain.traffic import REPEAT
-from app.store import folding, histories, ledger, migrations
+from app.domain.invalid_traffic import REPEAT
+from app.store import clock, folding, histories, ledger, migrations
 from app.store.connection import Session, collection, deadline, transaction
 from app.store.documents import (
     ALL_WEBSITES,
@@ -27,13 +28,11 @@ from app.store.documents import (
     MonthCounts,
     PageViews,
 )
-from app.store.ledger import Entry, Piece
+from app.store.ledger import Piece
 from app.store.visitors import KnownVisitors
 
 APPLY_SECONDS = 20.0
 """How long batches may take, the wait for a database that is away included."""
-PIECE_NAME = re.compile(r"(.+):(\d+)-(\d+)")
-"""What a counted piece is called that is not a whole batch: batch, positions from and to before."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +77,20 @@ class Applied(NamedTuple):
     changes: Changes
     """What these events add to the documents of each kind."""
     counted: Sequence[CountedPiece]
-    """For the archive, if there is one: what was new in these batches, now or before."""
+    """For an archive or a mirror, if there is one: the events that were counted."""
     collisions: Sequence[Collision]
-    """Those of these batches, found now or before."""
+    """Those that were found."""
 
 
-Along = Callable[[Session, Mapping[type[Event], Applied]], None]
+AlsoWrite = Callable[[Session, Mapping[type[Event], Applied]], None]
 """Writes in the transaction that applied this, after it."""
 
 
 class Counting:
     """Applies batches, for one process. It remembers visitors, to spare looking them up.
 
-    `timezone` decides the day of a hit that only repeats another. With `archives` it also finds
-    out which events were new in batches that come again. With `hashed_monthly` a user has another
+    `timezone` decides the day of a hit that only repeats another. With `archives` it also says
+    which events counted. With `hashed_monthly` a user has another
     hash in each month, by which an event that comes again is not told from another.
     """
 
@@ -123,17 +122,17 @@ class Counting:
     def apply_pieces(
         self,
         pieces: Mapping[type[Event], Sequence[Piece]],
-        along: Along | None = None,
+        also_write: AlsoWrite | None = None,
     ) -> dict[type[Event], Applied]:
         """Count what is not done yet of these pieces of batches, all or none, in one transaction.
 
-        At most one piece of a batch is given. `along` writes in this transaction too, after them;
-        it may be called again, where all is. Reports hold the events once they are folded
-        (`app.store.folding`).
+        At most one piece of a batch is given. `also_write` writes in this transaction too, after
+        them; if the transaction is tried again, it is called again. Reports hold the events once
+        they are folded (`app.store.folding`).
 
-        Raises TransactionTooLarge where they are to be counted in parts. Raises Unavailable where
-        the database is away or of another release (`migrations.prepare`), and DeadlineMissed where
-        it took too long: nothing was changed then, or the same may be applied again without harm.
+        Raises TransactionTooLarge if they are to be counted in parts, Unavailable if the database
+        is away or of another release (`migrations.prepare`), and DeadlineMissed if it took too
+        long. Then nothing was changed, or the same pieces may be applied again without harm.
         """
         tries = 0
         new_events: dict[type[Event], list[Event]] = {}
@@ -144,8 +143,8 @@ class Counting:
             applied = {}
             for kind, of_kind in pieces.items():
                 applied[kind], new_events[kind] = self._apply(kind, of_kind, session, tries - 1)
-            if along:
-                along(session, applied)
+            if also_write:
+                also_write(session, applied)
             return applied
 
         with deadline(APPLY_SECONDS):
@@ -164,7 +163,6 @@ class Counting:
             entry = ledger.entries([piece.batch], session)[piece.batch]
             for part in entry.missing(piece):
                 entry.add(part)
-                entry.repeats += range(*part.span)
             ledger.write([entry], session)
 
         with deadline(APPLY_SECONDS):
@@ -193,17 +191,10 @@ class Counting:
             [part.events[place - part.start] for part, place in brought],
             session,
             with_user=not self._hashed_monthly,
-            seen_events=self._seen_until is not None and self._seen_until > datetime.now(UTC),
+            seen_events=self._seen_until is not None and self._seen_until > clock.earliest(),
         )
         for part in fresh:
             entries[part.batch].add(part)
-        for number in claims.collisions:
-            part, place = brought[number]
-            entries[part.batch].collisions.append(place)
-        if self._archives:
-            for number in (*claims.repeats, *claims.collisions):
-                part, place = brought[number]
-                entries[part.batch].repeats.append(place)
         ledger.write([entries[part.batch] for part in fresh], session)
         events = [
             part.events[place - part.start] for part, place in map(brought.__getitem__, claims.new)
@@ -212,18 +203,21 @@ class Counting:
         if events:
             valid = [event for event in events if event.invalid is None]
             changes = _with_filtered(events, self._appliers[kind](valid, session))
-            folding.record(kind.__name__, changes, session)
+            late = all(piece.late for piece in pieces)
+            folding.record(kind.__name__, changes, session, late=late)
+        new = [brought[number] for number in claims.new] if self._archives else []
         counted = [
-            found
-            for piece in pieces
-            if self._archives and piece.whole
-            for found in _counted(piece, entries[piece.batch])
+            CountedPiece(
+                part.name,
+                part.batch,
+                {place: part.events[place - part.start] for _, place in of_part},
+            )
+            for part, of_part in groupby(new, key=itemgetter(0))
         ]
+        collided = [brought[number] for number in claims.collisions]
         collisions = [
-            Collision(piece.batch, place, piece.events[place])
-            for piece in pieces
-            if piece.whole
-            for place in entries[piece.batch].collisions
+            Collision(part.batch, place, part.events[place - part.start])
+            for part, place in collided
         ]
         applied = Applied(
             len({part.batch for part in fresh}),
@@ -300,7 +294,7 @@ class Counting:
         if changed:
             collection(HitTally).bulk_write(changed, ordered=False, session=session)
         hits_by_ad = Counter((event.website, event.ad_id) for event in events)
-        filtered: Counter[folding.Parts] = Counter()
+        filtered: Counter[folding.KeyParts] = Counter()
         for repeat, number in repeats.items():
             hits_by_ad[repeat.website, repeat.ad_id] -= number
             day = day_of(repeat.time, self._timezone)
@@ -324,20 +318,3 @@ def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:
     apart = {parts: [number] for parts, number in filtered.items()}
     every = {**changes, Filtered: {**changes.get(Filtered, {}), **apart}}
     return {document: added for document, added in every.items() if added}
-
-
-def _counted(batch: Piece, entry: Entry) -> list[CountedPiece]:
-    """What counted of a batch, in the pieces in which it was counted."""
-    left_out = set(entry.repeats)
-    return [
-        CountedPiece(
-            piece.batch if piece.whole else f"{piece.batch}:{piece.start}-{piece.span[1]}",
-            piece.batch,
-            {
-                place: event
-                for place, event in enumerate(piece.events, piece.start)
-                if place not in left_out
-            },
-        )
-        for piece in entry.done(batch)
-    ]

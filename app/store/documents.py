@@ -226,16 +226,13 @@ class HitTally(Document):
 class AppliedBatch(Document):
     """The ledger: a batch that has been applied. Key: its id.
 
-    `pieces` is there where it was counted in pieces: a JSON list of the positions that are done,
+    `pieces` is there when it was counted in pieces: a JSON list of the positions that are done,
     from and to before, in the order in which they were counted. Without it the whole batch is done.
-    `repeats` is there for an archive: a JSON list of the positions of its events that did not
-    count. `collisions`, likewise, are those of events with the id of another event.
+    Releases before 0.3 also wrote `repeats` and `collisions`, which nothing reads any more.
     """
 
     key = StringField(primary_key=True)
     pieces = BinaryField()
-    repeats = BinaryField()
-    collisions = BinaryField()
     meta: ClassVar[dict[str, Any]] = {"collection": "applied_batches"}
 
 
@@ -286,7 +283,7 @@ class ConsumedOffset(Document):
 
 
 class Outgoing(Document):
-    """What a group counted of a batch from a Kafka topic, until it is archived and mirrored.
+    """What was counted of a batch, until it is archived and mirrored.
 
     `events`, as JSON, are those that counted, `positions` where they stand in the batch, and
     `piece` is the id of what was counted at once. With `collides` they are events that did not
@@ -296,7 +293,7 @@ class Outgoing(Document):
 
     key = StringField(primary_key=True)
     consumer = StringField(required=True)
-    """Topic and group."""
+    """Where it came from: "journal", or a Kafka topic and group."""
     queue = StringField(required=True)
     piece = StringField()
     batch = StringField()
@@ -310,7 +307,8 @@ class Schema(Document):
     """The version of this database: how many of `app.store.migrations` it has been through.
 
     The document with the key "seen_events" says until when these need be looked at, and that with
-    the key "forgotten" has another version whenever users were forgotten.
+    the key "forgotten" has another version whenever users were forgotten. The one with the key
+    "check" is written to see whether the database takes writes.
     """
 
     key = StringField(primary_key=True)

@@ -5,3 +5,7 @@ from app.errors import EventstreamError
 
 class TransactionTooLarge(EventstreamError):
     """These events are too many for one transaction. Nothing was changed: count them in parts."""
+
+
+class NewerDatabase(EventstreamError):
+    """A newer release has prepared this database. Nothing was changed."""

@@ -42,14 +42,20 @@ FOLD_SECONDS = 20.0
 CALL_SECONDS = 10.0
 """After so long no further transaction begins: whoever folds has other work too."""
 DOCUMENTS_AT_ONCE = 5_000
+LATE_SECONDS = 2.0
+LATE_AT_ONCE = DOCUMENTS_AT_ONCE // 5
+"""So long, and so many documents, for late events: what comes meanwhile is to be folded soon."""
+LATE = " late"
+"""What the kind of a change has behind it that late events left: those of senders that brought more
+than their share (`app.shares`)."""
 BYTES_AT_ONCE = 4_000_000
 KEYS_AT_ONCE = 500
 """A page has up to 24 kB, and what asks for these keys must not be larger than a document."""
 WRITE_CONFLICT = 112
 TRANSACTION_TOO_LARGE_FOR_CACHE = 388
 
-Parts = tuple[str, ...]
-Added = Mapping[Parts, list[int]]
+KeyParts = tuple[str, ...]
+Added = Mapping[KeyParts, list[int]]
 """What is added to the counts of documents, by the parts of their keys."""
 
 
@@ -65,8 +71,8 @@ class Counters:
     """
 
     document: type[Document]
-    names: Parts
-    counts: Parts
+    names: KeyParts
+    counts: KeyParts
     texts: Callable[[Any], Texts] = lambda _: {}
 
 
@@ -123,14 +129,18 @@ _COUNTERS = {
 _BY_NAME = {document.__name__: document for document in _COUNTERS}
 
 
-def record(kind: str, added: Mapping[type[Document], Added], session: Session) -> None:
-    """Leave what is to be added to counters, for events of this kind."""
+def record(
+    kind: str, added: Mapping[type[Document], Added], session: Session, *, late: bool = False
+) -> None:
+    """Leave what is to be added to counters, for events of this kind; for late ones it is folded
+    after the others.
+    """
     rows = [
         (document.__name__, [*parts, *counts])
         for document, of_document in added.items()
         for parts, counts in of_document.items()
     ]
-    _leave(kind, rows, session)
+    _leave(kind + LATE * late, rows, session)
 
 
 def _leave(kind: str, rows: list[tuple[str, list[Any]]], session: Session) -> None:
@@ -156,14 +166,20 @@ def fold(kind: str, older_than: datetime | None = None) -> bool:
     """Add what was recorded for events of this kind, before `older_than` or ever, to its counters.
 
     Returns whether all of it is in the counters. It is not where another process is at work on it,
-    or where CALL_SECONDS were not enough. Raises Unavailable where the database is away; all is
-    folded once, then or later.
+    or where CALL_SECONDS were not enough, or LATE_SECONDS for late events, which come last. Raises
+    Unavailable where the database is away; all is folded once, then or later.
     """
-    until = time.monotonic() + CALL_SECONDS
-    recorded: dict[str, Any] = {"kind": kind}
+    recorded: dict[str, Any] = {}
     if older_than is not None:
         recorded["_id"] = {"$lt": ObjectId.from_datetime(older_than)}
-    most = DOCUMENTS_AT_ONCE
+    return _fold({"kind": kind, **recorded}, CALL_SECONDS, DOCUMENTS_AT_ONCE) and _fold(
+        {"kind": kind + LATE, **recorded}, LATE_SECONDS, LATE_AT_ONCE
+    )
+
+
+def _fold(recorded: Mapping[str, Any], seconds: float, most: int) -> bool:
+    """Fold the changes that this query finds; whether that was all of them."""
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         with deadline(FOLD_SECONDS):
             try:
@@ -186,7 +202,7 @@ class _AnotherFolds(Exception):
 def _may_pass(error: OperationFailure) -> bool:
     """Whether the transaction may succeed if it is tried again, or a smaller one in its place.
 
-    Its changes are deleted in it, so it adds nothing twice even where it was committed unknown to
+    Its changes are deleted in it, so it adds nothing twice even if it was committed unknown to
     us. By https://www.mongodb.com/docs/manual/core/transactions-in-applications/.
     """
     return (
@@ -218,7 +234,7 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
     DOCUMENTS_AT_ONCE it is at most so many; a change that has more is cut in two instead.
     """
     taken: list[Any] = []
-    sums: dict[type[Document], dict[Parts, list[int]]] = defaultdict(dict)
+    sums: dict[type[Document], dict[KeyParts, list[int]]] = defaultdict(dict)
     documents = size = 0
     for change in collection(Change).find(recorded, session=session):
         if change.get("shape", 1) > SHAPE:
@@ -268,7 +284,7 @@ def _cut(change: Mapping[str, Any], session: Session) -> None:
     _leave(change["kind"], rows[middle:], session)
 
 
-def _sum_up(counters: Counters, rows: Iterable[list[Any]], sums: dict[Parts, list[int]]) -> None:
+def _sum_up(counters: Counters, rows: Iterable[list[Any]], sums: dict[KeyParts, list[int]]) -> None:
     names = len(counters.names)
     for row in rows:
         parts, counts = tuple(row[:names]), row[names:]
@@ -276,9 +292,9 @@ def _sum_up(counters: Counters, rows: Iterable[list[Any]], sums: dict[Parts, lis
         sums[parts] = counts if known is None else list(map(add, known, counts))
 
 
-def _totals(views: Added) -> dict[type[Document], dict[Parts, list[int]]]:
-    pages: defaultdict[Parts, list[int]] = defaultdict(lambda: [0])
-    days: defaultdict[Parts, list[int]] = defaultdict(lambda: [0])
+def _totals(views: Added) -> dict[type[Document], dict[KeyParts, list[int]]]:
+    pages: defaultdict[KeyParts, list[int]] = defaultdict(lambda: [0])
+    days: defaultdict[KeyParts, list[int]] = defaultdict(lambda: [0])
     for (website, day, page), (number,) in views.items():
         pages[website, page][0] += number
         days[website, day][0] += number
@@ -286,8 +302,8 @@ def _totals(views: Added) -> dict[type[Document], dict[Parts, list[int]]]:
     return {PageTotals: pages, DayTotals: days}
 
 
-def _click_totals(clicks: Added) -> dict[Parts, list[int]]:
-    totals: defaultdict[Parts, list[int]] = defaultdict(lambda: [0, 0])
+def _click_totals(clicks: Added) -> dict[KeyParts, list[int]]:
+    totals: defaultdict[KeyParts, list[int]] = defaultdict(lambda: [0, 0])
     for (website, _), counts in clicks.items():
         for of in (website, ALL_WEBSITES):
             totals[of,] = list(map(add, totals[of,], counts))

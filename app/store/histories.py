@@ -52,7 +52,7 @@ def unpack(row: Mapping[str, Any]) -> Tally:
 def read(owners: Iterable[str], session: Session) -> dict[str, Mapping[str, Any]]:
     """The rows of HitTally of these owners, by key, of those that have one; still packed.
 
-    Raises TransactionTooLarge where they are more than READ_BYTES together, and Unavailable where
+    Raises TransactionTooLarge if they are more than READ_BYTES together, and Unavailable if
     one was written by a newer release.
     """
     rows: dict[str, Mapping[str, Any]] = {}

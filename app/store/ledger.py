@@ -1,9 +1,10 @@
 """What has been counted already: batches by their id, and events by the id their sender gave."""
 
+import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from pymongo import UpdateOne
 
 from app.domain.event_ids import claim_of, content_of
 from app.domain.events import Event
+from app.store import clock
 from app.store.connection import Session, collection, deadline, transaction
 from app.store.documents import (
     LEDGER_SECONDS,
@@ -33,6 +35,9 @@ SEEN_EVENTS = {"_id": "seen_events"}
 _DOCUMENTS = {"batches": AppliedBatch, "claims": Claim, "events": SeenEvent}
 _KEPT_SECONDS = {"batches": LEDGER_SECONDS, "claims": SEEN_SECONDS}
 
+PIECE_NAME = re.compile(r"(.+):(\d+)-(\d+)")
+"""The name of a piece that is not a whole batch: batch, positions from and to before."""
+
 Span = tuple[int, int]
 """Positions in a batch: from the first to before the second."""
 
@@ -40,25 +45,32 @@ Span = tuple[int, int]
 class Piece(NamedTuple):
     """Consecutive events of a batch, the first of them at position `start`; often all of it.
 
-    None stands for an event that is not to be counted.
+    None stands for an event that is not to be counted. Those of a `late` one are in the reports
+    after those of others.
     """
 
     batch: str
     events: Sequence[Any]
     start: int = 0
     whole: bool = True
+    late: bool = False
 
     @property
     def span(self) -> Span:
         """The positions of its events."""
         return self.start, self.start + len(self.events)
 
+    @property
+    def name(self) -> str:
+        """The batch's id, or one of its own if it is not the whole batch; each time the same."""
+        return self.batch if self.whole else f"{self.batch}:{self.start}-{self.span[1]}"
+
     def cut(self, start: int, stop: int) -> "Piece":
         """The part of it at these positions of the batch."""
         if (start, stop) == self.span:
             return self
         events = self.events[start - self.start : stop - self.start]
-        return Piece(self.batch, events, start, whole=False)
+        return self._replace(events=events, start=start, whole=False)
 
     def to_count(self) -> "list[Piece]":
         """The parts of it that hold no None."""
@@ -73,16 +85,14 @@ class Piece(NamedTuple):
 
 @dataclass
 class Entry:
-    """What the ledger knows of a batch: which positions are done, and which of these not counted.
+    """What the ledger knows of a batch: which positions are done.
 
-    `spans` are None where the whole batch is done.
+    `spans` are None if the whole batch is done.
     """
 
     batch: str
     is_new: bool = True
     spans: list[Span] | None = field(default_factory=list)
-    repeats: list[int] = field(default_factory=list)
-    collisions: list[int] = field(default_factory=list)
 
     def missing(self, piece: Piece) -> list[Piece]:
         """The parts of a piece of this batch that are not done."""
@@ -103,16 +113,10 @@ class Entry:
         elif self.spans is not None:
             self.spans.append(piece.span)
 
-    def done(self, batch: Piece) -> list[Piece]:
-        """The whole batch, in the pieces in which it was counted."""
-        return [batch] if self.spans is None else [batch.cut(*span) for span in self.spans]
-
     def document(self) -> dict[str, Any]:
         """Its row in the ledger."""
-        lists = {"pieces": self.spans, "repeats": self.repeats, "collisions": self.collisions}
-        return {"_id": self.batch} | {
-            name: msgspec.json.encode(found) for name, found in lists.items() if found
-        }
+        pieces = {"pieces": msgspec.json.encode(self.spans)} if self.spans else {}
+        return {"_id": self.batch, **pieces}
 
 
 class Claims(NamedTuple):
@@ -131,8 +135,6 @@ def entries(batches: Collection[str], session: Session) -> dict[str, Entry]:
             row["_id"],
             False,
             msgspec.json.decode(row["pieces"], type=list[Span]) if "pieces" in row else None,
-            msgspec.json.decode(row.get("repeats", b"[]")),
-            msgspec.json.decode(row.get("collisions", b"[]")),
         )
         for row in (found if batches else ())
     }
@@ -201,7 +203,7 @@ def expire(now: datetime) -> int:
     """Drop what is older than it need be known at `now` (with a zone); how many entries.
 
     Stops after EXPIRE_SECONDS, to go on the next time. No TTL index does this: the embedded
-    database would stand still while it looks for what expired. Raises Unavailable where the
+    database would stand still while it looks for what expired. Raises Unavailable if the
     database is away.
     """
     dropped = 0
@@ -242,7 +244,7 @@ def _remember(of: str, documents: Sequence[Mapping[str, Any]], session: Session)
     if not documents:
         return
     collection(_DOCUMENTS[of]).insert_many(documents, ordered=False, session=session)
-    at = datetime.now(UTC) + timedelta(seconds=_KEPT_SECONDS[of])
+    at = clock.latest() + timedelta(seconds=_KEPT_SECONDS[of])
     keys = [document["_id"] for document in documents]
     collection(Expiry).insert_many(
         [

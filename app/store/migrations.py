@@ -1,14 +1,13 @@
 """The schema: which version a database is of, and the steps that bring it to this release's.
 
 Its version is how many of MIGRATIONS it has been through. A step is safe while workers of this
-release and the one before run, and changes nothing where it is run again: one that was broken off
+release and the one before run, and changes nothing when it is run again: one that was broken off
 is made up for by the next `migrate`. Whatever changes a document or an index adds a step.
 """
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +16,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.domain.calendar import day_of
 from app.errors import Unavailable
-from app.store import ledger
+from app.store import clock, ledger
 from app.store.connection import (
     Session,
     collection,
@@ -38,6 +37,7 @@ from app.store.documents import (
     SeenEvent,
     key,
 )
+from app.store.errors import NewerDatabase
 
 PREPARE_SECONDS = 20.0
 START_SECONDS = 2.0
@@ -58,7 +58,7 @@ class Step(NamedTuple):
 def prepare() -> None:
     """Make the database this release's if it is empty.
 
-    Raises Unavailable where it is away or of another release's schema; the text says what to do.
+    Raises Unavailable if it is away or of another release's schema; the text says what to do.
     """
     with deadline(PREPARE_SECONDS):
         version = _version()
@@ -69,7 +69,7 @@ def prepare() -> None:
 def migrate(say: Callable[[str], None]) -> None:
     """Bring the database to this release's schema, and say what each step did.
 
-    Raises Unavailable where it is away or of a newer release.
+    Raises Unavailable if it is away or of a newer release.
     """
     with deadline(PREPARE_SECONDS):
         version = _version()
@@ -83,13 +83,13 @@ def migrate(say: Callable[[str], None]) -> None:
 
 
 def version() -> int:
-    """The version of the database. Raises Unavailable where it is away."""
+    """The version of the database. Raises Unavailable if it is away."""
     with deadline(PREPARE_SECONDS):
         return _version()
 
 
-def stop_if_newer(url: str) -> None:
-    """End this process with a sentence where the database at this URL is of a newer release.
+def refuse_newer(url: str) -> None:
+    """Raise NewerDatabase if the database at this URL is of a newer release.
 
     One that is away is no hindrance: what is accepted waits for it. To be called before any fork.
     """
@@ -102,7 +102,7 @@ def stop_if_newer(url: str) -> None:
     finally:
         disconnect()
     if found is not None and found > len(MIGRATIONS):
-        sys.exit(_sentence(found))
+        raise NewerDatabase(_sentence(found))
 
 
 def is_empty() -> bool:
@@ -210,11 +210,16 @@ def _limit_seen_events() -> int:
     with deadline(CHUNK_SECONDS):
         if collection(SeenEvent).find_one({}, {"_id": 1}) is None:
             return 0
-        until = datetime.now(UTC) + timedelta(seconds=SEEN_SECONDS)
+        until = clock.latest() + timedelta(seconds=SEEN_SECONDS)
         collection(Schema).update_one(
             ledger.SEEN_EVENTS, {"$setOnInsert": {"until": until}}, upsert=True
         )
     return 1
+
+
+def _begin_outbox() -> int:
+    """Change nothing; but workers of 0.2, which know no outbox, stop counting."""
+    return 0
 
 
 MIGRATIONS = (
@@ -222,4 +227,5 @@ MIGRATIONS = (
     Step("the last day of click histories", _date_click_histories),
     Step("clicks of each website", _sum_up_clicks),
     Step("event ids of each website", _limit_seen_events),
+    Step("an outbox for the archive and the mirror", _begin_outbox),
 )

@@ -49,7 +49,7 @@ def due(now: datetime) -> list[str]:
 
     Due is a month that has come to its provisional or final stage without such a report, however
     long ago, and one whose report no longer holds what was counted, as a late event does.
-    Raises Unavailable where the database is away.
+    Raises Unavailable if the database is away.
     """
     with deadline(FIND_SECONDS):
         return [month for month in _months_until(month_of(now)) if _is_due(month, now)]

@@ -1,11 +1,13 @@
 """The reports: pages of rows, sorted by count. All that one of them reads is of one moment."""
 
 import base64
+import heapq
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
+from operator import itemgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -24,6 +26,7 @@ from app.store.documents import (
     PageViews,
     key,
     quoted,
+    rank,
     shown,
 )
 
@@ -31,6 +34,11 @@ MAX_LIMIT = 1_000
 DEFAULT_LIMIT = 100
 REPORT_SECONDS = 10.0
 MAX_CURSOR_BYTES = 65_536
+FEW_VIEWS = 5_000
+"""Rows of so many views, which are no more, are summed up at once."""
+PAGES_AT_ONCE = 1_000
+KEYS_AT_ONCE = 500
+MAX_KEYS = 50_000
 
 Row = dict[str, Any]
 _Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
@@ -58,14 +66,80 @@ def page_views(
 ) -> Report:
     """Rows of website, page and views, most viewed first, over the days from `first` to `last`.
 
-    Like all here, raises InvalidRequest for a bad cursor, Unavailable where the database is away.
+    Like all here, raises InvalidRequest for a bad cursor, Unavailable if the database is away.
     """
     columns = ("website", "page", "views")
     if first or last:
-        return _summed(page, columns, PageViews, website, on_days(first, last))
+        days = on_days(first, last)
+        found = _by_totals(page, columns, website, days)
+        return found or _summed(page, columns, PageViews, website, days)
     if website is not None:
         return _ranked(page, columns, PageTotals, "website_rank", website)
     return _ranked(page, columns, PageTotals)
+
+
+def _by_totals(
+    page: Page, columns: tuple[str, ...], website: str | None, days: Row
+) -> Report | None:
+    """The most viewed pages of these days, found without summing up all that were viewed then.
+
+    None has more views than on all days together. So pages are looked at in the order of those,
+    until none that follows can come before the rows found. (Fagin, Lotem and Naor, "Optimal
+    aggregation algorithms for middleware", 2003.) None if there are few views to sum up, or
+    MAX_KEYS were looked up and did not suffice.
+    """
+    after = "" if page.cursor is None else _place(website, _after(page.cursor, 2))
+    field = "rank" if website is None else "website_rank"
+    best: list[tuple[str, Row]] = []
+    keys = 0
+    with snapshot(REPORT_SECONDS) as session:
+        views = _views_by_day(website, days, session)
+        if sum(views.values()) <= FEW_VIEWS:
+            return None
+        bounds = {"$gt": ""} if website is None else _within(website)
+        while True:
+            totals = collection(PageTotals).find({field: bounds}, session=session).sort(field, 1)
+            # With a limit, and one more than is looked at: each question is dear.
+            *some, following = [*totals.limit(PAGES_AT_ONCE + 1), None][: PAGES_AT_ONCE + 1]
+            keys += len(some) * len(views)
+            if keys > MAX_KEYS:
+                return None
+            rows = [
+                (_place(website, (number, of)), dict(zip(columns, (*of, number), strict=True)))
+                for of, number in _views_on(some, list(views), session).items()
+                if number > 0
+            ]
+            later = [row for row in rows if row[0] > after]
+            best = heapq.nsmallest(page.limit + 1, best + later, key=itemgetter(0))
+            is_whole = len(best) > page.limit
+            if following is None or (is_whole and best[page.limit][0] <= following[field]):
+                break
+            bounds = {**bounds, "$gt": some[-1][field]}
+    found = [row for _, row in best]
+    return _report(page, columns, found, lambda row: [row["views"], [row["website"], row["page"]]])
+
+
+def _place(website: str | None, row: tuple[int, tuple[str, ...]]) -> str:
+    """The rank of a page with so many views, among those of a website or of all."""
+    number, (of, path) = row
+    return rank(number, of, path) if website is None else rank(of, number, path)
+
+
+def _views_by_day(website: str | None, days: Row, session: Session) -> dict[str, int]:
+    """The views of those of these days on which there were any."""
+    query = {"website_day": of_website(website or ALL_WEBSITES, days)}
+    return {row["day"]: row["views"] for row in collection(DayTotals).find(query, session=session)}
+
+
+def _views_on(pages: list[Row], dates: list[str], session: Session) -> Counter[tuple[str, str]]:
+    """The views of these pages on some days."""
+    keys = [key(row["website"], day, row["page"]) for row in pages for day in dates]
+    views: Counter[tuple[str, str]] = Counter()
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        query = {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}
+        for row in collection(PageViews).find(query, session=session):
+            views[row["website"], row["page"]] += row["views"]
+    return views
 
 
 def filtered(
@@ -92,9 +166,7 @@ def _summed(
         {"$match": {count: {"$gt": 0}}},
     ]
     if page.cursor is not None:
-        number, after = _decode(page.cursor, tuple[_Count, tuple[str, ...]])
-        if len(after) != len(names):
-            raise InvalidRequest({"cursor": ["Not a cursor of this report."]})
+        number, after = _after(page.cursor, len(names))
         given = dict(zip(names, after, strict=True))
         later: list[Row] = [{count: {"$lt": number}}]
         for place, name in enumerate(names):
@@ -220,13 +292,18 @@ def _ranked(
     A cursor is the rank of the last row given, so that the next page starts right after it,
     whatever was counted in between.
     """
-    bounds = {"$gt": ""} if within is None else {"$gt": key(within, ""), "$lt": key(within, "~")}
+    bounds = {"$gt": ""} if within is None else _within(within)
     if page.cursor is not None:
         bounds["$gt"] = max(bounds["$gt"], _decode(page.cursor, str))
     with snapshot(REPORT_SECONDS) as session:
         found = collection(document).find({field: bounds}, session=session).sort(field, 1)
         found = found.limit(page.limit + 1)
         return _report(page, columns, list(found), lambda row: row[field])
+
+
+def _within(name: str) -> Row:
+    """The bounds of the ranks that begin with this name."""
+    return {"$gt": key(name, ""), "$lt": key(name, "~")}
 
 
 def _one(columns: tuple[str, ...], document: type[Document], name: str) -> Report:
@@ -252,6 +329,14 @@ def _report(
 def _encode(value: Any) -> str:
     # Compressed, as it goes into an address and a page can be long.
     return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(value), 9)).decode()
+
+
+def _after(cursor: str, number: int) -> tuple[int, tuple[str, ...]]:
+    """The count, and so many names, of the row that a cursor stands for."""
+    count, names = _decode(cursor, tuple[_Count, tuple[str, ...]])
+    if len(names) != number:
+        raise InvalidRequest({"cursor": ["Not a cursor of this report."]})
+    return count, names
 
 
 def _decode(cursor: str, shape: Any) -> Any:

@@ -39,7 +39,7 @@ def pages(
     """The most viewed pages of a website, or of all, from a day to a day.
 
     Beyond MAX_ROWS they are the most viewed of those `lately` seen (websites and pages) and of all
-    time's largest; their views are exact. Like all here, raises Unavailable where the database is
+    time's largest; their views are exact. Like all here, raises Unavailable if the database is
     away.
     """
     if not first and not last:

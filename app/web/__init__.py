@@ -1,1 +1,1 @@
-"""The web process: HTTP in and out. It reaches the workers by message alone."""
+"""HTTP and WebSocket, in and out. The web process calls workers by message alone."""

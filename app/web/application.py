@@ -11,34 +11,35 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import RequestRedirect
 
-from app import counters, logs
-from app.broker import journal_of
+from app import logs
 from app.domain.bodies import MAX_BODY_BYTES
-from app.errors import InvalidRequest, Unavailable
-from app.journal import connect
-from app.known_names import KnownNames
-from app.publisher import Publisher, bell
-from app.reading import reader_with
+from app.errors import InvalidRequest, SettingsError, Unavailable
+from app.ingest.publisher import Publisher, bell
+from app.ingest.readers import reader_with
+from app.journal.opener import journal_of
+from app.redis import counters
+from app.redis.connection import connect
+from app.redis.known_names import KnownNames
 from app.settings import Settings, settings
 from app.store import connection
-from app.web import (
+from app.web.cache import AnswerCache
+from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
+from app.web.invalid_traffic import TrafficFilter
+from app.web.rate_limit import limit_rate
+from app.web.sockets import socket_io
+from app.web.sockets.viewers import Viewers
+from app.web.views import (
     click_redirect,
     dashboard,
     documentation,
-    ingest,
+    events,
     live,
     metrics,
     operations,
     pixel,
     reports,
-    socket_io,
     tag,
 )
-from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
-from app.web.limiting import limit_rate
-from app.web.remembering import Remembered
-from app.web.traffic import TrafficFilter
-from app.web.viewers import Viewers
 
 
 class _Flask(Flask):
@@ -76,7 +77,7 @@ def create_app(config: Settings | None = None) -> Flask:
         journal,
         Publisher(journal, bell(), config.queue_limit),
         Viewers(connect(config.redis_url)),
-        Remembered(),
+        AnswerCache(),
         TrafficFilter(config.excluded_addresses, robots=config.filter_robots),
         KnownNames(journal.redis, config),
     )
@@ -88,17 +89,32 @@ def create_app(config: Settings | None = None) -> Flask:
     _protect_answers(app)
     _allow_browsers(app, config)
     if config.rate_limit:
-        events = (ingest.blueprint, pixel.blueprint, click_redirect.blueprint)
-        limit_rate(events, app, config)
+        posting = (events.blueprint, pixel.blueprint, click_redirect.blueprint)
+        limit_rate(posting, app, config)
     for module in (
-        *(ingest, tag, pixel, click_redirect, reports, live, operations, metrics),
+        *(events, tag, pixel, click_redirect, reports, live, operations, metrics),
         *(documentation, dashboard, socket_io),
     ):
         app.register_blueprint(module.blueprint)
+    _rename_paths(app, config)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(InvalidRequest, _invalid_request)
     return app
+
+
+def _rename_paths(app: Flask, config: Settings) -> None:
+    """Have what pages load also at the paths of the settings. Raises SettingsError."""
+    renamed = {
+        "TAG_PATH": (config.tag_path, "tag.tag", "GET"),
+        "EVENTS_PATH": (config.events_path, "ingest.post_events", "POST"),
+        "PIXEL_PATH": (config.pixel_path, "pixel.pixel", "GET"),
+    }
+    routes = {rule.rule: rule.endpoint for rule in app.url_map.iter_rules()}
+    for name, (path, endpoint, method) in renamed.items():
+        if routes.setdefault(path, endpoint) != endpoint:
+            raise SettingsError(f"{name}={path!r} is wrong: It is the path of something else.")
+        app.add_url_rule(path, endpoint, app.view_functions[endpoint], methods=[method])
 
 
 def _name_requests(app: Flask) -> None:
@@ -131,22 +147,35 @@ def _protect_answers(app: Flask) -> None:
 
 
 def _allow_browsers(app: Flask, config: Settings) -> None:
-    """Have browsers let pages of ALLOWED_ORIGINS, or any, post events (CORS)."""
+    """Have browsers let pages of ALLOWED_ORIGINS, or any, post events (CORS).
+
+    Any page may load the tag and the pixel, also one that lets in only what says so (the Fetch
+    standard's Cross-Origin-Resource-Policy).
+    """
     cors = get_cors_options(
         app,
         {
             "origins": list(config.allowed_origins) or "*",
-            "send_wildcard": not config.allowed_origins,
+            # Beacons come with credentials, to which a wildcard would be no answer.
+            "supports_credentials": True,
             "methods": ["POST", "OPTIONS"],
             "allow_headers": ["Content-Type", "Content-Encoding", "X-Write-Key"],
             "max_age": 24 * 3600,
         },
     )
 
+    loading = get_cors_options(
+        app, {"origins": "*", "supports_credentials": True, "methods": ["GET"]}
+    )
+    options = {events.blueprint.name: cors, tag.blueprint.name: loading}
+    options[pixel.blueprint.name] = loading
+
     def add_headers(response: Response) -> Response:
-        # Only browsers send it, and the others need not pay for it.
-        if request.origin is not None and request.blueprint == ingest.blueprint.name:
-            set_cors_headers(response, cors)
+        # Only browsers send it with a post, and the others need not pay for it.
+        is_post = request.blueprint == events.blueprint.name
+        if request.blueprint in options and not (is_post and request.origin is None):
+            set_cors_headers(response, options[request.blueprint])
+            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         return response
 
     app.after_request(add_headers)

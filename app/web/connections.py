@@ -2,6 +2,7 @@
 
 import re
 import socket
+import zlib
 from io import BytesIO
 
 from app.domain.bodies import MAX_BODY_BYTES
@@ -11,6 +12,10 @@ MAX_CHUNK_LINE_BYTES = 256
 MAX_CHUNKS = 16_384
 """So many pieces of a body take a twentieth of a second to put together."""
 SEND_BYTES = 256 * 1024
+GZIP = zlib.MAX_WBITS | 16
+LARGE_BYTES = 64 * 1024
+LARGE_MARKS = 1_000
+"""So many commas or line feeds part some hundred whole events, or very many empty ones."""
 
 # These only find where a request ends. The web server's own parser decides whether it is valid: it
 # is given whatever they do not understand, and refuses it.
@@ -19,6 +24,7 @@ _LENGTH_NAME = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _EXPECTED = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 _FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
+_ENCODED = re.compile(rb"\r\ncontent-encoding:[ \t]*+(?!(?:identity)?[ \t]*\r\n)", re.IGNORECASE)
 _CHUNK = re.compile(rb"([0-9a-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n", re.IGNORECASE)
 
 
@@ -36,7 +42,7 @@ class Incoming:
         self._searched = 0
         self._head = 0
         self._end: int | None = None
-        self._is_refused = False
+        self._is_refused = self._is_packed = self._is_large = False
         self._chunk = self._chunks = self._body = 0
         self.expects_continue = False
         """Whether the client waits for 100 (Continue) before it sends the body."""
@@ -64,6 +70,24 @@ class Incoming:
         found = b",".join(_FORWARDED.findall(self.data, 0, self._head)).split(b",")
         return found[-proxies].decode("latin-1").strip() if 0 < proxies <= len(found) else None
 
+    def is_large(self) -> bool:
+        """Whether the next request, as far as it was looked at, may be long at work."""
+        size = self._size()
+        return self._is_large or size > LARGE_BYTES or _has_many(self.data, self._head, size)
+
+    def look_inside(self) -> None:
+        """Look into a body that came packed, for which the poller has no time."""
+        if not self._is_packed:
+            return
+        self._is_packed = False
+        unpacker = zlib.decompressobj(GZIP)
+        try:
+            body = unpacker.decompress(bytes(self.data[self._head : self._size()]), LARGE_BYTES)
+        except zlib.error:
+            return  # it will be refused at once
+        is_whole = unpacker.eof and not unpacker.unused_data
+        self._is_large = not is_whole or _has_many(body, 0, len(body))
+
     def take(self) -> tuple[bytes, bool]:
         """Remove the next request. Returns what has arrived of it, and whether that is all."""
         whole = self._is_whole()
@@ -75,6 +99,9 @@ class Incoming:
 
     def _is_whole(self) -> bool:
         return self._end is not None and len(self.data) >= self._end
+
+    def _size(self) -> int:
+        return min(len(self.data), self._end or len(self.data))
 
     def _find_head(self) -> bool:
         # A head whose lines end without CR is refused at once.
@@ -99,11 +126,12 @@ class Incoming:
             # Of its body nothing may be taken for another request.
             self._is_refused = True
             return
+        is_packed = _ENCODED.search(self.data, 0, end) is not None
         if _CHUNKED.search(self.data, 0, end):
-            self._is_refused = length is not None
+            self._is_refused, self._is_large = length is not None, is_packed
             return
         size = int(length[1]) if length else 0
-        self._is_refused = size > MAX_BODY_BYTES
+        self._is_refused, self._is_packed = size > MAX_BODY_BYTES, is_packed
         self._end = end + size
 
     def _find_last_chunk(self) -> None:
@@ -137,6 +165,11 @@ class Incoming:
             self._end = at + len(b"\r\n\r\n")
         else:
             self._is_refused = len(self.data) - start > MAX_HEAD_BYTES
+
+
+def _has_many(body: bytes | bytearray, start: int, end: int) -> bool:
+    """Whether so many events may be here that they are long at work."""
+    return any(body.count(mark, start, end) > LARGE_MARKS for mark in b",\n")
 
 
 class Request:

@@ -12,13 +12,13 @@ from werkzeug.exceptions import Unauthorized
 
 from app.domain.reader import EventReader
 from app.errors import InvalidRequest
-from app.journal import Journal
-from app.known_names import KnownNames
-from app.publisher import Publisher
+from app.ingest.publisher import Publisher
+from app.journal.journal import Journal
+from app.redis.known_names import KnownNames
 from app.settings import Settings
-from app.web.remembering import Remembered
-from app.web.traffic import TrafficFilter
-from app.web.viewers import Viewers
+from app.web.cache import AnswerCache
+from app.web.invalid_traffic import TrafficFilter
+from app.web.sockets.viewers import Viewers
 
 RETRY_AFTER_SECONDS = 1
 
@@ -31,7 +31,7 @@ class Context(NamedTuple):
     journal: Journal
     publisher: Publisher
     viewers: Viewers
-    remembered: Remembered
+    answers: AnswerCache
     traffic: TrafficFilter
     names: KnownNames
 
@@ -53,7 +53,7 @@ def answer(payload: Any, status: int = 200) -> Response:
 
 
 def text_filter(**options: Any) -> fields.String:
-    """A text to filter by; None where it is empty, as a form sends what was left out."""
+    """A text to filter by; None if it is empty, as a form sends what was left out."""
     return fields.String(load_default=None, post_load=lambda text: text or None, **options)
 
 
@@ -71,17 +71,17 @@ def write_key_given(posted: Request) -> str:
     return posted.headers.get("X-Write-Key") or posted.args.get("key") or ""
 
 
-def has_write_key(here: Context, posted: Request) -> bool:
+def has_write_key(current: Context, posted: Request) -> bool:
     """Whether the request carries one of WRITE_KEYS."""
-    return is_one_of(write_key_given(posted), here.settings.write_keys)
+    return is_one_of(write_key_given(posted), current.settings.write_keys)
 
 
-def require_write_key(here: Context, posted: Request) -> Collection[str]:
+def require_write_key(current: Context, posted: Request) -> Collection[str]:
     """Refuse a request without one of WRITE_KEYS, if there are any, with 401.
 
     Returns the websites that it may write for (see `app.domain.urls.is_among`); none: for all.
     """
-    keys = here.settings.write_keys
+    keys = current.settings.write_keys
     if not keys:
         return ()
     key = which_of(write_key_given(posted), keys)
@@ -91,9 +91,9 @@ def require_write_key(here: Context, posted: Request) -> Collection[str]:
     return keys[key]
 
 
-def require_allowed_origin(here: Context, posted: Request) -> None:
+def require_allowed_origin(current: Context, posted: Request) -> None:
     """Refuse a browser's post from a page outside ALLOWED_ORIGINS, if there are any, with 403."""
-    allowed = here.settings.allowed_origins
+    allowed = current.settings.allowed_origins
     if allowed and posted.origin and posted.origin not in allowed:
         abort(403, "This origin may not post events.")
 
@@ -104,7 +104,7 @@ def is_one_of(given: str, secrets: Iterable[str]) -> bool:
 
 
 def which_of(given: str, secrets: Iterable[str]) -> str | None:
-    """The secret that a text is, None where it is none of these."""
+    """The secret that a text is, None if it is none of these."""
     # No early end: how long it takes says nothing about the secrets. A header's text holds bytes.
     forms = {given.encode(), given.encode("latin-1", "replace")}
     found = None

@@ -8,7 +8,9 @@ from gunicorn.glogging import Logger
 
 # Before the processes part: they share its memory, and one started again is there at once.
 import app.web.application  # noqa: F401
-from app.loading_names import load_at_start
+from app.errors import exiting
+from app.ingest.name_loader import load_at_start
+from app.journal.opener import log_warnings
 from app.logs import level_of_libraries
 from app.settings import settings
 from app.store import migrations
@@ -20,8 +22,10 @@ class NoAccessLog(Logger):  # type: ignore[misc]
     access_log_enabled = False
 
 
-_host = f"[{settings().host}]" if ":" in settings().host else settings().host
-bind = f"{_host}:{settings().port}"
+with exiting():
+    _settings = settings()
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
 workers = 2
 worker_connections = 1_000
 worker_class = "app.web.worker.BufferingWorker"
@@ -38,7 +42,7 @@ limit_request_line = 8190
 forwarded_allow_ips = ""
 control_socket_disable = True
 logger_class = NoAccessLog
-loglevel = level_of_libraries(settings().log_level).lower()
+loglevel = level_of_libraries(_settings.log_level).lower()
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -52,9 +56,11 @@ OPEN_FILES = 8_192
 SEND_BUFFER_BYTES = 64 * 1024
 
 
+@exiting()
 def on_starting(_server: Any) -> None:
     """Refuse to start on a database of a newer release, but not to replace a process that died."""
-    migrations.stop_if_newer(settings().mongodb_url)
+    migrations.refuse_newer(settings().mongodb_url)
+    log_warnings(settings())
     load_at_start(settings())
 
 

@@ -2,7 +2,7 @@
 
 Redis keys: `session:{HMAC of that text}` for each session that is open, with the admin token as the
 HMAC's key. So Redis holds nothing to log in with, and with another token no session is open. Should
-Redis lose them, all have ended. Every function raises Unavailable where Redis is away.
+Redis lose them, all have ended. Every function raises Unavailable if Redis is away.
 """
 
 import hmac
@@ -10,22 +10,21 @@ import secrets
 
 from redis import Redis
 
-from app.journal import broker_errors
+from app.redis.connection import broker_errors
+from app.redis.scripts import script
 
 COOKIE = "eventstream_session"
 SECONDS = 12 * 3600
 
-_BEGIN = """#!lua flags=allow-oom
-redis.call('SET', KEYS[1], '', 'EX', ARGV[1])
-"""
-"""Also where Redis is full, as that is something to look into."""
+_BEGIN = script("begin_session", even_if_full=True)
+"""Even if Redis is full, as that is something to look into."""
 
 
 def begin(redis: Redis, token: str) -> str:
     """Begin a session, and return what the browser is to show."""
     session = secrets.token_urlsafe(32)
     with broker_errors():
-        redis.eval(_BEGIN, 1, _key(token, session), SECONDS)
+        redis.eval(_BEGIN.text, 1, _key(token, session), SECONDS)
     return session
 
 

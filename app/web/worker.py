@@ -4,7 +4,7 @@ import math
 import select
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
@@ -27,6 +27,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from app.domain.addresses import client_network
 from app.settings import settings
 from app.web.connections import Incoming, Request, Socket
+from app.web.sockets.places import Lane
 
 STAY_MILLISECONDS = 2
 GRACE_SECONDS = 10.0
@@ -40,13 +41,13 @@ READ_BYTES = 64 * 1024
 ACCEPTED_AT_ONCE = 64
 CLOSED_AT_ONCE = 16
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
-SHARE_OF_THREADS = 0.6
-"""So much of the threads one client may take up; then its next requests wait for its own."""
-SHARE_OF_LARGE = 0.15
-"""And so much more, for its requests of over READ_BYTES, behind proxies too. They are long at work,
-and the others, and who writes to the journal for all, get no more time than each of these."""
+SHARE_OF_LARGE = 0.05
+"""So much of the threads one client may take up with large requests; there is one more thread for
+those of all. They are long at work, and the others, and who writes to the journal for all, get no
+more time than each of these."""
+SHARE_OF_SMALL = 0.75
+"""So much of the other threads one client may take up; then its next requests wait."""
 
-_LARGE = "large "
 _ANSWER = (
     b"HTTP/1.1 %(status)b\r\n"
     b"Connection: close\r\n"
@@ -58,10 +59,19 @@ _ANSWER = (
 )
 _HEADERS_TOO_LARGE = b"431 Request Header Fields Too Large"
 _REFUSALS = {
-    ExpectationFailed: b"417 Expectation Failed",
-    LimitRequestHeaders: _HEADERS_TOO_LARGE,
-    LimitRequestLine: b"414 URI Too Long",
-    UnsupportedTransferCoding: b"501 Not Implemented",
+    ExpectationFailed: (b"417 Expectation Failed", b"Only 100-continue may be expected."),
+    LimitRequestHeaders: (
+        _HEADERS_TOO_LARGE,
+        b"A header, such as Cookie, is longer than 8190 bytes, or there are more than 100.",
+    ),
+    LimitRequestLine: (
+        b"414 URI Too Long",
+        b"The method, path and query are longer than 8190 bytes.",
+    ),
+    UnsupportedTransferCoding: (
+        b"501 Not Implemented",
+        b"The only transfer coding understood is chunked.",
+    ),
 }
 """How a request that the parser refuses is answered, where not with 400."""
 _OF_ANSWERS = (InvalidResponseHeader, InvalidResponseHeaderName)
@@ -85,9 +95,12 @@ class Connection(TConn):  # type: ignore[misc]
     def __init__(self, cfg: Any, sock: Socket, client: tuple[Any, ...], server: Any) -> None:
         super().__init__(cfg, sock, client, server)
         self.initialized = True  # there is nothing more to do before its first request
-        self.network = client_network(client[0])
+        self.peer = client_network(client[0])
+        self.network = self.peer
+        """The client that sent its last request, which proxies may have sent on."""
+        self.lane: Lane[Connection] | None = None
+        """Where it waits for a thread, or has one, as a connection of this client:"""
         self.group = self.network
-        """Those with which it shares so many threads."""
         self.incoming = Incoming()
         self.has_ended = False
         """Whether the client sends nothing more."""
@@ -123,6 +136,12 @@ class Connection(TConn):  # type: ignore[misc]
             self.sock.flush()
         return ready
 
+    def identify(self) -> None:
+        """Find out whose the next request is, if its head is here."""
+        if self.incoming.has_head:
+            client = self.incoming.forwarded_for(settings().trusted_proxies)
+            self.network = client_network(client) if client else self.peer
+
     def deadline(self) -> float:
         """When the next request must have arrived, or begun where nothing of it has arrived."""
         arrived = len(self.incoming.data)
@@ -146,15 +165,12 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._polled: dict[Connection, float] = {}
         """The connections in the poller's hands, the longest first, and until when."""
-        self._queued: dict[str, deque[Connection]] = {}
-        """Those whose client has enough requests in work, by group."""
-        self._served = Counter[str]()
         self._buffered = 0
         self._look_at = 0.0
-        # Behind proxies all clients have the address of one of these.
-        share = 1.0 if settings().trusted_proxies else SHARE_OF_THREADS
-        self._most_threads: int = math.ceil(share * self.cfg.threads)
-        self._most_large: int = math.ceil(SHARE_OF_LARGE * self.cfg.threads)
+        of_one = math.ceil(SHARE_OF_LARGE * self.cfg.threads)
+        small = self.cfg.threads - of_one - 1
+        self._large = Lane[Connection](of_one + 1, of_one)
+        self._small = Lane[Connection](small, int(SHARE_OF_SMALL * small))
 
     def accept(self, listener: Any) -> None:
         """Take new connections into the poller, old ones making room where there are too many."""
@@ -170,31 +186,32 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             self._poll(conn, EVENT_READ, self._on_readable, conn.deadline())
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Give a connection to a thread, once its client has a thread to spare."""
-        conn.group = self._group(conn)
-        if self._served[conn.group] >= self._most_of(conn.group):
-            self._queued.setdefault(conn.group, deque()).append(conn)
-            self._polled[conn] = float("inf")
-            return
-        self._served[conn.group] += 1
-        super().enqueue_req(conn)
+        """Give a connection to a thread, once there is one to spare for its client."""
+        conn.lane, conn.group = self._place_of(conn)
+        conn.lane.wait(conn.group, conn)
+        self._polled[conn] = math.inf
+        self._serve_next(conn.lane)
 
-    def _group(self, conn: Connection) -> str:
-        if len(conn.incoming.data) <= READ_BYTES:
-            return conn.network
-        client = conn.incoming.forwarded_for(settings().trusted_proxies)
-        return _LARGE + (client_network(client) if client else conn.network)
+    def _place_of(self, conn: Connection) -> tuple[Lane[Connection], str]:
+        conn.identify()
+        return self._large if conn.incoming.is_large() else self._small, conn.network
 
-    def _most_of(self, group: str) -> int:
-        return self._most_large if group.startswith(_LARGE) else self._most_threads
+    def _serve_next(self, lane: Lane[Connection]) -> None:
+        conn = lane.next()
+        if conn:
+            del self._polled[conn]
+            super().enqueue_req(conn)
 
     def handle(self, conn: Connection) -> None:
         """Serve the requests that have arrived in whole (in a thread)."""
         while conn.receive():
+            conn.incoming.look_inside()
+            if conn.incoming.data and self._place_of(conn) != (conn.lane, conn.group):
+                return  # it waits for a thread that is for such requests
             self._serve(conn)
             if not conn.is_kept or conn.sock.unsent or conn.sock.is_broken or not self.alive:
                 return
-            if self.tpool._work_queue.qsize() or self._queued:
+            if conn.lane and conn.lane.has_waiting:
                 return
             if not conn.incoming.data:
                 poller = select.poll()
@@ -205,7 +222,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
     def _serve(self, conn: Connection) -> None:
         incoming, conn.is_kept = conn.incoming, False
         if incoming.has_long_head:
-            _refuse(conn.sock, _HEADERS_TOO_LARGE, b"The headers are too long.")
+            _refuse(conn.sock, _HEADERS_TOO_LARGE, b"The headers are together longer than 64 KiB.")
         elif conn.is_late and not incoming.has_head:
             _refuse(conn.sock, b"408 Request Timeout", b"The request did not arrive in time.")
         elif incoming.data:
@@ -228,30 +245,21 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         if isinstance(exc, ParseException) and not isinstance(exc, _OF_ANSWERS):
             reason = type(exc).__name__
             self.log.warning("Invalid request: %s", reason)
-            status = _REFUSALS.get(type(exc), b"400 Bad Request")
-            _refuse(client, status, b"This is no valid HTTP request: %b." % reason.encode())
+            said = b"This is no valid HTTP request: %b." % reason.encode()
+            _refuse(client, *_REFUSALS.get(type(exc), (b"400 Bad Request", said)))
         else:
             self.log.exception("Error handling a request")
             _refuse(client, b"500 Internal Server Error", b"The request could not be answered.")
 
     def finish_request(self, conn: Connection, served: Any) -> None:
         """Take a connection back from its thread (in the poller)."""
-        self._served[conn.group] -= 1
-        self._serve_queued(conn.group)
+        if conn.lane:
+            conn.lane.leave(conn.group)
+            self._serve_next(conn.lane)
+            conn.lane = None
         if served.cancelled() or served.exception():
             conn.is_kept = False
         self._go_on(conn)
-
-    def _serve_queued(self, group: str) -> None:
-        queued = self._queued.get(group)
-        while queued and self._served[group] < self._most_of(group):
-            conn = queued.popleft()
-            if self._polled.pop(conn, None):  # else it was closed meanwhile
-                self.enqueue_req(conn)
-        if not queued:
-            self._queued.pop(group, None)
-        if not self._served[group]:
-            del self._served[group]
 
     def _go_on(self, conn: Connection) -> None:
         """Send the rest, or close the connection, or serve or wait for the next request."""
@@ -282,15 +290,17 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         del self._polled[conn]
 
     def _on_readable(self, conn: Connection) -> None:
-        # A thread reads the beginning, and most times all of it; what comes late is read here.
-        if conn.incoming.data:
-            ready = conn.receive()
-            self._count_buffered(conn)
-            if not ready:
-                self._polled[conn] = conn.deadline()
-                return
-        self._release(conn)
-        self.enqueue_req(conn)
+        # Not in a thread: how many of these a request may have depends on what it says.
+        ready = conn.receive()
+        self._count_buffered(conn)
+        if not ready:
+            conn.identify()
+            self._polled[conn] = conn.deadline()
+        elif not conn.incoming.data:  # the client closed it
+            self._close(conn)
+        else:
+            self._release(conn)
+            self.enqueue_req(conn)
 
     def _on_writable(self, conn: Connection) -> None:
         conn.sock.flush()
@@ -321,7 +331,10 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             self._close(conn)
 
     def _close(self, conn: Connection) -> None:
-        # It may wait for a thread, or have been closed when the application failed.
+        if conn.lane:  # it waits for a thread
+            conn.lane.give_up(conn.group, conn)
+            conn.lane = None
+        # Then nobody waits for it, and it may have been closed when the application failed.
         with suppress(KeyError, ValueError):
             self.poller.unregister(conn.sock)
         self._polled.pop(conn, None)

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 
 import httpx
 
@@ -69,3 +70,49 @@ def large_writes(target: Target) -> None:
             post(client, unpacked)
 
     at_once(target, 4, act)
+
+
+def rejected() -> bytes:
+    """450 kB of rejected events in 14 kB of gzip."""
+    events = [{"Type": "View", "Url": "small.test", "UserId": f"{n:044}"} for n in range(4_500)]
+    return packed(events)
+
+
+@attack("450 kB of rejected events in 14 kB of gzip, 40 at once")
+def small_gzips_of_one_address(target: Target) -> None:
+    """They look small to who doesn't unpack them."""
+    body = rejected()
+    at_once(target, 40, lambda client: post(client, body), "203.0.113.1")
+
+
+@attack("the same, 60 at once")
+def small_gzips_of_many_addresses(target: Target) -> None:
+    """Together they would take up all threads."""
+    body = rejected()
+    at_once(target, 60, lambda client: post(client, body))
+
+
+@attack("5,000 empty events in 15 kB, 40 at once")
+def empty_events_of_one_address(target: Target) -> None:
+    """They are small, and each is read, refused and kept."""
+    body = b"[" + b",".join([b"{}"] * 5_000) + b"]"
+
+    def act(client: httpx.Client) -> None:
+        client.post("/events", content=body, headers={"Content-Type": "application/json"})
+
+    at_once(target, 40, act, "203.0.113.1")
+
+
+@attack("60 kB of hosts in punycode, 60 at once")
+def dear_small_bodies_of_many_addresses(target: Target) -> None:
+    """Each is small for its bytes and its events, and long at work for that."""
+    views = [
+        {"Type": "PageView", "Url": ".".join(["xn--6oqv20b1zgzxr"] * 4) + f"/{n}"}
+        for n in range(490)
+    ]
+    body = json.dumps(views, separators=(",", ":")).encode()
+
+    def act(client: httpx.Client) -> None:
+        client.post("/events", content=body, headers={"Content-Type": "application/json"})
+
+    at_once(target, 60, act)

@@ -31,18 +31,21 @@ from rich.table import Table
 from tests.attacks import bodies, connections, keeping, names, watching  # noqa: F401
 from tests.attacks.honest import Honest
 from tests.attacks.hostile import ATTACKS, Target
-from tests.cli.conftest import Stack, start_stack
-from tests.faults.harness import PARTS, differences, rows_of
+from tests.faults.clients import differences, rows_of
+from tests.faults.harness import PARTS
+from tests.support.collector import Stack, start_stack
 
 ALL_PARTS = PARTS | {"flower": ("celery", "flower")}
 KUBERNETES = Path(__file__).parents[2] / "deploy/k8s/base"
 SETTINGS = {"ADMIN_TOKEN": "token-of-the-operators-0123456789", "TRUSTED_PROXIES": "1"}
 MOST_REFUSED_SECONDS = 2.0
 MOST_HEALTH_SECONDS = 1.0
+MOST_BEHIND_SECONDS = 15.0
 PROBE_SECONDS = 0.2
 SAMPLE_SECONDS = 0.5
+READ_SECONDS = 1.0
 AFTER_SECONDS = 2.0
-DRAIN_SECONDS = 60
+DRAIN_SECONDS = 240
 MIB = 2**20
 COUNTS = {"page-views": "views", "impressions": "impressions", "clicks": "hits"}
 """The column of each report that counts its events."""
@@ -80,6 +83,7 @@ class Outcome(NamedTuple):
     repeated: int
     refused_seconds: float
     health_seconds: float
+    behind_seconds: float
     memory: dict[str, int]
     wrong: Sequence[str]
 
@@ -94,6 +98,8 @@ class Outcome(NamedTuple):
             found.append(f"an honest client waited {self.refused_seconds:.1f} s for its 202")
         if self.health_seconds > MOST_HEALTH_SECONDS:
             found.append(f"/health answered after {self.health_seconds:.1f} s")
+        if self.behind_seconds > MOST_BEHIND_SECONDS:
+            found.append(f"the reports were {self.behind_seconds:.0f} s behind honest events")
         for part, memory in self.memory.items():
             if memory > limits[part]:
                 found.append(f"{part} took {memory // MIB} MiB")
@@ -101,15 +107,24 @@ class Outcome(NamedTuple):
 
 
 class Watch:
-    """Asks for /health, and looks at the memory of each part with a limit, until it is stopped."""
+    """Asks for /health, and looks at the memory of each part with a limit, until it is stopped.
 
-    def __init__(self, stack: Stack, target: Target, limits: dict[str, int]) -> None:
+    Also sees how far the reports are behind honest clients.
+    """
+
+    def __init__(
+        self, stack: Stack, target: Target, limits: dict[str, int], honest: Honest
+    ) -> None:
         self.health_seconds = 0.0
+        self.behind_seconds = 0.0
         self.memory = dict.fromkeys(limits, 0)
         self._stack = stack
         self._target = target
+        self._honest = honest
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=act) for act in (self._probe, self._sample)]
+        self._threads = [
+            threading.Thread(target=act) for act in (self._probe, self._sample, self._read)
+        ]
 
     def start(self) -> None:
         """Begin."""
@@ -141,6 +156,23 @@ class Watch:
         finally:
             connection.close()
 
+    def _read(self) -> None:
+        while not self._over.wait(READ_SECONDS):
+            self.read_reports()
+
+    def read_reports(self) -> bool:
+        """See how far the reports are behind; whether they hold all that was accepted."""
+        accepted = list(self._honest.accepted)
+        asked = time.monotonic()
+        try:
+            counted = min(_counted(self._stack, self._honest).values())
+        except httpx.HTTPError:
+            return False
+        is_whole = counted >= len(accepted)
+        if not is_whole:
+            self.behind_seconds = max(self.behind_seconds, asked - accepted[counted])
+        return is_whole
+
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_SECONDS):
             processes = self._stack.descendants()
@@ -151,6 +183,14 @@ class Watch:
                     if all(word in command for word in ALL_PARTS[part])
                 )
                 self.memory[part] = max(self.memory[part], memory)
+
+
+def _counted(stack: Stack, honest: Honest) -> dict[str, int]:
+    """How many honest events each report holds."""
+    return {
+        path: sum(row[column] for row in rows_of(stack, path, website=honest.website))
+        for path, column in COUNTS.items()
+    }
 
 
 def _memory(pid: int) -> int:
@@ -177,7 +217,8 @@ def attack_alone(name: str, target: Target) -> list[str]:
 def run(stack: Stack, name: str, seed: int, limits: dict[str, int]) -> Outcome:
     """Attack a collector while honest clients post to it."""
     target = Target(stack.environment, seed)
-    honest, watch = Honest(name, target), Watch(stack, target, limits)
+    honest = Honest(name, target)
+    watch = Watch(stack, target, limits, honest)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as attacker:
         watch.start()
         honest.start()
@@ -186,6 +227,9 @@ def run(stack: Stack, name: str, seed: int, limits: dict[str, int]) -> Outcome:
             time.sleep(AFTER_SECONDS)
         finally:
             honest.stop()
+            until = time.monotonic() + DRAIN_SECONDS
+            while not watch.read_reports() and time.monotonic() < until:
+                time.sleep(READ_SECONDS)
             watch.stop()
     drained = stack.run("eventstream", "drain", "--timeout", str(DRAIN_SECONDS), check=False)
     if drained.returncode:
@@ -201,6 +245,7 @@ def run(stack: Stack, name: str, seed: int, limits: dict[str, int]) -> Outcome:
         *compared,
         honest.longest,
         watch.health_seconds,
+        watch.behind_seconds,
         watch.memory,
         wrong,
     )
@@ -251,7 +296,15 @@ def run_all(
 
 def show(outcomes: Sequence[Outcome], limits: dict[str, int]) -> None:
     """Print outcomes as a table."""
-    columns = ("attack", "figure", "honest posted", "counted", "longest refusal", "worst /health")
+    columns = (
+        "attack",
+        "figure",
+        "honest posted",
+        "counted",
+        "longest refusal",
+        "worst /health",
+        "behind",
+    )
     table = Table(*columns, "largest process")
     for outcome in outcomes:
         part = max(limits, key=lambda part: outcome.memory[part] / limits[part])
@@ -262,6 +315,7 @@ def show(outcomes: Sequence[Outcome], limits: dict[str, int]) -> None:
             str(outcome.counted),
             f"{outcome.refused_seconds:.1f} s",
             f"{outcome.health_seconds:.2f} s",
+            f"{outcome.behind_seconds:.0f} s",
             f"{part} {outcome.memory[part] // MIB} of {limits[part] // MIB} MiB",
         )
     Console(width=160).print(table)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import httpx
 
-from app.cli.simulate import Expectation, SimulatedEvent
+from app.cli.simulation import Expectation, SimulatedEvent
 from tests.attacks.hostile import Event, Target
 
 KINDS = ("PageView", "AdImpression", "AdClick")
@@ -35,6 +35,8 @@ class Honest:
         self.posted = 0
         self.longest = 0.0
         self.unanswered = 0
+        self.accepted: list[float] = []
+        """When each batch was, by the monotonic clock; it holds an event of each kind."""
         self._attack = attack
         self._target = target
         self._numbers = itertools.count()
@@ -92,5 +94,6 @@ class Honest:
                 self.unanswered += 1
                 return
             self.posted += len(events)
+            self.accepted.append(time.monotonic())
             for event in events:
                 self.expectation.add(event)

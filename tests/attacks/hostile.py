@@ -134,11 +134,16 @@ def post_all(
     return answers
 
 
-def at_once(target: Target, number: int, act: Callable[[httpx.Client], object]) -> None:
-    """Have so many threads, each with an address of its own, act over and over until the end."""
+def at_once(
+    target: Target, number: int, act: Callable[[httpx.Client], object], sender: str | None = None
+) -> None:
+    """Have so many threads act over and over until the end, each with an address of its own.
+
+    With `sender` all have this one.
+    """
 
     def go_on(place: int) -> None:
-        with target.client(f"203.0.113.{place + 1}") as client:
+        with target.client(sender or f"203.0.113.{place + 1}") as client:
             while not target.is_over():
                 with suppress(httpx.HTTPError):
                     act(client)

@@ -1,16 +1,18 @@
 """Attacks on what is kept: dead letters, and the rate limit."""
 
 import gzip
+import itertools
 from collections.abc import Callable, Iterator
 
 from redis import Redis
 
-from tests.attacks.hostile import Target, attack, packed, post, post_all
+from tests.attacks.hostile import Target, at_once, attack, packed, post, post_all
 from tests.attacks.names import view
 
 LETTER = b"\x01" * 8_190
 MOST_OF_REDIS = 0.25
 LIMIT = 500
+SMALL_REDIS = 256 * 1024**2
 
 
 @attack("12,000 rejected lines of 8 kB that escaping grows sixfold", 25)
@@ -53,3 +55,33 @@ def rate_evasion(target: Target) -> Iterator[str]:
         passed = sum(post(client, many).json().get("accepted", 0) for _ in range(20))
         if passed > LIMIT * 100:
             yield f"arrays: {passed} events passed"
+
+
+@attack("17 MB of pages for each 30 kB as sent, and 256 MB of memory in Redis", 30)
+def filled_journal(target: Target) -> None:
+    """One sender brings more than is counted, and each page is escaped."""
+    page = "ü" * 670
+    bodies = itertools.cycle(
+        [
+            packed([view(f"full.test/{start + n}/{page}") for n in range(4_200)])
+            for start in range(0, 42_000, 4_200)
+        ]
+    )
+    with Redis.from_url(target.redis_url) as redis:
+        before = redis.config_get("maxmemory")
+        redis.config_set("maxmemory", SMALL_REDIS)
+        try:
+            at_once(target, 3, lambda client: post(client, next(bodies)), "203.0.113.1")
+        finally:
+            redis.config_set("maxmemory", before["maxmemory"])
+
+
+@attack("posts of 5,000 rejected events, and of 5,000 with the id of another event", 20)
+def rejected_and_colliding(target: Target) -> None:
+    """What is kept of them is written beside honest events, and where these are counted."""
+    rejected = packed([{"Type": "AdClick", "Url": "rejected.test"}] * 5_000)
+    with target.client("203.0.113.1") as client:
+        post_all(target, client, [packed([view("colliding.test/0") | {"EventId": "same"}])])
+    colliding = packed([view(f"colliding.test/{n}") | {"EventId": "same"} for n in range(5_000)])
+    turn = itertools.cycle([rejected, colliding])
+    at_once(target, 4, lambda client: post(client, next(turn)), "203.0.113.1")

@@ -64,6 +64,18 @@ def astral_ids(target: Target) -> None:
     at_once(target, 2, lambda client: post(client, packed([event(kind) for kind in KINDS * 30])))
 
 
+@attack("hits of 5,000 new users with ids of 128 astral characters in each post", 12)
+def new_users(target: Target) -> None:
+    """One sender brings a history for each of them."""
+    numbers = itertools.count()
+
+    def hits() -> list[Event]:
+        users = [f"{next(numbers):08}" + ASTRAL * 120 for _ in range(5_000)]
+        return [hit(user, "users.test", user) for user in users]
+
+    at_once(target, 3, lambda client: post(client, packed(hits())), "203.0.113.1")
+
+
 def post_by_all(target: Target, bodies: Iterable[bytes]) -> None:
     """Post each of these once, from three addresses at a time."""
     left, lock = iter(bodies), threading.Lock()

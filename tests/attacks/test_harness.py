@@ -1,15 +1,17 @@
 from tests.attacks.harness import (
     ALL_PARTS,
     MIB,
+    MOST_BEHIND_SECONDS,
     MOST_HEALTH_SECONDS,
     MOST_REFUSED_SECONDS,
     Outcome,
     memory_limits,
 )
-from tests.faults.harness import differences
+from tests.faults.clients import differences
 
 LIMITS = {"web": 100 * MIB}
-FINE = Outcome("none", 9, 9, 0, 0, MOST_REFUSED_SECONDS, MOST_HEALTH_SECONDS, {"web": 1}, [])
+BOUNDS = MOST_REFUSED_SECONDS, MOST_HEALTH_SECONDS, MOST_BEHIND_SECONDS
+FINE = Outcome("none", 9, 9, 0, 0, *BOUNDS, {"web": 1}, [])
 
 
 def test_every_part_but_the_database_has_a_memory_limit() -> None:
@@ -33,6 +35,7 @@ def test_each_bound_that_is_broken_is_named() -> None:
         {"repeated": 1},
         {"refused_seconds": MOST_REFUSED_SECONDS + 0.1},
         {"health_seconds": MOST_HEALTH_SECONDS + 0.1},
+        {"behind_seconds": MOST_BEHIND_SECONDS + 1},
         {"memory": {"web": 101 * MIB}},
         {"wrong": ["a spike too many"]},
     ):

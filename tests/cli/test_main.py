@@ -16,10 +16,12 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
-from app.journal import Batch, Journal, connect
+from app.journal.batches import Batch
+from app.journal.redis_journal import RedisJournal
+from app.redis.connection import connect
 from app.settings import ADDRESSES_FILE
-from tests.cli.conftest import BIN, Stack
-from tests.conftest import wait_until
+from tests.support.collector import BIN, Stack
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_drain_ends_with_1_if_not_all_is_counted_in_time(stack: Stack) -> None:
     addresses = json.loads((Path(stack.environment["DATA_DIR"]) / ADDRESSES_FILE).read_text())
     # In another database of the same Redis: no worker takes from there.
     url = addresses["REDIS_URL"].replace("/0", "/5")
-    journal = Journal(connect(url))
+    journal = RedisJournal(connect(url))
     journal.write([Batch("b1", "page_view", b"[]")])
     drained = stack.run("eventstream", "drain", "--timeout", "0.3", check=False, REDIS_URL=url)
     assert drained.returncode == 1

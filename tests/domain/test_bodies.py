@@ -4,6 +4,7 @@ from contextlib import suppress
 import pytest
 
 from app.domain.bodies import MAX_EVENTS, events_in
+from app.domain.mending import MAX_MENDED_BYTES
 
 EVENT = b'{"a": "[,\\"]", "b": [1, {}]}'
 NOT_JSON = "The body is not valid JSON in UTF-8."
@@ -38,7 +39,10 @@ def test_a_longer_one_is_refused(number: int) -> None:
         b"[" * 1_000_000,
         b"\xff",
         b'"\xf0\x9f\x98',
-        b'"' + b"a" * 65_535 + b'\xf0\x9f"',
+        b'["\xff",\xff]',
+        b'["\\ud83d", nan]',
+        b'["\\ud83d", "\\uzzzz"]',
+        b"[\x7f, NaN]",
     ],
 )
 def test_what_is_no_json_is_refused_as_such(body: bytes) -> None:
@@ -50,6 +54,61 @@ def test_a_character_on_the_border_of_two_chunks_is_whole() -> None:
     for size in range(65_530, 65_537):
         body = b'"' + b"a" * size + '\U0001f600"'.encode()
         assert events_in(body) == [body]
+
+
+NOT_PARSED = [
+    rb'"cut \ud83d"',
+    rb'"\uDE00 cut"',
+    rb'"\\\ud83d \\\\ud83d"',
+    b'"caf\xe9"',
+    b'"\xf0\x9f"',
+    b'"' + b"a" * 65_535 + b'\xf0\x9f"',
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    rb'{"\ud83d": NaN, "x": "NaN \"\\"}',
+]
+
+
+@pytest.mark.parametrize("part", NOT_PARSED)
+def test_what_parsers_refuse_is_of_one_event_alone_and_that_as_it_came(part: bytes) -> None:
+    others = [EVENT, '"\x7f1 \ufffd \U0001f600 NaN"'.encode(), rb'"\ud83d\ude00 \\ud83d \u00e9"']
+    found = events_in(b"[" + b" , ".join([part, *others, part]) + b"]")
+    assert found[1:-1] == others
+    assert found[0] == found[-1] == part
+
+
+def test_what_parsers_refuse_is_told_apart_in_a_text_of_many_chunks() -> None:
+    for shift in range(12):
+        part = (
+            b'"'
+            + b"x" * shift
+            + rb"NaN\\\ud83d Infinity\uDE00\\" * 5_000
+            + "\u20ac".encode() * 50_000
+        )
+        part += b'\xe9"'
+        assert events_in(b"[1, " + part + b",NaN]") == [b"1", part, b"NaN"]
+
+
+def test_a_longer_text_that_parsers_refuse_is_refused_whole() -> None:
+    long = b'"' + b"x" * MAX_MENDED_BYTES + b'"'
+    with pytest.raises(ValueError, match=NOT_JSON):
+        events_in(b"[NaN," + long + b"]")
+    assert events_in(b"NaN\n" + long, lines=True) == [b"NaN", long]
+
+
+def test_an_event_alone_that_parsers_refuse_is_one() -> None:
+    assert events_in(rb'{"a": "\ud83d"}') == [rb'{"a": "\ud83d"}']
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_a_byte_order_mark_is_skipped(lines: bool) -> None:
+    assert events_in(b"\xef\xbb\xbf" + EVENT, lines=lines) == [EVENT]
+
+
+def test_a_byte_order_mark_before_any_line_is_skipped() -> None:
+    body = b"\xef\xbb\xbf{}\n\xef\xbb\xbf\xef\xbb\xbf {}\n\n\xef\xbb\xbf\n5"
+    assert events_in(body, lines=True) == [b"{}", b"{}", b"5"]
 
 
 def test_lines_that_hold_nothing_are_no_events() -> None:
@@ -88,5 +147,25 @@ def test_a_body_is_split_without_more_memory_than_twice_its_size(body: bytes, li
     try:
         split()
         assert tracemalloc.get_traced_memory()[1] < 2 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"NaN", b'"\xff"', rb'"\ud83d"', b'"' + b"\xff" * 400 + b'"', b'"' + b"\xff" * 900_000 + b'"'],
+)
+def test_what_parsers_refuse_takes_no_more_memory_than_four_times_its_size(part: bytes) -> None:
+    body = b"[" + b",".join([part] * (1_000_000 // len(part))) + b"]"
+
+    def split() -> None:
+        with suppress(ValueError):
+            events_in(body)
+
+    split()
+    tracemalloc.start()
+    try:
+        split()
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(body)
     finally:
         tracemalloc.stop()

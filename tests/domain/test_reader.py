@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.events import OTHER, AdClick, AdImpression, Event, PageView
+from app.domain.invalid_traffic import Invalid
 from app.domain.reader import EventReader
 from app.domain.rules import EventSchema
-from app.domain.traffic import Invalid
-from app.domain.users import UserHash
+from app.domain.user_ids import UserHash
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -225,7 +225,7 @@ def test_the_good_events_are_read_and_the_bad_ones_named_by_position() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"\xff", b"{'a': 1}", b"[" * 5_000, b"NaN", b'{"Url":"\\ud800"}']
+    "raw", [b"", b"{", b"\xff", b"{'a': 1}", b"[" * 5_000, b"NaN", b'"\\ud800"']
 )
 def test_what_is_no_json_is_rejected_as_such(raw: bytes) -> None:
     events, (rejection,) = reader.read([raw])
@@ -372,3 +372,116 @@ def test_an_event_that_is_valid_is_written_as_if_there_were_no_invalid_traffic(k
     text = msgspec.json.encode(valid)
     assert b"invalid" not in text
     assert msgspec.json.decode(text, type=type(valid)) == valid
+
+
+WRONG_IN_THEMSELVES = [
+    rb'"cut \ud83d"',
+    b'"caf\xe9"',
+    b"NaN",
+    b"-Infinity",
+    rb'{"\ud83d": ["\ud83d", NaN]}',
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_IN_THEMSELVES)
+def test_what_parsers_refuse_does_no_harm_in_a_field_without_a_rule(wrong: bytes) -> None:
+    for size in (0, 100_000):
+        told = b'"More":%b,"Long":"%b"' % (wrong, b"x" * size)
+        url, meta = rb'"Url":"site1.com/\\ud83d/\u00e9"', b'"UserId":"u\xc3\xa9 NaN","AdId":"\x7f"'
+        raw = b'{"Type":"AdClick",%b,"Meta":{%b,%b},%b}' % (url, told, meta, told)
+        (found,), _ = reader.read([raw])
+        assert found == AdClick(None, "site1.com", "\x7f", "u\xe9 NaN", NOW_MS)
+
+
+@pytest.mark.parametrize("wrong", WRONG_IN_THEMSELVES)
+@pytest.mark.parametrize("field", ["Type", "Url", "Meta", "EventId", "Timestamp", "SentAt"])
+def test_what_parsers_refuse_is_an_error_of_the_field_that_has_a_rule(
+    wrong: bytes, field: str
+) -> None:
+    if field == "Meta" and wrong.startswith(b"{"):
+        return  # its fields have no rule
+    (text,) = as_json({"Type": "PageView", "Url": "a.com"} | {field: "here"})
+    _, (rejection,) = reader.read([text.replace(b'"here"', wrong)])
+    assert list(rejection.errors) == [field]
+
+
+@pytest.mark.parametrize("field", ["UserId", "AdId"])
+def test_what_parsers_refuse_is_an_error_of_the_id(field: str) -> None:
+    (text,) = as_json(event(Meta=META | {field: "here"}))
+    _, (rejection,) = reader.read([text.replace(b'"here"', rb'"\ud83d"')])
+    assert list(rejection.errors["Meta"]) == [field]
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        "2026-11-24t12:00:00z",
+        "2026-11-24T12:00:00z",
+        "2026-11-24T11:59:60Z",
+        "2026-11-24 12:59:60+01:00",
+        "2026-11-24T12:00:00.0000000Z",
+        "2026-11-24T12:00:00-00:00",
+    ],
+)
+def test_a_timestamp_may_be_written_as_rfc_3339_allows(timestamp: str) -> None:
+    assert read_one(event(Timestamp=timestamp)) == read_one(event(Timestamp=NOW_MS))
+
+
+@pytest.mark.parametrize("timestamp", ["2026-11-24T12:60:00Z", "2026-11-24T12:00:61Z"])
+def test_there_is_no_minute_60_and_no_second_61(timestamp: str) -> None:
+    assert errors_of(event(Timestamp=timestamp)) == {"Timestamp": ["Not a valid ISO 8601 time."]}
+
+
+MINUTE = 60_000
+DAY = 24 * 60 * MINUTE
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "sent", "time"),
+    [
+        (-5 * MINUTE, 0, -5 * MINUTE),
+        (-5 * MINUTE, MINUTE, -5 * MINUTE),  # a post may be so long on its way
+        (-5 * MINUTE, -MINUTE, -5 * MINUTE),
+        (-5 * MINUTE, -MINUTE - 1, -4 * MINUTE + 1),
+        (-5 * MINUTE, MINUTE + 1, -6 * MINUTE - 1),
+        (400 * DAY - MINUTE, 400 * DAY, -MINUTE),
+        (-20_000 * DAY, -20_000 * DAY + MINUTE, -MINUTE),
+        (2 * DAY, DAY, 0),  # not after it came
+        (MINUTE, 0, MINUTE),
+        (None, -DAY, 0),
+    ],
+)
+def test_a_clock_that_is_wrong_by_more_than_a_minute_is_corrected(
+    timestamp: int | None, sent: int, time: int
+) -> None:
+    given = None if timestamp is None else NOW_MS + timestamp
+    found = read_one(event(Timestamp=given, SentAt=NOW_MS + sent))
+    assert isinstance(found, AdClick)
+    assert found.time == NOW_MS + time
+
+
+def test_what_is_corrected_is_compared_with_the_receipt_and_the_age_with_now() -> None:
+    (text,) = as_json(event(Timestamp=NOW_MS - 3 * DAY, SentAt=NOW_MS - 2 * DAY))
+    (found,), _ = reader.read([text], received=NOW - timedelta(days=7))
+    assert found.time == NOW_MS - 8 * DAY
+    _, (rejection,) = reader.read([text], received=NOW - timedelta(days=35))
+    assert rejection.errors == {"Timestamp": ["More than 35 days back."]}
+
+
+def test_an_event_that_is_too_old_once_corrected_is_rejected() -> None:
+    raw = event(Timestamp=NOW_MS - 34 * DAY, SentAt=NOW_MS + 2 * DAY)
+    assert errors_of(raw) == {"Timestamp": ["More than 35 days back."]}
+
+
+@pytest.mark.parametrize("sent", ["soon", True, [], "2026-11-24T12:00:00"])
+def test_a_wrong_time_of_sending_is_named(sent: Any) -> None:
+    assert list(errors_of(event(SentAt=sent))) == ["SentAt"]
+
+
+@pytest.mark.parametrize("field", ["Timestamp", "SentAt"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e308, -1e308])
+def test_a_time_beyond_all_time_does_no_harm(field: str, value: float) -> None:
+    for more in ({}, {"Timestamp": NOW_MS}, {"Timestamp": NOW_MS, "SentAt": 0}):
+        text = json.dumps(event(**more | {field: value})).encode()
+        events, rejections = reader.read([text])
+        assert len(events) + len(rejections) == 1

@@ -45,6 +45,58 @@ def test_browsers_libraries_and_who_does_not_say_are_none(agent: str) -> None:
     assert not is_robot(agent)
 
 
+IPHONE = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_3_2 like Mac OS X) AppleWebKit/605.1.15 "
+    "(KHTML, like Gecko) Mobile/15E148"
+)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        f"{IPHONE} Viber/21.1",
+        f"{CHROME} Viber/21.0.0.3",
+        f"{IPHONE} Tumblr/iPhone/21.7/217010/14.8/tumblr",
+        f"{IPHONE} Feedly/95",
+        f"{IPHONE} Mastodon/2024.3",
+        f"{CHROME} WhatsApp/2.24.1",
+        CHROME.replace("Safari", "Slack/4.35 Electron/27.0 Safari") + " Sonic Slack_SSB/4.35",
+        f"{CHROME} MetaIAB Facebook",
+        CHROME.replace("Win64", "Build/AP3A.240617.008") + " Instagram 406.0.0.58 Android",
+    ],
+)
+def test_who_reads_a_page_in_an_app_is_none(agent: str) -> None:
+    assert not is_robot(agent)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "Viber/21.0",
+        "Tumblr/14.0.835.186",
+        "Feedly/1.0 (+http://www.feedly.com/fetcher.html)",
+        "Mastodon/4.2 (http.rb/5.1; +https://site1.com/)",
+        "WhatsApp/2.24.1",
+        f"{CHROME} (compatible; RankSonicSiteAuditor/2.1)",
+        "WordPress/6.4; https://site1.com",
+    ],
+)
+def test_what_fetches_pages_for_an_app_is_one(agent: str) -> None:
+    assert is_robot(agent)
+
+
+def test_nearly_all_that_the_list_gives_as_examples_are_robots() -> None:
+    missed = {
+        robot["pattern"]
+        for robot in CRAWLER_USER_AGENTS_DATA
+        if HTTP_LIBRARY not in robot["tags"]
+        for agent in robot["instances"]
+        if not is_robot(agent)
+    }
+    # Two are of people, see `app.domain.robots`.
+    assert len(missed) <= 5
+
+
 def test_the_list_tells_libraries_from_robots() -> None:
     tagged = [robot for robot in CRAWLER_USER_AGENTS_DATA if HTTP_LIBRARY in robot["tags"]]
     assert 0 < len(tagged) < len(CRAWLER_USER_AGENTS_DATA) / 10

@@ -78,6 +78,14 @@ def test_an_address_names_its_website_and_page(url: str, website: str, page: str
         "undefined/page1",
         "http://null:80/",
         "http://./",
+        "null.",
+        "http://www.undefined./x",
+        "http//site1.com/page1",
+        "https//site1.com",
+        "http://https://site1.com",
+        "http:https//site1.com",
+        "about:srcdoc",
+        "about:blank",
         "<other>",
         "http://<other>/",
     ],
@@ -85,6 +93,12 @@ def test_an_address_names_its_website_and_page(url: str, website: str, page: str
 def test_an_address_of_no_web_page_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|website"):
         website_and_page(url)
+
+
+@pytest.mark.parametrize("unseen", ["\ufeff", "\u200b", "\u00a0", "\u2060", "\u202a", "\u200e\n "])
+def test_what_is_not_seen_around_an_address_is_none_of_it(unseen: str) -> None:
+    for address in ("http://site1.com/page1", "HTTPS://site1.com/page1", "site1.com/page1"):
+        assert website_and_page(unseen + address + unseen) == ("site1.com", "/page1")
 
 
 LABEL = "a" * 63

@@ -33,11 +33,12 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.simulate import Expectation, SimulatedEvent, simulate
+from app.cli.simulation import Expectation, simulate
 from app.domain.events import QUEUES
 from app.settings import ADDRESSES_FILE
-from tests.cli.conftest import Stack, start_stack
-from tests.rabbit import RabbitServer, started_rabbit
+from tests.faults.clients import PLAIN_VIEWS, Clients
+from tests.support.collector import Stack, start_stack
+from tests.support.rabbit import RabbitServer, started_rabbit
 
 PARTS: dict[str, tuple[str, ...]] = {
     "web": ("gunicorn",),
@@ -47,7 +48,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "worker-maintenance": ("worker", "--queues maintenance"),
     "beat": ("celery", "beat"),
     "redis": ("redis-server",),
-    "database": ("app.cli.database",),
+    "database": ("app.local.database",),
 }
 """What the command line of each part holds."""
 
@@ -56,15 +57,7 @@ RABBIT = "rabbitmq"
 KINDS = {"kill": 6, "kill child": 3, "restart": 1, "stop": 2}
 """How often each comes up. To restart is to ask a part to end, with SIGTERM."""
 
-CLIENTS = 3
-BATCH = 25
-PAUSE_SECONDS = 0.5
 LONGER_THAN_A_RETRY = 25.0
-PLAIN_VIEWS = 3
-"""How many views without ids a post has, all of a page that no other post has."""
-
-
-Row = dict[str, Any]
 
 
 class Fault(NamedTuple):
@@ -103,74 +96,32 @@ class Hits:
     until_counted: float = 0.0
 
 
-@dataclass
-class Run:
+@dataclass(kw_only=True)
+class Run(Clients):
     """One run of the harness against a collector."""
 
-    stack: Stack
-    expectation: Expectation
-    events: Iterator[SimulatedEvent]
+    collector: Stack
     rabbit: RabbitServer | None
     hits: dict[str, Hits]
-    accepted: int = 0
-    posts_again: int = 0
-    plain_accepted: set[str] = field(default_factory=set)
-    plain_unknown: set[str] = field(default_factory=set)
     last_202: float = field(default_factory=time.monotonic)
-    over: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
     under_fault: tuple[str, ...] = ()
 
     def post(self, client: httpx.Client, events: list[dict[str, Any]]) -> int | None:
-        """The status that a post gets; None where its connection is cut or has no answer."""
-        try:
-            response = client.post("/events", json=events)
-        except httpx.HTTPError:
-            return None
-        if response.status_code == 202:
-            assert response.json() == {"accepted": len(events), "rejected": []}
+        """The status that a post gets; a 202 ends the wait of the parts under a fault."""
+        status = super().post(client, events)
+        if status == 202:
             with self.lock:
                 now = time.monotonic()
                 for part in self.under_fault:
                     hits = self.hits[part]
                     hits.without_202 = max(hits.without_202, now - self.last_202)
                 self.last_202 = now
-        return response.status_code
-
-    def client(self) -> None:
-        """Post batches of simulated events, each again until it is accepted."""
-        with httpx.Client(base_url=self.stack.url, timeout=5, trust_env=False) as client:
-            while not self.over.is_set():
-                with self.lock:
-                    batch = list(itertools.islice(self.events, BATCH))
-                    for event in batch:
-                        self.expectation.add(event)
-                while self.post(client, [event.sent for event in batch]) != 202:
-                    self.posts_again += 1
-                    time.sleep(0.2)
-                with self.lock:
-                    self.accepted += len(batch)
-                time.sleep(PAUSE_SECONDS)
-
-    def plain_client(self) -> None:
-        """Post page views without ids, each once unless nothing of it was accepted."""
-        with httpx.Client(base_url=self.stack.url, timeout=5, trust_env=False) as client:
-            for number in itertools.count():
-                if self.over.is_set():
-                    return
-                page = f"/{number}"
-                view = {"Type": "PageView", "Url": f"plain.test{page}"}
-                status = self.post(client, [view] * PLAIN_VIEWS)
-                if status == 202:
-                    self.plain_accepted.add(page)
-                elif status is None:
-                    self.plain_unknown.add(page)
-                time.sleep(PAUSE_SECONDS)
+        return status
 
     def watch(self) -> None:
         """Note how long batches stay in the journal."""
         addresses = json.loads(
-            (Path(self.stack.environment["DATA_DIR"]) / ADDRESSES_FILE).read_text()
+            (Path(self.collector.environment["DATA_DIR"]) / ADDRESSES_FILE).read_text()
         )
         redis = Redis.from_url(addresses["REDIS_URL"], socket_timeout=1)
         since: dict[Any, float] = {}
@@ -228,7 +179,7 @@ class Run:
             return self.rabbit.pids() if self.rabbit else []
         return sorted(
             pid
-            for command, pid in self.stack.descendants().items()
+            for command, pid in self.collector.descendants().items()
             if all(word in command for word in PARTS[part])
         )
 
@@ -281,11 +232,15 @@ def run(
     broker = {"BROKER_URL": rabbit.url} if rabbit else {}
     with start_stack(home, **broker, **settings) as stack:
         assert stack.process.poll() is None, stack.output.read_text()
-        run = Run(stack, expectation, events, rabbit, {part: Hits() for part in (*PARTS, *more)})
-        threads = [
-            threading.Thread(target=target, daemon=True)
-            for target in (*[run.client] * CLIENTS, run.plain_client, run.watch, run.keep_rabbit)
-        ]
+        run = Run(
+            collector=stack,
+            expectation=expectation,
+            events=events,
+            rabbit=rabbit,
+            hits={part: Hits() for part in (*PARTS, *more)},
+        )
+        others = (run.watch, run.keep_rabbit)
+        threads = run.threads() + [threading.Thread(target=each, daemon=True) for each in others]
         start = time.monotonic()
         for thread in threads:
             thread.start()
@@ -304,7 +259,7 @@ def run(
         months = {row["month"] for row in expectation.reports()["impressions"]}
         for month in sorted(months):
             stack.run("eventstream", "aggregate", month)
-        lost, repeated, plain = _compare(stack, run)
+        lost, repeated, plain = run.compare()
         return Outcome(
             run.hits,
             run.accepted,
@@ -316,62 +271,6 @@ def run(
             repeated,
             time.monotonic() - start,
         )
-
-
-def _compare(stack: Stack, run: Run) -> tuple[int, int, int]:
-    lost = repeated = 0
-    wanted = run.expectation.reports()
-    # The views without ids are told apart by their website; the daily report can't tell.
-    del wanted["page-views/daily"]
-    plain: dict[str, int] = {}
-    for path, rows in wanted.items():
-        found = rows_of(stack, path)
-        if path == "page-views":
-            plain = {row["page"]: row["views"] for row in found if row["website"] == "plain.test"}
-            found = [row for row in found if row["website"] != "plain.test"]
-        less, more = differences(rows, found)
-        lost += less
-        repeated += more
-    for page in run.plain_accepted | plain.keys():
-        least = PLAIN_VIEWS if page in run.plain_accepted else 0
-        most = PLAIN_VIEWS if page in run.plain_accepted | run.plain_unknown else 0
-        lost += max(0, least - plain.get(page, 0))
-        repeated += max(0, plain.get(page, 0) - most)
-    return lost, repeated, sum(plain.values())
-
-
-def differences(wanted: list[Row], found: list[Row]) -> tuple[int, int]:
-    """How much the rows of a report lack of those wanted, and how much they have beyond these.
-
-    Both are sums over all columns that count. A row that was not wanted is one too many.
-    """
-    lost = repeated = 0
-    names = [name for name, value in wanted[0].items() if isinstance(value, str)]
-    counted = {tuple(row[name] for name in names): row for row in found}
-    for row in wanted:
-        other = counted.pop(tuple(row[name] for name in names), {})
-        for name, value in row.items():
-            if name not in names:
-                difference = value - other.get(name, 0)
-                lost += max(0, difference)
-                repeated += max(0, -difference)
-    return lost, repeated + len(counted)
-
-
-def rows_of(stack: Stack, path: str, **filters: str) -> list[Row]:
-    """All rows of a report."""
-    rows: list[Row] = []
-    token = stack.environment.get("ADMIN_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    query: dict[str, Any] = {"limit": 1000, **filters}
-    while True:
-        answer = httpx.get(
-            f"{stack.url}/reports/{path}", params=query, headers=headers, timeout=30
-        ).raise_for_status()
-        rows += answer.json()["items"]
-        query["cursor"] = answer.json()["next_cursor"]
-        if query["cursor"] is None:
-            return rows
 
 
 def show(outcome: Outcome) -> None:

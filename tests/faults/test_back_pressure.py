@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.journal import Journal
-from tests.conftest import Server
+from app.journal.journal import Journal
+from tests.support.servers import Server
 from tests.web.test_server import server
 
 pytestmark = pytest.mark.proof

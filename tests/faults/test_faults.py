@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import PARTS, RABBIT, run, schedule
-from tests.rabbit import needs_rabbit, started_rabbit
+from tests.support.rabbit import needs_rabbit, started_rabbit
 
 pytestmark = pytest.mark.proof
 

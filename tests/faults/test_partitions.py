@@ -14,12 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.parts import redis_server
-from app.cli.simulate import Expectation, simulate
-from app.journal import Journal, connect
+from app.cli.simulation import Expectation, simulate
+from app.journal.redis_journal import RedisJournal
+from app.local.processes import redis_server
+from app.redis.connection import connect
 from app.store import connection, folding, months, reports
 from app.store.reports import Page
-from tests.conftest import database_answers, redis_answers, running, wait_until
+from tests.support.servers import database_answers, redis_answers
+from tests.support.waiting import running, wait_until
 from tests.web.conftest import is_up
 
 pytestmark = pytest.mark.proof
@@ -143,7 +145,7 @@ def collector(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
     redis = [redis_server(), "--bind", "0.0.0.0", "--protected-mode", "no", "--dir", str(home)]
     redis += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
-    database = [*python, "app.cli.database", "--host", "0.0.0.0", "--port", "27017"]
+    database = [*python, "app.local.database", "--host", "0.0.0.0", "--port", "27017"]
     database += ["--storage-path", str(home / "mongodb")]
     web = [*python, "gunicorn", "--config", "python:app.web.server", "wsgi:app"]
     worker = [*python, "celery", "-A", "tasks", "worker", "--queues", QUEUES, "--concurrency", "2"]
@@ -175,7 +177,7 @@ def test_what_was_answered_202_is_counted_once_though_hosts_lose_each_other(
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     simulated = simulate(2_000, 4, 3, 40, 20, midnight)
     expectation = Expectation(UTC, 3, "user", now)
-    journal = Journal(connect(collector.redis_url))
+    journal = RedisJournal(connect(collector.redis_url))
     connection.connect(collector.mongodb_url)
 
     def batch() -> list[dict[str, Any]]:
@@ -237,7 +239,7 @@ def test_a_view_without_an_id_that_was_refused_is_not_counted(collector: Collect
     assert collector.network.closing("web") == [], "it would arrive after it was refused"
     collector.network.heal("web")
     wait_until(lambda: collector.post([view]) == 202)
-    journal = Journal(connect(collector.redis_url))
+    journal = RedisJournal(connect(collector.redis_url))
     connection.connect(collector.mongodb_url)
     wait_until(lambda: not any(journal.waiting().values()) and folding.is_folded())
     [row] = reports.page_views(Page(), "plain.test").items

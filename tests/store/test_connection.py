@@ -1,23 +1,32 @@
 """What is asked of the database, as it goes over the wire."""
 
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from socket import AF_INET, SOCK_DGRAM, socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from dns.resolver import Resolver
+from mongoengine.connection import get_db
 from pymongo import monitoring
+from pymongo.errors import BulkWriteError
 
 from app.domain.events import AdClick, AdImpression, PageView
-from app.errors import Unavailable
-from app.settings import SettingsError
+from app.errors import SettingsError, Unavailable, Unfit
+from app.local.processes import free_ports
 from app.store import connection, folding, ledger, months, reports
 from app.store.counting import ClickRule, Counting
 from app.store.reports import Page
 from app.store.retention import Retention
+from tests.support.servers import database_answers
+from tests.support.waiting import running, wait_until
 
 READS = {"find", "aggregate", "count", "distinct"}
 WRITES = {"insert", "update", "delete", "createIndexes", "create"}
-OTHER = {"commitTransaction", "abortTransaction"}
+OTHER = {"hello", "commitTransaction", "abortTransaction"}
 NOW = datetime(2026, 12, 1, 1, tzinfo=UTC)
 WEAK = (
     "?w=1&readconcernlevel=local&readPreference=secondaryPreferred"
@@ -126,6 +135,9 @@ def test_all_that_a_report_reads_is_of_one_snapshot(sent: list[dict[str, Any]]) 
     [
         *("mongodb://127.0.0.1:99999/x", "mongodb://127.0.0.1:1/?x=%"),
         *("mongodb://u@:1/x", "mongodb://a:b:c@h/x"),
+        *("mongodb://127.0.0.1:1", "mongodb://127.0.0.1:1/?tls=true"),
+        "mongodb://127.0.0.1:1/x?tls=true&tlsCAFile=/nonexistent.pem",
+        "mongodb://127.0.0.1:1/x?tls=true&tlsCertificateKeyFile=/nonexistent.pem",
     ],
 )
 def test_what_is_no_url_of_a_database_is_said_in_a_sentence(url: str) -> None:
@@ -138,6 +150,61 @@ def test_a_database_that_is_away_is_said_in_a_sentence() -> None:
     with pytest.raises(Unavailable) as raised:
         connection.ping()
     assert str(raised.value).endswith("127.0.0.1:1: [Errno 111] Connection refused")
+
+
+def test_a_name_that_dns_does_not_know_is_a_database_that_is_away() -> None:
+    connection.connect("mongodb+srv://nobody.invalid/eventstream")
+    with pytest.raises(Unavailable, match="database unavailable"):
+        connection.ping()
+
+
+def test_dns_that_does_not_answer_is_waited_for_shortly_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolver = Resolver(configure=False)
+    with socket(AF_INET, SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.setblocking(False)
+        resolver.nameservers, resolver.port = ["127.0.0.1"], silent.getsockname()[1]
+        monkeypatch.setattr("dns.resolver.default_resolver", resolver)
+        monkeypatch.setattr(connection, "LOOK_UP_MS", 100)
+        connection.connect("mongodb+srv://db.example.com/eventstream")
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"lifetime expired after 0\."):
+                connection.ping()
+            assert b"_mongodb" in silent.recv(512)
+
+
+def test_writes_that_no_majority_is_known_to_keep_are_a_database_that_is_away() -> None:
+    unkept = {"code": 91, "errmsg": "shutting down"}
+    with pytest.raises(Unavailable, match="shutting down"), connection.deadline(1):
+        raise BulkWriteError({"writeErrors": [], "writeConcernErrors": [unkept]})
+    wrong = {"index": 0, "code": 2, "errmsg": "bad value"}
+    with pytest.raises(BulkWriteError), connection.deadline(1):
+        raise BulkWriteError({"writeErrors": [wrong], "writeConcernErrors": [unkept]})
+
+
+def test_a_standalone_mongodb_is_unfit(tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    command = [str(Path(sys.executable).with_name("secantusd-py")), "--standalone"]
+    command += ["--port", str(port), "--storage-path", str(tmp_path)]
+    with running(*command, log=tmp_path / "log"):
+        url = f"mongodb://127.0.0.1:{port}"
+        wait_until(lambda: database_answers(url))
+        connection.connect(f"{url}/eventstream")
+        with pytest.raises(Unfit) as raised:
+            connection.check_writable()
+    assert raised.value.sentence == (
+        "The MongoDB of MONGODB_URL is standalone, without transactions. Make it a replica set."
+    )
+
+
+def test_who_reads_makes_no_index(mongodb_url: str) -> None:
+    url = urlsplit(mongodb_url)
+    connection.connect(url._replace(path=f"{url.path}_read").geturl())
+    read_reports()
+    names = get_db().list_collection_names()
+    assert all(len(get_db()[name].index_information()) <= 1 for name in names)
 
 
 def test_what_one_client_has_seen_counted_another_finds_in_the_reports(mongodb_url: str) -> None:

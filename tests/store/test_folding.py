@@ -11,9 +11,10 @@ from app.domain.events import AdClick, PageView
 from app.domain.rules import MAX_URL_LENGTH
 from app.store import connection, documents, folding, reports
 from app.store.counting import Counting
+from app.store.ledger import Piece
 from app.store.reports import Page
-from tests.conftest import wait_until
 from tests.store.test_counting import in_parallel
+from tests.support.waiting import wait_until
 
 VIEWS = [PageView(None, "a.com", f"/{n % 3}", "2026-11-24") for n in range(9)]
 
@@ -33,6 +34,21 @@ def test_reports_hold_what_was_folded(counting: Counting) -> None:
     assert not folding.is_folded()
     assert folding.fold("PageView")
     assert folding.is_folded()
+    assert views() == [6, 6, 6]
+
+
+def test_late_events_are_folded_after_all_others(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Piece("late", VIEWS, late=True)
+    counting.apply_pieces({PageView: [late]})
+    count(counting, 1)
+    monkeypatch.setattr(folding, "LATE_SECONDS", 0)
+    assert not folding.fold("PageView")
+    assert views() == [3, 3, 3]
+    assert not folding.is_folded()
+    monkeypatch.undo()
+    assert folding.fold("PageView")
     assert views() == [6, 6, 6]
 
 

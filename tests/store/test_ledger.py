@@ -4,12 +4,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from app import dead_letters
 from app.domain.event_ids import claim_of
 from app.domain.events import PageView
+from app.redis import dead_letters
 from app.store import connection, documents, ledger
 from app.store.counting import Counting
-from tests.conftest import count_batch
+from tests.support.counting import count_batch
 
 WEEK = timedelta(days=7)
 

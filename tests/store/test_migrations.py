@@ -9,8 +9,10 @@ from app.errors import Unavailable
 from app.store import connection, documents, folding, histories, migrations, reports
 from app.store.counting import Counting
 from app.store.documents import ClickTotals, HitTally, Schema, SeenEvent
-from tests.conftest import count_batch, wait_until
+from app.store.errors import NewerDatabase
 from tests.store.test_counting import in_parallel
+from tests.support.counting import count_batch
+from tests.support.waiting import wait_until
 
 NEWEST = len(migrations.MIGRATIONS)
 CLICKS = [AdClick(None, "a.com", "1", f"u{n}", 1764000000000) for n in range(5)]
@@ -59,6 +61,7 @@ def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
         "schema 2: the last day of click histories, 5 documents changed",
         "schema 3: clicks of each website, 2 documents changed",
         "schema 4: event ids of each website, 1 documents changed",
+        "schema 5: an outbox for the archive and the mirror, 0 documents changed",
     ]
     assert {row["last_day"] for row in connection.collection(HitTally).find()} == {"2025-11-24"}
     assert "last_day_1" in connection.collection(HitTally).index_information()
@@ -134,12 +137,12 @@ def test_a_newer_database_is_not_migrated_back(said: list[str]) -> None:
 
 def test_a_process_does_not_start_on_a_newer_database(mongodb_url: str) -> None:
     set_version(NEWEST + 1)
-    with pytest.raises(SystemExit, match="newer release"):
-        migrations.stop_if_newer(mongodb_url)
+    with pytest.raises(NewerDatabase, match="newer release"):
+        migrations.refuse_newer(mongodb_url)
     connection.connect(mongodb_url)
     set_version(0)
-    migrations.stop_if_newer(mongodb_url)
-    migrations.stop_if_newer("mongodb://127.0.0.1:1/away")
+    migrations.refuse_newer(mongodb_url)
+    migrations.refuse_newer("mongodb://127.0.0.1:1/away")
 
 
 def test_what_a_newer_worker_recorded_is_left_to_it(counting: Counting) -> None:

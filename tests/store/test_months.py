@@ -10,7 +10,7 @@ from app.errors import Unavailable
 from app.store import connection, months, reports
 from app.store.connection import Session
 from app.store.counting import Counting
-from tests.conftest import count_batch
+from tests.support.counting import count_batch
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

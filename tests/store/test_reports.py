@@ -3,6 +3,7 @@ import json
 import zlib
 from collections.abc import Callable
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,7 +16,7 @@ from app.errors import InvalidRequest
 from app.store import connection, months, reports
 from app.store.counting import Counting
 from app.store.reports import Page, Report
-from tests.conftest import count_batch
+from tests.support.counting import count_batch
 
 
 def count_views(counting: Counting, *views: tuple[str, str, str]) -> None:
@@ -171,6 +172,40 @@ def test_pages_together_are_the_whole_report(counting: Counting, limit: int) -> 
         whole = read(Page(1_000)).items
         assert len(whole) > 4
         assert all_pages(read, limit) == whole
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1_000])
+@pytest.mark.parametrize("website", [None, "a.com"])
+def test_pages_of_some_days_are_the_same_found_by_their_totals_as_by_adding_up_all(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch, website: str | None, limit: int
+) -> None:
+    viewed = [(f"{'ab'[n % 2]}.com", f"/{n * n % 19}", f"2026-11-{n % 7 + 10}") for n in range(300)]
+    count_views(counting, *viewed)
+    read = partial(
+        reports.page_views, website=website, first=date(2026, 11, 11), last=date(2026, 11, 13)
+    )
+    summed = all_pages(read, limit)
+    assert len(summed) > 4
+    monkeypatch.setattr(reports, "FEW_VIEWS", 0)
+    monkeypatch.setattr(reports, "PAGES_AT_ONCE", 2)
+    monkeypatch.setattr(reports, "KEYS_AT_ONCE", 4)
+    assert all_pages(read, limit) == summed
+    monkeypatch.setattr(reports, "_summed", None)
+    assert all_pages(read, limit) == summed
+
+
+def test_a_report_of_days_does_not_read_all_pages_that_somebody_made_up(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = "2026-11-24"
+    popular = [("b.com", "/popular", day)] * 3 + [("c.com", "/liked", day)] * 2
+    count_views(counting, *popular, *(("a.com", f"/{n}", day) for n in range(200)))
+    monkeypatch.setattr(reports, "FEW_VIEWS", 100)
+    monkeypatch.setattr(reports, "PAGES_AT_ONCE", 5)
+    monkeypatch.setattr(reports, "MAX_KEYS", 10)
+    monkeypatch.setattr(reports, "_summed", None)
+    found = reports.page_views(Page(3), None, date(2026, 11, 24), date(2026, 11, 24))
+    assert values(found) == [("b.com", "/popular", 3), ("c.com", "/liked", 2), ("a.com", "/0", 1)]
 
 
 def test_a_page_goes_on_after_the_last_row_whatever_was_counted_since(counting: Counting) -> None:

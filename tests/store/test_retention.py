@@ -7,7 +7,7 @@ from app.settings import read
 from app.store import connection, documents, reports, retention
 from app.store.counting import Counting
 from app.store.retention import Retention
-from tests.conftest import count_batch
+from tests.support.counting import count_batch
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from app.domain.events import QUEUES
-from app.journal import Batch, Journal
-from app.publisher import bell
+from app.ingest.publisher import bell
+from app.journal.batches import Batch
+from app.journal.journal import Journal
 from app.settings import Settings
 from app.store import connection, migrations
-from tests.conftest import running, wait_until
+from tests.support.waiting import running, wait_until
 
 StartWorker = Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]
 

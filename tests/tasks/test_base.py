@@ -2,10 +2,11 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,23 +17,32 @@ from kombu.exceptions import OperationalError
 from msgspec.structs import replace
 
 import celeryconfig
-from app import counters, dead_letters
-from app.archive import Archive
-from app.cli.database import IDLE_TRANSACTION_SECONDS
+from app.counting import pipeline
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.errors import DeadlineMissed, Unavailable
-from app.journal import TAKEN_SECONDS, Batch, Journal, batches, connect
-from app.publisher import bell
+from app.ingest.publisher import bell
+from app.journal.batches import Batch, batches
+from app.journal.journal import TAKEN_SECONDS, Journal
+from app.journal.redis_journal import RedisJournal
+from app.journal.shares import LATE
+from app.local.database import IDLE_TRANSACTION_SECONDS
+from app.outputs.archive import Archive
+from app.redis import dead_letters
+from app.redis.connection import connect
 from app.settings import Settings
 from app.store import documents, folding, reports
-from app.store.counting import APPLY_SECONDS, ClickRule, Counting
+from app.store.connection import Session
+from app.store.counting import APPLY_SECONDS, AlsoWrite, Applied, ClickRule, Counting
 from app.store.ledger import Piece
+from app.store.outbox import FROM_JOURNAL, Outbox
 from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
 from tasks.sweep import RING_AGAIN_SECONDS, fold, sweep
-from tests.conftest import Server, count_batch, kill_group, running, wait_until
-from tests.replaced import two_redis
+from tests.support.counting import count_batch
+from tests.support.replaced import two_redis
+from tests.support.servers import Server
+from tests.support.waiting import kill_group, running, wait_until
 from tests.tasks.conftest import StartWorker
 
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
@@ -40,7 +50,14 @@ VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
 
 def journalled(journal: Journal, *events: Event) -> Batch:
     (batch,) = batches(events)
-    journal.write([batch])
+
+    def is_written() -> bool:
+        with suppress(Unavailable):  # a busy machine may take longer than the journal waits
+            journal.write([batch])
+            return True
+        return False
+
+    wait_until(is_written)
     return batch
 
 
@@ -83,6 +100,25 @@ def test_a_task_counts_its_batch_and_takes_it_out_of_the_journal(
     task.apply(task_id=batch.id).get()
     assert all_counted(journal)
     assert tuple(read(reports.Page()).items[0].values()) == row
+
+
+def test_late_batches_wait_until_the_reports_hold_what_was_counted(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journalled(journal, VIEW)
+    late = journalled(journal, VIEW)
+    journal.redis.zincrby("journal:page_view:waiting", LATE, late.id)
+    left_when_folding = []
+
+    def fold(kind: str) -> bool:
+        left_when_folding.append(journal.waiting()["page_view"])
+        return len(left_when_folding) > 3 and folding.fold(kind)
+
+    monkeypatch.setattr(pipeline, "folding", SimpleNamespace(fold=fold))
+    page_view.apply(task_id=late.id).get()
+    assert left_when_folding[:5] == [1, 1, 1, 1, 0]
+    assert all_counted(journal)
+    assert views() == 2
 
 
 def test_a_message_that_comes_again_counts_nothing(journal: Journal) -> None:
@@ -156,6 +192,7 @@ def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_o
     assert views() == 1
 
 
+@pytest.mark.proof
 def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counted_once(
     journal: Journal, start_worker: StartWorker, database: Server
 ) -> None:
@@ -176,6 +213,7 @@ def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counte
     assert views() == 1
 
 
+@pytest.mark.proof
 def test_what_a_killed_worker_left_open_is_given_up_before_a_batch_is(
     journal: Journal, start_worker: StartWorker, settings: Settings
 ) -> None:
@@ -265,7 +303,7 @@ def test_a_worker_that_dies_between_two_pieces_leaves_the_rest_to_the_next(
 ) -> None:
     events = [click(FAR_FUTURE if n == 5 else n, f"u{n}") for n in range(8)]
     batch = journalled(journal, *events)
-    owner: Any = dead_letters if step == "keep_event" else ad_click.applying._counting
+    owner: Any = dead_letters if step == "keep_event" else ad_click.pipeline._counting
     name = "apply_pieces" if step == "apply" else step
     works = getattr(owner, name)
     left = [calls]
@@ -280,7 +318,7 @@ def test_a_worker_that_dies_between_two_pieces_leaves_the_rest_to_the_next(
 
     monkeypatch.setattr(owner, name, die)
     with suppress(Killed):
-        ad_click.applying.apply_halved(AdClick, [Piece(batch.id, events)], ad_click._bury)
+        ad_click.pipeline.apply_halved(AdClick, [Piece(batch.id, events)], ad_click._bury)
     monkeypatch.undo()
     make_overdue(journal, batch)
     ad_click.apply().get()
@@ -294,8 +332,8 @@ def test_a_transaction_that_misses_its_deadline_is_halved_until_it_is_in_time(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = journalled(journal, *[click(n, f"u{n}") for n in range(20)])
-    applying = ad_click.applying
-    in_time = applying._counting.apply_pieces
+    pipeline = ad_click.pipeline
+    in_time = pipeline._counting.apply_pieces
     numbers = []
 
     def slow(pieces: Any, along: Any = None) -> Any:
@@ -308,7 +346,7 @@ def test_a_transaction_that_misses_its_deadline_is_halved_until_it_is_in_time(
     def applied_batches() -> set[str]:
         return {row.key for row in documents.AppliedBatch.objects}
 
-    monkeypatch.setattr(applying._counting, "apply_pieces", slow)
+    monkeypatch.setattr(pipeline._counting, "apply_pieces", slow)
     while journal.holds(batch):
         make_overdue(journal, batch)
         ad_click.apply().get()
@@ -340,7 +378,7 @@ def test_an_id_that_is_another_events_makes_a_dead_letter_once(journal: Journal)
     }
 
 
-def test_pieces_are_archived_under_ids_of_their_own_however_often_they_come(
+def test_pieces_are_archived_once_under_ids_of_their_own(
     journal: Journal, start_worker: StartWorker, archive: Archive
 ) -> None:
     clicks = [click(FAR_FUTURE if n == 1 else n, f"u{n}") for n in range(4)]
@@ -351,13 +389,7 @@ def test_pieces_are_archived_under_ids_of_their_own_however_often_they_come(
         bell()(batch)
         wait_until(lambda: all_counted(journal))
     files = [archive.read(name) for name in archive.files("ad_click")]
-    assert (
-        files
-        == [
-            {f"{batch.id}:0-1": [clicks[0]], f"{batch.id}:2-4": clicks[2:]},
-        ]
-        * 2
-    )
+    assert files == [{f"{batch.id}:0-1": [clicks[0]], f"{batch.id}:2-4": clicks[2:]}]
     assert hits() == 3
 
 
@@ -400,6 +432,7 @@ def test_a_batch_waits_for_a_database_that_is_away_and_is_counted_when_it_is_bac
     assert views() == 1
 
 
+@pytest.mark.proof
 def test_a_batch_stays_in_the_journal_when_the_database_stays_away(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, database: Server
 ) -> None:
@@ -425,7 +458,12 @@ def test_redis_killed_and_back_loses_no_accepted_batch(
         redis.kill()
         redis.start()
         worker.send_signal(signal.SIGCONT)
-        wait_until(lambda: all_counted(journal))
+
+        def all_counted_after_a_sweep() -> bool:
+            sweep()  # as beat does: the message may have been lost with Redis's connection
+            return all_counted(journal)
+
+        wait_until(all_counted_after_a_sweep, every=0.5)
     assert views() == 1
 
 
@@ -447,6 +485,7 @@ def test_with_an_archive_each_batch_is_in_it_once_it_has_left_the_journal(
     assert archived(archive, "ad_click") == [[AdClick(None, "site1.com", "34", "u1", 5)]]
 
 
+@pytest.mark.proof
 def test_what_a_worker_counted_but_died_before_it_archived_is_archived_by_the_next(
     journal: Journal, start_worker: StartWorker, archive: Archive
 ) -> None:
@@ -454,28 +493,44 @@ def test_what_a_worker_counted_but_died_before_it_archived_is_archived_by_the_ne
     batch = journalled(journal, *views)
     counting = Counting(ClickRule(3, "user"), archives=True)
     counting.apply(PageView, {"before": [views[0]]})
-    counting.apply(PageView, {batch.id: views})
-    bell()(batch)
+    outbox = Outbox(FROM_JOURNAL, keeps_counted=True)
+    counting.apply_pieces({PageView: [Piece(batch.id, views)]}, leaving_in(outbox))
     with start_worker():
+        wait_until(lambda: rung(batch) and not outbox.rows_left(), every=1)
         wait_until(lambda: sum(journal.waiting().values()) == 0)
     assert archived(archive, "page_view") == [[views[1], views[3], views[4]]]
 
 
-def test_batches_wait_for_an_archive_that_is_away_and_are_counted_and_archived_once(
+@pytest.mark.proof
+def test_events_count_while_the_archive_is_away_and_are_archived_once_it_is_back(
     journal: Journal, start_worker: StartWorker, archive: Archive, tmp_path: Path
 ) -> None:
+    outbox = Outbox(FROM_JOURNAL, keeps_counted=True)
     with start_worker():
         in_the_way = tmp_path / "archive"
         in_the_way.touch()
         batch = sent(journal, VIEW)
-        given_back = f"{counters.GIVEN_BACK.name}|page_view"
-        wait_until(lambda: journal.redis.hget(counters.KEY, given_back))
-        assert journal.holds(batch)
-        in_the_way.unlink()
-        bell()(batch)
         wait_until(lambda: all_counted(journal))
+        assert outbox.rows_left() == [batch.id]
+        in_the_way.unlink()
+        wait_until(lambda: rung(batch) and not outbox.rows_left(), every=1)
     assert views() == 1
     assert archived(archive, "page_view") == [[VIEW]]
+
+
+def leaving_in(outbox: Outbox) -> AlsoWrite:
+    """What leaves in an outbox what a transaction counted."""
+
+    def leave(session: Session, applied: Mapping[type[Event], Applied]) -> None:
+        outbox.leave(applied, session)
+
+    return leave
+
+
+def rung(batch: Batch) -> bool:
+    """True, and a worker has been called."""
+    bell()(batch)
+    return True
 
 
 @pytest.fixture
@@ -497,6 +552,7 @@ def make_overdue(journal: Journal, batch: Batch) -> None:
         journal.redis.zadd(f"journal:{batch.queue}:{state}", {batch.id: 1.0}, xx=True)
 
 
+@pytest.mark.proof
 def test_workers_go_on_with_the_redis_that_replaced_theirs_and_count_all_once(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -523,7 +579,7 @@ def test_workers_go_on_with_the_redis_that_replaced_theirs_and_count_all_once(
     workers: list[subprocess.Popen[bytes]] = []
     with two_redis(tmp_path) as redis, ExitStack() as stack:
         servers = {"REDIS_URL": redis.url, "MONGODB_URL": settings.mongodb_url}
-        journal = Journal(connect(redis.url))
+        journal = RedisJournal(connect(redis.url))
         wait_until(is_accepted)
         wait_until(lambda: is_counted(10), every=0.2)
         redis.replace()

@@ -1,4 +1,4 @@
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -7,13 +7,14 @@ from celery.schedules import crontab
 import celeryconfig
 from app.domain.events import AdImpression
 from app.errors import Unavailable
-from app.journal import Journal
+from app.journal.journal import Journal
 from app.settings import Settings
 from app.store import months, reports
 from app.store.counting import ClickRule, Counting
 from tasks import month_end as module
 from tasks.month_end import month_end
-from tests.conftest import count_batch
+from tests.conftest import SetClock
+from tests.support.counting import count_batch
 
 
 def rows() -> list[tuple[Any, ...]]:
@@ -78,3 +79,14 @@ def test_beat_sends_it_at_the_times_of_month_end_among_others(moment: str) -> No
     assert time.minute in schedule.minute
     assert time.hour in schedule.hour
     assert time.day in schedule.day_of_month
+
+
+def test_no_month_is_closed_while_this_machines_clock_is_ahead(
+    set_clock: SetClock,
+) -> None:
+    counting = Counting(ClickRule(3, "user"))
+    month = str(datetime.now(UTC))[:7]
+    count_batch(counting, "b1", AdImpression, [AdImpression(None, "a.com", "1", "u1", month)])
+    set_clock(timedelta(days=32))
+    assert month_end() == []
+    assert not any(row[-1] for row in rows())

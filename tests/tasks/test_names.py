@@ -1,8 +1,8 @@
 import pytest
 
 import celeryconfig
-from app.journal import Journal
-from app.known_names import LOADED_KEY
+from app.journal.journal import Journal
+from app.redis.known_names import LOADED_KEY
 from app.settings import Settings
 from tasks import names
 from tasks.names import load_names

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 import celeryconfig
-from app import live, logs
-from app.journal import Journal
-from app.live import Counted, Counts
-from app.settings import Settings
-from app.spikes import (
+from app import logs
+from app.journal.journal import Journal
+from app.redis import live
+from app.redis.live import Counted, Counts
+from app.redis.spikes import (
     MAX_TO_POST,
     POST_AGAIN_SECONDS,
     POST_SECONDS,
@@ -20,9 +20,10 @@ from app.spikes import (
     is_any_to_post,
     next_to_post,
 )
+from app.settings import Settings
 from tasks import spikes
 from tasks.spikes import find_spikes, spike_webhook
-from tests.receiver import Receiver
+from tests.support.receiver import Receiver
 
 
 def found(age: float = 0) -> list[Spike]:

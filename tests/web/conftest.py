@@ -9,11 +9,11 @@ import httpx
 import pytest
 from flask.testing import FlaskClient
 
-from app.cli.parts import free_ports
-from app.journal import Journal
+from app.journal.journal import Journal
+from app.local.processes import free_ports
 from app.settings import Settings
 from app.web.application import create_app
-from tests.conftest import running, wait_until
+from tests.support.waiting import running, wait_until
 
 MakeClient = Callable[..., FlaskClient]
 

@@ -1,8 +1,9 @@
 """The application with room for fewer Socket.IO connections and messages than it has."""
 
-from app.web import server, socket_io
+from app.web import server
 from app.web.application import create_app
-from app.web.places import Places, Room
+from app.web.sockets import socket_io
+from app.web.sockets.places import Places, Room
 
 SOCKETS = 2 * server.threads
 MESSAGE_BYTES = 1024 * 1024

@@ -1,7 +1,8 @@
 """The application with less patience for clients, and less room for them, than it has."""
 
-from app.web import socket_io, websocket, worker
+from app.web import worker
 from app.web.application import create_app
+from app.web.sockets import socket_io, websocket
 
 socket_io.PING_SECONDS = 0.5
 socket_io.CONNECT_SECONDS = 0.5

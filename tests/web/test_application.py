@@ -7,13 +7,14 @@ import httpx
 import pytest
 from flask.testing import FlaskClient
 
-from app.cli.parts import free_ports
-from app.journal import Journal
+from app.journal.journal import Journal
+from app.local.processes import free_ports
 from app.logs import JsonLines
 from app.settings import Settings
 from app.store import connection, folding
-from app.web import operations
-from tests.conftest import Server, running, wait_until
+from app.web.views import operations
+from tests.support.servers import Server
+from tests.support.waiting import running, wait_until
 from tests.web.conftest import is_up
 
 VIEW = {"Type": "PageView", "Url": "site1.com/page1"}

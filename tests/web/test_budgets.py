@@ -5,11 +5,11 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.domain.events import OTHER, Actual, AdClick, PageView
-from app.journal import Journal
-from app.known_names import LOADED_KEY
+from app.journal.journal import Journal
+from app.redis.known_names import LOADED_KEY
 from tests.web.conftest import MakeClient
-from tests.web.test_ingest import journalled, post
-from tests.web.test_metrics import scrape, value
+from tests.web.views.test_events import journalled, post
+from tests.web.views.test_metrics import scrape, value
 
 
 @pytest.fixture(autouse=True)

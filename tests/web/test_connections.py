@@ -1,7 +1,17 @@
+import gzip
+from functools import partial
+
 import pytest
 
 from app.domain.bodies import MAX_BODY_BYTES
-from app.web.connections import MAX_CHUNK_LINE_BYTES, MAX_CHUNKS, MAX_HEAD_BYTES, Incoming
+from app.web.connections import (
+    LARGE_BYTES,
+    LARGE_MARKS,
+    MAX_CHUNK_LINE_BYTES,
+    MAX_CHUNKS,
+    MAX_HEAD_BYTES,
+    Incoming,
+)
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /a HTTP/1.1\r\nHost: x\r\n"
@@ -40,6 +50,67 @@ def test_whom_a_request_is_forwarded_for_is_what_proxies_say(
     incoming.data += b"x-forwarded-for:2001:db8::1\r\nHost: x\r\n\r\nX-Forwarded-For: b\r\n"
     assert incoming.is_ready()
     assert incoming.forwarded_for(proxies) == client
+
+
+def sending(body: bytes, header: bytes = b"A: b") -> bytes:
+    return POST + header + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_large"),
+    [
+        (sending(bytes(60_000)) + bytes(60_000), False),
+        (sending(bytes(70_000)), True),
+        (sending(b"\r\nContent-Encoding: gzip\r\n"), False),
+        (sending(b"," * LARGE_MARKS), False),
+        (sending(b"{}," * (LARGE_MARKS + 1)), True),
+        (sending(b"{}\n" * (LARGE_MARKS + 1)), True),
+        (sending(b"{}", b"A: " + b"," * LARGE_MARKS + b",") + b"," * LARGE_MARKS, False),
+        (CHUNKED + b"bb9\r\n" + b"{}," * (LARGE_MARKS + 1), True),
+    ],
+)
+def test_a_request_is_large_by_its_bytes_or_its_events(request_: bytes, is_large: bool) -> None:
+    incoming = Incoming()
+    incoming.data += request_
+    incoming.is_ready()
+    incoming.look_inside()
+    assert incoming.is_large() == is_large
+
+
+# Without the time, which would have each process of pytest collect tests of other names.
+PACKED = partial(gzip.compress, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_large"),
+    [
+        (PACKED(b"{}," * LARGE_MARKS), False),
+        (PACKED(b"{}," * LARGE_MARKS + b","), True),
+        (PACKED(bytes(LARGE_BYTES - 1)), False),
+        (PACKED(bytes(LARGE_BYTES + 1)), True),
+        (PACKED(b"") * 2, True),
+        (PACKED(b"x")[:-1], True),
+        (b"no gzip", False),
+    ],
+)
+@pytest.mark.parametrize("header", [b"content-encoding:GZip", b"Content-Encoding: identity, x"])
+def test_a_packed_request_is_large_by_what_is_in_it_once_it_was_looked_into(
+    header: bytes, body: bytes, is_large: bool
+) -> None:
+    incoming = Incoming()
+    incoming.data += sending(body, header) + GET
+    assert incoming.is_ready()
+    assert not incoming.is_large()
+    incoming.look_inside()
+    assert incoming.is_large() == is_large
+
+
+def test_a_packed_request_in_chunks_is_large() -> None:
+    incoming = Incoming()
+    incoming.data += POST + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    incoming.data += b"1\r\nx\r\n0\r\n\r\n"
+    assert incoming.is_ready()
+    assert incoming.is_large()
 
 
 @pytest.mark.parametrize("second", WHOLE)

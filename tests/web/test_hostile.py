@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from app.domain.events import QUEUES
 from app.domain.urls import website_and_page
-from app.journal import Journal
-from app.web.ingest import MAX_UNPACKED_BYTES
+from app.journal.journal import Journal
+from app.web.views.events import MAX_UNPACKED_BYTES
 
 VIEW = {"Type": "PageView", "Url": "site1.com/a", "Meta": {"UserId": "u", "AdId": "1"}}
 NASTY = [

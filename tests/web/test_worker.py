@@ -1,9 +1,10 @@
+import gzip
 import inspect
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from app.settings import Settings
 from app.web.connections import Incoming, Request
 from app.web.server import threads, workers
-from app.web.worker import BufferingWorker
+from app.web.worker import MAX_BUFFERED_BYTES, BufferingWorker
 from tests.web.conftest import gunicorn
 from tests.web.test_connections import WHOLE
 
@@ -138,26 +139,35 @@ def test_where_all_places_are_taken_the_client_with_the_most_gives_up_its_oldest
         assert client._transport._pool.connections == [stream], "it was not closed"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("proxies", ["", "1"])
+@pytest.mark.parametrize("proxies", ["0", "1"])
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (b"A: b", bytes(100_000)),
+        (b"Content-Encoding: gzip", gzip.compress(bytes(100_000))),
+        (b"A: b", b"{}," * 2_000),
+    ],
+    ids=["by their bytes", "once unpacked", "by their events"],
+)
 def test_large_requests_of_one_client_leave_threads_to_the_others(
-    shared_settings: Settings, tmp_path: Path, proxies: str
+    shared_settings: Settings, tmp_path: Path, header: bytes, body: bytes, proxies: str
 ) -> None:
     few = ("--workers", "1", "--threads", "7", "tests.web.naming:app")
-    large = b"POST /?1.5 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9, 192.0.2.%d\r\n"
-    large += b"Content-Length: 100000\r\n\r\n" + bytes(100_000)
+    large = b"POST /?1.5 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9, 192.0.2.%d\r\n%b\r\n"
+    large += b"Content-Length: %d\r\n\r\n%b"
     with ExitStack() as stack:
         url = stack.enter_context(
-            gunicorn(shared_settings, tmp_path, *few, TRUSTED_PROXIES=proxies or "0")
+            gunicorn(shared_settings, tmp_path, *few, TRUSTED_PROXIES=proxies)
         )
         clients = [stack.enter_context(opened(url, ELSEWHERE)) for _ in range(14)]
         for client in clients:
-            client.sendall(large % 7)
+            client.sendall(large % (7, header, len(body), body))
         time.sleep(0.3)
         for _ in range(5):
             assert httpx.get(url, timeout=0.9).is_success
-        if proxies:
+        if proxies == "1":
             with opened(url, ELSEWHERE) as other:
-                other.sendall(large.replace(b"?1.5", b"?0.1") % 8)
+                other.sendall(large.replace(b"?1.5", b"?0.1") % (8, header, len(body), body))
                 other.settimeout(0.9)
                 assert other.recv(100).startswith(b"HTTP/1.1 200 "), "another client's"
 
@@ -170,3 +180,74 @@ def test_slow_requests_of_one_client_leave_threads_to_the_others(small: str) -> 
         for _ in range(5):
             assert httpx.get(small, timeout=0.9).is_success
         assert slow.recv(100).startswith(b"HTTP/1.1 200 "), "its turn comes"
+
+
+def test_slow_requests_of_one_client_leave_threads_to_the_others_behind_a_proxy(
+    shared_settings: Settings, tmp_path: Path
+) -> None:
+    few = ("--workers", "1", "--threads", "5", "tests.web.naming:app")
+    slow = b"GET /?1 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
+    with ExitStack() as stack:
+        url = stack.enter_context(gunicorn(shared_settings, tmp_path, *few, TRUSTED_PROXIES="1"))
+        # The proxy sends them on over connections that it has had for long.
+        clients = [stack.enter_context(opened(url)) for _ in range(20)]
+        for client in clients:
+            client.sendall(slow.replace(b"?1", b""))
+            assert client.recv(1_000).startswith(b"HTTP/1.1 200 ")
+        for client in clients:
+            client.sendall(slow)
+        for last in range(5):
+            headers = {"X-Forwarded-For": f"192.0.2.7, 192.0.2.{last}"}
+            assert httpx.get(url, headers=headers, timeout=0.9).is_success
+        assert client.recv(100).startswith(b"HTTP/1.1 200 "), "its turn comes"
+
+
+def test_large_requests_of_many_clients_leave_threads_to_small_ones(
+    shared_settings: Settings, tmp_path: Path
+) -> None:
+    few = ("--workers", "1", "--threads", "7", "tests.web.naming:app")
+    large = b"POST /?1.5 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.%d\r\n"
+    large += b"Content-Length: 100000\r\n\r\n" + bytes(100_000)
+    with ExitStack() as stack:
+        url = stack.enter_context(gunicorn(shared_settings, tmp_path, *few, TRUSTED_PROXIES="1"))
+        clients = [stack.enter_context(opened(url)) for _ in range(14)]
+        for last, client in enumerate(clients):
+            client.sendall(large % last)
+        time.sleep(0.3)
+        for _ in range(5):
+            assert httpx.get(url, timeout=0.9).is_success
+
+
+def test_who_sends_one_request_does_not_wait_for_all_that_others_sent_before(
+    shared_settings: Settings, tmp_path: Path
+) -> None:
+    few = ("--workers", "1", "--threads", "12", "tests.web.naming:app")
+    slow = b"GET /?1 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
+    with ExitStack() as stack:
+        url = stack.enter_context(gunicorn(shared_settings, tmp_path, *few, TRUSTED_PROXIES="1"))
+        clients = [stack.enter_context(opened(url)) for _ in range(64)]
+        for place, client in enumerate(clients):
+            client.sendall(slow % (place % 8))
+        time.sleep(0.3)
+        assert httpx.get(url, timeout=4).is_success
+
+
+def test_where_too_much_waits_for_its_end_the_client_behind_the_proxy_with_the_most_gives_it_up(
+    shared_settings: Settings, tmp_path: Path
+) -> None:
+    few = ("--workers", "1", "tests.web.naming:app")
+    begin = b"POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.%d\r\n"
+    begin += b"Content-Length: 2000000\r\n\r\n"
+    with ExitStack() as stack:
+        url = stack.enter_context(gunicorn(shared_settings, tmp_path, *few, TRUSTED_PROXIES="1"))
+        one = stack.enter_context(opened(url))
+        one.sendall(begin % 8 + bytes(1_000_000))
+        others = [
+            stack.enter_context(opened(url)) for _ in range(MAX_BUFFERED_BYTES // 1_900_000 + 1)
+        ]
+        for other in others:
+            other.sendall(begin % 7 + bytes(1_900_000))
+        with suppress(ConnectionResetError):
+            assert others[0].recv(1) == b"", "it was closed"
+        one.sendall(bytes(1_000_000))
+        assert one.recv(100).startswith(b"HTTP/1.1 200 ")

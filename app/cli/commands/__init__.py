@@ -1,1 +1,1 @@
-"""The commands, each module imported once one of its commands is run."""
+"""The commands, one in each module, imported once they are asked for."""

@@ -18,7 +18,7 @@ from app.store import connection
 def consume(brokers: str, topic: str, group: str) -> None:
     """Count the events of a Kafka topic, until Ctrl-C; run it as often as there is work for."""
     try:
-        from app.consuming import TopicConsumer  # noqa: PLC0415
+        from app.counting.kafka_consumer import TopicConsumer  # noqa: PLC0415
     except ImportError as error:
         raise click.ClickException("This needs `pip install eventstream[kafka]`.") from error
     config = settings()

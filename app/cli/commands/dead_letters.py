@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app import dead_letters as letters_kept
-from app.broker import journal_of
 from app.cli.printing import visible
-from app.journal import broker_errors, connect
-from app.publisher import Publisher, bell
-from app.reading import reader_with
-from app.replay import Replayer
+from app.ingest.publisher import Publisher, bell
+from app.ingest.readers import reader_with
+from app.ingest.replay import Replayer
+from app.journal.opener import journal_of
+from app.redis import dead_letters as letters_kept
+from app.redis.connection import broker_errors, connect
 from app.settings import settings
 
 

@@ -21,7 +21,7 @@ def up(workers: int, **given: Any) -> None:
     where BROKER_URL names it, is never.
     """
     # Needs what is installed for running on one machine only, and the help of all commands not.
-    from app.cli.up import Supervisor  # noqa: PLC0415
+    from app.local.supervisor import Supervisor  # noqa: PLC0415
 
     os.environ.update(
         {name.upper(): str(value) for name, value in given.items() if value is not None}

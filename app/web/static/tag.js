@@ -1,15 +1,21 @@
-// Tells an eventstream collector of page views, viewable ad impressions and ad clicks.
+// Reports page views, viewable ad impressions and ad clicks to an eventstream collector.
 (() => {
-  const script = document.currentScript;
+  // A module is no current script.
+  let script = document.currentScript;
+  if (!script) for (const one of document.scripts) if (one.src.includes("TAG_NAME")) script = one;
+  const { dataset: data, src } = script;
   // Included twice.
-  if (window[Symbol.for("eventstream")]) return;
-  window[Symbol.for("eventstream")] = true;
+  if (window.eventstream?.consent) return;
+  if (/[?&]eventstream-debug\b/.test(location.search) || "debug" in data) {
+    // The same, but it shows what it does.
+    if (!window.eventstream) return import((window.eventstream = new URL("DEBUG_NAME", src)));
+  }
 
-  const { key } = script.dataset;
-  const path = "events" + (key ? "?key=" + encodeURIComponent(key) : "");
-  const collector = new URL(path, script.src).href;
+  // As it is now: pages wrap it later.
+  const { fetch } = window;
+  const path = "EVENTS_PATH" + (data.key ? "?key=" + encodeURIComponent(data.key) : "");
+  const collector = new URL(path, src).href;
   const ADS = '[data-ad-id]:not([data-ad-id=""])';
-  const MOST = 200;
   // As long as they can be, these still fit the 64 KiB of fetch's keepalive.
   const AT_ONCE = 15;
 
@@ -18,8 +24,9 @@
   try {
     storage = localStorage;
   } catch {}
-  const anonymous =
+  const objects =
     navigator.globalPrivacyControl || navigator.doNotTrack === "1" || !storage;
+  const anonymous = () => objects || data.consent === "wait";
 
   // Not crypto.randomUUID, which pages without https lack.
   const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
@@ -34,57 +41,78 @@
   const OWN = "eventstream user";
   let own;
   const user = () => {
-    if (anonymous) return;
-    if (script.dataset.user) return script.dataset.user;
-    own ??= storage[OWN] || random();
-    store(OWN, own);
+    if (anonymous()) return;
+    if (data.user) return data.user;
+    store(OWN, (own ??= storage[OWN] || random()));
     return own;
   };
 
   // An event is kept, over pages too, until the collector has answered for it: its EventId makes
   // sending it again safe, for 7 days. In storage each has a key of its own, so that the tabs of a
-  // site don't overwrite each other's.
+  // site don't overwrite each other's. It is kept as text that is made by hand, as pages with an old
+  // Prototype change what JSON.stringify makes of a list or a text.
   const prefix = `eventstream ${collector} `;
   const queue = new Map();
   let sending = [];
+  let most = AT_ONCE;
+  let warns = true;
   let wait = 0;
   let timer;
+
+  const escaped = (letter) => "\\u" + (letter.charCodeAt() + 65536).toString(16).slice(1);
+  const quoted = (text) => `"${text.replace(/[^ !#-[\]-~]/g, escaped)}"`;
 
   const forget = (name) => {
     queue.delete(name);
     storage?.removeItem(name);
   };
 
-  const recall = () => {
-    for (const name of Object.keys(storage || {})) {
-      if (!name.startsWith(prefix)) continue;
-      try {
-        const event = JSON.parse(storage[name]);
-        if (Date.now() - event.Timestamp < 6 * 864e5 && !(anonymous && event.Meta.UserId)) {
-          queue.set(name, event);
-          continue;
-        }
-      } catch {}
-      forget(name);
+  const NAMED = /"UserId":/;
+  const recall = (never) => {
+    if (never) {
+      own = 0;
+      storage?.removeItem(OWN);
+      for (const [name, text] of queue) if (NAMED.test(text)) forget(name);
     }
-    if (anonymous) storage?.removeItem(OWN);
+    for (const name in storage) {
+      if (name.indexOf(prefix)) continue;
+      const text = storage[name];
+      const time = /(\d+)}$/.exec(text)?.[1];
+      const named = NAMED.test(text);
+      if (!(Date.now() - time < 6 * 864e5) || (named && never)) forget(name);
+      else if (!named || !anonymous()) queue.set(name, text);
+    }
   };
 
-  const body = (names) => JSON.stringify(names.map((name) => queue.get(name)));
+  const body = (names) => {
+    let all = "";
+    for (const name of names) {
+      all += `${all && ","}${queue.get(name).slice(0, -1)},"SentAt":${Date.now()}}`;
+    }
+    return `[${all}]`;
+  };
 
   const send = async () => {
     clearTimeout(timer);
     timer = 0;
-    if (sending.length || !queue.size || !navigator.onLine) return;
-    sending = [...queue.keys()].slice(0, AT_ONCE);
+    if (sending.length || !queue.size) return;
+    sending = [...queue.keys()].slice(0, most);
     // 0: no connection.
     let status = 0;
     try {
       const init = { method: "POST", body: body(sending), keepalive: true, credentials: "omit" };
-      ({ status } = await fetch(collector, init));
+      const answer = await fetch(collector, init);
+      note("answer", init.body, answer.clone());
+      ({ status } = answer);
     } catch {}
-    const later = [0, 408, 429].includes(status) || status > 499;
-    if (!later) sending.forEach(forget);
+    const later = /^(0|408|429|5..)$/.test(status);
+    if (!later) {
+      const isRefused = status > 399;
+      // One of them may be to blame.
+      if (isRefused && sending[1]) most = 1;
+      else sending.forEach(forget);
+      if (isRefused) warns &&= console.warn("eventstream: refused with", status);
+    }
     sending = [];
     wait = later ? Math.min(2 * wait || 2e3, 3e5) : 0;
     if (queue.size) soon();
@@ -94,104 +122,195 @@
   };
   const now = () => (wait ? soon() : send());
 
-  const record = (Type, AdId) => {
-    const UserId = user();
-    if (AdId && !UserId) return;
-    const EventId = random();
+  const record = (type, ad) => {
+    const who = user();
+    if (ad && !who) return;
+    note("event", type, ad);
+    const id = random();
     // Longer than is allowed stays so, and is among the collector's dead letters.
-    const Url = location.href.split(/[?#]/)[0].slice(0, 2049);
-    const event = { Type, Url, Meta: { UserId, AdId }, EventId, Timestamp: Date.now() };
-    const name = prefix + EventId;
-    queue.set(name, event);
-    if (queue.size > MOST) forget(queue.keys().next().value);
-    store(name, JSON.stringify(event));
+    const url = location.href.split(/[?#]/)[0].slice(0, 2049);
+    let meta = who ? `"UserId":${quoted(who)}` : "";
+    if (ad) meta += `,"AdId":${quoted(ad)}`;
+    const name = prefix + id;
+    const text = `{"Type":"${type}","Url":${quoted(url)},"Meta":{${meta}},"EventId":"${id}","Timestamp":${Date.now()}}`;
+    queue.set(name, text);
+    if (queue.size > 200) forget(queue.keys().next().value);
+    store(name, text);
     soon();
+    return true;
   };
 
-  // MRC Viewable Impression Guidelines: half of the pixels for one continuous second.
-  let seen = new WeakMap();
-  const timers = new Map();
-
-  const stop = (ad) => {
-    clearTimeout(timers.get(ad));
-    timers.delete(ad);
+  // The ad is what is drawn: the largest part that paints something, not the box of the marked
+  // element, which may be empty, or as wide as the page. What clips its contents counts whole, if
+  // any of them is drawn.
+  const paints = (node) => {
+    const { backgroundColor, backgroundImage } = getComputedStyle(node);
+    return (
+      /img|video|canvas|iframe|svg|object|embed/.test(node.localName) ||
+      backgroundImage !== "none" ||
+      !/^rgba.* 0\)/.test(backgroundColor) ||
+      [...node.childNodes].some(({ nodeType, data }) => nodeType === 3 && data.trim())
+    );
   };
-  const shown = (ad, id, pixels) => {
-    timers.delete(ad);
-    observer.unobserve(ad);
-    if (pixels && ad.dataset.adId === id) {
-      seen.set(ad, id);
-      record("AdImpression", id);
-    } else {
-      // It was empty, or is another ad by now: look again.
-      observer.observe(ad);
+  const isVisible = (node) =>
+    node.checkVisibility?.({ checkOpacity: true, checkVisibilityCSS: true }) !== false;
+  const drawn = (node, found = { area: 1, left: 200 }) => {
+    const { width, height } = node.getBoundingClientRect();
+    const clips = width * height && getComputedStyle(node).overflowX !== "visible";
+    const inside = clips ? { area: 1, left: found.left } : found;
+    const assigned = node.assignedElements?.({ flatten: true });
+    for (const child of assigned || (node.shadowRoot || node).children) {
+      if (inside.left-- > 0) drawn(child, inside);
     }
+    found.left = inside.left;
+    if (width * height > found.area && isVisible(node) && ((clips && inside.part) || paints(node))) {
+      found.area = width * height;
+      found.part = node;
+    }
+    return found;
   };
-  const observer = new IntersectionObserver(
-    (entries) => {
-      for (const { target, intersectionRatio, boundingClientRect: box } of entries) {
-        stop(target);
-        if (intersectionRatio >= 0.5 && !document.hidden) {
-          const id = target.dataset.adId;
-          timers.set(target, setTimeout(shown, 1000, target, id, box.width * box.height));
-        }
+
+  // By most of the points of a diagonal: whether something else that paints lies over the part.
+  const isCovered = (part, ad) => {
+    const { x, y, width, height } = part.getBoundingClientRect();
+    let over = 0;
+    for (let i = 0.5; i < 9; i++) {
+      const node = document.elementFromPoint(x + (width * i) / 9, y + (height * i) / 9);
+      // Neither in the ad nor around it, nor in another tree.
+      over +=
+        node && /^[24]$/.test(ad.compareDocumentPosition(node)) && isVisible(node) && paints(node);
+    }
+    return over > 4;
+  };
+
+  // Also those in open shadow roots.
+  const ads = (root, found = []) => {
+    for (const node of root.querySelectorAll("*")) {
+      if (node.matches(ADS)) found.push(node);
+      if (node.shadowRoot) ads(node.shadowRoot, found);
+    }
+    return found;
+  };
+
+  // Once a page view for each ad and slot: that which is named, or else the first, second, … of
+  // this ad in the page.
+  let seen = new Set();
+  const watched = new Map();
+
+  const unwatch = (ad) => {
+    watched.get(ad).stop();
+    watched.delete(ad);
+  };
+  const unwatchAll = () => {
+    for (const [ad] of watched) unwatch(ad);
+  };
+  const observe = (ad, slot, { part, area }) => {
+    const id = ad.dataset.adId;
+    // MRC Viewable Impression Guidelines: half of the pixels, or 30 % of a large ad, for one
+    // continuous second.
+    const least = area < 242500 ? 0.5 : 0.3;
+    let second;
+    const observer = new IntersectionObserver(
+      (entries) => {
+        const ratio = entries.pop().intersectionRatio;
+        note("view", ad, ratio, least);
+        if (ratio >= least) second ||= setTimeout(count, 1000);
+        else second = clearTimeout(second);
+      },
+      { threshold: [0.3, 0.5] },
+    );
+    const count = () => {
+      second = 0;
+      const shown = drawn(ad).part === part;
+      const covered = shown && isCovered(part, ad);
+      note("count", ad, covered);
+      if (shown && !covered && record("AdImpression", id)) {
+        seen.add(slot);
+        unwatch(ad);
+      } else {
+        // It may be in another second.
+        observer.unobserve(part);
+        observer.observe(part);
       }
-    },
-    { threshold: 0.5 },
-  );
-  const watch = () => {
-    for (const ad of document.querySelectorAll(ADS)) {
-      if (seen.get(ad) !== ad.dataset.adId) observer.observe(ad);
-    }
+    };
+    observer.observe(part);
+    const stop = () => {
+      clearTimeout(second);
+      observer.disconnect();
+    };
+    watched.set(ad, { part, slot, stop });
   };
-  const unwatch = () => {
-    observer.disconnect();
-    [...timers.keys()].forEach(stop);
+  const watch = () => {
+    if (document.hidden) return;
+    const numbers = { __proto__: null };
+    for (const [ad] of watched) if (!ad.isConnected) unwatch(ad);
+    for (const ad of ads(document)) {
+      const { adId, adSlot } = ad.dataset;
+      numbers[adId] = -~numbers[adId];
+      const slot = `${adSlot || numbers[adId]} ${adId}`;
+      const shown = drawn(ad);
+      const before = watched.get(ad);
+      note("ad", ad, shown.part, seen.has(slot), anonymous());
+      if (before?.part === shown.part && before?.slot === slot) continue;
+      if (before) unwatch(ad);
+      if (shown.part && !seen.has(slot)) observe(ad, slot, shown);
+    }
   };
 
   let page;
   const view = () => {
     record("PageView");
-    seen = new WeakMap();
-    unwatch();
-    watch();
+    seen = new Set();
+    unwatchAll();
   };
   const moved = () => {
     const address = location.href.split("#")[0];
     if (address === page) return;
     page = address;
     view();
+    watch();
   };
 
-  const clicked = ({ target, button }) => {
-    const ad = button < 2 && target.closest?.(ADS);
-    if (!ad) return;
-    record("AdClick", ad.dataset.adId);
-    now();
+  // A person's: a script's are not trusted. One on a label is its control's too, at the same time.
+  let last;
+  const clicked = (event) => {
+    if (!event.isTrusted || event.button > 1 || event.timeStamp === last) return;
+    for (const node of event.composedPath()) {
+      if (!node.matches?.(ADS)) continue;
+      last = event.timeStamp;
+      record("AdClick", node.dataset.adId);
+      return now();
+    }
   };
 
   const start = () => {
-    recall();
-    moved();
-    for (const name of ["pushState", "replaceState"]) {
-      const original = history[name];
-      history[name] = function (...given) {
-        original.apply(this, given);
-        moved();
-      };
+    recall(objects);
+    if (window.navigation) {
+      navigation.addEventListener("currententrychange", moved);
+    } else {
+      for (const name of ["pushState", "replaceState"]) {
+        const original = history[name];
+        history[name] = function (...given) {
+          original.apply(this, given);
+          moved();
+        };
+      }
+      addEventListener("popstate", moved);
     }
-    addEventListener("popstate", moved);
+    // Ads come, and styles, images and shadow roots change what is drawn. And where a router kept
+    // the history's own methods, only this shows that it moved.
+    const look = () => {
+      moved();
+      watch();
+    };
+    look();
+    setInterval(look, 500);
     addEventListener("pageshow", ({ persisted }) => persisted && view());
-    new MutationObserver(watch).observe(document, {
-      subtree: true,
-      childList: true,
-      attributeFilter: ["data-ad-id"],
-    });
     // auxclick: the middle button, which opens a link in another tab.
     for (const name of ["click", "auxclick"]) addEventListener(name, clicked, true);
     addEventListener("online", send);
     document.addEventListener("visibilitychange", () => {
-      unwatch();
+      unwatchAll();
       if (document.hidden) now();
       else watch();
     });
@@ -200,6 +319,15 @@
       if (rest.length) navigator.sendBeacon(collector, body(rest));
     });
   };
-  if (document.prerendering) document.addEventListener("prerenderingchange", start, { once: true });
+
+  window.eventstream = {
+    // For data-consent="wait": what the visitor agrees to, or no longer.
+    consent(given) {
+      data.consent = given ? "" : "wait";
+      recall(objects || !given);
+    },
+  };
+
+  if (document.prerendering) document.addEventListener("prerenderingchange", start);
   else start();
 })();

@@ -1,0 +1,33 @@
+"""`eventstream drain`."""
+
+import time
+
+import click
+
+from app.cli.progress import progress_bar
+from app.journal.opener import journal_of
+from app.settings import settings
+from app.store import connection, folding, outbox
+
+POLL_SECONDS = 0.1
+
+
+@click.command()
+@click.option("--timeout", type=float, default=300, show_default=True, help="Seconds to wait.")
+def drain(timeout: float) -> None:
+    """Return when all that was accepted is counted; exit 1 if it is not by the timeout."""
+    journal = journal_of(settings())
+    connection.connect(settings().mongodb_url)
+    until = time.monotonic() + timeout
+    with progress_bar() as progress:
+        task = progress.add_task("batches waiting", total=None)
+        # In this order: what is counted leaves the journal only once it is there to be folded.
+        while (
+            (waiting := sum(journal.waiting().values()))
+            or not folding.is_folded()
+            or outbox.queues_left()
+        ):
+            progress.update(task, description=f"{waiting} batches waiting")
+            if time.monotonic() > until:
+                raise click.ClickException(f"{waiting} batches are not counted yet.")
+            time.sleep(POLL_SECONDS)

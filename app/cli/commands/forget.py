@@ -1,0 +1,31 @@
+"""`eventstream forget`."""
+
+from datetime import datetime
+
+import click
+
+from app.counting.forget import forget as forget_everywhere
+from app.ingest.readers import user_hash_with
+from app.outputs.archive import Archive
+from app.redis.connection import connect
+from app.settings import settings
+from app.store import connection
+
+
+@click.command()
+@click.argument("user")
+def forget(user: str) -> None:
+    """Remove what is kept of USER, the id that sites send; all counts stay."""
+    config = settings()
+    connection.connect(config.mongodb_url)
+    found = forget_everywhere(
+        user,
+        user_hash_with(config),
+        Archive(config.archive_url),
+        connect(config.redis_url),
+        datetime.now(config.timezone),
+    )
+    click.echo(
+        f"removed {found.visitors} rows of visitors, {found.click_histories} click histories, "
+        f"{found.dead_letters} dead letters; {found.archived_events} archived events are nobody's"
+    )

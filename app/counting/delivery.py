@@ -1,0 +1,107 @@
+"""Delivering what was counted: to the archive, the mirror and, if it collided, the dead letters."""
+
+import logging
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from redis import Redis
+
+from app.domain.events import Collision
+from app.errors import Unavailable
+from app.outputs.archive import Archive
+from app.outputs.kafka_mirror import Mirror
+from app.redis import dead_letters
+from app.redis.connection import broker_errors
+from app.settings import Settings
+from app.store.outbox import Outbox, Undelivered
+
+LOOK_SECONDS = 10.0
+"""What has been in the outbox for so long is no longer being delivered by whoever left it there."""
+AT_ONCE = 50
+MAX_LEFT = 1_000
+"""Rows of a queue in the outbox. With more, no more batches are taken from the journal, which then
+fills up to QUEUE_LIMIT."""
+
+logger = logging.getLogger(__name__)
+
+
+class Delivery:
+    """Delivers what is in an outbox, at least once. Methods raise Unavailable."""
+
+    def __init__(self, config: Settings, redis: Redis, outbox: Outbox) -> None:
+        self._archive = Archive(config.archive_url) if config.archive else None
+        self._mirror = Mirror.of(config)
+        self._redis = redis
+        self._outbox = outbox
+        self._own: list[Undelivered] = []
+        self._mirrored: set[str] = set()
+        """Rows that are in the mirror already, but not yet in the archive."""
+        self._seen: dict[str, set[str]] = {}
+        """Rows that were in the outbox at the last look, by queue."""
+        self._look_at: dict[str, float] = {}
+
+    def add(self, left: Sequence[Undelivered]) -> None:
+        """Have this delivered next; it is in the outbox."""
+        self._own += left
+
+    def deliver(self) -> None:
+        """Deliver what was added. What can't be delivered now stays in the outbox alone."""
+        own, self._own = self._own, []
+        self._deliver(own)
+
+    def deliver_left(self, queue: str) -> None:
+        """Deliver what has been left in this queue for LOOK_SECONDS, by whichever process.
+
+        Raises Unavailable only if more than MAX_LEFT rows are left.
+        """
+        if time.monotonic() < self._look_at.get(queue, 0):
+            return
+        self._look_at[queue] = time.monotonic() + LOOK_SECONDS
+        rows: list[str] = []
+        try:
+            rows = self._outbox.rows_left(queue)
+            stale = [row for row in rows if row in self._seen.get(queue, ())]
+            for start in range(0, len(stale), AT_ONCE):
+                self._deliver(self._outbox.read(stale[start : start + AT_ONCE]))
+        except Unavailable as error:
+            if len(rows) > MAX_LEFT:
+                raise
+            logger.warning("counted events wait: %s", error, extra={"queue": queue})
+        self._seen[queue] = set(rows)
+
+    def deliver_all_left(self) -> None:
+        """Deliver everything that is in the outbox."""
+        while rows := self._outbox.rows_left():
+            self._deliver(self._outbox.read(rows[:AT_ONCE]))
+
+    def _deliver(self, undelivered: Sequence[Undelivered]) -> None:
+        for queue, of_queue in groupby(undelivered, key=attrgetter("queue")):
+            rows = list(of_queue)
+            counted = [one for one in rows if not one.collides]
+            if counted:
+                self._publish([one for one in counted if one.row not in self._mirrored])
+                self._mirrored |= {one.row for one in counted}
+                if self._archive:
+                    pieces = {one.piece.name: list(one.piece.events.values()) for one in counted}
+                    self._archive.write(queue, pieces)
+            for one in rows:
+                if one.collides:
+                    self._keep_collisions(one)
+            self._outbox.done(rows)
+            self._mirrored -= {one.row for one in rows}
+
+    def _publish(self, counted: Sequence[Undelivered]) -> None:
+        """Publish with KAFKA_PUBLISH. What can never be published becomes a dead letter."""
+        if self._mirror and (refused := self._mirror.write([one.piece for one in counted])):
+            with broker_errors():
+                dead_letters.keep_unpublished(self._redis, refused)
+
+    def _keep_collisions(self, collided: Undelivered) -> None:
+        _, batch, events = collided.piece
+        with broker_errors():
+            dead_letters.keep_collisions(
+                self._redis,
+                [Collision(batch, position, event) for position, event in events.items()],
+            )

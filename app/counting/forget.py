@@ -1,0 +1,79 @@
+"""Forgetting a user, wherever the collector keeps something of them."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+from redis import Redis
+
+from app.domain.calendar import month_of, next_month
+from app.domain.user_ids import FIRST_MONTH, UserHash
+from app.outputs.archive import Archive, rewriting
+from app.redis import dead_letters
+from app.redis.connection import broker_errors
+from app.store import erasure
+
+PAGE = 100
+
+
+class Forgotten(NamedTuple):
+    """How much there was of a user."""
+
+    visitors: int
+    click_histories: int
+    archived_events: int
+    dead_letters: int
+
+
+def forget(
+    user_id: str, hash_user: UserHash | None, archive: Archive, redis: Redis, now: datetime
+) -> Forgotten:
+    """Forget the user whom sites call `user_id`, with every id that the collector gave them.
+
+    `now` is in the collector's zone. What waits to be counted is not looked at. May be done again
+    where it raised Unavailable: Redis, the database or the archive is away.
+    """
+
+    def ids_in(month: str) -> set[str]:
+        # As it came: from before there was a secret.
+        return {user_id} | ({hash_user(user_id, month)} if hash_user else set())
+
+    ids = {found for month in _months(now) for found in ids_in(month)}
+    with rewriting(redis) as turn:
+        archived = archive.forget(ids, turn)
+    return Forgotten(
+        erasure.forget_visitor(ids_in),
+        erasure.forget_hits(ids),
+        archived,
+        _forget_rejected(user_id, redis),
+    )
+
+
+def _months(now: datetime) -> Iterator[str]:
+    """All months that an event can be of: up to 24 hours ahead."""
+    month, last = FIRST_MONTH, month_of(now + timedelta(days=1))
+    while month <= last:
+        yield month
+        month = next_month(month)
+
+
+def _forget_rejected(user_id: str, redis: Redis) -> int:
+    """Drop the rejected events of the user from the dead letters, which hold them as they came."""
+    dropped = 0
+    before = None
+    with broker_errors():
+        while letters := dead_letters.newest(redis, PAGE, before):
+            before = letters[-1].id
+            for letter in letters:
+                if _user_of(letter.event) == user_id:
+                    dead_letters.remove(redis, letter.id)
+                    dropped += 1
+    return dropped
+
+
+def _user_of(event: msgspec.Raw) -> str | None:
+    match msgspec.json.decode(event):
+        case {"Meta": {"UserId": str() | int() as user_id}}:
+            return str(user_id)
+    return None

@@ -1,0 +1,208 @@
+"""Counting events and what follows from it, for a process that does so: a worker or a consumer."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.counting.delivery import Delivery
+from app.domain.events import QUEUE_OF, Event
+from app.errors import DeadlineMissed, Unavailable
+from app.outputs import live_summary
+from app.redis import counters, live
+from app.redis.counters import Counts
+from app.settings import Settings
+from app.store import connection, folding
+from app.store.connection import Session
+from app.store.counting import AlsoWrite, Applied, ClickRule, Counting
+from app.store.documents import Filtered
+from app.store.errors import TransactionTooLarge
+from app.store.ledger import Piece
+from app.store.outbox import FROM_JOURNAL, Outbox, Undelivered
+
+FOLD_EVERY_SECONDS = 1.0
+MOST_EVENTS = 1_000_000
+"""More than a transaction ever gets: so many bytes of events are not taken at once."""
+FOLD_SHARE = 0.1
+"""Of the time, folding takes no more than this, while more waits to be counted than is taken; but
+it begins again after FOLD_WITHIN_SECONDS at the latest, so that reports are not far behind."""
+FOLD_WITHIN_SECONDS = 5.0
+
+
+@dataclass
+class _Folding:
+    """What one kind of event has to be folded."""
+
+    due: bool = False
+    behind: bool = False
+    ended: float = -FOLD_EVERY_SECONDS
+    took: float = 0.0
+
+
+class Pipeline:
+    """What happens to batches in a process: count, leave to be delivered, announce, fold.
+
+    `source` tells where the events come from: the journal, or a Kafka topic and group. `counts` is
+    what was counted for operators, to be written with what is written anyway.
+    """
+
+    def __init__(self, config: Settings, redis: Redis, source: str = FROM_JOURNAL) -> None:
+        rule = ClickRule(config.click_hits, config.click_scope, config.click_window)
+        keeps_counted = config.archive or config.kafka_publish is not None
+        self.counts = Counts()
+        self._counting = Counting(
+            rule,
+            config.timezone,
+            archives=keeps_counted,
+            hashed_monthly=config.user_hash_rotation == "month",
+        )
+        self._most_events = MOST_EVENTS
+        self._redis = redis
+        self._folds: dict[str, int] = {}
+        self._foldings = {kind: _Folding() for kind in QUEUE_OF}
+        self._outbox = Outbox(source, keeps_counted=keeps_counted)
+        self._delivery = Delivery(config, redis, self._outbox)
+
+    def apply(
+        self,
+        pieces: Mapping[type[Event], Sequence[Piece]],
+        also_write: AlsoWrite | None = None,
+    ) -> dict[type[Event], Applied]:
+        """Count pieces of batches, given by kind, all or none. See `Counting.apply_pieces`.
+
+        After a transaction missed its deadline the next ones may have half as many events, until
+        such go through again: TransactionTooLarge is raised for more.
+        """
+        number = sum(len(piece.events) for of_kind in pieces.values() for piece in of_kind)
+        if number > self._most_events:
+            raise TransactionTooLarge("a smaller transaction missed its deadline")
+        self._folds = {}
+        with suppress(RedisError):
+            self._folds = live.folds(self._redis)
+        left: list[Undelivered] = []
+
+        def leave(session: Session, applied: Mapping[type[Event], Applied]) -> None:
+            if also_write:
+                also_write(session, applied)
+            left[:] = self._outbox.leave(applied, session)
+
+        started = time.monotonic()
+        try:
+            applied = self._counting.apply_pieces(pieces, leave)
+        except DeadlineMissed:
+            with suppress(Unavailable):
+                connection.ping()  # else it was not for their number
+                self._most_events = max(1, number // 2)
+            raise
+        self._most_events = max(self._most_events, min(2 * number, MOST_EVENTS))
+        self._delivery.add(left)
+        seconds = time.monotonic() - started
+        for kind, of_kind in applied.items():
+            self._note(kind, of_kind, seconds)
+        return applied
+
+    def apply_halved(
+        self,
+        kind: type[Event],
+        pieces: Sequence[Piece],
+        bury: Callable[[Piece, Exception], None],
+        until: float = math.inf,
+    ) -> int:
+        """Count pieces of batches of one kind, in as many transactions as it takes.
+
+        What fails whole is halved, until an event that can't be counted stands alone: `bury` is
+        given that, and its position is then done. It must keep the event durably before it
+        returns, and may be called again for the same one.
+
+        Returns how many events were new. Raises Unavailable, also when this time of the monotonic
+        clock has come; what was counted until then stays counted.
+        """
+        if time.monotonic() > until:
+            raise DeadlineMissed("database", "the rest is counted later")
+        try:
+            return self.apply({kind: pieces})[kind].events
+        except Unavailable:
+            raise
+        except Exception as error:
+            halves = _halves(pieces)
+            if halves is None:
+                bury(pieces[0], error)
+                self.pass_over(pieces[0])
+            return sum(self.apply_halved(kind, half, bury, until) for half in halves or ())
+
+    def pass_over(self, piece: Piece) -> None:
+        """Have the events of a piece done without counting them. Raises Unavailable."""
+        self._counting.pass_over(piece)
+
+    def deliver(self) -> None:
+        """Deliver what was counted here. Raises Unavailable; it is then delivered later."""
+        self._delivery.deliver()
+
+    def deliver_left(self, queue: str) -> None:
+        """Deliver now and then what was left in a queue, by a process that died or this one.
+
+        Raises Unavailable if so much is left that nothing more may be counted.
+        """
+        self._delivery.deliver_left(queue)
+
+    def deliver_all_left(self) -> None:
+        """Deliver at once what was left by whoever had this source before. Raises Unavailable."""
+        self._delivery.deliver_all_left()
+
+    def is_folded(self, kind: type[Event]) -> bool:
+        """Whether the reports hold all that was applied here."""
+        return not self._foldings[kind].due
+
+    def keeps_up(self, kind: type[Event]) -> bool:
+        """Whether the last folding got all of it done."""
+        return not self._foldings[kind].behind
+
+    def fold_if_due(self, kind: type[Event], *, busy: bool) -> None:
+        """Fold what was applied here, unless that was done a moment ago. Raises Unavailable."""
+        state = self._foldings[kind]
+        started = time.monotonic()
+        wait = min(max(FOLD_EVERY_SECONDS, state.took / FOLD_SHARE * busy), FOLD_WITHIN_SECONDS)
+        if state.behind:
+            wait = 0
+        if state.due and started >= state.ended + wait:
+            state.due = state.behind = not folding.fold(kind.__name__)
+            state.ended = time.monotonic()
+            state.took = state.ended - started
+            if state.due:
+                self.counts.count(counters.FOLD_CONFLICTS, kind.__name__)
+            else:
+                live.folded(self._redis, QUEUE_OF[kind])
+
+    def _note(self, kind: type[Event], applied: Applied, seconds: float) -> None:
+        """Note for operators and viewers what a transaction counted. Never fails."""
+        name = kind.__name__
+        self.counts.observe(counters.APPLY_SECONDS, seconds, name)
+        self.counts.observe(counters.APPLY_EVENTS, applied.events, name)
+        self.counts.count(counters.APPLIED, name, applied.events)
+        self.counts.count(counters.DEDUPLICATED, name, applied.repeated)
+        self.counts.count(counters.COLLISIONS, name, applied.collided)
+        self.counts.count(counters.APPLY_RETRIES, name, applied.retries)
+        for (*_, reason), (number,) in applied.changes.get(Filtered, {}).items():
+            self.counts.count(counters.FILTERED, reason, number)
+        if applied.events:
+            self._foldings[kind].due = True
+            queue = QUEUE_OF[kind]
+            counted = live_summary.counted(applied.changes)
+            live.record(self._redis, queue, counted, time.time(), self._folds.get(queue, 0))
+
+
+def _halves(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
+    """The same events in two lists of pieces, None if there is only one event."""
+    if len(pieces) > 1:
+        middle = len(pieces) // 2
+        return [list(pieces[:middle]), list(pieces[middle:])]
+    [piece] = pieces
+    start, stop = piece.span
+    if stop - start <= 1:
+        return None
+    middle = (start + stop) // 2
+    return [[piece.cut(start, middle)], [piece.cut(middle, stop)]]

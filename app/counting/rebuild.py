@@ -1,0 +1,207 @@
+"""Making the reports anew from the archive, in another database, by the rules of today."""
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import partial
+
+import msgspec
+
+from app.domain.calendar import day_of
+from app.domain.events import QUEUES, AdImpression, Event, PageView
+from app.domain.invalid_traffic import Invalid
+from app.errors import InvalidRequest
+from app.outputs.archive import Archive, RewriteTurn
+from app.store import folding, ledger, migrations, months, offsets
+from app.store.connection import connect, deadline, transaction
+from app.store.counting import APPLY_SECONDS, ClickRule, Counting
+from app.store.documents import SEEN_SECONDS, ConsumedOffset, Outgoing
+from app.store.errors import TransactionTooLarge
+from app.store.ledger import PIECE_NAME, Piece
+from app.store.outbox import undelivered_in
+
+EVENTS_AT_ONCE = 5_000
+NOTHING_CONSUMED: offsets.Records = {ConsumedOffset: [], Outgoing: []}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to rebuild: these queues' events of the days (of `timezone`) from `first` to `last`.
+
+    `hashed_monthly` says that users have another id each month (USER_HASH_ROTATION).
+    """
+
+    queues: Collection[str]
+    first: date | None
+    last: date | None
+    timezone: tzinfo
+    click_rule: ClickRule
+    hashed_monthly: bool
+    retention_days: int | None
+
+    def check(self, archive: Archive) -> None:
+        """Raise InvalidRequest unless the archive holds what these reports follow from."""
+        begins = archive.first_day()
+        if begins is None:
+            raise InvalidRequest({"archive": ["It is empty."]})
+        if self.first and self.first < begins:
+            raise InvalidRequest({"from": [f"The archive begins on {begins}."]})
+        if self.first and self.last and self.last < self.first:
+            raise InvalidRequest({"to": ["It comes before `from`."]})
+        if "ad_impression" in self.queues:
+            if self.first and self.first.day != 1:
+                raise InvalidRequest({"from": ["Visitors are of whole months: give a 1st."]})
+            if self.last and (self.last + timedelta(days=1)).day != 1:
+                raise InvalidRequest({"to": ["Visitors are of whole months: give a last day."]})
+        if "ad_click" in self.queues:
+            if self.first:
+                raise InvalidRequest(
+                    {"from": ["Clicks follow from all hits before: leave it off."]}
+                )
+            if self.retention_days:
+                raise InvalidRequest({"only": ["With RETENTION_DAYS, hits before are gone."]})
+
+    def holds(self, event: Event) -> bool:
+        """Whether an event is of these days."""
+        if isinstance(event, AdImpression):
+            when, length = event.month, 7
+        else:
+            when = event.day if isinstance(event, PageView) else day_of(event.time, self.timezone)
+            length = 10
+        return str(self.first or date.min)[:length] <= when <= str(self.last or date.max)[:length]
+
+
+@dataclass
+class Rebuilt:
+    """How many events of each queue were counted, and of how many the time is not known.
+
+    These, from before ARCHIVE was on in the web processes, stay in the day or month in which they
+    were counted.
+    """
+
+    events: dict[str, int] = field(default_factory=dict)
+    without_time: int = 0
+
+
+def rebuild(
+    plan: Plan,
+    archive: Archive,
+    turn: RewriteTurn,
+    mongodb_url: str,
+    consumed: offsets.Records = NOTHING_CONSUMED,
+) -> Rebuilt:
+    """Count what is archived when this begins into the database at this URL, which must be empty.
+
+    What was `consumed` from Kafka goes there too, that consumers can go on; what of it has not yet
+    been archived is, before the rest begins.
+
+    Each batch counts once, however often the archive holds it. The new database then also knows
+    the batches, and the event ids of the last 7 days for as long again: workers can go on with it.
+    Months that are due are aggregated. Raises InvalidRequest if the plan can't be exact, or the
+    database is not empty; Unavailable if the archive or the database is away.
+    """
+    plan.check(archive)
+    connect(mongodb_url)
+    with deadline(APPLY_SECONDS):
+        if not migrations.is_empty():
+            raise InvalidRequest({"into": ["There is something in this database."]})
+        migrations.prepare()
+    for row in consumed[Outgoing]:
+        left = undelivered_in(row)
+        if not left.collides:
+            archive.write(left.queue, {left.piece.name: list(left.piece.events.values())})
+    done = Rebuilt()
+    # Events may be a day ahead of when they were accepted; how late they come has no bound here.
+    written_from = plan.first - timedelta(days=2) if plan.first else date.min
+    for queue in sorted(plan.queues):
+        counting = Counting(plan.click_rule, plan.timezone)
+        done.events[queue] = 0
+        for batches in _some(archive, archive.files(queue, written_from), turn, plan):
+            renewed = {
+                name: [new for event in events if plan.holds(new := _renewed(event, plan, done))]
+                for name, events in batches.items()
+            }
+            done.events[queue] += _count(counting, QUEUES[queue], renewed)
+            for name in batches:
+                if piece := PIECE_NAME.fullmatch(name):
+                    # The rest of its batch may still be in the journal.
+                    batch, start, stop = piece[1], int(piece[2]), int(piece[3])
+                    nothing = [None] * (stop - start)
+                    counting.pass_over(Piece(batch, nothing, start, whole=False))
+        while not folding.fold(QUEUES[queue].__name__):
+            turn.prolong()
+    months.aggregate_due(datetime.now(plan.timezone))
+    offsets.put(consumed)
+    return done
+
+
+def _count(counting: Counting, kind: type[Event], batches: Mapping[str, Sequence[Event]]) -> int:
+    """Count batches, those that were not yet; how many events."""
+    try:
+        return counting.apply(kind, batches).events
+    except TransactionTooLarge:
+        with deadline(APPLY_SECONDS):
+            entries = transaction(partial(ledger.entries, batches))
+        new = [name for name, entry in entries.items() if entry.is_new]
+        events = [event for name in new for event in batches[name]]
+        middle = len(events) // 2
+        halves = [{os.urandom(16).hex(): half} for half in (events[:middle], events[middle:])]
+        counted = sum(_count(counting, kind, half) for half in halves)
+        counting.apply(kind, dict.fromkeys(new, ()))
+        return counted
+
+
+def _some(
+    archive: Archive, files: Sequence[str], turn: RewriteTurn, plan: Plan
+) -> Iterator[dict[str, Sequence[Event]]]:
+    """The batches in these files, some thousand events at once, their ids claimed if recent."""
+    week_ago = datetime.now(UTC).date() - timedelta(seconds=SEEN_SECONDS, days=1)
+    batches: dict[str, Sequence[Event]] = {}
+    for name in files:
+        recent = archive.day_of(name) >= week_ago
+        for batch, events in archive.read(name).items():
+            batches.setdefault(batch, events)
+            if sum(map(len, batches.values())) >= EVENTS_AT_ONCE:
+                yield _claimed(batches, recent, turn, plan)
+                batches = {}
+    if batches:
+        yield _claimed(batches, recent, turn, plan)
+
+
+def _claimed(
+    batches: dict[str, Sequence[Event]], recent: bool, turn: RewriteTurn, plan: Plan
+) -> dict[str, Sequence[Event]]:
+    turn.prolong()
+    if recent:
+        events = [event for of_batch in batches.values() for event in of_batch]
+        with deadline(APPLY_SECONDS):
+            claim = partial(
+                ledger.claim, events, with_user=not plan.hashed_monthly, seen_events=False
+            )
+            transaction(claim)
+    return batches
+
+
+def _renewed(event: Event, plan: Plan, done: Rebuilt) -> Event:
+    """The event as it is counted today, in its day or month, and without the id it was known by.
+
+    All that are archived were counted, and of two with the same id more than a week apart, both.
+    """
+    replace = msgspec.structs.replace
+    event = replace(event, event_id=None)
+    if event.time is None:
+        done.without_time += 1
+        return event
+    day = day_of(event.time, plan.timezone)
+    if event.invalid:
+        event = replace(event, invalid=Invalid(event.invalid.reason, day))
+    if isinstance(event, PageView):
+        return replace(event, day=day)
+    if isinstance(event, AdImpression):
+        if plan.hashed_monthly and day[:7] != event.month:
+            raise InvalidRequest(
+                {"TIMEZONE": ["Users' ids are of the months of another one (USER_HASH_ROTATION)."]}
+            )
+        return replace(event, month=day[:7])
+    return event

@@ -1,0 +1,43 @@
+"""Whether a request comes from this machine, for what answers nobody else without a password."""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+_OF_PROXIES = re.compile(
+    r"(^|-)(forwarded(-|$)|envoy-)|(^|-|client)ip$|^via$|^cdn-loop$|^x-original-host$",
+    re.IGNORECASE,
+)
+"""Headers by which proxies say that they pass a request on (RFC 7239; RFC 9110, section 7.6.3; RFC
+8586), or for whom, such as X-Forwarded-For, X-Real-IP, True-Client-IP and CF-Connecting-IP."""
+
+
+def is_local(address: str | None, host: str, header_names: Iterable[str]) -> bool:
+    """Whether a request was sent by this machine itself, to a name of its own, and by no proxy.
+
+    `address` is whom the connection is from. A page can have its own host name resolve to this
+    machine (DNS rebinding): that shows in `host`, which is the header Host.
+    """
+    passed_on = any(map(_OF_PROXIES.search, header_names))
+    return is_loopback(address) and is_loopback(host_in(f"//{host}")) and not passed_on
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether this is `localhost` or an address of the loopback interface."""
+    if host == "localhost":
+        return True
+    try:
+        parsed = ipaddress.ip_address(host or "")
+    except ValueError:
+        return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback
+
+
+def host_in(url: str) -> str | None:
+    """The host of a URL, without its port; None if there is none."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None

@@ -1,0 +1,74 @@
+"""JSON with an unpaired surrogate, a wrong byte or NaN in it, made such that it can be taken apart.
+
+Parsers refuse the whole text for one of these. Here each becomes something valid that can be turned
+back, so that only the part that holds it is wrong.
+"""
+
+import re
+from collections.abc import Callable
+from io import BytesIO
+
+CHUNK_BYTES = 64 * 1024
+MAX_MENDED_BYTES = 4 * 1024 * 1024
+"""Twice a body that is not packed. A longer text is left as it is, as mending takes memory."""
+
+# Each byte becomes the character of its number, and there is room for marks behind the last.
+_MARKS = (
+    ("\\\\", "\u0100"),
+    ("\\ud", "\u0101"),
+    ("\\uD", "\u0102"),
+    # Numbers, written as nobody does. In a text they do no harm.
+    ("NaN", "9.0e+08"),
+    ("Infinity", "9.0e+09"),
+)
+# What no mark, nor what it stands for, nor a character, goes on with.
+_BORDER = re.compile(rb"[^\\udDNaInfity]")
+_BORDER_OF_MENDED = re.compile(rb"[^.0e+89\x80-\xbf]")
+
+
+def mended(text: bytes) -> bytes:
+    """JSON in UTF-8, where the text is that but for unpaired surrogates, wrong bytes and NaN.
+
+    At most about twice as long.
+    """
+    if len(text) > MAX_MENDED_BYTES:
+        return text
+    return _converted(text, _BORDER, _mend)
+
+
+def original(part: bytes) -> bytes:
+    """What a part of a mended text was before."""
+    if len(part) <= CHUNK_BYTES:
+        text = bytes(part)
+        return text if text.isascii() and b"9.0e+0" not in text else _turn_back(text)
+    return _converted(memoryview(part), _BORDER_OF_MENDED, _turn_back)
+
+
+def _converted(
+    text: bytes | memoryview, border: re.Pattern[bytes], convert: Callable[[bytes], bytes]
+) -> bytes:
+    """The text converted, some of it at a time, as texts of Python's may take up four-fold."""
+    if len(text) <= CHUNK_BYTES:
+        return convert(bytes(text))
+    whole = BytesIO()
+    start = 0
+    while start < len(text):
+        found = border.search(text, start + CHUNK_BYTES)
+        end = found.start() if found else len(text)
+        whole.write(convert(bytes(text[start:end])))
+        start = end
+    return whole.getvalue()
+
+
+def _mend(text: bytes) -> bytes:
+    characters = text.decode("latin-1")
+    for given, mark in _MARKS:
+        characters = characters.replace(given, mark)
+    return characters.encode()
+
+
+def _turn_back(text: bytes) -> bytes:
+    characters = text.decode()
+    for given, mark in reversed(_MARKS):
+        characters = characters.replace(mark, given)
+    return characters.encode("latin-1")

@@ -1,0 +1,327 @@
+"""Group commit: requests that wait at the same time share one write to the journal."""
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from celery import Celery
+
+from app import logs
+from app.domain.events import QUEUES, Event, Rejection
+from app.errors import Unavailable
+from app.journal.batches import Batch, Encoded, batches_of, encode
+from app.journal.journal import Journal, OutcomeUnknown, QueueState
+from app.journal.shares import Shares
+from app.redis import counters, dead_letters
+from app.redis.commands import Command
+from app.redis.connection import REDIS_SECONDS
+from app.redis.counters import Counts
+
+MAX_WRITE_BYTES = 4 * 1024**2
+"""Requests share a write of at most so many bytes; a larger one is written alone."""
+MAX_WAITING_BYTES = 96 * 1024**2
+PUBLISH_SECONDS = 1.0
+WITHDRAW_EVERY_SECONDS = 1.0
+REQUEST_BYTES = 256
+"""What a request costs a queue beside its events."""
+RING_EVERY = 100
+"""A bell more for so many batches that wait: several workers then share them."""
+
+logger = logging.getLogger(__name__)
+
+
+def producer() -> Celery:
+    """A Celery application that knows no tasks, to reach the workers by message."""
+    celery = Celery("eventstream-producer")
+    celery.config_from_object("celeryconfig")
+    # No waiting for a broker that is away: the message is only a doorbell, and will be sent again.
+    celery.conf.broker_transport_options |= {
+        "max_retries": 0,
+        "socket_timeout": REDIS_SECONDS,
+        "socket_connect_timeout": REDIS_SECONDS,
+    }
+    celery.conf.broker_connection_timeout = REDIS_SECONDS
+    celery.finalize()
+    return celery
+
+
+def bell() -> Callable[[Batch], None]:
+    """A function that tells a worker of a batch: a Celery task by its name and the batch's id.
+
+    It raises whatever the broker's client does.
+    """
+    celery = producer()
+
+    def ring(batch: Batch) -> None:
+        celery.send_task(f"tasks.{batch.queue}", task_id=batch.id)
+
+    return ring
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """What one request brings. Its thread waits for `turn` to be released."""
+
+    encoded: Encoded
+    letters: Sequence[Command]
+    counts: Mapping[str, int]
+    size: int
+    sender: str
+    id: str = field(default_factory=logs.request_id.get)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    written: bool = False
+    error: Exception | None = None
+
+
+def _request(events: Sequence[Event], rejections: Sequence[Rejection], sender: str) -> _Request:
+    # In the request's own thread: the one that writes has the writes of all others to do.
+    encoded, letters = encode(events), dead_letters.keeping(rejections)
+    size = sum(sum(map(len, of_queue)) for of_queue in encoded.values())
+    size += sum(map(dead_letters.most_bytes, rejections))
+    counts = counters.of_events(events, (rejection.errors for rejection in rejections))
+    return _Request(encoded, letters, counts, size, sender)
+
+
+class Publisher:
+    """Writes what requests bring to the journal, and rings for the workers.
+
+    The first request writes for itself. While it does, the next ones gather, and one of them then
+    writes for all of these: no delay at low load, large batches at high load. (Group commit, as in
+    DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984.)
+
+    Large requests do not hold up small ones: where more has gathered than MAX_WRITE_BYTES, the
+    smallest are written first, and what fails in a write fails only for the requests in it. And no
+    request may take more than half of the room that is left of MAX_WAITING_BYTES, so that there is
+    still some for small ones. (As Choudhury and Hahne, "Dynamic queue length thresholds for
+    shared-memory packet switches", 1998, give each queue a share of what is free.)
+
+    A worker that was rung for takes all that waits, until nothing does. So no bell is rung while
+    one is at it, but for every RING_EVERY-th batch in line: the length of a Celery queue says how
+    long the line is in these.
+
+    Nothing is written while a queue has `queue_limit` batches waiting, or more. What a sender
+    brings beyond its share (`app.journal.shares`) becomes batches of its own, which are counted
+    after what others bring. While half of what may wait does, it is not written at all.
+    """
+
+    def __init__(
+        self, journal: Journal, ring: Callable[[Batch], None], queue_limit: int = 100_000
+    ) -> None:
+        self._journal = journal
+        self._ring = ring
+        self._queue_limit = queue_limit
+        self.counts = Counts()
+        """Written along with the next events."""
+        self._longest_queue = 0
+        self._shares = {queue: Shares() for queue in QUEUES}
+        self._lock = threading.Lock()
+        self._somebody_writes = False
+        self._gathered: list[_Request] = []
+        self._waiting_bytes = 0
+        self._unsure: list[Batch] = []
+        """Written with no answer, so not known to be in or out; their ids do to withdraw them."""
+
+    def publish(
+        self, events: Sequence[Event], rejections: Sequence[Rejection] = (), sender: str = ""
+    ) -> None:
+        """Return once these are durably kept: the events to be counted, the others to be seen.
+
+        Raises Unavailable if the broker is away or full, or too much waits for it; none of these
+        events is then counted.
+        """
+        request = _request(events, rejections, sender)
+        request.turn.acquire()
+        with self._lock:
+            if self._waiting_bytes and 2 * request.size > MAX_WAITING_BYTES - self._waiting_bytes:
+                raise Unavailable("broker", "too much waits to be written")
+            self._waiting_bytes += request.size
+            self._gathered.append(request)
+            writes, self._somebody_writes = not self._somebody_writes, True
+        if not writes:
+            self._wait(request)
+        if not request.written:
+            self._write_with(request)
+        if request.error is not None:
+            try:
+                raise request.error
+            finally:
+                # The error's traceback holds all that was written, and would be held by it.
+                request.error = None
+
+    def resubmit(self, batch: Batch) -> None:
+        """Publish a batch that exists already, on its own. Raises Unavailable like `publish`."""
+        self._journal.write([batch])
+        _log_written([logs.request_id.get()], [batch])
+        self._ring_for(batch)
+
+    def write_counts(self) -> None:
+        """Write what was counted. Raises Unavailable if the broker is away or full."""
+        with self.counts.taken(every=0) as counted:
+            self._journal.add_counts(counted)
+
+    def _wait(self, request: _Request) -> None:
+        """Return when the request is written, or its thread is to write what has gathered."""
+        if request.turn.acquire(timeout=PUBLISH_SECONDS):
+            return
+        with self._lock:
+            if request in self._gathered and request.turn.locked():
+                self._gathered.remove(request)
+                self._waiting_bytes -= request.size
+                raise Unavailable("broker", "too slow")
+        request.turn.acquire()
+
+    def _write_with(self, own: _Request) -> None:
+        with self._lock:
+            requests = self._take(own)
+        bells: list[Batch] = []
+        try:
+            bells = self._write(requests)
+        except Exception as error:  # whatever it is, each of these requests waits for an outcome
+            for request in requests:
+                request.error = error
+        finally:
+            with self._lock:
+                self._waiting_bytes -= sum(request.size for request in requests)
+                self._somebody_writes = bool(self._gathered)
+                if self._gathered:
+                    min(self._gathered, key=lambda request: request.size).turn.release()
+            for request in requests:
+                request.written = True
+                request.turn.release()
+        for batch in bells:
+            self._ring_for(batch)
+
+    def _take(self, own: _Request) -> list[_Request]:
+        """This request, and the smallest of the others that can share its write; the rest stay."""
+        requests, self._gathered = self._gathered, []
+        if sum(request.size for request in requests) <= MAX_WRITE_BYTES:
+            return requests
+        requests.remove(own)
+        requests.sort(key=lambda request: request.size)
+        sizes = itertools.accumulate((request.size for request in requests), initial=own.size)
+        fitting = sum(size <= MAX_WRITE_BYTES for size in sizes)
+        others = max(0, fitting - 1)
+        self._gathered = requests[others:]
+        return [own, *requests[:others]]
+
+    def _write(self, requests: list[_Request]) -> list[Batch]:
+        """Write what requests bring, and withdraw what was unsure; the batches to ring for.
+
+        Those that can't be written now get an error.
+        """
+        brought, requests = requests, self._admitted(requests)
+        if brought and not requests:
+            self._note(self._journal.write([]))
+        new = self._batches(requests)
+        letters = [letter for request in requests for letter in request.letters]
+        if self._longest_queue >= self._queue_limit:
+            self.write_counts()
+            self._longest_queue = max(self._journal.waiting().values())
+        if new and self._longest_queue >= self._queue_limit:
+            raise Unavailable("broker", "too many batches wait to be counted")
+        withdrawn = self._unsure
+        if not (new or letters or withdrawn):
+            return []
+        started = time.monotonic()
+        try:
+            with self.counts.taken() as counted:
+                counts = Counter(counted)
+                for request in requests:
+                    counts.update(request.counts)
+                states = self._journal.write(new, letters, withdrawn, counts)
+        except OutcomeUnknown:
+            self._unsure = withdrawn + [batch._replace(payload=b"") for batch in new]
+            if not withdrawn:
+                threading.Thread(target=self._withdraw, name="withdraw", daemon=True).start()
+            raise
+        self.counts.observe(counters.WRITE_SECONDS, time.monotonic() - started)
+        _log_written([request.id for request in requests], new)
+        self._unsure = []
+        self._note(states)
+        return [
+            batch
+            for queue, (batch, number) in _first_of_each_queue(new).items()
+            for waiting, needs_bell, *_ in [states[queue]]
+            if needs_bell or (waiting - number) // RING_EVERY < waiting // RING_EVERY
+        ]
+
+    def _admitted(self, requests: Sequence[_Request]) -> list[_Request]:
+        """These, but for those of senders beyond their share, if little more may wait."""
+        if not (self._journal.is_crowded or self._longest_queue >= self._queue_limit / 2):
+            return list(requests)
+        now = time.time()
+        admitted = []
+        for request in requests:
+            if not all(self._shares[queue].left(request.sender, now) for queue in request.encoded):
+                request.error = Unavailable("broker", "more of this sender waits than its share")
+            else:
+                admitted.append(request)
+        return admitted
+
+    def _batches(self, requests: Sequence[_Request]) -> list[Batch]:
+        """What requests bring as batches; those beyond a sender's share are its own, and late."""
+        now = time.time()
+        shared: list[Encoded] = []
+        beyond: dict[tuple[str, str], list[bytes]] = {}
+        for request in requests:
+            for queue, events in request.encoded.items():
+                shares = self._shares[queue]
+                left = shares.left(request.sender, now)
+                size = REQUEST_BYTES + sum(map(len, events))
+                number = len(events)
+                if size > left:
+                    number = bisect_right(list(itertools.accumulate(map(len, events))), left)
+                    size = REQUEST_BYTES + sum(map(len, events[:number]))
+                    beyond.setdefault((queue, request.sender), []).extend(events[number:])
+                shares.use(request.sender, size, now)
+                shared.append({queue: events[:number]})
+        late = []
+        for (queue, sender), events in beyond.items():
+            for batch in batches_of([{queue: events}]):
+                due = self._shares[queue].use_late(sender, len(batch.payload), now)
+                late.append(batch._replace(due=due))
+        return batches_of(shared) + late
+
+    def _note(self, states: Mapping[str, QueueState]) -> None:
+        self._longest_queue = max(state.waiting for state in states.values())
+        for queue, state in states.items():
+            self._shares[queue].note(state.first, state.last)
+
+    def _withdraw(self) -> None:
+        """Withdraw what is unsure, should no request do so."""
+        while self._unsure:
+            time.sleep(WITHDRAW_EVERY_SECONDS)
+            with contextlib.suppress(Unavailable):
+                self.publish([])
+
+    def _ring_for(self, batch: Batch) -> None:
+        try:
+            self._ring(batch)
+        except Exception as error:  # it is in the journal, and will be rung for again
+            logger.warning(
+                "no message for a batch: %s",
+                type(error).__name__,
+                extra={"batch": batch.id, "queue": batch.queue},
+            )
+
+
+def _log_written(request_ids: list[str], new: Sequence[Batch]) -> None:
+    """Say which batches hold the events of which requests: workers name only batches."""
+    if logger.isEnabledFor(logging.DEBUG):
+        names = [batch.id for batch in new]
+        logger.debug("written", extra={"request_ids": request_ids, "batches": names})
+
+
+def _first_of_each_queue(new: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:
+    """The first of these batches, and how many there are, by queue."""
+    found: dict[str, tuple[Batch, int]] = {}
+    for batch in new:
+        first, number = found.get(batch.queue, (batch, 0))
+        found[batch.queue] = first, number + 1
+    return found

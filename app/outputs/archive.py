@@ -1,0 +1,273 @@
+"""The archive: every event that was counted, so that reports can be made anew from it.
+
+It is gzip (RFC 1952) of NDJSON, in a folder for each hour (UTC) in which events were counted:
+`2026-11-24/13/ad_click-{time}-{random}.ndjson.gz`, names in the order of counting. A line is a
+batch, `{"batch": id, "events": [...]}`, and holds those of its events that were new.
+
+A file is written in whole or not at all, and before its batches leave the journal. A worker that is
+killed between the two has its batches come again: the archive can hold a batch several times, each
+time the same, and readers take the first. No two processes ever write the same file; only
+`forget` and `tidy` change files that are there, one process at a time.
+"""
+
+import base64
+import gzip
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import fsspec
+import msgspec
+from fsspec.implementations.local import LocalFileSystem
+from redis import Redis
+
+from app.domain.events import QUEUES, Event
+from app.errors import Unavailable
+from app.redis.connection import broker_errors
+from app.settings import without_secrets
+
+SUFFIX = ".ndjson.gz"
+UNFINISHED = ".part"
+GZIP_LEVEL = 1
+"""A third of the time of the usual 6, for a tenth more bytes."""
+SMALL_BYTES = 1024 * 1024
+JOINED_BYTES = 4 * 1024 * 1024
+"""Some hundred thousand events, which whoever reads a file has in memory at once."""
+LOCK_SECONDS = 120.0
+WAIT_SECONDS = 30.0
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
+class _ArchivedBatch(msgspec.Struct, Generic[AnyEvent]):
+    batch: str
+    events: Sequence[AnyEvent]
+
+
+_LINES = {
+    queue: msgspec.json.Decoder(_ArchivedBatch[kind])  # type: ignore[valid-type]
+    for queue, kind in QUEUES.items()
+}
+
+
+@contextmanager
+def rewriting(redis: Redis, wait_seconds: float = WAIT_SECONDS) -> Iterator["RewriteTurn"]:
+    """The turn to change files of the archive, or to read them all while no one does.
+
+    Raises Unavailable if another process has it for longer than `wait_seconds`, or Redis is
+    away.
+    """
+    lock = redis.lock("archive:turn", timeout=LOCK_SECONDS, blocking_timeout=wait_seconds)
+    with broker_errors():
+        if not lock.acquire():
+            raise Unavailable("archive", "another process is at work on it")
+    try:
+        yield RewriteTurn(lock)
+    finally:
+        with broker_errors():
+            if lock.owned():
+                lock.release()
+
+
+class RewriteTurn:
+    """A turn at the archive. It ends by itself LOCK_SECONDS after it was last prolonged."""
+
+    def __init__(self, lock: object) -> None:
+        self._lock = lock
+
+    def prolong(self) -> None:
+        """Have it last longer. Raises Unavailable if it has ended."""
+        with broker_errors():
+            self._lock.reacquire()  # type: ignore[attr-defined]
+
+
+class Archive:
+    """The archive at this URL: file://, or whatever fsspec has a backend for.
+
+    Every method raises Unavailable if that is away.
+    """
+
+    def __init__(self, url: str) -> None:
+        with _errors(url):
+            self._files, self._root = fsspec.url_to_fs(url)
+
+    def write(self, queue: str, batches: Mapping[str, Sequence[Event]]) -> None:
+        """Keep these events of a queue, by their batches; durably, once it returns."""
+        lines = [_ArchivedBatch(batch, events) for batch, events in batches.items() if events]
+        if lines:
+            folder = datetime.now(UTC).strftime("%Y-%m-%d/%H")
+            name = f"{folder}/{queue}-{time.time_ns()}"
+            self._put(_unique(f"{self._root}/{name}"), _packed(lines))
+
+    def files(self, queue: str, first: date = date.min) -> list[str]:
+        """The names of the files of a queue that were written from this day (UTC) on, in order."""
+        return [name for name in self._find(first) if _is_of(name, queue)]
+
+    def read(self, name: str) -> dict[str, Sequence[Event]]:
+        """The events in a file by their batches, all of one kind."""
+        with _errors(name):
+            text = gzip.decompress(self._files.cat_file(name))
+            lines = _LINES[_queue_of(name)].decode_lines(text)
+        batches: dict[str, Sequence[Event]] = {}
+        for line in lines:
+            batches.setdefault(line.batch, line.events)
+        return batches
+
+    def day_of(self, name: str) -> date:
+        """The day (UTC) on which a file was written."""
+        return date.fromisoformat(Path(name).parts[-3])
+
+    def forget(self, user_ids: Collection[str], turn: RewriteTurn) -> int:
+        """Give the events of these users to nobody: an id drawn at random for each; how many.
+
+        What is counted from them stays the same.
+        """
+        nobody = {
+            user_id: base64.urlsafe_b64encode(os.urandom(16))[:-2].decode() for user_id in user_ids
+        }
+        changed = 0
+        for queue in ("ad_impression", "ad_click"):
+            for name in self.files(queue):
+                turn.prolong()
+                batches = self.read(name)
+                found = 0
+                for batch, events in batches.items():
+                    of_users = sum(event.user_id in nobody for event in events)  # type: ignore[union-attr]
+                    if of_users:
+                        found += of_users
+                        batches[batch] = [_of(event, nobody) for event in events]
+                if found:
+                    self._put(name, _packed([_ArchivedBatch(*batch) for batch in batches.items()]))
+                    changed += found
+        return changed
+
+    def tidy(self, now: datetime, turn: RewriteTurn, seconds: float) -> None:
+        """Join the small files of past hours, today's and yesterday's (UTC), for so many seconds.
+
+        What a killed worker left unfinished in them is dropped: its batches came again.
+        """
+        until = time.monotonic() + seconds
+        past = {
+            name: size
+            for name, size in self._find(now.date() - timedelta(days=1)).items()
+            if _folder(name) < f"{self._root}/{now:%Y-%m-%d/%H}"
+        }
+        with _errors(self._root):
+            for name in past:
+                if name.endswith(UNFINISHED):
+                    self._files.rm_file(name)
+            small = [name for name, size in past.items() if size < SMALL_BYTES and _is_of(name)]
+            for _, names in groupby(small, lambda name: (_folder(name), _queue_of(name))):
+                for joined in _chunks(names, past):
+                    if time.monotonic() > until:
+                        return
+                    turn.prolong()
+                    # Gzip files one after another are one (RFC 1952, 2.2).
+                    content = self._files.cat(joined)
+                    first = joined[0].removesuffix(SUFFIX).rpartition("-")[0]
+                    self._put(_unique(first), b"".join(content[name] for name in joined))
+                    self._files.rm(joined)
+
+    def drop(self, before: date) -> None:
+        """Drop what was written on days (UTC) before this one."""
+        with _errors(self._root):
+            for name in self._days():
+                if Path(name).name < str(before):
+                    self._files.rm(name, recursive=True)
+
+    def first_day(self) -> date | None:
+        """The day (UTC) on which the archive begins, None while it is empty."""
+        with _errors(self._root):
+            return min((date.fromisoformat(Path(name).name) for name in self._days()), default=None)
+
+    def _days(self) -> list[str]:
+        self._files.invalidate_cache()
+        if not self._files.exists(self._root):
+            return []
+        return sorted(self._files.ls(self._root, detail=False))
+
+    def _find(self, first: date) -> dict[str, int]:
+        """The files of the days from this one on, in order, and their sizes."""
+        with _errors(self._root):
+            return {
+                name: found["size"]
+                for day in self._days()
+                if Path(day).name >= str(first)
+                for name, found in sorted(self._files.find(day, detail=True).items())
+            }
+
+    def _put(self, name: str, content: bytes) -> None:
+        with _errors(name):
+            if isinstance(self._files, LocalFileSystem):
+                _put_local(Path(name), content)
+            else:
+                self._files.pipe_file(name, content)
+
+
+@contextmanager
+def _errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Exception as error:  # each backend has its own
+        said = without_secrets(f"{name}: {type(error).__name__}: {error}")
+        raise Unavailable("archive", said[:500]) from error
+
+
+def _put_local(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    folder = os.open(path.parent, os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _packed(lines: Sequence[_ArchivedBatch[Event]]) -> bytes:
+    return gzip.compress(msgspec.json.Encoder().encode_lines(lines), GZIP_LEVEL, mtime=0)
+
+
+def _unique(name: str) -> str:
+    return f"{name}-{os.urandom(6).hex()}{SUFFIX}"
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _queue_of(name: str) -> str:
+    return Path(name).name.partition("-")[0]
+
+
+def _is_of(name: str, *queues: str) -> bool:
+    return name.endswith(SUFFIX) and _queue_of(name) in (queues or QUEUES)
+
+
+def _of(event: Event, users: Mapping[str, str]) -> Event:
+    """The event, of the user that stands for its own if there is one."""
+    user_id = event.user_id  # type: ignore[union-attr]
+    return msgspec.structs.replace(event, user_id=users.get(user_id, user_id))
+
+
+def _chunks(names: Iterator[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """These names in lists of at least two, whose files are not too large together."""
+    chunk: list[str] = []
+    for name in names:
+        if sum(sizes[other] for other in chunk) >= JOINED_BYTES - SMALL_BYTES:
+            yield chunk
+            chunk = []
+        chunk.append(name)
+    if len(chunk) > 1:
+        yield chunk

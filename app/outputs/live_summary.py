@@ -1,0 +1,72 @@
+"""What a transaction counted, in the form in which viewers get it."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from app.redis.live import MAX_NAMES_AT_ONCE, Counted, Counts
+from app.store.counting import Changes
+from app.store.documents import ALL_WEBSITES, Clicks, Impressions, MonthCounts, PageViews
+from app.store.folding import Added, KeyParts
+
+
+def counted(changes: Changes) -> Counted:
+    """What these changes of documents are to watchers: sums, and the largest of their rows.
+
+    A transaction can have thousands of rows and is not to wait for this.
+    """
+    events: defaultdict[str, int] = defaultdict(int)
+    counts = Counts()
+    views = changes.get(PageViews, {})
+    for (website, day), (number,) in _sums(views, 0, 1):
+        events[website] += number
+        counts.add("views", (website, day), [number])
+    for (website, day, page), (number,) in _largest(views):
+        events[f"{website} {page}"] += number
+        counts.add("pages", (website, page, day), [number])
+    impressions = changes.get(Impressions, {})
+    for (website,), (number,) in _sums(impressions, 1):
+        events[website] += number
+    for (_, website, ad_id), (number,) in _largest(impressions):
+        events[f"{website} {ad_id}"] += number
+    for names, numbers in changes.get(MonthCounts, {}).items():
+        counts.add("months", names, numbers)
+    clicks = changes.get(Clicks, {})
+    for (website,), numbers in _sums(clicks, 0):
+        events[website] += numbers[0]
+        counts.add("clicks", (website,), numbers)
+    for (website, ad_id), numbers in _largest(clicks):
+        # An ad may lose a click to another, with no hit of its own.
+        if numbers[0]:
+            events[f"{website} {ad_id}"] += numbers[0]
+        counts.add("ads", (website, ad_id), numbers)
+    return Counted(events, counts)
+
+
+def _largest(rows: Added) -> list[Any]:
+    if len(rows) <= MAX_NAMES_AT_ONCE:
+        return list(rows.items())
+    return heapq.nlargest(MAX_NAMES_AT_ONCE, rows.items(), key=lambda row: row[1][0])
+
+
+def _sums(rows: Added, website: int, *more: int) -> Iterator[tuple[KeyParts, list[int]]]:
+    """The sums of rows by their website, at this place in the names, and the names at others.
+
+    Then the same for all websites.
+    """
+    sums: dict[KeyParts, list[int]] = {}
+    for names, numbers in rows.items():
+        _add(sums, (names[website], *[names[place] for place in more]), numbers)
+    for (_, *others), numbers in list(sums.items()):
+        _add(sums, (ALL_WEBSITES, *others), numbers)
+    yield from sums.items()
+
+
+def _add(sums: dict[KeyParts, list[int]], names: KeyParts, numbers: list[int]) -> None:
+    known = sums.get(names)
+    if known is None:
+        sums[names] = list(numbers)
+    else:
+        for place, number in enumerate(numbers):
+            known[place] += number

@@ -1,0 +1,226 @@
+"""Operational counters, kept in Redis by all web and worker processes together.
+
+Redis key `metrics`: a hash from `name|value of the label`, and `|bucket` or `|sum` for a histogram,
+to a whole number; sums are in millionths.
+
+A process adds to it along with a write that it does anyway: accepted and rejected events with their
+own, the rest once in EVERY_SECONDS. What it has not written is lost when it is killed, and a write
+whose answer gets lost may count twice: the numbers can be off by a batch for each death, but only
+ever grow. What must be exact is in the reports.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from app.domain.events import NAME_KINDS, QUEUES, Event
+from app.domain.invalid_traffic import REASONS
+
+KEY = "metrics"
+MILLION = 1_000_000
+EVERY_SECONDS = 1.0
+TYPES = tuple(kind.__name__ for kind in QUEUES.values())
+NO_OBJECT = "event"
+FIELDS = ("Type", "Url", "Meta", "Meta.UserId", "Meta.AdId", "EventId", "Timestamp", NO_OBJECT)
+"""The fields that can be wrong; the last stands for an event that has none."""
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
+EVENTS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+
+
+class Counted(NamedTuple):
+    """A counter for each of some values of a label."""
+
+    name: str
+    help: str
+    label: str
+    values: tuple[str, ...]
+
+
+class Measured(NamedTuple):
+    """A histogram for each of some values of a label, or one without; `bounds` are its buckets'."""
+
+    name: str
+    help: str
+    bounds: tuple[float, ...]
+    label: str = ""
+    values: tuple[str, ...] = ("",)
+
+
+ACCEPTED = Counted("eventstream_events_accepted", "Events that were accepted.", "type", TYPES)
+REJECTED = Counted(
+    "eventstream_events_rejected", "Rejected events, by the first wrong field.", "field", FIELDS
+)
+UNAVAILABLE = Counted(
+    "eventstream_requests_unavailable",
+    "Requests answered with 503, by the part that was away or full.",
+    "part",
+    ("broker", "database"),
+)
+LOST = Counted(
+    "eventstream_events_lost",
+    "Events of images and links that could not be taken; they do not come again.",
+    "path",
+    ("pixel", "click"),
+)
+APPLIED = Counted("eventstream_events_applied", "Events that were counted.", "type", TYPES)
+DEDUPLICATED = Counted(
+    "eventstream_events_deduplicated",
+    "Events not counted because their EventId had been seen before.",
+    "type",
+    TYPES,
+)
+COLLISIONS = Counted(
+    "eventstream_event_id_collisions",
+    "Events not counted because their EventId is that of another event of the website.",
+    "type",
+    TYPES,
+)
+FILTERED = Counted(
+    "eventstream_events_filtered",
+    "Events that were counted apart as invalid traffic.",
+    "reason",
+    REASONS,
+)
+OTHER = Counted(
+    "eventstream_events_other",
+    "Events counted under <other>, by what their sender brought up too many of.",
+    "kind",
+    NAME_KINDS,
+)
+GIVEN_BACK = Counted(
+    "eventstream_batches_given_back",
+    "Batches that a worker took but could not count then.",
+    "queue",
+    tuple(QUEUES),
+)
+APPLY_RETRIES = Counted(
+    "eventstream_apply_retries",
+    "Transactions that were run again after a conflict with another.",
+    "type",
+    TYPES,
+)
+FOLD_CONFLICTS = Counted(
+    "eventstream_fold_conflicts",
+    "Folds that left something to another process, or to the next one.",
+    "type",
+    TYPES,
+)
+LETTERS_DROPPED = Counted(
+    "eventstream_dead_letters_dropped",
+    "Dead letters dropped because there were too many of them.",
+    "kind",
+    ("events", "batches"),
+)
+WRITE_SECONDS = Measured(
+    "eventstream_write_seconds", "Time to write what requests brought to the journal.", SECONDS
+)
+APPLY_SECONDS = Measured(
+    "eventstream_apply_seconds", "Time to count batches in a transaction.", SECONDS, "type", TYPES
+)
+APPLY_EVENTS = Measured(
+    "eventstream_apply_events", "Events counted in a transaction.", EVENTS, "type", TYPES
+)
+
+COUNTED = (
+    ACCEPTED,
+    REJECTED,
+    UNAVAILABLE,
+    LOST,
+    APPLIED,
+    DEDUPLICATED,
+    COLLISIONS,
+    FILTERED,
+    OTHER,
+    GIVEN_BACK,
+    APPLY_RETRIES,
+    FOLD_CONFLICTS,
+    LETTERS_DROPPED,
+)
+MEASURED = (WRITE_SECONDS, APPLY_SECONDS, APPLY_EVENTS)
+
+_ACCEPTED_SERIES = {kind: f"{ACCEPTED.name}|{kind.__name__}" for kind in QUEUES.values()}
+
+
+class Counts:
+    """What a process counted and has not written yet. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._added: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._taken_at = -EVERY_SECONDS
+
+    def count(self, counted: Counted, value: str, number: int = 1) -> None:
+        """Add to the counter for this value of its label."""
+        with self._lock:
+            self._added[f"{counted.name}|{value}"] += number
+
+    def observe(self, measured: Measured, amount: float, value: str = "") -> None:
+        """Add an amount to the histogram for this value of its label."""
+        *buckets, sum_ = _series(measured, value)
+        with self._lock:
+            self._added[buckets[bisect_left(measured.bounds, amount)]] += 1
+            self._added[sum_] += round(amount * MILLION)
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Add counts by the names of their series, such as those of `of_events`."""
+        with self._lock:
+            self._added.update(counts)
+
+    @contextmanager
+    def taken(self, every: float = EVERY_SECONDS) -> Iterator[dict[str, int]]:
+        """Hand out what was counted, to be written inside; where that raises it is kept.
+
+        Nothing is handed out if that was done in the last `every` seconds.
+        """
+        now = time.monotonic()
+        if now < self._taken_at + every:
+            yield {}
+            return
+        with self._lock:
+            added, self._added, self._taken_at = self._added, Counter(), now
+        try:
+            yield dict(added)
+        except BaseException:
+            with self._lock:
+                self._added.update(added)
+            raise
+
+
+@cache
+def _series(measured: Measured, value: str) -> list[str]:
+    """The names of a histogram's buckets, then of its sum."""
+    return [f"{measured.name}|{value}|{end}" for end in (*measured.bounds, "+Inf", "sum")]
+
+
+def of_events(events: Iterable[Event], errors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The counts of accepted events, and of rejected ones, given by what is wrong with each."""
+    counts: dict[str, int] = Counter(map(_ACCEPTED_SERIES.__getitem__, map(type, events)))
+    for wrong in errors:
+        series = f"{REJECTED.name}|{_wrong_field(wrong)}"
+        counts[series] = counts.get(series, 0) + 1
+    return counts
+
+
+def adding(counts: Mapping[str, int]) -> list[Sequence[str | float]]:
+    """The Redis commands that add counts."""
+    return [("HINCRBY", KEY, series, number) for series, number in counts.items()]
+
+
+def values(redis: Redis, counted: Counted) -> dict[str, int]:
+    """What a counter has come to, by the values of its label. Raises RedisError."""
+    found: Any = redis.hmget(KEY, [f"{counted.name}|{value}" for value in counted.values])
+    return {value: int(number or 0) for value, number in zip(counted.values, found, strict=True)}
+
+
+def _wrong_field(errors: Mapping[str, Any]) -> str:
+    name, found = next(iter(errors.items()))
+    inner = next(iter(found)) if isinstance(found, Mapping) else ""
+    path = f"{name}.{inner}" if f"{name}.{inner}" in FIELDS else name
+    return path if path in FIELDS else NO_OBJECT

@@ -1,0 +1,361 @@
+"""Dead letters: rejected events and batches that can never be applied, kept for an operator.
+
+Redis keys; the first two are streams, whose ids hold the time an entry came in:
+- `dead_letters:events`: rejected events; fields `reason` (JSON), `event` (its JSON), `truncated`
+  where that was cut short, `invalid` (a reason) where it is invalid traffic, `refused` where its
+  sender may not write it, and `collides` where its EventId is that of another event;
+- `dead_letters:batches`: failed batches; fields `reason` (JSON), `queue`, `id` and `batch` (the
+  events, JSON).
+- `dead_letters:kept:{batch}`: the positions of the events of a batch that were kept, until it has
+  left the journal, for KEPT_ONCE_SECONDS at most;
+- `dead_letters:sizes`: a hash from each stream to the most bytes of Redis's memory it may take;
+- `dead_letters:kafka`: a hash from topic, partition and group to the offset up to which what was
+  rejected has been kept.
+
+Letters are kept for KEPT_SECONDS. Both streams have a bound in letters and one in bytes of memory
+(EVENTS, BATCHES), so that the rest of Redis is the journal's; beyond it the oldest letters go.
+Anybody can have events rejected, so these never push out a batch. A failed batch holds accepted
+events, which must not go unnoticed: an alert rings when the first one is there, and one that goes
+because there are too many is an error in the log.
+"""
+
+import logging
+import re
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw
+from redis import Redis
+
+from app.domain.events import Collision, Refused, Rejection
+from app.domain.reader import NOT_JSON
+from app.domain.wire import as_sent
+from app.redis import counters
+from app.redis.commands import Command
+from app.redis.scripts import script
+
+
+class Budget(NamedTuple):
+    """The letters and the bytes of memory that a stream may hold."""
+
+    letters: int
+    bytes: int
+
+
+EVENTS = Budget(10_000, 32 * 1024**2)
+BATCHES = Budget(1_000, 64 * 1024**2)
+MAX_EVENT_BYTES = 8_192
+MAX_REASON_BYTES = 1_024
+"""Both are of JSON as it is kept."""
+ESCAPED = 6
+"""As many bytes JSON makes of one at most."""
+AT_ONCE = 500
+UNPUBLISHED_REASON = "Counted, but too large for the topic of KAFKA_PUBLISH, which lacks it."
+COLLISION_REASON = "Another event of this website with the same EventId was counted."
+KEPT_SECONDS = 7 * 24 * 3600
+KEPT_ONCE_SECONDS = 3600
+"""A batch whose worker dies comes again within seconds; after an outage of hours, some letters may
+be there twice, which does no harm."""
+ID_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})(b?)\Z"
+"""What ids look like, as a regular expression; those of batches end in b."""
+
+_EVENTS = "dead_letters:events"
+_BATCHES = "dead_letters:batches"
+_STREAMS = {"events": _EVENTS, "batches": _BATCHES}
+KINDS = tuple(_STREAMS)
+_SIZES = "dead_letters:sizes"
+_KAFKA = "dead_letters:kafka"
+_ENTRY_BYTES = 256
+"""What Redis adds to the words of a letter, at most."""
+
+_KEEP_ONCE = script("run", "keep_letters_once")
+
+_BURY = script("run", "bury", even_if_full=True)
+
+_KEEP_ONCE_EACH = script("run", "keep_each_letter_once", even_if_full=True)
+
+logger = logging.getLogger(__name__)
+
+
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry: a rejected event, or else a failed batch of a queue.
+
+    `time` is UTC. `event` and `batch` are JSON as it came, a text where it was none or cut short;
+    `truncated` means that it is not there in whole, so can't be replayed. `invalid` and `refused`
+    are those of a Rejection. An event that `collides` was accepted, and then found to have the
+    EventId of another; its user is as it is kept, mostly hashed.
+    """
+
+    id: str
+    time: datetime
+    reason: Any
+    event: Raw = Raw(b"null")
+    truncated: bool = False
+    invalid: str = ""
+    refused: bool = False
+    collides: bool = False
+    queue: str = ""
+    batch_id: str = ""
+    batch: Raw = Raw(b"[]")
+
+
+def keeping(rejections: Sequence[Rejection]) -> list[Command]:
+    """The commands that keep rejected events, for `app.redis.commands`."""
+    commands: list[Command] = []
+    added = 0
+    for rejection in rejections:
+        event = rejection.event
+        truncated = len(event) > MAX_EVENT_BYTES or not _is_json(event)
+        if truncated:
+            event = _as_text(event, MAX_EVENT_BYTES)
+        reason = msgspec.json.encode(rejection.errors)
+        if len(reason) > MAX_REASON_BYTES:
+            reason = _as_text(reason, MAX_REASON_BYTES)
+        letter = ["reason", reason.decode(), "event", event.decode()]
+        if truncated:
+            letter += ["truncated", "true"]
+        if rejection.invalid:
+            letter += ["invalid", rejection.invalid]
+        if rejection.refused:
+            letter += ["refused", "true"]
+        commands.append(("XADD", _EVENTS, "*", *letter))
+        added += len(reason) + len(event) + _ENTRY_BYTES
+    return [*commands, _trim("events", EVENTS, added)] if commands else []
+
+
+def most_bytes(rejection: Rejection) -> int:
+    """How many bytes a rejected event takes at most, in memory and as it is kept."""
+    size = len(rejection.event)
+    return max(size, min(ESCAPED * size, MAX_EVENT_BYTES)) + MAX_REASON_BYTES
+
+
+def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejection]]) -> None:
+    """Keep rejected events of a topic's partition that a group reads, each with its offset.
+
+    In order of these. Those of a message that comes again have been kept.
+    """
+    offsets = [offset for offset, _ in rejections]
+    commands = keeping([rejection for _, rejection in rejections])
+    # What holds them to the budget goes with the last one.
+    letters = msgspec.msgpack.encode(list(zip([*offsets, offsets[-1]], commands, strict=True)))
+    redis.register_script(_KEEP_ONCE.text)([_KAFKA], [place, offsets[-1] + 1, letters])
+
+
+def bury(
+    redis: Redis,
+    queue: str,
+    batch_id: str,
+    payload: bytes,
+    reason: str,
+    with_commands: Sequence[Command] = (),
+) -> None:
+    """Keep a batch of this queue that can't be counted, and run these commands, all or nothing.
+
+    Even if Redis is full: those mostly take the batch out of the journal. A dead letter that
+    has to go for this one is an error in the log.
+    """
+    said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
+    words: list[str | bytes] = ["reason", said, "queue", queue, "id", batch_id, "batch", payload]
+    trim = _trim("batches", BATCHES, len(payload) + MAX_REASON_BYTES + _ENTRY_BYTES)
+    encode = msgspec.msgpack.encode
+    dropped: Any = redis.register_script(_BURY.text)(
+        [_BATCHES], [encode(with_commands), encode(trim), *words]
+    )
+    _report_lost(dropped)
+
+
+def keep_event(
+    redis: Redis, queue: str, batch_id: str, position: int, event: bytes, reason: str
+) -> None:
+    """Keep an event of a batch, as JSON, that can't be counted.
+
+    It is kept once, however often this is called until `forget_kept`. Its letter is that of a batch
+    of its own, which can be replayed. Even if Redis is full.
+    """
+    said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
+    words = ("reason", said.decode(), "queue", queue, "id", f"{batch_id}:{position}")
+    batch = f"[{event.decode(errors='replace')}]"
+    letter = (position, ("XADD", _BATCHES, "*", *words, "batch", batch))
+    trim = _trim("batches", BATCHES, len(event) + MAX_REASON_BYTES + _ENTRY_BYTES)
+    _report_lost(_keep_once_each(redis, batch_id, [letter], trim))
+
+
+def keep_collisions(redis: Redis, collisions: Sequence[Collision]) -> None:
+    """Keep accepted events that have the EventId of another event.
+
+    Each is kept once, however often this is called until `forget_kept`. Even if Redis is full.
+    """
+    _keep_events(redis, collisions, {"EventId": [COLLISION_REASON]}, "collides")
+
+
+def keep_unpublished(redis: Redis, events: Sequence[Refused]) -> None:
+    """Keep likewise what counted but Kafka will never take. It can't be replayed."""
+    _keep_events(redis, events, {"_schema": [UNPUBLISHED_REASON]}, "truncated")
+
+
+def _keep_events(
+    redis: Redis, events: Sequence[Collision | Refused], errors: Any, flag: str
+) -> None:
+    reason = msgspec.json.encode(errors).decode()
+    for batch_id, of_batch in groupby(events, key=attrgetter("batch")):
+        letters = []
+        for _, position, event in of_batch:
+            sent = msgspec.json.encode(as_sent(event, event.event_id)).decode()
+            words = ["reason", reason, "event", sent, flag, "true"]
+            if event.invalid:
+                words += ["invalid", event.invalid.reason]
+            letters.append((position, ("XADD", _EVENTS, "*", *words)))
+        for start in range(0, len(letters), AT_ONCE):
+            some = letters[start : start + AT_ONCE]
+            added = sum(len(word) for _, command in some for word in command)
+            trim = _trim("events", EVENTS, added + _ENTRY_BYTES * len(some))
+            _keep_once_each(redis, batch_id, some, trim)
+
+
+def forget_kept(redis: Redis, batch_ids: Collection[str]) -> None:
+    """Forget which events of these batches were kept: the batches do not come again."""
+    if batch_ids:
+        redis.delete(*map(_kept, batch_ids))
+
+
+def _keep_once_each(
+    redis: Redis, batch_id: str, letters: Sequence[tuple[int, Command]], trim: Command
+) -> int:
+    """Keep letters by the positions of their events; how many others had to go for them."""
+    encode = msgspec.msgpack.encode
+    arguments: list[Any] = [KEPT_ONCE_SECONDS, encode(letters), encode(trim)]
+    dropped: Any = redis.register_script(_KEEP_ONCE_EACH.text)([_kept(batch_id)], arguments)
+    return int(dropped)
+
+
+def _kept(batch_id: str) -> str:
+    return f"dead_letters:kept:{batch_id}"
+
+
+def _report_lost(dropped: int) -> None:
+    if dropped:
+        logger.error("%d failed batches are lost: more were kept than there is room for", dropped)
+
+
+def _trim(kind: str, budget: Budget, added: int) -> Command:
+    series = f"{counters.LETTERS_DROPPED.name}|{kind}"
+    return ("TRIM", _STREAMS[kind], series, *budget, added)
+
+
+def _as_text(raw: bytes, most: int) -> bytes:
+    """The beginning of this as a JSON text, so much that it takes at most so many bytes."""
+    text = raw[:most].decode(errors="replace")
+
+    def beginning(length: int) -> bytes:
+        return msgspec.json.encode(text[:length])
+
+    lengths = range(len(text) + 1)
+    return beginning(bisect_right(lengths, most, key=lambda length: len(beginning(length))) - 1)
+
+
+def numbers(redis: Redis) -> dict[str, int]:
+    """How many rejected events and failed batches are kept."""
+    with redis.pipeline(transaction=False) as pipe:
+        for stream in _STREAMS.values():
+            pipe.xlen(stream)
+        return dict(zip(_STREAMS, pipe.execute(), strict=True))
+
+
+def expire(redis: Redis) -> None:
+    """Drop the letters that have been kept long enough by Redis's clock, which dated them."""
+    now, _ = redis.time()
+    for stream in _STREAMS.values():
+        redis.xtrim(stream, minid=(now - KEPT_SECONDS) * 1000, approximate=False)
+
+
+def newest(redis: Redis, limit: int, before: str | None = None) -> list[DeadLetter]:
+    """At most `limit` letters, newest first, only those that come after the id `before`."""
+    of_events = of_batches = "+"
+    if before is not None:
+        number = before.removesuffix("b")
+        # Of the same id, the batch comes first.
+        of_batches = _before(number)
+        of_events = number if before.endswith("b") else of_batches
+    letters = []
+    for stream, last in ((_EVENTS, of_events), (_BATCHES, of_batches)):
+        found: Any = redis.xrevrange(stream, max=last, count=limit)
+        letters += [_letter(stream, letter_id, fields) for letter_id, fields in found]
+    return sorted(letters, key=_place, reverse=True)[:limit]
+
+
+def get(redis: Redis, letter_id: str) -> DeadLetter | None:
+    """The letter with this id, None if there is none."""
+    if not re.match(ID_PATTERN, letter_id):
+        return None
+    stream, number = _stored(letter_id)
+    found: Any = redis.xrange(stream, min=number, max=number)
+    return _letter(stream, *found[0]) if found else None
+
+
+def remove(redis: Redis, letter_id: str) -> bool:
+    """Drop the letter with this id; whether it was there."""
+    if not re.match(ID_PATTERN, letter_id):
+        return False
+    stream, number = _stored(letter_id)
+    return bool(redis.xdel(stream, number))
+
+
+def remove_all(redis: Redis, kinds: Iterable[str] = KINDS) -> int:
+    """Drop the letters of these kinds, whenever they came; how many there were."""
+    # Not the streams themselves: they remember which ids they have given.
+    with redis.pipeline(transaction=True) as pipe:
+        for kind in kinds:
+            pipe.xtrim(_STREAMS[kind], maxlen=0, approximate=False)
+        return sum(pipe.execute())
+
+
+def _stored(letter_id: str) -> tuple[str, str]:
+    return (_BATCHES if letter_id.endswith("b") else _EVENTS), letter_id.removesuffix("b")
+
+
+def _before(number: str) -> str:
+    """The latest possible id before this one."""
+    milliseconds, sequence = map(int, number.split("-"))
+    if sequence:
+        return f"{milliseconds}-{sequence - 1}"
+    return f"{milliseconds - 1}-{2**64 - 1}" if milliseconds else "0-0"
+
+
+def _place(letter: DeadLetter) -> tuple[int, int, bool]:
+    milliseconds, sequence = letter.id.removesuffix("b").split("-")
+    return int(milliseconds), int(sequence), letter.id.endswith("b")
+
+
+def _letter(stream: str, letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+    milliseconds = int(letter_id.split(b"-")[0])
+    truncated = b"truncated" in fields
+    batch = fields.get(b"batch", b"[]")
+    if not _is_json(batch):
+        batch, truncated = msgspec.json.encode([batch.decode(errors="replace")]), True
+    return DeadLetter(
+        id=letter_id.decode() + ("b" if stream == _BATCHES else ""),
+        time=datetime.fromtimestamp(milliseconds / 1000, UTC),
+        reason=msgspec.json.decode(fields[b"reason"]),
+        event=Raw(fields.get(b"event", b"null")),
+        truncated=truncated,
+        invalid=fields.get(b"invalid", b"").decode(),
+        refused=b"refused" in fields,
+        collides=b"collides" in fields,
+        queue=fields.get(b"queue", b"").decode(),
+        batch_id=fields.get(b"id", b"").decode(),
+        batch=Raw(batch),
+    )
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        text.decode()
+        msgspec.json.decode(text, type=Raw)
+    except NOT_JSON:
+        return False
+    return True

@@ -1,0 +1,44 @@
+"""Wrong tokens and passwords of operators, by the network of the client that tried them.
+
+Redis keys: `guesses:{network}`, how many came within GUESS_SECONDS of the first one. While Redis is
+away nobody is held up, as then too operators must be able to look.
+"""
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.redis.scripts import script
+
+MAX_GUESSES = 10
+GUESS_SECONDS = 60
+
+_COUNT = script("count_guess", even_if_full=True)
+"""Even if Redis is full, which the libraries for rate limits do not do: filling it must not open
+the door to guessing."""
+
+logger = logging.getLogger(__name__)
+
+
+def seconds_to_wait(redis: Redis, network: str) -> int:
+    """How long this network may try nothing, after MAX_GUESSES wrong ones; 0: it may."""
+    with suppress(RedisError):
+        guesses: Any = redis.get(_key(network))
+        if int(guesses or 0) >= MAX_GUESSES:
+            seconds: Any = redis.ttl(_key(network))
+            return max(int(seconds), 1)
+    return 0
+
+
+def count(redis: Redis, network: str) -> None:
+    """Count a wrong one, and log where it came from, but not what it was."""
+    logger.warning("a wrong token or password from %s", network)
+    with suppress(RedisError):
+        redis.eval(_COUNT.text, 1, _key(network), GUESS_SECONDS)
+
+
+def _key(network: str) -> str:
+    return f"guesses:{network}"

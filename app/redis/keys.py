@@ -1,0 +1,33 @@
+"""Every key that the collector has in Redis. Each module says more of its own.
+
+Journal (`app.journal`):
+- `journal:{queue}`: a hash of batches by id; none with RabbitMQ, which holds them then;
+- `journal:{queue}:waiting`, `journal:{queue}:taken`: sorted sets of batch ids;
+- `journal:{queue}:writing`, `journal:{queue}:receiving`: with RabbitMQ, sorted sets of batch ids
+  and of workers;
+- `journal:{queue}:rung`: a worker has been called;
+- `journal:withdrawn:{id}`: with RabbitMQ, a batch that was called off;
+- `journal:check`: written to see whether Redis takes writes.
+
+For operators:
+- `metrics`: a hash of what processes counted (`app.redis.counters`);
+- `dead_letters:events`, `dead_letters:batches`: streams (`app.redis.dead_letters`);
+- `dead_letters:kept:{batch}`, `dead_letters:sizes`, `dead_letters:kafka`: what keeps them once,
+  and bounded;
+- `guesses:{network}`: wrong passwords (`app.redis.guesses`);
+- `session:{digest}`: open sessions (`app.web.sessions`).
+
+For those who watch (`app.redis.live`, `app.redis.spikes`):
+- `live:minute:{minute}:{queue}`, `live:folds`, `live:told`: what was counted lately;
+- `spikes:announced:{name}`, `spikes:minute:{minute}`, `spikes:latest`, `spikes:to_post`.
+
+For senders:
+- `names:known:{bucket}`, `names:spent:{day}:{bucket}`, `names:key`, `names:loaded`: budgets of new
+  names (`app.redis.known_names`);
+- `LIMITS:{limit}`: requests within the rate limit (`app.web.rate_limit`).
+
+For the workers:
+- `archive:turn`: the turn to rewrite the archive (`app.outputs.archive`);
+- `page_view`, `ad_impression`, `ad_click`, `maintenance`, `_kombu.{name}`, `unacked{name}`:
+  Celery's own queues of messages, if Redis is the broker.
+"""

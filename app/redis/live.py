@@ -1,0 +1,256 @@
+"""What happens now: counts by the minute, and a channel on which workers tell what they counted.
+
+All of it is for watching: nothing is counted from here, and what gets lost is missed by nobody. So
+each size has a bound, and an error of Redis is swallowed when events are counted.
+
+Redis keys:
+- `live:minute:{minute}:{queue}`: a sorted set of what events of this queue were counted for in a
+  minute since the epoch, by how many: `*`, each website, and each page or ad (website, space,
+  name). The largest MAX_NAMES of them, for KEPT_SECONDS;
+- `live:folds`: a hash from queue to how often what was counted for it was brought into the
+  reports;
+- `live:told`: a hash from queue to how many transactions were told;
+- channel `live:counted`: what one transaction counted, see `CountsMessage`;
+- channel `live:spike`: what `app.redis.spikes` found, as JSON.
+"""
+
+import heapq
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from operator import add
+from typing import Any, NamedTuple
+
+import msgspec
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.domain.events import QUEUES
+from app.redis.scripts import script
+
+COUNTS_CHANNEL = "live:counted"
+FOLDS_KEY = "live:folds"
+TOLD_KEY = "live:told"
+SPIKE_CHANNEL = "live:spike"
+
+MINUTES = 60
+KEPT_SECONDS = (MINUTES + 5) * 60
+MAX_NAMES = 2_000
+MAX_NAMES_AT_ONCE = 100
+MAX_NAME_BYTES = 256
+MAX_ROWS = 50
+"""In each table of a message."""
+MAX_ROW_BYTES = 320
+"""A row whose names are longer as JSON is left to the reports."""
+
+logger = logging.getLogger(__name__)
+
+_RECORD = script("record_live")
+
+
+class Table(NamedTuple):
+    """The columns of rows of counts: those that name a row, and those that count."""
+
+    names: tuple[str, ...]
+    counts: tuple[str, ...]
+
+
+TABLES = {
+    "views": Table(("website", "day"), ("views",)),
+    "pages": Table(("website", "page", "day"), ("views",)),
+    "months": Table(("month", "website"), ("impressions", "visitors")),
+    "clicks": Table(("website",), ("hits", "clicks")),
+    "ads": Table(("website", "ad_id"), ("hits", "clicks")),
+}
+"""Website "*" is all of them together."""
+
+Rows = Mapping[tuple[str, ...], list[int]]
+
+
+class Counts:
+    """What was counted, to be added up: rows of counts by their names, in each of TABLES."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, dict[tuple[str, ...], list[int]]] = {name: {} for name in TABLES}
+
+    def __bool__(self) -> bool:
+        return any(self._tables.values())
+
+    def add(self, table: str, names: tuple[str, ...], counts: Iterable[int]) -> None:
+        """Add to a row."""
+        rows = self._tables[table]
+        known = rows.get(names)
+        rows[names] = list(counts if known is None else map(add, known, counts))
+
+    def add_message(self, message: bytes) -> None:
+        """Add what a message of the channel holds."""
+        for table, rows in msgspec.json.decode(message).items():
+            width = len(TABLES[table].names)
+            for row in rows:
+                self.add(table, tuple(row[:width]), row[width:])
+
+    def message(self) -> bytes:
+        """A message of the channel: the largest rows of each table."""
+        tables = {
+            table: [[*names, *counts] for names, counts in _largest(rows)]
+            for table, rows in self._tables.items()
+            if rows
+        }
+        return msgspec.json.encode(tables)
+
+    def shown(self) -> dict[str, list[dict[str, Any]]]:
+        """The largest rows of each table that has any, each with the names of its columns."""
+        return {
+            table: [
+                dict(zip(sum(TABLES[table], ()), (*names, *counts), strict=True))
+                for names, counts in _largest(rows)
+            ]
+            for table, rows in self._tables.items()
+            if rows
+        }
+
+
+class Counted(NamedTuple):
+    """What a transaction counted: for whom it counted how many events, and rows to show."""
+
+    events: Mapping[str, int]
+    """By `*`, website, and page or ad: website, space, name."""
+    counts: Counts
+
+
+class CountsMessage(NamedTuple):
+    """A message of the channel.
+
+    What it tells is in the reports once they were folded more than `folds` times for this queue,
+    and in the minutes once `number` were told.
+    """
+
+    queue: str
+    folds: int
+    number: int
+    counts: bytes
+
+    @classmethod
+    def read(cls, message: bytes) -> "CountsMessage":
+        """The message as it was published."""
+        queue, folds, number, counts = message.split(b" ", 3)
+        return cls(queue.decode(), int(folds), int(number), counts)
+
+
+def record(redis: Redis, queue: str, counted: Counted, now: float, folds: int = 0) -> None:
+    """Add to the present minute, and tell whoever watches. Never fails: it may just be missing.
+
+    `folds` is how often the queue's counts had been folded before these were counted.
+    """
+    names = {name: n for name, n in counted.events.items() if len(name.encode()) <= MAX_NAME_BYTES}
+    # "*" is never less than another, so is always among them.
+    largest = heapq.nlargest(MAX_NAMES_AT_ONCE, names.items(), key=lambda item: item[1])
+    largest.sort(key=lambda item: item[0].count(" "))
+    words = [word for item in largest for word in item]
+    key = _minute_key(int(now // 60), queue)
+    try:
+        redis.register_script(_RECORD.text)(
+            [key, TOLD_KEY],
+            [queue, folds, counted.counts.message(), KEPT_SECONDS, MAX_NAMES, *words],
+        )
+    except RedisError as error:
+        logger.warning("live counts are missing: %s", type(error).__name__)
+
+
+def folded(redis: Redis, queue: str) -> None:
+    """Note that what was counted for a queue is in the reports. Never fails."""
+    with suppress(RedisError):
+        redis.hincrby(FOLDS_KEY, queue, 1)
+
+
+def folds(redis: Redis) -> dict[str, int]:
+    """How often what was counted for each queue was brought into the reports."""
+    return _by_queue(redis.hmget(FOLDS_KEY, list(QUEUES)))
+
+
+def minutes(
+    redis: Redis, now: float, name: str = "*"
+) -> tuple[list[dict[str, int]], dict[str, int]]:
+    """Events by queue in each of the last MINUTES minutes, oldest first, the present one included;
+    and how many transactions were told by then, by queue.
+
+    `name` is a website, "*" for all. `time` is when the minute began, in seconds since the epoch.
+    """
+    last = int(now // 60)
+    span = range(last - MINUTES + 1, last + 1)
+    with redis.pipeline() as pipe:
+        for minute in span:
+            for queue in QUEUES:
+                pipe.zscore(_minute_key(minute, queue), name)
+        pipe.hmget(TOLD_KEY, list(QUEUES))
+        *found, told = pipe.execute()
+    scores = iter(found)
+    rows = [
+        {"time": minute * 60} | {queue: int(next(scores) or 0) for queue in QUEUES}
+        for minute in span
+    ]
+    return rows, _by_queue(told)
+
+
+def busiest(
+    redis: Redis, queue: str, minute: int, at_least: int, most: int = 500
+) -> dict[str, int]:
+    """The pages or ads (website, space, name) with so many events in a minute since the epoch."""
+    found: Any = redis.zrevrangebyscore(
+        _minute_key(minute, queue), "+inf", at_least, start=0, num=most, withscores=True
+    )
+    names = {name.decode(): int(count) for name, count in found}
+    return {name: count for name, count in names.items() if " " in name}
+
+
+def busiest_of_hour(redis: Redis, queue: str, now: float, most: int = 50) -> list[tuple[str, str]]:
+    """The website and page or ad with most events in the last MINUTES minutes, most first.
+
+    Each must be among the `most` of some minute.
+    """
+    last = int(now // 60)
+    with redis.pipeline(transaction=False) as pipe:
+        for minute in range(last - MINUTES + 1, last + 1):
+            pipe.zrange(_minute_key(minute, queue), 0, most - 1, desc=True, withscores=True)
+        found = pipe.execute()
+    sums: Counter[str] = Counter()
+    for of_minute in found:
+        for name, count in of_minute:
+            sums[name.decode()] += int(count)
+    pairs = (name.partition(" ") for name, _ in sums.most_common())
+    return [(website, name) for website, space, name in pairs if space]
+
+
+def before(redis: Redis, queue: str, minute: int, names: list[str]) -> list[int]:
+    """How many events each of these had in the MINUTES minutes before a minute, all together.
+
+    One that is missing from a minute with MAX_NAMES may have had as many as the least of these.
+    """
+    keys = [_minute_key(earlier, queue) for earlier in range(minute - MINUTES, minute)]
+    with redis.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.zmscore(key, names)
+            pipe.zcard(key)
+            pipe.zrange(key, 0, 0, withscores=True)
+        found = iter(pipe.execute())
+    sums = [0] * len(names)
+    for scores, size, least in zip(found, found, found, strict=True):
+        missing = least[0][1] if size >= MAX_NAMES else 0
+        for place, score in enumerate(scores):
+            sums[place] += int(missing if score is None else score)
+    return sums
+
+
+def _by_queue(numbers: Any) -> dict[str, int]:
+    return {queue: int(number or 0) for queue, number in zip(QUEUES, numbers, strict=True)}
+
+
+def _minute_key(minute: int, queue: str) -> str:
+    return f"live:minute:{minute}:{queue}"
+
+
+def _largest(rows: Rows) -> list[tuple[tuple[str, ...], list[int]]]:
+    """The largest MAX_ROWS of those that are not too long."""
+    short = (row for row in rows.items() if len(msgspec.json.encode(row[0])) <= MAX_ROW_BYTES)
+    return heapq.nlargest(MAX_ROWS, short, key=lambda row: row[1])

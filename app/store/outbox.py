@@ -1,0 +1,120 @@
+"""What was counted and has yet to reach an archive, a mirror or the dead letters.
+
+It is written in the transaction that counts it. Whoever delivers it then deletes it; what a process
+left that died in between is delivered by another one, so that it arrives at least once.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from itertools import count
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from app.domain.events import QUEUE_OF, QUEUES, Event
+from app.store.connection import Session, collection, deadline
+from app.store.counting import Applied, CountedPiece
+from app.store.documents import Outgoing
+
+FROM_JOURNAL = "journal"
+"""The source of events that came over HTTP."""
+OUTBOX_SECONDS = 5.0
+_DECODE = {
+    queue: msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]
+    for queue, kind in QUEUES.items()
+}
+
+
+class Undelivered(NamedTuple):
+    """What counted of a batch, or with `collides` what had the ids of other events."""
+
+    row: str
+    queue: str
+    piece: CountedPiece
+    collides: bool
+
+
+class Outbox:
+    """What one source of events has yet to deliver. Without a session, methods raise Unavailable.
+
+    With `keeps_counted`, for an archive or a mirror, what counted is kept; else only what collided.
+    """
+
+    def __init__(self, source: str, *, keeps_counted: bool) -> None:
+        self._source = source
+        self._keeps_counted = keeps_counted
+
+    def leave(self, applied: Mapping[type[Event], Applied], session: Session) -> list[Undelivered]:
+        """Write in a transaction what is to be delivered after it, and return it."""
+        left = []
+        for kind, of_kind in applied.items():
+            queue = QUEUE_OF[kind]
+            for piece in of_kind.counted if self._keeps_counted else ():
+                left.append(Undelivered(piece.name, queue, piece, collides=False))
+            by_batch: defaultdict[str, dict[int, Event]] = defaultdict(dict)
+            for batch, position, event in of_kind.collisions:
+                by_batch[batch][position] = event
+            for batch, events in by_batch.items():
+                piece = CountedPiece(batch, batch, events)
+                row = f"{batch} collisions {min(events)}"
+                left.append(Undelivered(row, queue, piece, collides=True))
+        left = [one for one in left if one.piece.events]
+        if left:
+            rows = [self._row(one) for one in left]
+            collection(Outgoing).insert_many(rows, ordered=False, session=session)
+        return left
+
+    def rows_left(self, queue: str | None = None) -> list[str]:
+        """The rows that have not been delivered, of a queue or of all."""
+        of_queue = {} if queue is None else {"queue": queue}
+        with deadline(OUTBOX_SECONDS):
+            found = collection(Outgoing).find({"consumer": self._source, **of_queue}, {"_id": 1})
+            return [row["_id"] for row in found]
+
+    def read(self, rows: Sequence[str]) -> list[Undelivered]:
+        """Those of these rows that have not been delivered meanwhile."""
+        with deadline(OUTBOX_SECONDS):
+            found = collection(Outgoing).find({"_id": {"$in": list(rows)}})
+            return sorted(map(undelivered_in, found), key=attrgetter("queue"))
+
+    def done(self, delivered: Collection[Undelivered]) -> None:
+        """Delete what has been delivered."""
+        if delivered:
+            names = [one.row for one in delivered]
+            with deadline(OUTBOX_SECONDS):
+                collection(Outgoing).delete_many({"_id": {"$in": names}})
+
+    def _row(self, one: Undelivered) -> dict[str, Any]:
+        return {
+            "_id": one.row,
+            "consumer": self._source,
+            "queue": one.queue,
+            "piece": one.piece.name,
+            "batch": one.piece.batch,
+            "positions": msgspec.json.encode(list(one.piece.events)),
+            "events": msgspec.json.encode(list(one.piece.events.values())),
+            "collides": one.collides,
+        }
+
+
+def undelivered_in(row: Mapping[str, Any]) -> Undelivered:
+    """What a document of Outgoing holds. The first release left whole batches without positions."""
+    events: Sequence[Event] = _DECODE[row["queue"]](row["events"])
+    positions = msgspec.json.decode(row["positions"]) if row.get("positions") else count()
+    return Undelivered(
+        row["_id"],
+        row["queue"],
+        CountedPiece(
+            row.get("piece", row["_id"]),
+            row.get("batch", row["_id"]),
+            dict(zip(positions, events, strict=False)),
+        ),
+        row.get("collides", False),
+    )
+
+
+def queues_left() -> set[str]:
+    """The queues of which something from the journal has not been delivered. Raises Unavailable."""
+    with deadline(OUTBOX_SECONDS):
+        return set(collection(Outgoing).distinct("queue", {"consumer": FROM_JOURNAL}))

@@ -1,0 +1,99 @@
+"""Operators: whoever shows ADMIN_TOKEN or logged in with it; without one, this machine."""
+
+from flask import Request, abort, request
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import TooManyRequests, Unauthorized
+
+from app.domain.addresses import client_network
+from app.domain.loopback import host_in, is_local, is_loopback
+from app.redis import guesses
+from app.web import sessions
+from app.web.context import Context, context, is_one_of
+
+
+def require_operator() -> None:
+    """Refuse a request that is not an operator's.
+
+    With ADMIN_TOKEN, it must carry that as bearer token (RFC 6750), or a session of one who knew
+    it, else 401. Without, it must come from this machine, and neither through a proxy nor from a
+    page of another site in a browser there, else 403. Behind TRUSTED_PROXIES nobody is taken to:
+    whoever gets round these, or is sent on without saying for whom, would seem to.
+    """
+    settings = context().settings
+    if settings.admin_token is not None:
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        is_bearer = scheme.lower() == "bearer" and bearer.strip()
+        if not (is_bearer and is_admin_token(bearer.strip())) and not has_session():
+            asked = WWWAuthenticate("Bearer")
+            raise Unauthorized("An admin token is needed.", www_authenticate=asked)
+        return
+    if settings.trusted_proxies:
+        abort(403, "Behind TRUSTED_PROXIES this asks for ADMIN_TOKEN, which is not set.")
+    if not is_from_this_machine(context(), request):
+        abort(
+            403,
+            "Without ADMIN_TOKEN this answers only on the collector's own machine, and through no "
+            "proxy.",
+        )
+
+
+def is_from_this_machine(current: Context, sent: Request) -> bool:
+    """Whether a request comes from this machine, and neither through a proxy nor from a page.
+
+    A page of this machine itself may send it. Behind TRUSTED_PROXIES no request comes from here,
+    as far as anybody can tell.
+    """
+    if current.settings.trusted_proxies:
+        return False
+    local = is_local(sent.remote_addr, sent.host, sent.headers.keys())
+    return local and (not sent.origin or is_loopback(host_in(sent.origin)))
+
+
+def is_admin_token(given: str) -> bool:
+    """Whether a text is ADMIN_TOKEN; a wrong one is counted and logged.
+
+    Raises TooManyRequests, whatever the text is, where too many wrong ones came from the client's
+    network.
+    """
+    current = context()
+    token = current.settings.admin_token
+    is_right = token is not None and is_one_of(given, [token])
+    network = client_network(request.remote_addr or "")
+    if seconds := guesses.seconds_to_wait(current.journal.redis, network):
+        raise TooManyRequests(
+            "Too many wrong admin tokens came from your network. Try again later.",
+            retry_after=seconds,
+        )
+    if not is_right:
+        guesses.count(current.journal.redis, network)
+    return is_right
+
+
+def has_session() -> bool:
+    """Whether the request is of a session, and from a page of the collector's own.
+
+    Raises Unavailable while Redis is away, which knows the sessions that have not ended.
+    """
+    current = context()
+    session, token = request.cookies.get(sessions.COOKIE), current.settings.admin_token
+    # A browser sends the cookie along with what pages of other ports or schemes ask for.
+    if not session or token is None or request.origin not in (None, _own_origin()):
+        return False
+    return sessions.is_open(current.journal.redis, token, session)
+
+
+def is_from_own_page() -> bool:
+    """Whether a request that a browser sent comes from a page of the collector's own.
+
+    By Sec-Fetch-Site (W3C, Fetch Metadata), else by Origin (RFC 6454); what sends neither is taken
+    for no browser.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    return request.origin in (None, _own_origin())
+
+
+def _own_origin() -> str:
+    """The origin (RFC 6454) of the collector's pages; by https where TRUSTED_PROXIES say so."""
+    return f"{request.scheme}://{request.host}"

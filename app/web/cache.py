@@ -1,0 +1,55 @@
+"""Answers that cost something, kept for a moment for all who ask the same."""
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+KEPT_SECONDS = 1.0
+SHARE = 0.2
+"""Of the time, making an answer takes no more than this."""
+MAX_KEPT = 100
+OLD_SECONDS = 2.0
+WAIT_SECONDS = 0.3
+"""For an answer that is made just now, where the one before is older than OLD_SECONDS."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    kept_until: float = 0.0
+    content: bytes | None = None
+
+
+class AnswerCache:
+    """Answers by what was asked, kept for KEPT_SECONDS, or longer if they take long to make."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answers: dict[Hashable, _Answer] = {}
+
+    def get(self, asked: Hashable, make: Callable[[], bytes]) -> bytes:
+        """The answer, made by one thread at a time; meanwhile the others get the one before.
+
+        If that is old they wait a moment for the new one first: not longer, as the threads are few.
+        """
+        with self._lock:
+            if asked not in self._answers and len(self._answers) >= MAX_KEPT:
+                self._answers.clear()
+            answer = self._answers.setdefault(asked, _Answer())
+        if answer.content is None:
+            wait = -1.0  # for as long as making it takes
+        else:
+            wait = WAIT_SECONDS if time.monotonic() > answer.kept_until + OLD_SECONDS else 0
+        if not answer.lock.acquire(timeout=wait):
+            assert answer.content is not None  # noqa: S101
+            return answer.content
+        try:
+            if answer.content is None or time.monotonic() >= answer.kept_until:
+                started = time.monotonic()
+                answer.content = make()
+                took = time.monotonic() - started
+                answer.kept_until = started + max(KEPT_SECONDS, took / SHARE)
+            return answer.content
+        finally:
+            answer.lock.release()

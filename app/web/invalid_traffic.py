@@ -1,0 +1,55 @@
+"""Which requests are invalid traffic, as a whole or event by event."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+
+from flask import Request
+
+from app.domain.addresses import MAX_LENGTH, Network, client_address
+from app.domain.invalid_traffic import ADDRESS, ROBOT
+from app.domain.reader import visitor_in
+from app.domain.robots import is_robot
+
+MAX_REMEMBERED = 4_096
+
+
+class TrafficFilter:
+    """Finds requests from these networks, and those of robots unless it is to let them be."""
+
+    def __init__(self, excluded: Sequence[Network], *, robots: bool) -> None:
+        self._excluded = excluded
+        self._robots = robots
+        self._is_excluded = lru_cache(MAX_REMEMBERED)(self._look_up)
+
+    def judge(self, sent: Request, *, has_key: bool) -> str | Callable[[bytes], str]:
+        """Why the events of this request are to be counted apart; an empty text if they are not.
+
+        For a server's, which posts for others, what tells so for each: it is judged by what it says
+        of its visitor.
+        """
+        address = sent.remote_addr or ""
+        if has_key and _is_of_server(sent):
+            return partial(self._reason_of_visitor, address)
+        return self._reason(address, sent.environ.get("HTTP_USER_AGENT", ""))
+
+    def _reason_of_visitor(self, address: str, event: bytes) -> str:
+        visitor = visitor_in(event)
+        return self._reason(visitor.get("Address", address), visitor.get("UserAgent", ""))
+
+    def _reason(self, address: str, agent: str) -> str:
+        # A trusted proxy may hand on any text as an address.
+        if self._excluded and self._is_excluded(address[:MAX_LENGTH]):
+            return ADDRESS
+        return ROBOT if self._robots and is_robot(agent) else ""
+
+    def _look_up(self, address: str) -> bool:
+        parsed = client_address(address)
+        return parsed is not None and any(parsed in network for network in self._excluded)
+
+
+def _is_of_server(sent: Request) -> bool:
+    """Whether no browser sent this: of what it posts it tells where from."""
+    return sent.method == "POST" and not any(
+        name in ("HTTP_ORIGIN", "HTTP_REFERER") or name.startswith("HTTP_SEC_FETCH_")
+        for name in sent.environ
+    )

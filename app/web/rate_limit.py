@@ -1,0 +1,81 @@
+"""The rate limit on posts, for each write key and the network that it is used from."""
+
+import logging
+import time
+from collections.abc import Iterable
+
+from flask import Blueprint, Flask, Request, current_app, request
+from flask_limiter import Limiter
+from redis.exceptions import RedisError
+from werkzeug.exceptions import TooManyRequests
+
+from app.domain.addresses import client_network
+from app.settings import Settings
+from app.web.context import Context, context, has_write_key, write_key_given
+
+REDIS_SECONDS = 0.3
+EVENTS_FOR_ONE = 100
+REFUSED = "Too many requests. Try again later."
+
+logger = logging.getLogger(__name__)
+
+
+def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
+    """Hold requests of some blueprints together to RATE_LIMIT; more get 429 and a Retry-After.
+
+    Each counts as one before its body is read; see `charge` for those of many events. The counts
+    are in Redis, shared by all web processes. While it is away nothing is limited: the events could
+    not be taken anyway.
+    """
+    # It would write the key and the address of each request that it refuses.
+    logging.getLogger("flask-limiter").setLevel(logging.WARNING)
+    limiter = Limiter(
+        lambda: sender(context(), request),
+        app=app,
+        storage_uri=config.redis_url,
+        storage_options={
+            "socket_timeout": REDIS_SECONDS,  # type: ignore[dict-item]
+            "socket_connect_timeout": REDIS_SECONDS,  # type: ignore[dict-item]
+        },
+        headers_enabled=True,
+        swallow_errors=True,
+    )
+    limit = limiter.shared_limit(
+        config.rate_limit or "",
+        scope="events",
+        exempt_when=lambda: request.method == "OPTIONS",
+        error_message=REFUSED,
+    )
+    for blueprint in blueprints:
+        limit(blueprint)
+
+
+def charge(events: int) -> None:
+    """Count the current request, which holds so many events, once for each 100 that are begun.
+
+    One that is more than the whole RATE_LIMIT counts as that, so it passes as the first of a
+    window. Raises TooManyRequests, with a Retry-After, where it is more than what is left; it has
+    then counted once.
+    """
+    weight = -(-events // EVENTS_FOR_ONE)
+    if weight <= 1:
+        return
+    for limiter in current_app.extensions.get("limiter", ()):
+        limits = [(each, min(weight, each.limit.amount) - 1) for each in limiter.current_limits]
+        # A hit that is refused counts too, and would take what is left from lighter requests.
+        for fits in (limiter.limiter.test, limiter.limiter.hit):
+            for each, more in limits:
+                try:
+                    if not fits(each.limit, *each.request_args, cost=more):
+                        seconds = max(1, each.reset_at - int(time.time()))
+                        raise TooManyRequests(REFUSED, retry_after=seconds)
+                except RedisError as error:
+                    logger.warning("a request was not weighed: %s", type(error).__name__)
+                    return
+
+
+def sender(current: Context, posted: Request) -> str:
+    """Who sent a request: a write key, and the network that it is used from."""
+    # A key that is none would be a new sender for each made-up one.
+    key = write_key_given(posted) if has_write_key(current, posted) else ""
+    return f"{key} {client_network(posted.remote_addr or '')}"

@@ -1,0 +1,1 @@
+"""Connections that stay: WebSocket, Socket.IO and the live stream, and how many each client has."""

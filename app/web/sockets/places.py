@@ -1,0 +1,183 @@
+"""What clients share: places for connections that stay, memory for what they send, and turns."""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from app.domain.addresses import client_network
+
+Waiting = TypeVar("Waiting")
+
+
+class Places:
+    """So many places for all clients together, and so many for each (see `client_network`)."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self.most = most
+        self.most_of_one = most_of_one
+        self._taken = Counter[str]()
+        self._change = threading.Lock()
+
+    def take(self, address: str) -> bool:
+        """Take a place for a client with this address; false if there is none for it."""
+        network = client_network(address)
+        with self._change:
+            if self._taken.total() >= self.most or self._taken[network] >= self.most_of_one:
+                return False
+            self._taken[network] += 1
+            return True
+
+    def take_over(self, address: str) -> str | None:
+        """Where all are taken, take the place of the client with the most, and return its network.
+
+        None if that has no more than this client then would have.
+        """
+        network = client_network(address)
+        with self._change:
+            if self._taken.total() < self.most:
+                return None
+            loser, most = self._taken.most_common(1)[0]
+            if most <= self._taken[network] + 1:
+                return None
+            self._taken[loser] -= 1
+            self._taken[network] += 1
+            return loser
+
+    def leave(self, address: str) -> None:
+        """Give back a place that was taken with this address."""
+        network = client_network(address)
+        with self._change:
+            self._taken[network] -= 1
+            if not self._taken[network]:
+                del self._taken[network]
+
+
+class Room:
+    """So many bytes for all clients together, of which each holds at most as many as are left.
+
+    So one client gets half of them, two get a third each, and there always are some for another.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._held = Counter[str]()
+        self._change = threading.Lock()
+
+    @contextmanager
+    def share(self, address: str) -> Iterator["Share"]:
+        """What a client with this address holds of it, until the end of the block."""
+        share = Share(self, client_network(address))
+        try:
+            yield share
+        finally:
+            share.leave()
+
+    def change(self, network: str, size: int) -> bool:
+        """Have a client hold so many bytes more, or less; false if there are none for it."""
+        with self._change:
+            held = self._held[network] + size
+            if size > 0 and held > self.most - self._held.total() - size:
+                return False
+            self._held[network] = held
+            if not held:
+                del self._held[network]
+            return True
+
+
+class Share:
+    """What one request or message holds of the room."""
+
+    def __init__(self, room: Room, network: str) -> None:
+        self._room = room
+        self._network = network
+        self._size = 0
+
+    def grow(self, size: int) -> bool:
+        """Hold so many bytes more; false if there is no room for them."""
+        if not self._room.change(self._network, size):
+            return False
+        self._size += size
+        return True
+
+    def leave(self) -> None:
+        """Give all of it back."""
+        self._room.change(self._network, -self._size)
+        self._size = 0
+
+
+class Lane(Generic[Waiting]):
+    """So many served at once, and so many of each client; the others wait, clients by turns."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self.most = most
+        self.most_of_one = most_of_one
+        self._served = Counter[str]()
+        self._waiting: dict[str, deque[Waiting]] = {}
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
+
+    def wait(self, network: str, waiting: Waiting) -> None:
+        """Have something of a client wait. Whoever does, or leaves, must ask who is next."""
+        self._waiting.setdefault(network, deque()).append(waiting)
+
+    def next(self) -> Waiting | None:
+        """Begin to serve what is next, if there is room for it."""
+        if self._served.total() >= self.most:
+            return None
+        may = (one for one in self._waiting if self._served[one] < self.most_of_one)
+        network = next(may, None)
+        if network is None:
+            return None
+        # Those behind it come first the next time.
+        waiting = self._waiting.pop(network)
+        self._served[network] += 1
+        served = waiting.popleft()
+        if waiting:
+            self._waiting[network] = waiting
+        return served
+
+    def leave(self, network: str) -> None:
+        """End to serve something of a client."""
+        self._served[network] -= 1
+        if not self._served[network]:
+            del self._served[network]
+
+    def give_up(self, network: str, waiting: Waiting) -> None:
+        """Have something wait no longer."""
+        self._waiting[network].remove(waiting)
+        if not self._waiting[network]:
+            del self._waiting[network]
+
+
+class Turns:
+    """So many threads at once, and so many for each client; the others wait, clients by turns."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._lane = Lane[threading.Lock](most, most_of_one)
+        self._change = threading.Lock()
+
+    @contextmanager
+    def turn(self, address: str) -> Iterator[None]:
+        """Wait for a turn of a client with this address, which lasts until the end of the block."""
+        network = client_network(address)
+        mine = threading.Lock()
+        mine.acquire()
+        with self._change:
+            self._lane.wait(network, mine)
+            self._go_on()
+        mine.acquire()
+        try:
+            yield
+        finally:
+            with self._change:
+                self._lane.leave(network)
+                self._go_on()
+
+    def _go_on(self) -> None:
+        if following := self._lane.next():
+            following.release()

@@ -1,0 +1,206 @@
+"""The browsers that watch this web process: one thread writes what happens to all of them."""
+
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+
+import msgspec
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.errors import Unavailable
+from app.redis.live import COUNTS_CHANNEL, SPIKE_CHANNEL, Counts, CountsMessage
+from app.web.sockets.places import Places
+
+TICK_SECONDS = 0.1
+SEND_SECONDS = 0.5
+"""What is counted within so long goes out together."""
+HEARTBEAT_SECONDS = 15.0
+START_SECONDS = 1.0
+MAX_VIEWERS = 1_000
+MAX_VIEWERS_OF_CLIENT = 200
+MAX_UNSENT_BYTES = 256 * 1024
+"""A viewer that is so far behind is let go; it may come again."""
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\n"
+    b"Content-Type: text/event-stream\r\n"
+    b"Cache-Control: no-store\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"X-Accel-Buffering: no\r\n"
+    b"Connection: close\r\n\r\n"
+    b"retry: 2000\n\n"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Viewers:
+    """Takes over connections, and writes server-sent events to them until they close.
+
+    gunicorn's threads are few, and a viewer stays for hours: so its connection is taken out of
+    gunicorn's hands, and costs no thread. The one thread here begins with the first viewer.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._places = Places(MAX_VIEWERS, MAX_VIEWERS_OF_CLIENT)
+        self._addresses: dict[socket.socket, str] = {}
+        self._new: deque[socket.socket] = deque()
+        self._unsent: dict[socket.socket, bytes] = {}
+        self._selector = selectors.DefaultSelector()
+        self._subscribed = threading.Event()
+        self._start = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def join(self, connection: socket.socket, address: str) -> None:
+        """Take over a connection whose request has been read; its own socket is dead from then on.
+
+        The address is the client's, which may have only so many. Raises Unavailable if there
+        are too many, or Redis is away, and leaves the connection as it is.
+        """
+        with self._start:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="viewers", daemon=True)
+                self._thread.start()
+        if not self._subscribed.wait(START_SECONDS):
+            raise Unavailable("broker", "no live counts from it")
+        if not self._places.take(address):
+            raise Unavailable("live stream", "too many viewers")
+        try:
+            viewer = taken_over(connection)
+        except OSError:
+            self._places.leave(address)
+            raise
+        self._addresses[viewer] = address
+        self._new.append(viewer)
+
+    def _run(self) -> None:
+        tell = True
+        while True:
+            try:
+                self._watch()
+            except (RedisError, OSError) as error:
+                if tell or self._subscribed.is_set():  # once, however long Redis is away
+                    logger.warning("no live counts: %s", type(error).__name__)
+                tell = False
+            except Exception:
+                logger.exception("no live counts")
+            self._subscribed.clear()
+            # They missed something, so let them come again and read the reports.
+            for viewer in [*self._unsent, *self._new]:
+                self._drop(viewer)
+            self._new.clear()
+            time.sleep(START_SECONDS)
+
+    def _watch(self) -> None:
+        with self._redis.pubsub() as channels:  # type: ignore[no-untyped-call]
+            channels.subscribe(COUNTS_CHANNEL, SPIKE_CHANNEL)
+            # By queue and its folds: a reading of the reports holds all of each or none of it.
+            waiting: dict[tuple[str, int], tuple[int, Counts]] = {}
+            send_at = beat_at = 0.0
+            while True:
+                message = channels.get_message(timeout=TICK_SECONDS)
+                while message is not None:
+                    if message["type"] == "subscribe":
+                        self._subscribed.set()
+                    elif message["type"] == "message":
+                        if message["channel"] == COUNTS_CHANNEL.encode():
+                            told = CountsMessage.read(message["data"])
+                            of = told.queue, told.folds
+                            _, counts = waiting.setdefault(of, (told.number, Counts()))
+                            counts.add_message(told.counts)
+                        else:
+                            self._send_all(_event("spike", message["data"]))
+                    message = channels.get_message(timeout=0)
+                now = time.monotonic()
+                if waiting and now >= send_at:
+                    self._send_all(
+                        b"".join(
+                            _counts(*of, first, counts)
+                            for of, (first, counts) in waiting.items()
+                            if counts
+                        )
+                    )
+                    waiting, send_at = {}, now + SEND_SECONDS
+                if now >= beat_at:
+                    # Finds those who went without a word, and keeps proxies from closing.
+                    self._send_all(b": alive\n\n")
+                    channels.ping()
+                    beat_at = now + HEARTBEAT_SECONDS
+                self._welcome()
+                self._let_go()
+                for viewer in [viewer for viewer, unsent in self._unsent.items() if unsent]:
+                    self._send(viewer, b"")
+
+    def _welcome(self) -> None:
+        while self._new:
+            viewer = self._new.popleft()
+            self._unsent[viewer] = b""
+            self._selector.register(viewer, selectors.EVENT_READ)
+            self._send(viewer, HEAD)
+
+    def _let_go(self) -> None:
+        """Forget the viewers that closed; what else they send is no matter."""
+        for key, _ in self._selector.select(0):
+            viewer: socket.socket = key.fileobj  # type: ignore[assignment]
+            try:
+                gone = not viewer.recv(4_096)
+            except BlockingIOError:
+                gone = False
+            except OSError:
+                gone = True
+            if gone:
+                self._drop(viewer)
+
+    def _send_all(self, event: bytes) -> None:
+        for viewer in list(self._unsent):
+            self._send(viewer, event)
+
+    def _send(self, viewer: socket.socket, more: bytes) -> None:
+        unsent = self._unsent[viewer] + more
+        try:
+            unsent = unsent[viewer.send(unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(viewer)
+            return
+        self._unsent[viewer] = unsent
+        if len(unsent) > MAX_UNSENT_BYTES:
+            self._drop(viewer)
+
+    def _drop(self, viewer: socket.socket) -> None:
+        if self._unsent.pop(viewer, None) is not None:
+            self._selector.unregister(viewer)
+        self._places.leave(self._addresses.pop(viewer))
+        with suppress(OSError):
+            viewer.close()
+
+
+def taken_over(connection: socket.socket) -> socket.socket:
+    """Another socket of the same connection, the one given then being that of a closed one.
+
+    gunicorn shuts down what it closes, which a mere duplicate would share.
+    """
+    taken = socket.socket(fileno=os.dup(connection.fileno()))
+    taken.setblocking(False)
+    left, right = socket.socketpair()
+    with left, right:
+        os.dup2(left.fileno(), connection.fileno(), inheritable=False)
+    return taken
+
+
+def _counts(queue: str, folds: int, first: int, counts: Counts) -> bytes:
+    mark = {"queue": queue, "folds": folds, "first": first}
+    return _event("counts", msgspec.json.encode(mark | counts.shown()))
+
+
+def _event(name: str, data: bytes) -> bytes:
+    # JSON holds no line end.
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

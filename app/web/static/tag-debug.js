@@ -1,0 +1,60 @@
+// Shows in the page what the tag saw, sent and was answered, and why an ad did not count. It comes
+// before the tag, which calls `note`; each note says what and about what.
+const panel = document.createElement("aside");
+const root = panel.attachShadow({ mode: "open" });
+root.innerHTML = `
+  <style>
+    :host { all: initial; position: fixed; inset: auto 8px 8px auto; z-index: 2147483647 }
+    div { width: 340px; max-height: 60vh; overflow: auto; padding: 8px 12px; border-radius: 6px;
+      background: #111; color: #eee; font: 12px/1.5 system-ui; pointer-events: none }
+    h1 { margin: 4px 0; font-size: 13px }
+    p { margin: 2px 0; overflow-wrap: anywhere }
+  </style>
+  <div><h1>Ads</h1><section></section><h1>Events</h1><section></section></div>`;
+const [adsShown, eventsShown] = root.querySelectorAll("section");
+const MOST_LINES = 50;
+const lines = new WeakMap();
+const covered = new WeakSet();
+
+const line = (parent, text) => {
+  const element = document.createElement("p");
+  element.textContent = text;
+  parent.append(element);
+  if (parent.childElementCount > MOST_LINES) parent.firstElementChild.remove();
+  return element;
+};
+const say = (ad, text) => {
+  if (!lines.get(ad)?.isConnected) lines.set(ad, line(adsShown, ""));
+  lines.get(ad).textContent = `${ad.dataset.adId}: ${text}`;
+};
+
+const NOTES = {
+  ad(ad, part, isCounted, isAnonymous) {
+    if (isCounted) say(ad, "counted in this page view");
+    else if (!part) say(ad, "nothing of it is drawn");
+    else if (isAnonymous) {
+      say(ad, "no user id may be kept: the visitor objects, has not consented, or storage is off");
+    }
+  },
+  view(ad, ratio, least) {
+    const shown = `${Math.round(ratio * 100)} % of its pixels are in view`;
+    if (ratio < least) say(ad, `${shown}, it takes ${least * 100} %`);
+    else if (covered.has(ad)) say(ad, "something covers it");
+    else say(ad, `${shown}: wait a second`);
+  },
+  count(ad, isCovered) {
+    if (isCovered) covered.add(ad);
+    else covered.delete(ad);
+  },
+  event(type, ad) {
+    line(eventsShown, `${new Date().toLocaleTimeString()} ${type} ${ad ?? ""}`);
+  },
+  async answer(body, answer) {
+    line(eventsShown, `→ ${body}`);
+    line(eventsShown, `← ${answer.status} ${await answer.text()}`);
+  },
+};
+const note = (what, ...about) => {
+  if (!panel.isConnected) document.body?.append(panel);
+  NOTES[what](...about);
+};

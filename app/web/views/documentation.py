@@ -1,0 +1,367 @@
+"""GET /openapi.json and /docs: what can be asked for and what is answered, told by the code itself.
+
+Summaries are the views' docstrings, and the fields those of the schemas that check requests.
+"""
+
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Blueprint, Flask, Response, current_app, render_template
+from marshmallow import Schema
+
+from app.domain.bodies import MAX_EVENTS
+from app.domain.events import NAME_KINDS, QUEUES
+from app.domain.invalid_traffic import REASONS
+from app.domain.rules import EventSchema
+from app.redis.counters import TYPES
+from app.store import documents
+from app.web.context import answer, context
+from app.web.sockets.socket_io import HandshakeQuery
+from app.web.views import dashboard
+from app.web.views.click_redirect import ClickQuery
+from app.web.views.live import SnapshotQuery
+from app.web.views.operations import LettersQuery
+from app.web.views.pixel import PixelQuery
+from app.web.views.reports import (
+    ClicksQuery,
+    DailyQuery,
+    FilteredQuery,
+    ImpressionsQuery,
+    PageViewsQuery,
+)
+
+blueprint = Blueprint("documentation", "app.web", template_folder="templates")
+blueprint.after_request(dashboard.only_what_is_ours)
+
+Json = dict[str, Any]
+
+
+def _object(**properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _and_maybe(described: Json, **properties: Json) -> Json:
+    """The object with these properties too, which may be missing."""
+    return {**described, "properties": {**described["properties"], **properties}}
+
+
+def _list_of(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+_TEXT: Json = {"type": "string"}
+_NUMBER: Json = {"type": "integer", "minimum": 0}
+_ERRORS: Json = {"type": "object", "description": "What is wrong, by field."}
+_ERROR = {**_object(error=_TEXT), "properties": {"error": _TEXT, "errors": _ERRORS}}
+_REJECTED = _object(index={**_NUMBER, "maximum": MAX_EVENTS - 1}, errors=_ERRORS)
+_RECEIPT = _object(accepted=_NUMBER, rejected=_list_of(_REJECTED))
+_LETTER: Json = {
+    "type": "object",
+    "properties": {
+        "id": _TEXT,
+        "time": {**_TEXT, "format": "date-time"},
+        "reason": {"description": "The errors of an event, or the text of a batch's."},
+        "event": {"description": "As it came; a text where it was no JSON or too long."},
+        "invalid": {**_TEXT, "description": "Why it would have been counted apart."},
+        "refused": {"type": "boolean", "description": "Its key may not write for its website."},
+        "truncated": {"type": "boolean", "description": "Not kept in whole, can't be replayed."},
+        "collides": {
+            "type": "boolean",
+            "description": "Accepted, but with the EventId of another event; its user is hashed.",
+        },
+        "queue": _TEXT,
+        "batch_id": _TEXT,
+        "batch": _list_of({}),
+    },
+    "required": ["id", "time", "reason"],
+}
+_EVENT: Json = {"$ref": "#/components/schemas/Event"}
+_EXAMPLE = {"Type": TYPES[0], "Url": "site1.com/page1", "Meta": {"UserId": "u1", "AdId": "34"}}
+
+
+class _Operation(NamedTuple):
+    """What is to be said of a view: its good answer, and the statuses that it may have instead."""
+
+    good: Json | None
+    """None: no body."""
+    bad: tuple[int, ...] = ()
+    status: int = 200
+    media: str = "application/json"
+    query: type[Schema] | None = None
+    body: Json | None = None
+    key: str | None = None
+    always_good: bool = False
+    """The content is the same for each status."""
+
+
+def _rows(**columns: Json) -> Json:
+    return _object(items=_list_of(_object(**columns)), next_cursor={"type": ["string", "null"]})
+
+
+def _report(query: type[Schema], **columns: Json) -> _Operation:
+    return _Operation(_rows(**columns), (400, *_OPERATOR), query=query, key="token")
+
+
+_BODY = {
+    "required": True,
+    "description": f"One event, or up to {MAX_EVENTS}; may be packed with Content-Encoding: gzip.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "anyOf": [_EVENT, {**_list_of(_EVENT), "minItems": 1, "maxItems": MAX_EVENTS}]
+            },
+            "example": _EXAMPLE,
+        },
+        "text/plain": {"schema": {**_TEXT, "description": "The same, as JSON."}},
+        "application/x-ndjson": {"schema": {**_TEXT, "description": "A line for each event."}},
+    },
+}
+_CORRECTED = {
+    "required": False,
+    "description": "The event to send in place of the rejected one. An event with the EventId of "
+    "another needs a new one.",
+    "content": {"application/json": {"schema": _EVENT, "example": _EXAMPLE}},
+}
+_MONTH = _object(
+    month=_TEXT,
+    website={**_TEXT, "description": f"{documents.ALL_WEBSITES}: all together."},
+    impressions=_NUMBER,
+    visitors=_NUMBER,
+    closed={"type": "boolean"},
+)
+_FILTERED = {
+    "website": _TEXT,
+    "type": {**_TEXT, "enum": list(TYPES)},
+    "reason": {**_TEXT, "enum": list(REASONS)},
+    "events": _NUMBER,
+}
+_OPERATOR = (401, 403, 429, 503)
+_OPERATIONS = {
+    "ingest.post_events": _Operation(
+        _and_maybe(
+            _RECEIPT,
+            other={**_NUMBER, "description": "How many of the accepted count under <other>."},
+            filtered={
+                "type": "object",
+                "description": "How many of the accepted count apart, by reason.",
+                "properties": dict.fromkeys(REASONS, _NUMBER),
+            },
+        ),
+        (400, 401, 403, 408, 413, 415, 429, 503),
+        202,
+        body=_BODY,
+        key="writeKey",
+    ),
+    "tag.tag": _Operation(_TEXT, media="text/javascript"),
+    "pixel.pixel": _Operation(
+        {},
+        (401, 403, 429, 503),
+        media="image/gif",
+        query=PixelQuery,
+        key="writeKey",
+        always_good=True,
+    ),
+    "click_redirect.follow": _Operation(
+        _TEXT, (400, 404, 429), 302, media="text/html", query=ClickQuery
+    ),
+    "reports.page_views": _report(PageViewsQuery, website=_TEXT, page=_TEXT, views=_NUMBER),
+    "reports.daily_page_views": _report(DailyQuery, day={**_TEXT, "format": "date"}, views=_NUMBER),
+    "reports.impressions": _report(
+        ImpressionsQuery,
+        **_MONTH["properties"],
+    ),
+    "reports.clicks": _report(
+        ClicksQuery, website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER
+    ),
+    "reports.filtered": _report(FilteredQuery, **_FILTERED),
+    "live.stream": _Operation(
+        {**_TEXT, "description": "Events `counts` and `spike`, each with JSON as data."},
+        _OPERATOR,
+        media="text/event-stream",
+        key="token",
+    ),
+    "live.snapshot": _Operation(
+        _object(
+            today={**_TEXT, "format": "date"},
+            views=_NUMBER,
+            clicks=_object(hits=_NUMBER, clicks=_NUMBER),
+            minutes=_list_of(_object(time=_NUMBER, **dict.fromkeys(QUEUES, _NUMBER))),
+            pages=_list_of(_object(website=_TEXT, page=_TEXT, views=_NUMBER)),
+            ads=_list_of(_object(website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER)),
+            filtered=_list_of(_object(**_FILTERED)),
+            partial={
+                "description": "Tables that have too many rows to be read: others may be larger.",
+                **_list_of({**_TEXT, "enum": ["pages", "filtered"]}),
+            },
+            other={
+                "type": "object",
+                "description": "How many events ever counted under <other>, by what was too many.",
+                "properties": dict.fromkeys(NAME_KINDS, _NUMBER),
+            },
+            months=_list_of(_MONTH),
+            queues=_list_of(
+                _object(
+                    queue=_TEXT,
+                    waiting=_NUMBER,
+                    oldest_seconds={"type": ["number", "null"], "minimum": 0},
+                )
+            ),
+            spikes=_list_of(
+                _and_maybe(
+                    _object(
+                        queue=_TEXT,
+                        website=_TEXT,
+                        name={**_TEXT, "description": "The page or ad."},
+                        count=_NUMBER,
+                        mean={"type": "number", "minimum": 0},
+                        time=_NUMBER,
+                    ),
+                    more={**_NUMBER, "description": "How many smaller ones are not announced."},
+                )
+            ),
+        ),
+        (400, *_OPERATOR),
+        query=SnapshotQuery,
+        key="token",
+    ),
+    "socket_io.connect": _Operation(
+        {**_TEXT, "description": "Socket.IO 5 over WebSocket."},
+        (400, 503),
+        101,
+        media="text/plain",
+        query=HandshakeQuery,
+    ),
+    "operations.health": _Operation(_object(status=_TEXT)),
+    "operations.ready": _Operation(_object(broker=_TEXT, database=_TEXT), (503,)),
+    "metrics.show_metrics": _Operation(_TEXT, media="text/plain"),
+    "operations.list_dead_letters": _Operation(
+        _object(
+            items=_list_of({"$ref": "#/components/schemas/DeadLetter"}),
+            next_cursor={"type": ["string", "null"]},
+        ),
+        (400, *_OPERATOR),
+        query=LettersQuery,
+        key="token",
+    ),
+    "operations.drop_dead_letter": _Operation(None, (*_OPERATOR, 404), 204, key="token"),
+    "operations.replay_dead_letter": _Operation(
+        _RECEIPT, (400, *_OPERATOR, 404, 413), 202, body=_CORRECTED, key="token"
+    ),
+    "operations.replay_all_dead_letters": _Operation(
+        _object(accepted=_NUMBER, remaining=_NUMBER), _OPERATOR, 202, key="token"
+    ),
+    "documentation.openapi": _Operation({"type": "object"}),
+    "documentation.docs": _Operation(_TEXT, media="text/html"),
+}
+_MEANING = {
+    400: "The request is wrong.",
+    401: "The key or token is missing.",
+    403: "Not from here.",
+    404: "There is no such thing.",
+    408: "The body did not arrive in time.",
+    413: "Too large.",
+    415: "Another media type or content encoding.",
+    429: "Too many requests.",
+    503: "A part is away or full. Try again after Retry-After.",
+}
+_OWN_BODY = {
+    ("ingest.post_events", 400): {"anyOf": [_RECEIPT, _ERROR]},
+    ("operations.replay_dead_letter", 400): _RECEIPT,
+    ("operations.ready", 503): _object(broker=_TEXT, database=_TEXT),
+}
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> Response:
+    """This description, as OpenAPI 3.1."""
+    return answer(_described(_this_app()))
+
+
+@blueprint.get("/docs")
+def docs() -> Response:
+    """This description, as a page."""
+    return Response(_page(_this_app()))
+
+
+def _this_app() -> Flask:
+    return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
+
+
+@lru_cache(maxsize=1)
+def _page(app: Flask) -> str:
+    return render_template("docs.html", spec=_described(app))
+
+
+@lru_cache(maxsize=1)
+def _described(app: Flask) -> Json:
+    plugin = MarshmallowPlugin()
+    spec = APISpec("eventstream", version("eventstream"), "3.1.0", plugins=[plugin])
+    settings = context().settings
+    spec.components.schema("Event", schema=EventSchema())
+    spec.components.schema("DeadLetter", component=_LETTER)
+    keys = {}
+    if settings.admin_token:
+        keys["token"] = {"type": "http", "scheme": "bearer"}
+    if settings.write_keys:
+        keys["writeKey"] = {"type": "apiKey", "in": "header", "name": "X-Write-Key"}
+    for name, scheme in keys.items():
+        spec.components.security_scheme(name, scheme)
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint.split(".")[0] == dashboard.blueprint.name:
+            continue  # pages for people
+        operation = _OPERATIONS[rule.endpoint]
+        view = app.view_functions[rule.endpoint]
+        described: Json = {
+            "operationId": rule.endpoint.split(".")[1],
+            "tags": [rule.endpoint.split(".")[0]],
+            "summary": (view.__doc__ or "").splitlines()[0],
+            "responses": _responses(rule.endpoint, operation),
+            "parameters": [
+                {"name": name, "in": "path", "required": True, "schema": _TEXT}
+                for name in sorted(rule.arguments)
+            ],
+        }
+        if operation.query:
+            found = plugin.converter.schema2parameters(operation.query(), location="query")  # type: ignore[union-attr]
+            described["parameters"] += map(_as_query, found)
+        if operation.body:
+            described["requestBody"] = operation.body
+        if operation.key in keys:
+            described["security"] = [{operation.key: []}]
+        (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        path = rule.rule.replace("<", "{").replace(">", "}")
+        spec.path(path, operations={method.lower(): described})
+    return spec.to_dict()
+
+
+def _responses(endpoint: str, operation: _Operation) -> Json:
+    content = {operation.media: {"schema": operation.good}}
+    if operation.query and "format" in operation.query._declared_fields:
+        content["text/csv"] = {"schema": _TEXT}
+    done: Json = {"description": "Done."}
+    if operation.good is not None:
+        done["content"] = content
+    responses: Json = {str(operation.status): done}
+    for status in sorted(operation.bad):
+        schema = _OWN_BODY.get((endpoint, status), _ERROR)
+        responses[str(status)] = {
+            "description": _MEANING[status],
+            "content": content
+            if operation.always_good
+            else {"application/json": {"schema": schema}},
+        }
+    return responses
+
+
+def _as_query(parameter: Json) -> Json:
+    """A parameter as it is in a query: a text that is there or not, but never null."""
+    schema = {name: value for name, value in parameter["schema"].items() if value is not None}
+    if isinstance(schema["type"], list):
+        schema["type"] = schema["type"][0]
+    if "pattern" in schema:
+        # As JSON Schema knows patterns, which Python's `match` begins at the start.
+        schema["pattern"] = "^" + schema["pattern"].removesuffix(r"\Z").removesuffix("$") + "$"
+    return parameter | {"schema": schema}

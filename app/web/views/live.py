@@ -1,0 +1,152 @@
+"""GET /live: what is counted as it happens; and what a page that shows it begins with."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, abort, request
+from marshmallow import EXCLUDE, Schema, fields
+from redis import Redis
+
+from app.redis import counters, live, spikes
+from app.redis.connection import broker_errors
+from app.store import reports, tops
+from app.store.documents import ALL_WEBSITES
+from app.store.reports import Page
+from app.web.auth import require_operator
+from app.web.context import Context, context, query, text_filter
+
+MONTHS = Page(reports.MAX_LIMIT)
+READ_AGAIN = 4
+NOTED_SECONDS = 0.02
+"""Within so long a worker notes that it folded."""
+
+blueprint = Blueprint("live", __name__)
+blueprint.before_request(require_operator)
+
+
+class SnapshotQuery(Schema):
+    """What a snapshot is of."""
+
+    class Meta:
+        """What else is in a query is ignored."""
+
+        unknown = EXCLUDE
+
+    website = text_filter()
+    first = fields.Date(format="%Y-%m-%d", data_key="from", load_default=None)
+    last = fields.Date(format="%Y-%m-%d", data_key="to", load_default=None)
+
+
+@blueprint.get("/live")
+def stream() -> Response:
+    """Server-sent events: `counts`, what was counted since the last one, and `spike`.
+
+    There is no history: whoever connects again reads the reports or the snapshot anew.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        abort(501, "Live counts need the web server that the collector runs with.")
+    response = Response(mimetype="text/event-stream")
+    if request.method != "HEAD":
+        context().viewers.join(connection, request.remote_addr or "")
+        # For nobody: what gunicorn writes from now on goes nowhere.
+        response.headers["Connection"] = "close"
+    return response
+
+
+@blueprint.get("/live/snapshot")
+def snapshot() -> Response:
+    """What the dashboard shows, for a website or for all, views from a day to a day or of today.
+
+    However many dashboards ask, it is read once a second for each choice of these.
+    """
+    asked = query(SnapshotQuery())
+    current = context()
+    content = current.answers.get(tuple(asked.items()), lambda: _snapshot(current, **asked))
+    return Response(content, mimetype="application/json")
+
+
+def _snapshot(
+    current: Context, website: str | None, first: date | None, last: date | None
+) -> bytes:
+    now = datetime.now(current.settings.timezone)
+    if first is None and last is None:
+        first = last = now.date()
+    redis = current.journal.redis
+    shown, folds = _between_folds(
+        redis,
+        {
+            "page_view": lambda: {
+                "views": reports.views_of_days(website, first, last),
+                "pages": tops.pages(website, first, last, _busiest_pages(redis)),
+                "filtered": tops.filtered(website, first, last),
+            },
+            "ad_impression": lambda: {
+                "months": reports.impressions(MONTHS, website=website or ALL_WEBSITES).items
+            },
+            "ad_click": lambda: {
+                "clicks": reports.click_totals(website),
+                "ads": reports.clicks(Page(tops.TOP), website).items,
+            },
+        },
+    )
+    tables: dict[str, tops.Top] = {name: shown[name] for name in ("pages", "filtered")}
+    shown |= {name: table.rows for name, table in tables.items()}
+    with broker_errors():
+        minutes, told = live.minutes(redis, time.time(), website or ALL_WEBSITES)
+        found = spikes.latest(redis)
+        other = counters.values(redis, counters.OTHER)
+    backlog = current.journal.backlog()
+    shown |= {
+        "today": now.date().isoformat(),
+        "partial": [name for name, table in tables.items() if not table.is_exact],
+        "folds": folds,
+        "told": told,
+        "minutes": minutes,
+        "queues": [
+            {
+                "queue": queue,
+                "waiting": of_queue.waiting + of_queue.taken,
+                "oldest_seconds": of_queue.oldest_seconds if of_queue.waiting else None,
+            }
+            for queue, of_queue in backlog.items()
+        ],
+        # They are of no website: whoever sees only one must learn nothing of the others.
+        "other": other if website is None else {},
+        "spikes": [spike for spike in found if website in (None, spike.website)],
+    }
+    return msgspec.json.encode(shown)
+
+
+def _busiest_pages(redis: Redis) -> Iterator[tuple[str, str]]:
+    """The website and page of the busiest of the last hour; read once they are asked for."""
+    with broker_errors():
+        yield from live.busiest_of_hour(redis, "page_view", time.time())
+
+
+def _between_folds(
+    redis: Redis, reads: Mapping[str, Callable[[], dict[str, Any]]]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """What is read of each queue's reports, and how often these were folded by then.
+
+    What is folded meanwhile would be in some of it and not in the rest, so it is read again. A
+    fold is noted a moment after it: where it goes on and on, this may hold less than it says.
+    """
+    found: dict[str, Any] = {}
+    with broker_errors():
+        before = live.folds(redis)
+    folded = set(reads)
+    for _ in range(READ_AGAIN):
+        for queue in folded:
+            found |= reads[queue]()
+        time.sleep(NOTED_SECONDS)
+        with broker_errors():
+            after = live.folds(redis)
+        folded = {queue for queue in reads if after[queue] != before[queue]}
+        before = after
+        if not folded:
+            break
+    return found, before

@@ -1,0 +1,117 @@
+"""The archive, proven by a whole collector: what is rebuilt from it equals what was counted."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from app.store import connection, months, reports
+from tests.support.collector import BIN, Stack, start_stack
+
+EVENTS = 3_000
+OTHER_RULES = {"CLICK_HITS": "2", "CLICK_SCOPE": "ad", "TIMEZONE": "America/New_York"}
+QUEUES = ("page_view", "ad_impression", "ad_click")
+READ: dict[str, Callable[..., reports.Report]] = {
+    "page-views": reports.page_views,
+    "page-views/daily": reports.daily_page_views,
+    "impressions": reports.impressions,
+    "clicks": reports.clicks,
+}
+
+pytestmark = pytest.mark.proof
+
+Reports = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("archived")
+
+
+@pytest.fixture(scope="module")
+def archived(folder: Path) -> Iterator[Stack]:
+    """A collector that got simulated events twice, while its workers were killed."""
+    events, half = folder / "events.ndjson", folder / "half.ndjson"
+    with start_stack(folder, ARCHIVE="1") as stack:
+        events.write_text(simulated(stack, folder / "want.json").stdout)
+        # By half, so that most batches of the whole hold both what is new and what is not.
+        half.write_text("".join(events.read_text().splitlines(keepends=True)[::2]))
+        stack.run("eventstream", "send", str(half))
+        with subprocess.Popen(
+            [BIN / "eventstream", "send", "--batch", "20", events],
+            env=stack.environment,
+            stdout=subprocess.DEVNULL,
+        ) as sending:
+            for queue in QUEUES:
+                os.kill(stack.part("worker", f"--queues {queue}"), signal.SIGKILL)
+        assert sending.returncode == 0
+        stack.run("eventstream", "drain")
+        yield stack
+
+
+def simulated(stack: Stack, want: Path, **rules: str) -> subprocess.CompletedProcess[str]:
+    return stack.run(
+        *("eventstream", "simulate", "--events", str(EVENTS), "--seed", "7", "--days", "45"),
+        *("--expect", str(want)),
+        check=True,
+        **rules,
+    )
+
+
+def aggregated(stack: Stack, database: str, timezone: str = "UTC") -> Reports:
+    """The rows of each report in a database beside the collector's, all months aggregated."""
+    addresses = json.loads((Path(stack.environment["DATA_DIR"]) / "addresses.json").read_text())
+    connection.connect(f"{addresses['MONGODB_URL'].rpartition('/')[0]}/{database}")
+    for month in {row["month"] for row in reports.impressions(reports.Page()).items}:
+        months.aggregate(month, datetime.now(ZoneInfo(timezone)))
+    found = {path: read(reports.Page(reports.MAX_LIMIT)).items for path, read in READ.items()}
+    connection.disconnect()
+    return found
+
+
+def test_a_rebuild_leads_to_the_reports_that_were_counted_row_by_row(
+    archived: Stack, folder: Path
+) -> None:
+    said = archived.run("eventstream", "rebuild", "--into", "same").stdout.splitlines()
+    assert "the archive begins on" in said[0]
+    assert [line.partition(":")[0] for line in said[1:]] == sorted(QUEUES)
+    assert sum(int(line.split()[1]) for line in said[1:]) == EVENTS
+    want = json.loads((folder / "want.json").read_text())
+    assert aggregated(archived, "eventstream") == want
+    assert aggregated(archived, "same") == want
+
+
+def test_a_rebuild_by_other_rules_is_what_the_simulation_says_of_these(
+    archived: Stack, folder: Path
+) -> None:
+    simulated(archived, folder / "other.json", **OTHER_RULES)
+    archived.run("eventstream", "rebuild", "--into", "other", check=True, **OTHER_RULES)
+    want = json.loads((folder / "other.json").read_text())
+    assert aggregated(archived, "other", OTHER_RULES["TIMEZONE"]) == want
+
+
+def test_a_user_is_forgotten_and_a_rebuild_still_leads_to_the_same(
+    archived: Stack, folder: Path
+) -> None:
+    said = archived.run("eventstream", "forget", "user-1").stdout
+    assert int(said.split()[1]) > 1
+    assert ", 1 click histories, 0 dead letters; " in said
+    archived.run("eventstream", "rebuild", "--into", "forgotten")
+    assert aggregated(archived, "forgotten") == json.loads((folder / "want.json").read_text())
+    assert archived.run("eventstream", "forget", "user-1").stdout == (
+        "removed 0 rows of visitors, 0 click histories, 0 dead letters; "
+        "0 archived events are nobody's\n"
+    )
+
+
+def test_a_rebuild_into_a_database_with_counts_is_refused_in_a_sentence(archived: Stack) -> None:
+    done = archived.run("eventstream", "rebuild", "--into", "eventstream", check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: into: There is something in this database.\n"

@@ -1,0 +1,127 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.counting import delivery
+from app.counting.delivery import Delivery
+from app.errors import Unavailable
+from app.journal.journal import Journal
+from app.outputs.archive import Archive
+from app.redis import dead_letters
+from app.settings import Settings, read
+from app.store import connection, migrations
+from app.store.outbox import FROM_JOURNAL, Outbox, Undelivered
+from tests.store.test_counting import view
+from tests.store.test_outbox import left_by
+
+
+@pytest.fixture
+def config(settings: Settings, tmp_path: Path) -> Settings:
+    connection.connect(settings.mongodb_url)
+    migrations.prepare()
+    return read(
+        {
+            "REDIS_URL": settings.redis_url,
+            "MONGODB_URL": settings.mongodb_url,
+            "ARCHIVE_URL": f"file://{tmp_path}/archive",
+            "ARCHIVE": "1",
+        }
+    )
+
+
+@pytest.fixture
+def outbox(config: Settings) -> Outbox:
+    return Outbox(FROM_JOURNAL, keeps_counted=config.archive)
+
+
+@pytest.fixture
+def make(config: Settings, outbox: Outbox, journal: Journal) -> Any:
+    return lambda: Delivery(config, journal.redis, outbox)
+
+
+def archived(config: Settings) -> list[dict[str, Any]]:
+    archive = Archive(config.archive_url)
+    return [archive.read(file) for file in archive.files("page_view")]
+
+
+def test_what_counted_is_archived_what_collided_a_dead_letter_and_both_are_done(
+    config: Settings, outbox: Outbox, make: Any, journal: Journal
+) -> None:
+    mine = make()
+    mine.add(left_by(outbox, "b1", view("/a", "1"), view("/b", "1")))
+    mine.deliver()
+    assert archived(config) == [{"b1": [view("/a", "1")]}]
+    [letter] = dead_letters.newest(journal.redis, 10)
+    assert letter.reason == {"EventId": [dead_letters.COLLISION_REASON]}
+    assert outbox.rows_left() == []
+
+
+def test_what_another_left_is_delivered_once_it_was_seen_twice(
+    config: Settings, outbox: Outbox, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "AT_ONCE", 2)
+    for number in range(5):
+        left_by(outbox, f"b{number}", view())
+    next_one = make()
+    next_one.deliver_left("ad_click")
+    next_one.deliver_left("page_view")
+    assert len(outbox.rows_left()) == 5
+    next_one.deliver_left("page_view")
+    assert outbox.rows_left() == []
+    assert sorted(name for file in archived(config) for name in file) == [
+        f"b{number}" for number in range(5)
+    ]
+
+
+def test_a_member_that_takes_over_delivers_at_once(
+    config: Settings, outbox: Outbox, make: Any
+) -> None:
+    left_by(outbox, "b1", view())
+    make().deliver_all_left()
+    assert [list(file) for file in archived(config)] == [["b1"]]
+
+
+def test_while_the_archive_is_away_counting_goes_on_until_too_much_is_left(
+    config: Settings,
+    outbox: Outbox,
+    make: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(delivery, "LOOK_SECONDS", 0.0)
+    in_the_way = tmp_path / "archive"
+    in_the_way.touch()
+    mine = make()
+    mine.add(left_by(outbox, "b1", view()))
+    with pytest.raises(Unavailable):
+        mine.deliver()
+    mine.deliver()  # it no longer holds what is in the outbox
+    mine.deliver_left("page_view")
+    mine.deliver_left("page_view")
+    monkeypatch.setattr(delivery, "MAX_LEFT", 0)
+    with pytest.raises(Unavailable):
+        mine.deliver_left("page_view")
+    in_the_way.unlink()
+    mine.deliver_left("page_view")
+    assert archived(config) == [{"b1": [view()]}]
+
+
+def test_what_is_mirrored_is_not_mirrored_again_because_the_archive_is_away(
+    config: Settings, outbox: Outbox, make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    published: list[str] = []
+    mine = make()
+    monkeypatch.setattr(mine, "_publish", lambda new: published.extend(one.row for one in new))
+    left: list[Undelivered] = left_by(outbox, "b1", view())
+    in_the_way = tmp_path / "archive"
+    in_the_way.touch()
+    for _ in range(2):
+        mine.add(left)
+        with pytest.raises(Unavailable):
+            mine.deliver()
+    in_the_way.unlink()
+    mine.add(left)
+    mine.deliver()
+    assert published == ["b1"]

@@ -1,0 +1,406 @@
+"""Ends a process at each call that it makes to a server, one after the other; compares the counts.
+
+    python -m tests.crash_points.harness --with redis --only post
+
+For n = 1, 2, … a step is run anew, on a website of its own, and what ends at its call n is the
+process or its connection, before or after the server has done the call (see gate.py); until a run
+passes without coming to its call n. Then other processes do what is left, and what the reports,
+the claims, the dead letters and the archive hold must be what was accepted, once. This is how
+SQLite is tested (sqlite.org/testing.html, "Anomaly testing").
+"""
+
+import itertools
+import json
+import multiprocessing
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import click
+from confluent_kafka import Consumer, TopicPartition
+from redis import Redis
+from rich.console import Console
+from rich.table import Table
+
+from app.domain.events import QUEUES
+from app.journal.journal import Journal
+from app.journal.opener import journal_of
+from app.local.processes import free_ports, redis_server
+from app.outputs.archive import Archive
+from app.settings import read
+from app.store import connection, documents, migrations, outbox, reports
+from app.store.reports import Page
+from tests.crash_points.gate import (
+    MODES,
+    Gate,
+    Mode,
+    Plan,
+    kafka_call,
+    mongodb_call,
+    rabbit_call,
+    redis_call,
+)
+from tests.crash_points.steps import MONTH, USER, hand_out, run
+from tests.support.kafka import started_kafka
+from tests.support.rabbit import started_rabbit
+from tests.support.servers import Server, database_answers, redis_answers
+from tests.support.waiting import wait_until
+
+RUN_SECONDS = 60.0
+SETTLING_ROUNDS = 50
+PRELOADED = ["tests.crash_points.steps", "tests.support.servers"]
+MIRROR = "counted"
+"""The topic to which is published what counted."""
+QUICK = {"session.timeout.ms": "2000", "heartbeat.interval.ms": "300"}
+"""A killed member of a group is missed sooner than by default (45 s)."""
+COUNTS = [f"count {queue}" for queue in QUEUES]
+BEFORE: dict[str, list[str]] = {
+    "post": [],
+    "consume": ["produce"],
+    **{step: ["post"] for step in COUNTS},
+    "fold": ["post", *(f"apply {queue}" for queue in QUEUES)],
+    "month end": ["post", *COUNTS],
+    "expire": ["post", *COUNTS],
+    "forget": ["post", *COUNTS],
+}
+"""What is done, whole, before each step."""
+OPTIONS = "directConnection=true&heartbeatFrequencyMS=500"
+"""pymongo would wait for 10 seconds after an error that says that there is no primary."""
+CALLS = {
+    "REDIS_URL": redis_call,
+    "MONGODB_URL": mongodb_call,
+    "BROKER_URL": rabbit_call,
+    "KAFKA_BROKER": kafka_call,
+}
+STEPS = {
+    "redis": [step for step in BEFORE if step != "consume"],
+    "rabbitmq": ["post", *COUNTS],
+    "kafka": ["consume", *COUNTS],
+}
+"""Which steps are tried with what beside Redis and the database."""
+DATABASE = """
+from secantus import SecantusDBServer
+from app.local import database
+database.IDLE_TRANSACTION_SECONDS = {}
+def start(**options):
+    return SecantusDBServer(**{{**options, "enable_test_commands": True}})
+database.SecantusDBServer = start
+database.main()
+"""
+"""It can be told to fail, and gives up sooner a transaction that a killed process left."""
+
+
+@dataclass
+class Outcome:
+    """What came of a step: calls at which it was ended, runs, and what was then wrong."""
+
+    calls: list[str] = field(default_factory=list)
+    runs: int = 0
+    lost: int = 0
+    repeated: int = 0
+    wrong: list[str] = field(default_factory=list)
+    recoveries: Counter[str] = field(default_factory=Counter)
+
+
+class Harness:
+    """The servers, and what stands before them."""
+
+    def __init__(self, home: Path, urls: Mapping[str, str], gates: Mapping[str, Gate]) -> None:
+        """`urls` are settings that name servers, each with the gate before it."""
+        self.gates = list(gates.values())
+        self._data = home / "var"
+        self.environment = {
+            **{name: _through(gates[name], url) for name, url in urls.items()},
+            "DIRECT_MONGODB_URL": urls["MONGODB_URL"],
+            "DATA_DIR": str(self._data),
+            "ARCHIVE": "1",
+            "LOG_LEVEL": "ERROR",
+        }
+        self._mirrored: Mirrored | None = None
+        if "KAFKA_BROKER" in urls:
+            broker = self.environment["KAFKA_BROKER"]
+            self.environment["KAFKA_PUBLISH"] = f"{broker}/{MIRROR}"
+            self.environment["KAFKA_CONFIG"] = json.dumps(QUICK)
+            self._mirrored = Mirrored(urls["KAFKA_BROKER"])
+        direct = read({**self.environment, **urls})
+        self._archive = Archive(direct.archive_url)
+        self.journal: Journal = journal_of(direct)
+        self.redis: Redis = self.journal.redis
+        connection.connect(direct.mongodb_url)
+        migrations.prepare()
+        # A process made of one that has no threads and has imported everything.
+        self.processes = multiprocessing.get_context("forkserver")
+        self.processes.set_forkserver_preload(PRELOADED)
+        self._numbers = itertools.count()
+
+    def step(
+        self, step: str, website: str, plan: Plan | None = None, *, broken: bool = False
+    ) -> Any:
+        """What a step returns in a process of its own; None where it died or has to wait."""
+        for gate in self.gates:
+            gate.plan = plan or Plan()
+        ours, theirs = self.processes.Pipe()
+        process = self.processes.Process(
+            target=run, args=(step, website, self.environment, broken, theirs)
+        )
+        process.start()
+        theirs.close()
+        for gate in self.gates:
+            gate.plan.pid = process.pid or 0
+        try:
+            return _answer(ours)
+        finally:
+            process.join(RUN_SECONDS)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+
+    def try_all(
+        self, step: str, modes: Iterable[Mode] = MODES, *, every: int = 1, broken: bool = False
+    ) -> Outcome:
+        """End this step at each of its calls, or every second or so, in each of these ways."""
+        outcome = Outcome()
+        for mode in modes:
+            for at in itertools.count(1, every):
+                website = self.new_website()
+                plan = Plan(at, mode)
+                self._try(step, website, plan, outcome, broken=broken)
+                outcome.runs += 1
+                if not plan.reached():
+                    break
+                if at > len(outcome.calls):
+                    outcome.calls = plan.calls[:at]
+        return outcome
+
+    def _try(self, step: str, website: str, plan: Plan, outcome: Outcome, *, broken: bool) -> None:
+        plain = {0, 1} if step == "post" else {1}
+        for before in BEFORE[step]:
+            self.step(before, website)
+        result = self.step(step, website, plan, broken=broken)
+        if step == "post":
+            if result == 202:
+                plain = {1}
+            elif self._waiting():
+                outcome.recoveries["accepted without an answer"] += 1
+            while result != 202:
+                result = self.step("post again", website)
+        elif step == "consume":
+            left_over = connection.collection(documents.Outgoing).count_documents({})
+            outcome.recoveries["counted but not sent on"] += left_over > 0
+            outcome.recoveries["not counted"] += not (result or left_over)
+            while not result:
+                result = self.step(step, website)
+        else:
+            self._note(outcome)
+        self.settle(website, broken=broken)
+        if step in ("month end", "expire", "forget", "fold"):
+            self.step(step, website)
+        where = f"{step}, {plan.mode} call {plan.at} ({(plan.calls or ['-'])[-1]})"
+        self.compare(step, website, plain, where, outcome)
+
+    def _waiting(self) -> int:
+        return sum(self.journal.waiting().values())
+
+    def _note(self, outcome: Outcome) -> None:
+        """Note what the process that was ended left to others."""
+        for queue in QUEUES:
+            taken: Any = self.redis.zrange(f"journal:{queue}:taken", 0, -1)
+            known = connection.collection(documents.AppliedBatch).count_documents(
+                {"_id": {"$in": [each.decode() for each in taken]}}
+            )
+            outcome.recoveries["counted but not removed"] += known > 0
+            outcome.recoveries["taken but not counted"] += len(taken) > known
+        left = connection.collection(documents.Change).count_documents({})
+        outcome.recoveries["counted but not folded"] += left > 0
+        outcome.recoveries["counted but not delivered"] += bool(outbox.queues_left())
+
+    def new_website(self) -> str:
+        """The name of a website that no run had."""
+        return f"w{next(self._numbers)}.example"
+
+    def settle(self, website: str, *, broken: bool = False) -> None:
+        """Do what is left."""
+        for _ in range(SETTLING_ROUNDS):
+            hand_out(self.journal)
+            left = [queue for queue, waits in self.journal.waiting().items() if waits]
+            left += outbox.queues_left() - set(left)
+            for queue in left:
+                self.step(f"count {queue}", website, broken=broken)
+            unfolded = connection.collection(documents.Change).count_documents({})
+            if unfolded:
+                self.step("fold", website)
+            if not left and not unfolded:
+                return
+        raise RuntimeError(f"after {SETTLING_ROUNDS} rounds there is still something to count")
+
+    def compare(
+        self, step: str, website: str, plain: set[int], where: str, outcome: Outcome
+    ) -> None:
+        """Add to the outcome what is not as it must be."""
+        views = {row["page"]: row["views"] for row in reports.page_views(Page(), website).items}
+        [shown] = reports.impressions(Page(), MONTH, website).items or [{}]
+        [clicked] = reports.clicks(Page(), website).items or [{}]
+        archived = {
+            f"{queue} {name}": len(events)
+            for queue in QUEUES
+            for file in self._archive.files(queue)
+            for name, events in self._archive.read(file).items()
+            if any(event.website == website for event in events)
+        }
+        accepted = 8 + views.get("/plain", 0)
+        found = {
+            "views": (views.get("/ids", 0), {3}),
+            "views without id": (views.get("/plain", 0), plain),
+            "impressions": (shown.get("impressions", 0), {2}),
+            "visitors": (shown.get("visitors", 0), {2}),
+            "hits": (clicked.get("hits", 0), {3}),
+            "clicks": (clicked.get("clicks", 0), {1}),
+            "archived": (sum(archived.values()), {accepted}),
+            "dead letters": (self.redis.xlen("dead_letters:events"), {0}),
+            "closed": (shown.get("closed", False), {step == "month end"}),
+        }
+        if self._mirrored:
+            found["mirrored"] = len(self._mirrored.ids(website)), {accepted}
+        if step == "expire":
+            for document in (documents.Claim, documents.AppliedBatch, documents.Expiry):
+                kept = connection.collection(document).count_documents({})
+                found[f"{document.__name__} kept"] = kept, {0}
+        if step == "forget":
+            user = {"_id": {"$regex": rf"{USER}\.{website}\.0".replace(".", r"\.")}}
+            kept = connection.collection(documents.Visitors).count_documents(user)
+            found["visitors kept"] = kept, {0}
+        for name, (number, right) in found.items():
+            if number not in right:
+                outcome.wrong.append(f"{where}: {name} {number}, not {sorted(right)}")
+                outcome.lost += max(0, min(right) - number)
+                outcome.repeated += max(0, number - max(right))
+        # So that there is never more to read than what one website left.
+        shutil.rmtree(self._data / "archive", ignore_errors=True)
+
+
+class Mirrored:
+    """What is in the topic of the mirror."""
+
+    def __init__(self, broker: str) -> None:
+        self._client = Consumer({"bootstrap.servers": broker, "group.id": "-", "log_level": 0})
+        self._ids: dict[str, set[str]] = defaultdict(set)
+        self._partitions = [TopicPartition(MIRROR, number, 0) for number in range(4)]
+        self._client.assign(self._partitions)
+
+    def ids(self, website: str) -> set[str]:
+        """Those of all events of a website, each of which may be there more than once."""
+        ends = [self._client.get_watermark_offsets(each, 10)[1] for each in self._partitions]
+        wait_until(lambda: self._read() >= ends)
+        return self._ids[website]
+
+    def _read(self) -> list[int]:
+        for message in self._client.consume(1_000, 0.05):
+            if message.error() is None:
+                website = (message.key() or b"").decode()
+                self._ids[website].add(json.loads(message.value() or b"")["EventId"])
+        return [max(each.offset, 0) for each in self._client.position(self._partitions)]
+
+
+def _through(gate: Gate, url: str) -> str:
+    """An address that leads to a server through its gate."""
+    return url.replace(f":{gate.target}", f":{gate.port}")
+
+
+def _answer(pipe: Connection) -> Any:
+    try:
+        pipe.send("go")
+        return pipe.recv() if pipe.poll(RUN_SECONDS) else None
+    except (EOFError, OSError):
+        return None
+
+
+@contextmanager
+def started(home: Path, beside: str = "redis", idle_seconds: int = 1) -> Iterator[Harness]:
+    """A harness with servers of its own; there a transaction may be idle for so long.
+
+    `beside` says which server is there besides Redis and the database, if one is.
+    """
+    redis_port, database_port = free_ports(2)
+    (home / "redis").mkdir(parents=True)
+    redis = Server(
+        [
+            *(redis_server(), "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""),
+            *("--dir", str(home / "redis"), "--appendonly", "yes"),
+        ],
+        f"redis://127.0.0.1:{redis_port}/0",
+        home / "redis.log",
+        redis_answers,
+    )
+    database = Server(
+        [
+            *(sys.executable, "-c", DATABASE.format(idle_seconds), "--port", str(database_port)),
+            *("--storage-path", str(home / "database")),
+        ],
+        f"mongodb://127.0.0.1:{database_port}/eventstream?{OPTIONS}",
+        home / "database.log",
+        database_answers,
+    )
+    with ExitStack() as stack:
+        for server in (redis, database):
+            server.start()
+            stack.callback(server.kill)
+        urls = {"REDIS_URL": redis.url, "MONGODB_URL": database.url}
+        if beside == "rabbitmq":
+            (home / "rabbit").mkdir()
+            urls["BROKER_URL"] = stack.enter_context(started_rabbit(home / "rabbit")).url
+        if beside == "kafka":
+            urls["KAFKA_BROKER"] = stack.enter_context(started_kafka(home / "kafka.log")).brokers
+        gates = {
+            name: stack.enter_context(Gate(_port(url), CALLS[name])) for name, url in urls.items()
+        }
+        for gate in gates.values():
+            threading.Thread(target=gate.serve_forever, args=(0.05,), daemon=True).start()
+            stack.callback(gate.shutdown)
+        yield Harness(home, urls, gates)
+
+
+def _port(url: str) -> int:
+    return int(re.findall(r":(\d+)", url)[-1])
+
+
+@click.command()
+@click.option("--with", "beside", type=click.Choice(list(STEPS)), default="redis")
+@click.option("--only", multiple=True, type=click.Choice(list(BEFORE)), help="These steps alone.")
+@click.option("--every", default=1, help="Only one in so many calls.")
+@click.option("--without-ledger", is_flag=True, help="See that repeats are found.")
+def main(beside: str, only: tuple[str, ...], every: int, without_ledger: bool) -> None:
+    """End a process at each of its calls, and compare; exit 1 where counts are not exact."""
+    table = Table("step", "calls", "runs", "lost", "repeated", "other", "left to others")
+    wrong = []
+    with tempfile.TemporaryDirectory() as home, started(Path(home), beside) as harness:
+        for step in only or STEPS[beside]:
+            start = time.monotonic()
+            outcome = harness.try_all(step, every=every, broken=without_ledger)
+            numbers = (len(outcome.calls), outcome.runs, outcome.lost, outcome.repeated)
+            left = ", ".join(f"{name} {times}" for name, times in (+outcome.recoveries).items())
+            table.add_row(step, *map(str, numbers), str(len(outcome.wrong)), left)
+            took = time.monotonic() - start
+            click.echo(f"{step}: {outcome.runs} runs, {len(outcome.wrong)} wrong, {took:.0f} s")
+            wrong += outcome.wrong
+            missing = {name for name, times in outcome.recoveries.items() if not times}
+            if step in (*COUNTS, "consume") and missing:
+                wrong.append(f"{step}: never {', '.join(sorted(missing))}")
+    console = Console(width=160)
+    console.print(table)
+    for each in wrong:
+        console.print(each)
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

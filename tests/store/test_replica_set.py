@@ -1,0 +1,82 @@
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pymongo
+import pytest
+
+from app.domain.events import PageView
+from app.errors import Unavailable
+from app.store import connection, folding, migrations, reports
+from app.store.counting import ClickRule, Counting
+from app.store.reports import Page
+from tests.store.test_counting import view
+from tests.support.servers import Server, make_replica_set
+from tests.support.waiting import wait_until
+
+MONGOD = shutil.which("mongod")
+BATCHES_AFTER = 20
+
+pytestmark = pytest.mark.proof
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Iterator[list[Server]]:
+    assert MONGOD is not None
+    servers = make_replica_set(tmp_path, MONGOD, 3)
+    for server in servers:
+        server.start()
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+def test_each_event_is_counted_once_although_the_primary_of_three_is_killed(
+    members: list[Server],
+) -> None:
+    addresses = [server.url.removeprefix("mongodb://") for server in members]
+    url = f"mongodb://{','.join(addresses)}/replicas?replicaSet=tests"
+    connection.connect(url)
+    migrations.prepare()
+    counting = Counting(ClickRule(hits=3, scope="user"))
+    with pymongo.MongoClient[dict[str, object]](url) as client:
+        wait_until(lambda: client.primary)
+        killed = client.primary
+        assert killed is not None
+        [primary] = [server for server in members if server.url.endswith(f":{killed[1]}")]
+        numbers = count()
+
+        def has_another_primary_after_one_more() -> bool:
+            _count(counting, f"b{next(numbers)}")
+            return client.primary not in (None, killed)
+
+        threading.Timer(0.5, primary.signal, [signal.SIGKILL]).start()
+        wait_until(has_another_primary_after_one_more, seconds=60)
+        for _ in range(BATCHES_AFTER):
+            _count(counting, f"b{next(numbers)}")
+    wait_until(_folded)
+    [row] = reports.page_views(Page()).items
+    assert row["views"] == next(numbers)
+
+
+def _count(counting: Counting, batch: str) -> None:
+    """Count one view, as a worker does that gets the batch again until it is counted."""
+
+    def is_counted() -> bool:
+        try:
+            counting.apply(PageView, {batch: [view()]})
+        except Unavailable:
+            return False
+        return True
+
+    wait_until(is_counted)
+
+
+def _folded() -> bool:
+    try:
+        return folding.fold(PageView.__name__)
+    except Unavailable:
+        return False

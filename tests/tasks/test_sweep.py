@@ -1,0 +1,33 @@
+from datetime import UTC, datetime, timedelta
+
+import celeryconfig
+from app.domain.events import PageView
+from app.store import clock, connection, documents
+from app.store.counting import ClickRule, Counting
+from tasks.sweep import expire
+from tests.conftest import SetClock
+from tests.support.counting import count_batch
+
+VIEW = PageView("e1", "a.com", "/", "2026-11-24")
+
+
+def test_a_clock_that_is_days_ahead_drops_no_claim_so_that_no_event_counts_twice(
+    set_clock: SetClock,
+) -> None:
+    counting = Counting(ClickRule(3, "user"))
+    count_batch(counting, "b1", PageView, [VIEW])
+    set_clock(timedelta(days=30))
+    assert expire.apply().get() == 0
+    count_batch(counting, "b2", PageView, [VIEW])
+    assert connection.collection(documents.Claim).count_documents({}) == 1
+    connection.collection(documents.Expiry).update_many(
+        {}, {"$set": {"at": datetime.now(UTC) - timedelta(seconds=1)}}
+    )
+    set_clock(timedelta())
+    assert expire.apply().get() == 3
+
+
+def test_what_beat_sends_is_not_dropped_by_a_worker_whose_clock_is_a_minute_ahead() -> None:
+    for entry in celeryconfig.beat_schedule.values():
+        expires = entry.get("options", {}).get("expires")
+        assert expires is None or expires > clock.TOLERATED.total_seconds() + 20

@@ -1,0 +1,187 @@
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import msgspec
+import pytest
+
+from app.errors import Unavailable
+from app.journal.journal import Journal
+from app.redis import live
+from app.redis.connection import connect
+from app.redis.live import SPIKE_CHANNEL, Counted, Counts
+from app.web.sockets import viewers as watched
+from app.web.sockets.viewers import HEAD, Viewers
+from tests.support.servers import Server
+from tests.support.waiting import wait_until
+
+Join = Callable[..., socket.socket]
+
+
+@pytest.fixture
+def viewers(journal: Journal) -> Viewers:
+    return Viewers(connect("redis://{host}:{port}".format(**journal.redis.get_connection_kwargs())))
+
+
+@pytest.fixture
+def join(viewers: Viewers) -> Iterator[Join]:
+    """Makes a viewer; returns its end of the connection."""
+    with ExitStack() as open_until_the_end:
+
+        def make(address: str = "192.0.2.7") -> socket.socket:
+            server, client = socket.socketpair()
+            open_until_the_end.enter_context(client)
+            client.settimeout(5)
+            with server:
+                viewers.join(server, address)
+            return client
+
+        yield make
+
+
+def read_until(client: socket.socket, wanted: bytes) -> bytes:
+    got = b""
+    while wanted not in got:
+        more = client.recv(65_536)
+        assert more, f"closed after {got!r}"
+        got += more
+    return got
+
+
+def is_closed(client: socket.socket) -> bool:
+    client.settimeout(0.01)
+    try:
+        return not client.recv(1_000_000)
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def tell(journal: Journal, views: int, website: str = "site1.com", folds: int = 0) -> None:
+    counts = Counts()
+    counts.add("views", (website, "2026-11-24"), [views])
+    live.record(journal.redis, "page_view", Counted({"*": views}, counts), time.time(), folds)
+
+
+def test_every_viewer_is_told_what_was_counted_added_up(journal: Journal, join: Join) -> None:
+    clients = [join(), join()]
+    for client in clients:
+        read_until(client, HEAD)
+    for views in (1, 2, 3):
+        tell(journal, views)
+    for client in clients:
+        got = b""
+        while sum(row["views"] for row in rows(got)) < 6:
+            got += read_until(client, b"\n\n")
+        assert sum(row["views"] for row in rows(got)) == 6
+
+
+def test_what_the_reports_may_hold_and_what_not_is_told_apart(journal: Journal, join: Join) -> None:
+    client = join()
+    read_until(client, HEAD)
+    for views, folds in ((1, 7), (2, 7), (4, 8)):
+        tell(journal, views, folds=folds)
+    got = b""
+    while sum(row["views"] for row in rows(got)) < 7:
+        got += read_until(client, b"\n\n")
+    told = [json.loads(line[6:]) for line in got.decode().split("\n") if line.startswith("data: ")]
+    sums = {7: 0, 8: 0}
+    for message in told:
+        assert message["queue"] == "page_view"
+        sums[message["folds"]] += message["views"][0]["views"]
+    assert sums == {7: 3, 8: 4}
+    assert (told[0]["first"], told[-1]["first"]) == (1, 3)
+
+
+def rows(stream: bytes) -> list[dict[str, int]]:
+    return [
+        row
+        for line in stream.decode().split("\n")
+        if line.startswith("data: ")
+        for row in msgspec.json.decode(line.removeprefix("data: "))["views"]
+    ]
+
+
+def test_a_spike_is_passed_on_as_it_is(journal: Journal, join: Join) -> None:
+    client = join()
+    read_until(client, HEAD)
+    journal.redis.publish(SPIKE_CHANNEL, b'{"name":"/a"}')
+    assert b'event: spike\ndata: {"name":"/a"}\n\n' in read_until(client, b"/a")
+
+
+def test_a_comment_is_sent_while_nothing_happens(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "HEARTBEAT_SECONDS", 0.1)
+    client = join()
+    for _ in range(3):
+        assert b"event:" not in read_until(client, b": alive\n\n")
+
+
+def test_the_connection_is_no_longer_that_of_the_socket_it_came_in(viewers: Viewers) -> None:
+    server, client = socket.socketpair()
+    with client:
+        client.settimeout(5)
+        with server:
+            viewers.join(server, "192.0.2.7")
+            with pytest.raises(BrokenPipeError):
+                server.sendall(b"HTTP/1.1 500 \r\n")
+            server.shutdown(socket.SHUT_RDWR)
+        assert read_until(client, HEAD).startswith(HEAD)
+
+
+def test_a_viewer_that_went_is_forgotten(viewers: Viewers, join: Join) -> None:
+    join().close()
+    staying = join()
+    read_until(staying, HEAD)
+    wait_until(lambda: len(viewers._unsent) == 1)
+
+
+def test_a_viewer_that_reads_nothing_is_let_go_and_holds_up_nobody(
+    journal: Journal, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "SEND_SECONDS", 0.0)
+    slow, quick = join(), join()
+    read_until(quick, HEAD)
+    spike = b'{"name":"' + b"x" * 100_000 + b'"}'
+    for _ in range(10):
+        journal.redis.publish(SPIKE_CHANNEL, spike)
+        read_until(quick, b'x"}\n\n')
+    wait_until(lambda: is_closed(slow))
+
+
+def test_viewers_come_again_once_redis_is_back(
+    journal: Journal, viewers: Viewers, redis: Server, join: Join
+) -> None:
+    client = join()
+    read_until(client, HEAD)
+    redis.kill()
+    try:
+        wait_until(lambda: is_closed(client))
+        with pytest.raises(Unavailable, match="broker"):
+            join()
+    finally:
+        redis.start()
+    wait_until(viewers._subscribed.is_set)
+    client = join()
+    read_until(client, HEAD)
+    tell(journal, 7)
+    read_until(client, b'"views":7')
+
+
+def test_there_is_a_bound_to_viewers_and_one_to_those_of_each_client(
+    viewers: Viewers, join: Join
+) -> None:
+    viewers._places.most, viewers._places.most_of_one = 3, 2
+    leaving, _ = join("2001:db8::1"), join("2001:db8::2")
+    with pytest.raises(Unavailable, match="too many"):
+        join("2001:db8::3")
+    join("192.0.2.7")
+    with pytest.raises(Unavailable, match="too many"):
+        join("192.0.2.8")
+    leaving.close()
+    wait_until(lambda: len(viewers._unsent) == 2)
+    join("2001:db8::3")

@@ -1,0 +1,155 @@
+import os
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import schemathesis
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import CheckFunction
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi import checks
+
+from app.domain.events import QUEUES, AdClick, AdImpression, PageView, Rejection
+from app.domain.invalid_traffic import Invalid
+from app.journal.journal import Journal
+from app.redis import dead_letters
+from app.settings import Settings, read
+from app.store import connection
+from app.store.counting import ClickRule, Counting
+from app.web.application import create_app
+from tests.support.counting import count_batch
+from tests.web.conftest import MakeClient
+
+TOKEN = {"Authorization": "Bearer secret"}
+
+
+def described(client: FlaskClient) -> Any:
+    response = client.get("/openapi.json")
+    assert response.status_code == 200
+    return response.json
+
+
+def test_every_path_and_method_that_is_served_is_described(client: FlaskClient) -> None:
+    served = {
+        (re.sub("<(.*)>", r"{\1}", rule.rule), method.lower())
+        for rule in client.application.url_map.iter_rules()
+        if not rule.endpoint.startswith("dashboard.")  # pages for people
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    paths = described(client)["paths"]
+    assert served == {(path, method) for path, methods in paths.items() for method in methods}
+
+
+def test_an_event_is_described_by_the_schema_that_checks_it(client: FlaskClient) -> None:
+    event = described(client)["components"]["schemas"]["Event"]
+    assert list(event["properties"]) == ["Type", "Url", "Meta", "EventId", "Timestamp", "SentAt"]
+    assert event["required"] == ["Type", "Url"]
+    assert event["properties"]["Type"]["enum"] == [kind.__name__ for kind in QUEUES.values()]
+    assert event["properties"]["Url"]["maxLength"] == 2_048
+
+
+def test_the_example_of_an_event_is_accepted(client: FlaskClient) -> None:
+    body = described(client)["paths"]["/events"]["post"]["requestBody"]
+    example = body["content"]["application/json"]["example"]
+    assert client.post("/events", json=example).json == {"accepted": 1, "rejected": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "schemes"),
+    [({}, []), ({"admin_token": "a", "write_keys": {"b": frozenset()}}, ["token", "writeKey"])],
+)
+def test_keys_are_asked_for_only_where_there_are_any(
+    client_with: MakeClient, changes: Any, schemes: list[str]
+) -> None:
+    description = described(client_with(**changes))
+    assert sorted(description["components"].get("securitySchemes", {})) == schemes
+    assert ("security" in description["paths"]["/events"]["post"]) == bool(schemes)
+    assert "security" not in description["paths"]["/health"]["get"]
+
+
+def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(
+    client: FlaskClient,
+) -> None:
+    response = client.get("/docs")
+    assert response.status_code == 200
+    assert response.content_type == "text/html; charset=utf-8"
+    for path in described(client)["paths"]:
+        assert f"<code>{path}</code>" in response.text
+    loaded = re.findall(r"(?:src|href)=\"([^\"#][^\"]*)\"", response.text)
+    assert sorted(loaded) == ["/static/docs.css", "openapi.json"]
+    assert client.get("/static/docs.css").status_code == 200
+    assert "<script" not in response.text
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
+# What is described is what is answered.
+
+
+schemathesis.serializer.alias("application/x-ndjson", "text/plain")
+API = (
+    schemathesis.openapi.from_wsgi(
+        "/openapi.json", create_app(replace(read(os.environ), admin_token="secret"))
+    )
+    # These need the real server: see test_live.py and ../sockets/test_socket_io.py.
+    .exclude(path=["/live", "/socket.io/"])
+)
+
+
+@pytest.fixture
+def _stores(settings: Settings, journal: Journal) -> None:
+    connection.connect(settings.mongodb_url)
+    rejection = Rejection(0, b"5", {"_schema": ["Not a JSON object."]})
+    journal.write([], dead_letters.keeping([rejection]))
+    counting = Counting(ClickRule(3, "user"))
+    robot = Invalid("robot", "2026-11-24")
+    views = [PageView(None, "a.com", "/", "2026-11-24", invalid=why) for why in (None, robot)]
+    count_batch(counting, "b1", PageView, views)
+    count_batch(counting, "b2", AdImpression, [AdImpression(None, "a.com", "1", "u", "2026-11")])
+    count_batch(counting, "b3", AdClick, [AdClick(None, "a.com", "1", "u", 5)])
+
+
+OPERATIONS = {
+    found.ok().label: found.ok() for found in API.get_all_operations() if isinstance(found, Ok)
+}
+
+
+# Not schemathesis' own way: its tests of all paths have one id, and xdist runs one test of each id.
+@pytest.mark.proof
+@pytest.mark.parametrize("label", OPERATIONS)
+@pytest.mark.usefixtures("_stores")
+@hypothesis_settings(max_examples=20)
+@given(data=st.data())
+def test_whatever_is_asked_is_answered_as_described(label: str, data: st.DataObject) -> None:
+    case = data.draw(st.one_of([OPERATIONS[label].as_strategy(mode) for mode in GenerationMode]))
+    excluded: list[CheckFunction] = []
+    query = set(case.query or {})
+    described_names = {item["name"] for item in case.operation.definition.raw["parameters"]}
+    if case.operation.path in ("/events", "/pixel.gif") or query - described_names:
+        # One good event is enough for a request, an image is answered whatever the event, and
+        # other parameters than those described are ignored.
+        excluded.append(checks.negative_data_rejection)
+    if case.operation.path == "/events" or "cursor" in query:
+        # What addresses and cursors are, JSON Schema can't say.
+        excluded.append(checks.positive_data_acceptance)
+    header = case.meta.components.get(ParameterLocation.HEADER) if case.meta else None
+    wants_token = case.operation.definition.raw.get("security") and not (
+        header and header.mode.is_negative
+    )
+    case.call_and_validate(headers=TOKEN if wants_token else None, excluded_checks=excluded)
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_the_description_is_made_once(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    first = client.get(path)
+    monkeypatch.setattr("app.web.views.documentation.APISpec", None)
+    monkeypatch.setattr("app.web.views.documentation.render_template", None)
+    again = client.get(path)
+    assert (again.status_code, again.data) == (200, first.data)

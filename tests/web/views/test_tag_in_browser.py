@@ -1,0 +1,782 @@
+"""The tag in a headless Chromium, on pages of two sites that are not the collector's."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+
+from app.domain.events import AdClick, AdImpression, PageView
+from app.journal.journal import Journal
+from app.settings import read
+from tests.support.servers import Server, url_in
+from tests.support.waiting import wait_until
+from tests.web.conftest import gunicorn
+from tests.web.views.test_dashboard_in_browser import CHROMIUM, LAUNCH
+from tests.web.views.test_events import journalled
+
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="chromium is not installed, so nothing is tried in a browser"
+    ),
+]
+
+PAGE = """<!doctype html>
+<title>A page with ads</title>
+<style>
+  body {{ margin: 0 }}
+  [data-ad-id] {{ display: block; width: 300px; height: 200px; background: silver }}
+  #gap {{ height: 3000px }}
+</style>
+<a data-ad-id="top" href="/next"><b>above the fold</b></a>
+<div id="gap"></div>
+<div data-ad-id="below">below the fold</div>
+<script async src="{collector}/tag.js"></script>
+"""
+BARE = """<!doctype html>
+<title>A page of another kind</title>
+<style>body {{ margin: 0 }}</style>
+{body}
+<script async src="{collector}/tag.js"></script>
+"""
+IS_THERE = "!!window.eventstream?.consent"
+ANY_ORIGIN = {"Access-Control-Allow-Origin": "*"}
+QUEUES: dict[str, Any] = {
+    "page_view": PageView,
+    "ad_impression": AdImpression,
+    "ad_click": AdClick,
+}
+
+
+@dataclass
+class Site:
+    """A website of its own, each of its addresses the same page."""
+
+    name: str
+    html: str
+    journal: Journal
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.name}"
+
+    def told(self, queue: str) -> list[str]:
+        """What the collector took of this site: the page of a view, the ad of the others."""
+        return [getattr(event, "page", None) or event.ad_id for event in self.events(queue)]
+
+    def events(self, queue: str) -> list[Any]:
+        """Its events, each id once, as they are counted."""
+        events = journalled(self.journal, queue, QUEUES[queue])
+        own = {event.event_id: event for event in events if event.website == self.name}
+        return list(own.values())
+
+    def is_told(self, queue: str, *names: str) -> None:
+        wait_until(lambda: sorted(self.told(queue)) == sorted(names))
+
+
+@contextmanager
+def serving(host: str, html: str, journal: Journal) -> Iterator[Site]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            for name, value in {
+                "Content-Type": "text/html; charset=utf-8",
+                **served.headers,
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(served.html.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        served = Site(f"{host}:{server.server_port}", html, journal)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield served
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def collector(
+    redis: Server, database: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("collector")
+    settings = read({"REDIS_URL": redis.url, "MONGODB_URL": url_in(database, "tag")})
+    with gunicorn(settings, home, "wsgi:app") as url:
+        yield url
+
+
+@pytest.fixture
+def sites(collector: str, journal: Journal) -> Iterator[list[Site]]:
+    html = PAGE.format(collector=collector)
+    with ExitStack() as stack:
+        hosts = ("127.0.0.1", "localhost")
+        yield [stack.enter_context(serving(host, html, journal)) for host in hosts]
+
+
+@pytest.fixture
+def site(sites: list[Site]) -> Site:
+    return sites[0]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    with browser.new_context(viewport={"width": 800, "height": 600}) as context:
+        yield context
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A page; whatever its scripts complain of fails the test."""
+    errors: list[str] = []
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    assert errors == []
+
+
+@pytest.fixture
+def still(page: Page) -> Page:
+    """A page whose clock stands still but for `page.clock.run_for`."""
+    page.clock.install()
+    page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
+    return page
+
+
+def kept(page: Page) -> list[str]:
+    """The types of the events that the page keeps until the collector has answered for them."""
+    stored = page.evaluate("Object.entries(localStorage)")
+    return sorted(json.loads(text)["Type"] for name, text in stored if "/events" in name)
+
+
+def in_view(page: Page, selector: str, inside: bool = True) -> None:
+    """Return once the browser has told its observers that half of an element is in view, or not."""
+    page.locator(selector).evaluate(
+        """(element, inside) => new Promise((resolve) => new IntersectionObserver(
+            ([entry]) => entry.intersectionRatio >= 0.5 === inside && resolve(),
+            { threshold: 0.5 },
+        ).observe(element))""",
+        inside,
+    )
+
+
+def move(page: Page, script: str) -> None:
+    page.evaluate(f"void {script}")
+
+
+# Page views.
+
+
+def test_a_view_is_told_at_load_and_as_the_history_moves(sites: list[Site], page: Page) -> None:
+    for site in sites:
+        page.goto(f"{site.url}/a?x=1#top")
+        site.is_told("page_view", "/a")
+        move(page, "history.pushState(null, '', '/b')")
+        site.is_told("page_view", "/a", "/b")
+        move(page, "history.replaceState(null, '', '/c')")
+        site.is_told("page_view", "/a", "/b", "/c")
+        move(page, "history.back()")
+        site.is_told("page_view", "/a", "/a", "/b", "/c")
+
+
+def test_the_same_address_and_a_place_in_the_page_are_no_view(site: Site, page: Page) -> None:
+    page.goto(f"{site.url}/a")
+    page.wait_for_function(IS_THERE)
+    move(page, "history.replaceState({}, '', '/a')")
+    move(page, "history.pushState({}, '', '/a#part')")
+    move(page, "location.assign('#other')")
+    move(page, "history.pushState({}, '', '/last')")
+    site.is_told("page_view", "/a", "/last")
+
+
+def test_a_view_has_its_time_and_an_id_and_nothing_of_the_query(site: Site, page: Page) -> None:
+    with page.expect_request("**/events") as asked:
+        page.goto(f"{site.url}/a?email=someone@a.com#secret")
+    assert asked.value.headers["content-type"] == "text/plain;charset=UTF-8"  # no preflight
+    (event,) = json.loads(asked.value.post_data or "")
+    assert event["Url"] == f"{site.url}/a"
+    assert len(event["EventId"]) > 16
+    age = datetime.now(UTC) - datetime.fromtimestamp(event["Timestamp"] / 1000, UTC)
+    assert timedelta(0) <= age < timedelta(minutes=1)
+
+
+def test_a_tag_that_is_included_twice_tells_once(site: Site, page: Page) -> None:
+    (tag,) = (line for line in site.html.splitlines() if "tag.js" in line)
+    site.html += tag
+    page.goto(f"{site.url}/a")
+    page.wait_for_load_state()
+    move(page, "history.pushState(null, '', '/b')")
+    site.is_told("page_view", "/a", "/b")
+
+
+# Impressions.
+
+
+def test_an_ad_is_seen_after_one_second_of_half_of_it_and_once(site: Site, still: Page) -> None:
+    still.goto(site.url)
+    still.wait_for_function(IS_THERE)
+    in_view(still, "[data-ad-id=top]")
+    still.clock.run_for(999)
+    site.is_told("page_view", "/")
+    wait_until(lambda: kept(still) == [])
+    still.clock.run_for(1)
+    assert kept(still) == ["AdImpression"]
+    still.clock.run_for(5_000)
+    site.is_told("ad_impression", "top")
+    wait_until(lambda: kept(still) == [])
+    still.clock.run_for(5_000)
+    assert kept(still) == []
+
+
+def test_the_second_must_be_continuous(site: Site, still: Page) -> None:
+    still.goto(site.url)
+    still.wait_for_function(IS_THERE)
+    in_view(still, "[data-ad-id=top]")
+    still.clock.run_for(900)
+    still.evaluate("scrollTo(0, 101)")
+    in_view(still, "[data-ad-id=top]", False)
+    still.clock.run_for(900)
+    still.evaluate("scrollTo(0, 100)")
+    in_view(still, "[data-ad-id=top]")
+    still.clock.run_for(999)
+    assert "AdImpression" not in kept(still)
+    still.clock.run_for(1)
+    assert "AdImpression" in kept(still)
+
+
+def test_no_ad_is_seen_in_a_hidden_page(site: Site, still: Page) -> None:
+    still.goto(site.url)
+    still.wait_for_function(IS_THERE)
+    in_view(still, "[data-ad-id=top]")
+    still.clock.run_for(900)
+    turn = """(hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    still.evaluate(turn, True)
+    still.clock.run_for(5_000)
+    assert "AdImpression" not in kept(still)
+    still.evaluate(turn, False)
+    in_view(still, "[data-ad-id=top]")
+    still.clock.run_for(999)
+    assert "AdImpression" not in kept(still)
+    still.clock.run_for(1)
+    assert "AdImpression" in kept(still)
+
+
+def test_an_ad_below_the_fold_is_seen_when_scrolled_to(site: Site, page: Page) -> None:
+    page.goto(site.url)
+    site.is_told("ad_impression", "top")
+    page.locator("[data-ad-id=below]").scroll_into_view_if_needed()
+    site.is_told("ad_impression", "top", "below")
+
+
+def test_an_ad_is_seen_again_in_the_next_page_view(site: Site, page: Page) -> None:
+    page.goto(site.url)
+    site.is_told("ad_impression", "top")
+    move(page, "history.pushState(null, '', '/b')")
+    site.is_told("ad_impression", "top", "top")
+
+
+def test_an_ad_that_comes_later_or_is_filled_later_or_changes_is_seen(
+    site: Site, page: Page
+) -> None:
+    page.goto(site.url)
+    site.is_told("ad_impression", "top")
+    page.evaluate(
+        """document.body.insertAdjacentHTML(
+            "afterbegin", "<p><b data-ad-id=late></b><b data-ad-id=empty style='width: 0'></b>")"""
+    )
+    site.is_told("ad_impression", "top", "late")
+    page.locator("[data-ad-id=empty]").evaluate("(ad) => { ad.style.width = '90px' }")
+    site.is_told("ad_impression", "top", "late", "empty")
+    page.locator("[data-ad-id=late]").evaluate("(ad) => { ad.dataset.adId = 'other' }")
+    site.is_told("ad_impression", "top", "late", "empty", "other")
+
+
+# Clicks.
+
+
+def test_a_click_is_told_though_it_leads_away(site: Site, page: Page) -> None:
+    page.goto(f"{site.url}/a")
+    page.wait_for_function(IS_THERE)
+    page.locator("b").click()
+    page.wait_for_url("**/next")
+    site.is_told("ad_click", "top")
+    site.is_told("page_view", "/a", "/next")
+    wait_until(lambda: kept(page) == [])
+
+
+def test_each_click_and_a_middle_click_is_told(site: Site, page: Page) -> None:
+    page.goto(f"{site.url}/a")
+    page.wait_for_function(IS_THERE)
+    below = page.locator("[data-ad-id=below]")
+    below.click()
+    below.click()
+    below.click(button="middle")
+    below.click(button="right")
+    page.locator("#gap").click()
+    move(page, "history.pushState(null, '', '/last')")
+    site.is_told("page_view", "/a", "/last")
+    site.is_told("ad_click", "below", "below", "below")
+
+
+# Users.
+
+
+def test_a_user_has_an_id_on_each_site(sites: list[Site], page: Page) -> None:
+    for site in sites:
+        page.goto(f"{site.url}/a")
+        site.is_told("ad_impression", "top")
+        page.goto(f"{site.url}/b")
+        site.is_told("ad_impression", "top", "top")
+    users = [{event.user_id for event in site.events("ad_impression")} for site in sites]
+    assert [len(each) for each in users] == [1, 1]
+    assert users[0] != users[1]
+
+
+def test_the_page_may_name_the_user_and_a_key(site: Site, page: Page) -> None:
+    site.html = site.html.replace("async", 'async data-user="u 7" data-key="a&amp;b"')
+    with page.expect_request("**/events?*") as asked:
+        page.goto(site.url)
+    assert asked.value.url.endswith("/events?key=a%26b")
+    site.is_told("ad_impression", "top")
+    assert [event.user_id for event in site.events("ad_impression")] == ["u 7"]
+    assert page.evaluate("localStorage['eventstream user']") is None
+
+
+@pytest.mark.parametrize("objection", ["globalPrivacyControl: true", "doNotTrack: '1'"])
+def test_of_who_objects_to_tracking_only_views_are_told_and_no_user(
+    site: Site, page: Page, objection: str
+) -> None:
+    page.goto(f"{site.url}/before")
+    site.is_told("ad_impression", "top")
+    assert page.evaluate("localStorage['eventstream user']")
+    name, value = objection.split(": ")
+    page.add_init_script(f"Object.defineProperty(navigator, '{name}', {{ value: {value} }})")
+    sent: list[str] = []
+    page.on("request", lambda asked: sent.append(asked.post_data or ""))
+    site.html = site.html.replace("async", 'async data-user="u7"')
+    page.goto(f"{site.url}/a")
+    in_view(page, "[data-ad-id=top]")
+    page.locator("[data-ad-id=below]").click()
+    page.wait_for_timeout(1_100)  # in which an ad would be seen
+    move(page, "history.pushState(null, '', '/b')")
+    site.is_told("page_view", "/before", "/a", "/b")
+    assert "UserId" not in "".join(sent)
+    assert site.told("ad_click") == []
+    assert site.told("ad_impression") == ["top"]
+    wait_until(lambda: page.evaluate("Object.keys(localStorage)") == [])
+
+
+# Away.
+
+
+def test_what_happens_offline_is_told_once_when_online_again(
+    site: Site, context: BrowserContext, page: Page
+) -> None:
+    page.goto(f"{site.url}/a")
+    site.is_told("page_view", "/a")
+    context.set_offline(True)
+    move(page, "history.pushState(null, '', '/b')")
+    page.locator("[data-ad-id=below]").click()
+    assert {"AdClick", "PageView"} <= set(kept(page))
+    context.set_offline(False)
+    wait_until(lambda: kept(page) == [])
+    site.is_told("page_view", "/a", "/b")
+    site.is_told("ad_click", "below")
+
+
+def test_what_could_not_be_told_is_on_the_next_page(
+    site: Site, context: BrowserContext, page: Page
+) -> None:
+    context.route("**/events", lambda route: route.abort())
+    page.goto(f"{site.url}/a")
+    page.wait_for_function(IS_THERE)
+    page.close()
+    context.unroute("**/events")
+    after = context.new_page()
+    after.goto(f"{site.url}/b")
+    site.is_told("page_view", "/a", "/b")
+    wait_until(lambda: kept(after) == [])
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_collector_that_is_full_is_asked_again_later(
+    site: Site, still: Page, status: int
+) -> None:
+    asked: list[int] = []
+
+    def answer(route: Route) -> None:
+        asked.append(status)
+        if len(asked) < 3:
+            route.fulfill(status=status, headers=ANY_ORIGIN)
+        else:
+            route.continue_()
+
+    def is_answered_after(milliseconds: int) -> bool:
+        still.clock.run_for(milliseconds)
+        return kept(still) == []
+
+    still.route("**/events", answer)
+    still.goto(f"{site.url}/a")
+    still.wait_for_function(IS_THERE)
+    wait_until(lambda: is_answered_after(500))
+    assert len(asked) == 3
+    site.is_told("page_view", "/a")
+
+
+def test_what_the_collector_rejects_is_not_told_again(site: Site, still: Page) -> None:
+    still.route("**/events", lambda route: route.fulfill(status=400, headers=ANY_ORIGIN))
+    still.goto(f"{site.url}/a")
+    still.wait_for_function(IS_THERE)
+    assert kept(still) == ["PageView"]
+    still.clock.run_for(500)
+    wait_until(lambda: kept(still) == [])
+
+
+def test_no_more_is_kept_than_200_events_and_none_for_longer_than_ids_are_known(
+    site: Site, still: Page
+) -> None:
+    still.route("**/events", lambda route: route.abort())
+    # What a page that goes sends gets past the route, now and then.
+    still.add_init_script("navigator.sendBeacon = () => true")
+    still.goto(f"{site.url}/a")
+    still.wait_for_function(IS_THERE)
+    still.evaluate("for (let n = 0; n < 300; n++) history.pushState(null, '', `/${n}`)")
+    assert kept(still) == ["PageView"] * 200
+    still.evaluate(
+        """() => {
+            const name = Object.keys(localStorage).find((name) => name.includes("/events"));
+            const old = JSON.parse(localStorage[name]);
+            old.Timestamp -= 6 * 86400_000;
+            localStorage[name] = JSON.stringify(old);
+        }"""
+    )
+    still.goto(f"{site.url}/b")
+    still.wait_for_function(IS_THERE)
+    still.unroute("**/events")
+
+    def is_all_told() -> bool:
+        still.clock.run_for(500)
+        return kept(still) == []
+
+    wait_until(is_all_told)
+    assert len(site.told("page_view")) == 199 + 1
+
+
+# Pages of other kinds.
+
+IMAGE = "<img id='drawn' width='300' height='200' src='data:,' style='{}'>"
+IN_SHADOW = f"""<div id="host"></div><script>
+    host.attachShadow({{ mode: "open" }}).innerHTML =
+        `<a data-ad-id="x" href="#clicked">{IMAGE.format("")}</a>`;
+</script>"""
+KINDS = {
+    "inline": f"<a data-ad-id='x' href='/'>{IMAGE.format('')}</a>",
+    "without a box": f"<p data-ad-id='x' style='display: contents'>{IMAGE.format('')}</p>",
+    "floated": f"<div data-ad-id='x'>{IMAGE.format('float: left')}</div>",
+    "absolute": f"<div data-ad-id='x'>{IMAGE.format('position: absolute')}</div>",
+    "overflowing": f"<div data-ad-id='x' style='height: 9px'>{IMAGE.format('')}</div>",
+    "in a tall box": f"<div data-ad-id='x' style='height: 4000px'>{IMAGE.format('')}</div>",
+    "clipped": "<div id='drawn' data-ad-id='x' style='width: 300px; height: 200px; overflow: "
+    "hidden'><img width='300' height='900' src='data:,'></div>",
+    "in a shadow root": IN_SHADOW,
+    "large": "<div id='drawn' data-ad-id='x' style='width: 700px; height: 400px; background: red'>",
+    "in a slot": f"""<div id="host" data-ad-id="x">{IMAGE.format("")}</div><script>
+        host.attachShadow({{ mode: "open" }}).innerHTML = "<p style='margin: 0'><slot></slot></p>";
+    </script>""",
+}
+
+
+def show(page: Page, site: Site, collector: str, body: str) -> None:
+    """Show a page with this in it, and have the tag look for ads."""
+    site.html = BARE.format(body=body, collector=collector)
+    page.goto(site.url)
+    page.wait_for_function(IS_THERE)
+
+
+def is_counted(still: Page, selector: str = "#drawn", inside: bool = True) -> bool:
+    """Whether an impression is there after some seconds in which this much of it is in view."""
+    still.clock.run_for(500)
+    in_view(still, selector, inside)
+    still.clock.run_for(3_000)
+    return "AdImpression" in still.evaluate(SENT)
+
+
+SENT = """(window.sent ?? "") + Object.entries(localStorage)"""
+KEEPS_BEACONS = """const fetch = window.fetch;
+    window.fetch = (url, init) => { window.sent = (window.sent ?? "") + init.body;
+        return fetch(url, init); };"""
+
+
+@pytest.fixture
+def noted(still: Page) -> Page:
+    """A still page that remembers what its tag sent."""
+    still.add_init_script(KEEPS_BEACONS)
+    return still
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pixels_of_an_ad_are_those_that_are_drawn(
+    site: Site, noted: Page, collector: str, kind: str
+) -> None:
+    height, least = (400, 0.3) if kind == "large" else (200, 0.5)
+    for share, counts in ((least - 0.1, False), (least + 0.1, True)):
+        above = f"<div style='height: {600 - height * share}px'></div>"
+        show(noted, site, collector, above + KINDS[kind])
+        assert is_counted(noted, inside=share >= 0.5) is counts
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        "visibility: hidden",
+        "opacity: 0",
+        "display: none",
+        "width: 1px; height: 1px",
+        "width: 0; height: 0",
+    ],
+)
+def test_an_ad_that_nobody_can_see_has_no_impression(
+    site: Site, noted: Page, collector: str, style: str
+) -> None:
+    body = f"<p id='drawn'>text</p><div id='ad' data-ad-id='x' style='{style}'>ad</div>"
+    size = "<style>#ad { width: 300px; height: 200px; background: red }</style>"
+    show(noted, site, collector, size + body)
+    assert not is_counted(noted)
+    noted.locator("#ad").evaluate("(ad) => ad.removeAttribute('style')")
+    assert is_counted(noted, "#ad")
+
+
+def test_an_ad_that_something_lies_over_has_no_impression_until_it_is_gone(
+    site: Site, noted: Page, collector: str
+) -> None:
+    over = "<div id='over' style='position: fixed; inset: 0; background: {}'></div>"
+    show(noted, site, collector, KINDS["inline"] + over.format("white"))
+    assert not is_counted(noted)
+    noted.locator("#over").evaluate("(over) => { over.style.background = 'none' }")
+    assert is_counted(noted)
+
+
+def test_an_empty_place_for_an_ad_has_no_impression_until_it_is_filled(
+    site: Site, noted: Page, collector: str
+) -> None:
+    place = "<div id='drawn' data-ad-id='x' style='width: 300px; height: 200px; overflow: hidden'>"
+    show(noted, site, collector, place + "<p style='height: 100px'></p></div>")
+    assert not is_counted(noted)
+    noted.locator("#drawn p").evaluate("(inside) => { inside.style.background = 'red' }")
+    assert is_counted(noted)
+
+
+def test_a_layer_that_nobody_can_see_covers_no_ad(site: Site, noted: Page, collector: str) -> None:
+    over = "<div style='position: fixed; inset: 0; background: white; opacity: 0'></div>"
+    show(noted, site, collector, KINDS["inline"] + over)
+    assert is_counted(noted)
+
+
+def test_an_ad_counts_once_a_view_in_each_slot_whatever_stands_for_it(
+    site: Site, noted: Page, collector: str
+) -> None:
+    ads = "".join(
+        f"<b data-ad-id='x' {slot} style='display: block; background: red'>ad</b>"
+        for slot in ("", "", "data-ad-slot='side'")
+    )
+    show(noted, site, collector, f"<p id='drawn'>text</p>{ads}")
+    for _ in range(3):
+        assert is_counted(noted)
+        noted.evaluate(
+            "for (const ad of document.querySelectorAll('b')) ad.replaceWith(ad.cloneNode(true))"
+        )
+    site.is_told("ad_impression", "x", "x", "x")
+
+
+def test_a_click_is_a_persons_and_one_gesture_is_one(
+    site: Site, page: Page, collector: str
+) -> None:
+    label = "<div data-ad-id='x'><label>a label <input type='checkbox'></label></div>"
+    show(page, site, collector, label + IN_SHADOW)
+    page.evaluate("for (const ad of document.querySelectorAll('[data-ad-id]')) ad.click()")
+    page.locator("label").click(position={"x": 5, "y": 5})
+    page.locator("#host a").click()
+    move(page, "history.pushState(null, '', '/last')")
+    site.is_told("page_view", "/", "/last")
+    site.is_told("ad_click", "x", "x")
+
+
+def test_two_clicks_in_quick_succession_are_two(site: Site, page: Page, collector: str) -> None:
+    ad = "<div data-ad-id='x' style='width: 300px; height: 200px; background: red'></div>"
+    show(page, site, collector, ad)
+    page.locator("[data-ad-id]").dblclick()
+    site.is_told("ad_click", "x", "x")
+
+
+@pytest.mark.parametrize("api", ["with the Navigation API", "without"])
+@pytest.mark.parametrize("order", ["before the tag", "after it"])
+def test_a_router_is_seen_whenever_it_was_loaded(
+    site: Site, page: Page, collector: str, api: str, order: str
+) -> None:
+    if api == "without":
+        page.add_init_script("Object.defineProperty(window, 'navigation', { value: undefined })")
+    router = "<script>const push = history.pushState.bind(history)</script>"
+    show(page, site, collector, router if order == "before the tag" else "")
+    if order == "after it":
+        page.evaluate("void (window.push = history.pushState.bind(history))")
+    for path in ("/b", "/c"):
+        move(page, f"push(null, '', '{path}')")
+        wait_until(lambda path=path: path in site.told("page_view"))  # type: ignore[misc]
+    site.is_told("page_view", "/", "/b", "/c")
+
+
+def test_a_navigation_that_the_page_intercepts_is_a_view(
+    site: Site, page: Page, collector: str
+) -> None:
+    show(page, site, collector, "")
+    page.evaluate("void (navigation.onnavigate = (moved) => moved.intercept({ handler() {} }))")
+    move(page, "navigation.navigate('/b')")
+    site.is_told("page_view", "/", "/b")
+
+
+def test_a_page_that_changed_what_every_page_has_is_told_right(
+    site: Site, page: Page, collector: str
+) -> None:
+    changed = """<script>
+        Array.prototype.toJSON = String.prototype.toJSON = function () { return "wrong" };
+        Object.prototype.toJSON = function () { return "wrong" };
+        JSON.stringify = JSON.parse = () => "wrong";
+        Array.from = Array.prototype.find = Array.prototype.map = () => ["wrong"];
+    </script>"""
+    with page.expect_request("**/events") as asked:
+        show(page, site, collector, changed + KINDS["inline"].replace("'x'", "'\"ü\\🙂'"))
+    assert asked.value.post_data
+    site.is_told("page_view", "/")
+    site.is_told("ad_impression", '"ü\\🙂')
+
+
+def test_a_module_runs_in_a_page_that_changed_what_lists_have(
+    site: Site, page: Page, collector: str
+) -> None:
+    site.html = f"""<!doctype html><title>A page</title>
+        <script>Array.prototype.find = Array.prototype.filter = () => ["wrong"];</script>
+        <script type="module" src="{collector}/tag.js"></script>"""
+    page.goto(site.url)
+    site.is_told("page_view", "/")
+
+
+def test_of_what_is_refused_together_the_good_ones_are_told(
+    site: Site, still: Page, collector: str
+) -> None:
+    said: list[str] = []
+    still.on("console", lambda message: said.append(message.text))
+
+    def answer(route: Route) -> None:
+        if len(json.loads(route.request.post_data or "")) > 1:
+            route.fulfill(status=400, headers=ANY_ORIGIN)
+        else:
+            route.continue_()
+
+    still.route("**/events", answer)
+    show(still, site, collector, "")
+    for path in ("/b", "/c"):
+        move(still, f"history.pushState(null, '', '{path}')")
+
+    def is_all_told() -> bool:
+        still.clock.run_for(500)
+        return kept(still) == []
+
+    wait_until(is_all_told)
+    site.is_told("page_view", "/", "/b", "/c")
+    assert [text for text in said if text.startswith("eventstream")] == [
+        "eventstream: refused with 400"
+    ]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ["async", "type='module'", "crossorigin", "crossorigin='use-credentials' type='module'"],
+)
+def test_the_tag_and_the_pixel_work_in_a_page_that_lets_in_only_what_says_so(
+    site: Site, page: Page, collector: str, attributes: str
+) -> None:
+    site.headers = {"Cross-Origin-Embedder-Policy": "require-corp"}
+    pixel = f"<img id='pixel' src='{collector}/pixel.gif?type=PageView&url={site.name}/pixel'>"
+    site.html = BARE.format(body=pixel, collector=collector).replace("async", attributes)
+    page.goto(f"{site.url}/tag")
+    site.is_told("page_view", "/pixel", "/tag")
+    assert page.locator("#pixel").evaluate("(image) => image.naturalWidth") == 1
+
+
+def test_without_consent_only_views_are_told_and_it_can_be_taken_back(
+    site: Site, page: Page, collector: str
+) -> None:
+    sent: list[str] = []
+    page.on("request", lambda asked: sent.append(asked.post_data or ""))
+    site.html = site.html.replace("async", 'async data-consent="wait"')
+    page.goto(f"{site.url}/a")
+    page.wait_for_function(IS_THERE)
+    page.locator("[data-ad-id=below]").click()
+    move(page, "history.pushState(null, '', '/b')")
+    site.is_told("page_view", "/a", "/b")
+    assert "UserId" not in "".join(sent)
+    assert page.evaluate("localStorage['eventstream user']") is None
+
+    page.evaluate("scrollTo(0, 0); eventstream.consent(true)")
+    site.is_told("ad_impression", "top")
+    page.locator("[data-ad-id=below]").click()
+    site.is_told("ad_click", "below")
+    assert page.evaluate("localStorage['eventstream user']")
+
+    page.evaluate("eventstream.consent(false)")
+    assert page.evaluate("localStorage['eventstream user']") is None
+    sent.clear()
+    page.locator("[data-ad-id=below]").click()
+    move(page, "history.pushState(null, '', '/c')")
+    site.is_told("page_view", "/a", "/b", "/c")
+    assert "UserId" not in "".join(sent)
+
+
+@pytest.mark.parametrize("asked", ["query", "attribute"])
+def test_the_owner_of_a_site_is_shown_what_the_tag_does(
+    site: Site, page: Page, collector: str, asked: str
+) -> None:
+    ads = {
+        "seen": "display: block; background: red",
+        "below": "position: absolute; top: 3000px; background: red",
+        "empty": "display: none",
+        "under": "position: absolute; top: 200px; background: red",
+    }
+    body = "".join(f"<b data-ad-id='{ad}' style='{style}'>ad</b>" for ad, style in ads.items())
+    over = "<p style='position: absolute; top: 150px; height: 99px; width: 99px; background: red'>"
+    site.html = BARE.format(body=body + over, collector=collector)
+    if asked == "attribute":
+        site.html = site.html.replace("async", "async data-debug")
+    page.goto(site.url + ("/?eventstream-debug" if asked == "query" else "/"))
+    shown = page.locator("aside")
+    for line in (
+        "seen: counted in this page view",
+        "below: 0 % of its pixels are in view, it takes 50 %",
+        "empty: nothing of it is drawn",
+        "under: something covers it",
+        "AdImpression seen",
+        "← 202",
+    ):
+        expect(shown).to_contain_text(line)
+    site.is_told("page_view", "/")
+    site.is_told("ad_impression", "seen")
