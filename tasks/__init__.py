@@ -9,7 +9,7 @@ from app import logs
 from app.errors import exiting
 from app.journal import opener
 from app.settings import settings
-from app.store import connection, migrations
+from app.store import migrations
 from tasks import acknowledgement, watchdog
 
 redis.Channel.QoS = acknowledgement.QoS
@@ -36,11 +36,6 @@ def _show_no_banner(instance: Any, **_: Any) -> None:
 def _refuse_newer(**_: Any) -> None:
     migrations.refuse_newer(settings().mongodb_url)
     opener.log_warnings(settings())
-
-
-@signals.worker_process_init.connect
-def _connect(**_: Any) -> None:
-    connection.connect(settings().mongodb_url)
 
 
 @signals.worker_ready.connect

@@ -14,12 +14,11 @@ from app.domain.events import QUEUE_OF, QUEUES
 from app.errors import Unavailable
 from app.journal import batches
 from app.journal.batches import Batch
-from app.journal.journal import Journal
-from app.journal.opener import journal_of
 from app.redis import counters, dead_letters
 from app.redis.connection import broker_errors
 from app.settings import settings
 from app.store.ledger import Piece
+from tasks import resources
 
 WORK_SECONDS = 4.0
 """A task that still finds batches after so long leaves them to the next, which it rings for."""
@@ -47,14 +46,9 @@ class CountingTask(Task):  # type: ignore[misc]
         return set()
 
     @cached_property
-    def journal(self) -> Journal:
-        """The journal, over this process's own connection."""
-        return journal_of(settings())
-
-    @cached_property
     def pipeline(self) -> Pipeline:
         """What applies batches to the database, and does what follows."""
-        return Pipeline(settings(), self.journal.redis)
+        return Pipeline(settings(), resources.database(), resources.redis())
 
     def count_waiting(self, queue: str) -> None:
         """Count what waits in this queue, until it is empty and the reports hold it all."""
@@ -65,7 +59,7 @@ class CountingTask(Task):  # type: ignore[misc]
                 self.pipeline.deliver_left(queue)
                 stops = self.pipeline.is_folded(QUEUES[queue])
                 late = self.pipeline.keeps_up(QUEUES[queue])
-                taken = self.journal.take(queue, stops_if_empty=stops, late=late)
+                taken = resources.journal().take(queue, stops_if_empty=stops, late=late)
                 if stops and not taken:
                     return
                 if taken:
@@ -80,7 +74,7 @@ class CountingTask(Task):  # type: ignore[misc]
         except Unavailable as error:
             logger.warning("batches wait: %s", error, extra={"queue": queue})
         finally:
-            self.journal.release()
+            resources.journal().release()
 
     def _count(self, queue: str, taken: Sequence[Batch]) -> None:
         """Count these batches and take them out of the journal."""
@@ -95,13 +89,13 @@ class CountingTask(Task):  # type: ignore[misc]
         names = [batch.id for batch in taken]
         logger.debug("counted", extra={"queue": queue, "batches": names})
         with self.pipeline.counts.taken(every=0) as counted:
-            self.journal.remove(taken, counted)
+            resources.journal().remove(taken, counted)
         try:
             self.pipeline.deliver()
         except Unavailable as error:
             logger.warning("counted events wait: %s", error, extra={"queue": queue})
         with broker_errors():
-            dead_letters.forget_kept(self.journal.redis, self._with_letters)
+            dead_letters.forget_kept(resources.redis(), self._with_letters)
         self._with_letters.clear()
 
     def _decoded(self, batch: Batch) -> Piece | None:
@@ -119,7 +113,7 @@ class CountingTask(Task):  # type: ignore[misc]
             except msgspec.DecodeError:
                 where = {"queue": batch.queue, "batch": batch.id}
                 logger.exception("a batch can't be read", extra=where)
-                self.journal.bury(batch, _reason(error))
+                resources.journal().bury(batch, _reason(error))
                 return None
         events: list[Any] = []
         for position, raw in enumerate(found):
@@ -145,13 +139,13 @@ class CountingTask(Task):  # type: ignore[misc]
         self._with_letters.add(batch_id)
         with broker_errors():
             dead_letters.keep_event(
-                self.journal.redis, queue, batch_id, position, event, _reason(error)
+                resources.redis(), queue, batch_id, position, event, _reason(error)
             )
 
     def _give_back(self, queue: str, taken: Sequence[Batch]) -> None:
         self.pipeline.counts.count(counters.GIVEN_BACK, queue, len(taken))
         with self.pipeline.counts.taken(every=0) as counted:
-            self.journal.give_back(taken, counted)
+            resources.journal().give_back(taken, counted)
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from app.settings import settings
 from app.store import clock, months
-from tasks import app
+from tasks import app, resources
 
 MONTH_END_SECONDS = 2.0
 """A task that is not done after so long leaves the rest to the next, which it sends: those that
@@ -25,15 +25,15 @@ def month_end(now: str | None = None) -> list[str]:
     `now` (ISO 8601 with a zone) is for trying out another time than the present one; without it,
     none is due while the clocks of this machine and the database don't agree.
     """
-    if now is None and not clock.agree():
+    if now is None and not clock.agree(resources.database()):
         return []
     until = time.monotonic() + MONTH_END_SECONDS
     moment = datetime.fromisoformat(now) if now else clock.own()
     moment = moment.astimezone(settings().timezone)
     aggregated: list[str] = []
-    for month in months.due(moment):
+    for month in months.due(resources.database(), moment):
         # An aggregation that fails is begun anew.
-        portions = _begun.pop(month, None) or months.portions(month, moment)
+        portions = _begun.pop(month, None) or months.portions(resources.database(), month, moment)
         for _ in portions:
             if time.monotonic() > until:
                 _begun[month] = portions

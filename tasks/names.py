@@ -3,10 +3,9 @@
 from functools import cache
 
 from app.ingest.name_loader import Loading
-from app.redis.connection import connect
 from app.redis.known_names import KnownNames
 from app.settings import settings
-from tasks import app
+from tasks import app, resources
 from tasks.periodic import PeriodicTask
 
 LOAD_SECONDS = 2.0
@@ -20,4 +19,4 @@ def load_names() -> bool:
 
 @cache
 def _loading() -> Loading:
-    return Loading(KnownNames(connect(settings().redis_url), settings()))
+    return Loading(resources.database(), KnownNames(resources.redis(), settings()))

@@ -6,12 +6,10 @@ from functools import cache
 
 from app.errors import Unavailable
 from app.outputs import archive
-from app.outputs.archive import Archive
-from app.redis.connection import connect
 from app.settings import settings
 from app.store import clock
 from app.store.retention import Retention
-from tasks import app
+from tasks import app, resources
 from tasks.periodic import PeriodicTask
 
 RETAIN_SECONDS = 2.0
@@ -23,7 +21,7 @@ logger = logging.getLogger(__name__)
 @cache
 def _retention() -> Retention | None:
     days = settings().retention_days
-    return Retention(days) if days else None
+    return Retention(resources.database(), days) if days else None
 
 
 @app.task(base=PeriodicTask, name="tasks.retain")
@@ -33,13 +31,13 @@ def retain() -> int:
     None while the clocks of this machine and the database don't agree.
     """
     retention = _retention()
-    if retention is None or not clock.agree():
+    if retention is None or not clock.agree(resources.database()):
         return 0
     now = clock.own().astimezone(settings().timezone)
     deleted = retention.expire(now, RETAIN_SECONDS)
     if settings().archive:
         days = timedelta(days=settings().retention_days or 0)
-        _archive().drop(clock.own().date() - days)
+        resources.archive().drop(clock.own().date() - days)
     if deleted:
         logger.info("deleted %d old rows", deleted)
     return deleted
@@ -51,15 +49,7 @@ def tidy() -> None:
     if not settings().archive:
         return
     try:
-        with (
-            connect(settings().redis_url) as redis,
-            archive.rewriting(redis, wait_seconds=0) as turn,
-        ):
-            _archive().tidy(datetime.now(UTC), turn, TIDY_SECONDS)
+        with archive.rewriting(resources.redis(), wait_seconds=0) as turn:
+            resources.archive().tidy(datetime.now(UTC), turn, TIDY_SECONDS)
     except Unavailable as error:
         logger.info("the archive is not tidied: %s", error)
-
-
-@cache
-def _archive() -> Archive:
-    return Archive(settings().archive_url)

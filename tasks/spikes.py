@@ -8,9 +8,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 from app.outputs import webhook
 from app.outputs.webhook import WebhookFailed
 from app.redis import spikes
-from app.redis.connection import broker_errors, connect
+from app.redis.connection import broker_errors
 from app.settings import settings
-from tasks import app
+from tasks import app, resources
 from tasks.periodic import PeriodicTask
 
 SOFT_LIMIT_SECONDS = 10
@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 def find_spikes() -> int:
     """Announce the pages and ads that spike: in the log, on the live stream, to SPIKE_WEBHOOK."""
     config = settings()
-    with connect(config.redis_url) as redis, broker_errors():
+    redis = resources.redis()
+    with broker_errors():
         now = time.time()
         found = spikes.announce(redis, now, config.spike_factor, config.spike_minimum)
         if found and config.spike_webhook:
@@ -50,7 +51,8 @@ def spike_webhook(_of_release_before: object = None) -> None:
     config = settings()
     if config.spike_webhook is None:
         return
-    with connect(config.redis_url) as redis, broker_errors():
+    redis = resources.redis()
+    with broker_errors():
         body = spikes.next_to_post(redis, time.time())
         if body is None:
             return

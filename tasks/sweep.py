@@ -8,13 +8,12 @@ from functools import cache
 
 from app.domain.events import QUEUES
 from app.errors import Unavailable
-from app.journal.journal import Journal
-from app.journal.opener import journal_of, lengths
+from app.journal.opener import lengths
 from app.redis import dead_letters
 from app.redis.connection import broker_errors
 from app.settings import settings
 from app.store import clock, folding, ledger, outbox
-from tasks import app
+from tasks import app, resources
 from tasks.periodic import PeriodicTask
 
 RING_AGAIN_SECONDS = 2.0
@@ -23,25 +22,21 @@ LEFT_OVER_SECONDS = 4.0
 logger = logging.getLogger(__name__)
 
 
-@cache
-def _journal() -> Journal:
-    return journal_of(settings())
-
-
 @app.task(base=PeriodicTask, name="tasks.sweep")
 def sweep() -> None:
     """Ring for each queue of which something waits, while no message says so."""
     undelivered: set[str] = set()
     with suppress(Unavailable):
-        undelivered = outbox.queues_left()
+        undelivered = outbox.queues_left(resources.database())
+    journal = resources.journal()
     for queue in QUEUES:
-        waits = queue in undelivered or _journal().overdue(queue, RING_AGAIN_SECONDS)
+        waits = queue in undelivered or journal.overdue(queue, RING_AGAIN_SECONDS)
         if waits and not _lengths()(queue):
             app.send_task(f"tasks.{queue}")
             logger.info("rang again", extra={"queue": queue})
-    _journal().clean_up()
+    journal.clean_up()
     with broker_errors():
-        dead_letters.expire(_journal().redis)
+        dead_letters.expire(resources.redis())
 
 
 @app.task(base=PeriodicTask, name="tasks.fold")
@@ -49,7 +44,7 @@ def fold() -> None:
     """Bring into the reports what a worker counted, but died before it folded it."""
     left_over = datetime.now(UTC) - timedelta(seconds=LEFT_OVER_SECONDS)
     for kind in QUEUES.values():
-        folding.fold(kind.__name__, older_than=left_over)
+        folding.fold(resources.database(), kind.__name__, older_than=left_over)
 
 
 @app.task(base=PeriodicTask, name="tasks.expire")
@@ -58,7 +53,8 @@ def expire() -> int:
 
     None while the clocks of this machine and the database don't agree.
     """
-    return ledger.expire(clock.own()) if clock.agree() else 0
+    database = resources.database()
+    return ledger.expire(database, clock.own()) if clock.agree(database) else 0
 
 
 @cache

@@ -4,8 +4,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pymongo
 import pytest
@@ -13,12 +15,12 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from redis import Redis
 
-from app.journal.journal import Journal
 from app.journal.redis_journal import RedisJournal
 from app.local.processes import free_ports
 from app.redis.connection import connect
 from app.settings import Settings, read, without_secrets
-from app.store import clock
+from app.store import clock, migrations
+from app.store.database import Database
 from tests.support.collector import Stack, start_stack
 from tests.support.kafka import Kafka, started_kafka
 from tests.support.receiver import Receiver, receiving
@@ -84,7 +86,7 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     kind, where = database_to_use()
     if kind == "given":
         yield GivenServer(where, database_answers)
@@ -114,13 +116,13 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
 
     def change(ahead: timedelta) -> None:
         monkeypatch.setattr(clock, "own", lambda: datetime.now(UTC) + ahead)
-        monkeypatch.setattr(clock, "_compared", None)
+        monkeypatch.setattr(clock, "_compared", WeakKeyDictionary())
 
     return change
 
 
 @pytest.fixture
-def journal(redis: Server) -> Iterator[Journal]:
+def journal(redis: Server) -> Iterator[RedisJournal]:
     """An empty journal. Nothing else is in its Redis either."""
     with Redis.from_url(redis.url, socket_timeout=30) as patient:  # on a busy disk it takes a while
         patient.flushall()
@@ -130,14 +132,22 @@ def journal(redis: Server) -> Iterator[Journal]:
 
 
 @pytest.fixture
-def mongodb_url(database: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+def mongodb_url(mongodb: Server, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database."""
     name = f"test_{os.getpid()}_{time.monotonic_ns()}"
-    yield url_in(database, name)
-    if not database_answers(database.url):
-        database.start()
-    with pymongo.MongoClient[dict[str, object]](database.url) as client:
+    yield url_in(mongodb, name)
+    if not database_answers(mongodb.url):
+        mongodb.start()
+    with pymongo.MongoClient[dict[str, object]](mongodb.url) as client:
         client.drop_database(name)
+
+
+@pytest.fixture
+def database(mongodb_url: str) -> Iterator[Database]:
+    """An empty database, of this release."""
+    with closing(Database(mongodb_url)) as database:
+        migrations.prepare(database)
+        yield database
 
 
 @pytest.fixture
@@ -150,11 +160,11 @@ def settings(redis: Server, mongodb_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def shared_settings(
-    redis: Server, database: Server, tmp_path_factory: pytest.TempPathFactory
+    redis: Server, mongodb: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     """The same for a server that several tests use, with a database of its own."""
     home = tmp_path_factory.mktemp("shared")
-    mongodb_url = url_in(database, f"{home.name}_{os.getpid()}")
+    mongodb_url = url_in(mongodb, f"{home.name}_{os.getpid()}")
     return read({"REDIS_URL": redis.url, "MONGODB_URL": mongodb_url, "DATA_DIR": str(home)})
 
 

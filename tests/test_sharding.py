@@ -15,9 +15,9 @@ from playwright._impl._driver import compute_driver_executable
 from pymongo import monitoring
 
 from app.domain.events import AdClick, AdImpression, PageView
-from app.store import connection, folding, migrations
-from app.store.connection import collection
+from app.store import folding, migrations
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.store.documents import COLLECTIONS, SeenEvent
 
 SCRIPT = Path(__file__).parents[1] / "deploy" / "mongo-sharding.js"
@@ -110,38 +110,39 @@ class Written(monitoring.CommandListener):
 
 
 @pytest.fixture
-def written(mongodb_url: str) -> Iterator[Written]:
+def written() -> Iterator[Written]:
+    """What databases that are made from now on write."""
     listener = Written()
     monitoring.register(listener)
-    connection.connect(mongodb_url)
-    migrations.prepare()
-    listener.by_transaction.clear()
     yield listener
     listener.listening = False
 
 
-@pytest.mark.usefixtures("written")
 def test_every_unique_index_contains_the_shard_key_and_every_document_has_it(
+    database: Database,
     keys: dict[str, dict[str, Any]],
 ) -> None:
-    counting = Counting(ClickRule(3, "user"))
+    counting = Counting(database, ClickRule(3, "user"))
     counting.apply(AdImpression, {"i": [AdImpression("e", "a.com", "1", "u", "2026-11")]})
     counting.apply(AdClick, {"c": [AdClick(None, "a.com", "1", "u", 5)]})
-    collection(SeenEvent).insert_one({"_id": "of the first release"})
+    database[SeenEvent].insert_one({"_id": "of the first release"})
     for name, key in keys.items():
         [document] = [each for each in COLLECTIONS if each._get_collection_name() == name]
-        rows = list(collection(document).find())
+        rows = list(database[document].find())
         assert rows
         assert all(key.keys() <= row.keys() for row in rows)
-        for index, found in collection(document).index_information().items():
+        for index, found in database[document].index_information().items():
             if found.get("unique") or index == "_id_":
                 assert key.keys() <= {field for field, _ in found["key"]}
 
 
 def test_no_transaction_needs_a_second_shard_but_for_the_documents_that_are_spread(
-    written: Written, keys: dict[str, dict[str, Any]]
+    mongodb_url: str, written: Written, keys: dict[str, dict[str, Any]]
 ) -> None:
-    counting = Counting(ClickRule(3, "user"))
+    database = Database(mongodb_url)
+    migrations.prepare(database)
+    written.by_transaction.clear()
+    counting = Counting(database, ClickRule(3, "user"))
     view = PageView(None, "a.com", "/", "2026-11-24")
     impression = AdImpression(None, "a.com", "1", "u", "2026-11")
     counting.apply(PageView, {"v": [view]})
@@ -150,7 +151,7 @@ def test_no_transaction_needs_a_second_shard_but_for_the_documents_that_are_spre
     counting.apply(AdImpression, {"again": [impression]})
     counting.apply(AdClick, {"c": [AdClick(None, "a.com", "1", "u", 5)]})
     for kind in ("PageView", "AdImpression", "AdClick"):
-        folding.fold(kind)
+        folding.fold(database, kind)
     spread = [names & keys.keys() for names in written.by_transaction if names]
     assert spread[:5] == [set(), {"claims"}, {"visitors"}, set(), {"hit_tallies"}]
     assert spread[5:] == [set()] * 3, "folding"

@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,15 @@ from app.domain.events import (
 from app.domain.invalid_traffic import Invalid
 from app.ingest.publisher import bell
 from app.journal.batches import Batch, batches
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.outputs import archive
 from app.outputs.archive import Archive
 from app.settings import Settings
-from app.store import connection, documents, folding, migrations, reports
+from app.store import documents, folding, migrations, reports
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.store.reports import Page
+from tests.support.own_tasks import tasks_with
 from tests.support.waiting import wait_until
 from tests.tasks.conftest import StartWorker, start_worker  # noqa: F401
 from tests.test_deployment import PROJECT
@@ -72,17 +76,17 @@ def releases() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _connected(settings: Settings, journal: Journal) -> None:
-    connection.connect(settings.mongodb_url)
-    migrations.prepare()
+def _own_tasks(database: Database, journal: RedisJournal) -> Iterator[None]:
+    with tasks_with(database):
+        yield
 
 
-def counted() -> dict[str, list[dict[str, Any]]]:
+def counted(database: Database) -> dict[str, list[dict[str, Any]]]:
     """The reports, once all is folded."""
     for kind in QUEUES.values():
-        wait_until(lambda kind=kind: folding.fold(kind.__name__))  # type: ignore[misc]
+        wait_until(lambda kind=kind: folding.fold(database, kind.__name__))  # type: ignore[misc]
     read = (reports.page_views, reports.impressions, reports.clicks, reports.filtered)
-    return {report.__name__: report(Page()).items for report in read}
+    return {report.__name__: report(database, Page()).items for report in read}
 
 
 def as_of_any_host(message: bytes) -> bytes:
@@ -95,11 +99,11 @@ def as_of_any_host(message: bytes) -> bytes:
     return msgspec.json.format(msgspec.json.encode(read)) + b"\n"
 
 
-def encoded(journal: Journal, folder: Path) -> dict[str, bytes]:
+def encoded(database: Database, journal: RedisJournal, folder: Path) -> dict[str, bytes]:
     """What today's code writes of EVENTS, by the name of the file that holds it."""
     files: dict[str, bytes] = {}
     kept = Archive(folder.as_uri())
-    counting = Counting(ClickRule(3, "user"))
+    counting = Counting(database, ClickRule(3, "user"))
     for batch in batches(EVENTS):
         events = BY_QUEUE[batch.queue]
         files[f"{batch.queue}.json"] = batch.payload
@@ -111,14 +115,14 @@ def encoded(journal: Journal, folder: Path) -> dict[str, bytes]:
         files[f"{batch.queue}.archived.ndjson"] = gzip.decompress(Path(name).read_bytes())
         counting.apply(QUEUES[batch.queue], {batch.queue: events})
     rows = {
-        document.__name__: list(connection.collection(document).find({}, sort=[("kind", 1)]))
+        document.__name__: list(database[document].find({}, sort=[("kind", 1)]))
         for document in (documents.Change, documents.HitTally)
     }
     for change in rows["Change"]:
         del change["_id"]
     rows["Change"].sort(key=lambda change: str(change["kind"]))
     files["rows.json"] = bson.json_util.dumps(rows, indent=1).encode()
-    files["reports.json"] = msgspec.json.format(msgspec.json.encode(counted()))
+    files["reports.json"] = msgspec.json.format(msgspec.json.encode(counted(database)))
     files["schema.json"] = msgspec.json.format(msgspec.json.encode(schema()))
     return files
 
@@ -134,8 +138,10 @@ def schema() -> dict[str, Any]:
     }
 
 
-def test_what_is_written_today_is_recorded(journal: Journal, tmp_path: Path) -> None:
-    today = encoded(journal, tmp_path)
+def test_what_is_written_today_is_recorded(
+    database: Database, journal: RedisJournal, tmp_path: Path
+) -> None:
+    today = encoded(database, journal, tmp_path)
     if os.environ.get("RECORD") and TODAY not in releases():
         (RECORDED / TODAY).mkdir(parents=True)
         for name, content in today.items():
@@ -160,7 +166,7 @@ def release(request: pytest.FixtureRequest) -> Path:
 
 
 def test_messages_of_each_release_are_counted_by_a_worker_of_today(
-    release: Path, journal: Journal, request: pytest.FixtureRequest
+    database: Database, release: Path, journal: RedisJournal, request: pytest.FixtureRequest
 ) -> None:
     start: StartWorker = request.getfixturevalue("start_worker")
     for queue in QUEUES:
@@ -170,20 +176,22 @@ def test_messages_of_each_release_are_counted_by_a_worker_of_today(
         journal.redis.lpush(queue, (release / f"{queue}.bell.json").read_bytes())
     with start():
         wait_until(lambda: not any(journal.waiting().values()))
-        wait_until(folding.is_folded)
-    assert counted() == json.loads((release / "reports.json").read_text())
+        wait_until(partial(folding.is_folded, database))
+    assert counted(database) == json.loads((release / "reports.json").read_text())
 
 
-def test_rows_that_each_release_left_are_folded_and_counted_on(release: Path) -> None:
+def test_rows_that_each_release_left_are_folded_and_counted_on(
+    database: Database, release: Path
+) -> None:
     rows = bson.json_util.loads((release / "rows.json").read_text())
     for name, found in rows.items():
-        connection.collection(getattr(documents, name)).insert_many(found)
+        database[getattr(documents, name)].insert_many(found)
     expected = json.loads((release / "reports.json").read_text())
     # Visitors are counted where they are written, so these are in the changes too.
-    assert counted() == expected
+    assert counted(database) == expected
     clicks = [AdClick(None, "site1.com", "34", "u1", MOMENT + n) for n in (4, 5, 6)]
-    Counting(ClickRule(3, "user")).apply(AdClick, {"more": clicks})
-    [row] = counted()["clicks"]
+    Counting(database, ClickRule(3, "user")).apply(AdClick, {"more": clicks})
+    [row] = counted(database)["clicks"]
     [before] = expected["clicks"]
     assert (row["hits"], row["clicks"]) == (before["hits"] + 3, before["clicks"] + 1)
 
@@ -223,10 +231,10 @@ def test_a_field_that_a_later_release_adds_is_passed_over(release: Path, queue: 
     ],
 )
 def test_web_and_workers_refuse_to_start_on_the_database_of_a_newer_release(
-    command: list[str], settings: Settings
+    database: Database, command: list[str], settings: Settings
 ) -> None:
     newer = {"$set": {"version": len(migrations.MIGRATIONS) + 1}}
-    connection.collection(documents.Schema).update_one({}, newer)
+    database[documents.Schema].update_one({}, newer)
     refused = subprocess.run(
         [sys.executable, "-m", *command],
         env=os.environ | {"MONGODB_URL": settings.mongodb_url, "PORT": "1"},
@@ -239,8 +247,10 @@ def test_web_and_workers_refuse_to_start_on_the_database_of_a_newer_release(
     assert "The database is of a newer release" in refused.stderr
 
 
-def test_migrate_says_what_it_did(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    connection.collection(documents.Schema).update_one({}, {"$set": {"version": 2}})
+def test_migrate_says_what_it_did(
+    database: Database, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    database[documents.Schema].update_one({}, {"$set": {"version": 2}})
     monkeypatch.setenv("MONGODB_URL", settings.mongodb_url)
     module = sys.modules["app.settings"]
     module.settings.cache_clear()

@@ -13,6 +13,7 @@ from app.outputs.archive import Archive, rewriting
 from app.redis import dead_letters
 from app.redis.connection import broker_errors
 from app.store import erasure
+from app.store.database import Database
 
 PAGE = 100
 
@@ -27,7 +28,12 @@ class Forgotten(NamedTuple):
 
 
 def forget(
-    user_id: str, hash_user: UserHash | None, archive: Archive, redis: Redis, now: datetime
+    user_id: str,
+    hash_user: UserHash | None,
+    database: Database,
+    archive: Archive,
+    redis: Redis,
+    now: datetime,
 ) -> Forgotten:
     """Forget the user whom sites call `user_id`, with every id that the collector gave them.
 
@@ -43,8 +49,8 @@ def forget(
     with rewriting(redis) as turn:
         archived = archive.forget(ids, turn)
     return Forgotten(
-        erasure.forget_visitor(ids_in),
-        erasure.forget_hits(ids),
+        erasure.forget_visitor(database, ids_in),
+        erasure.forget_hits(database, ids),
         archived,
         _forget_rejected(user_id, redis),
     )

@@ -27,6 +27,7 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
+from redis import Redis
 
 from app.counting.kafka_messages import MessageRead, MessageReader, chunks
 from app.counting.pipeline import Pipeline
@@ -35,11 +36,11 @@ from app.errors import EventstreamError, InvalidRequest, Unavailable
 from app.ingest.readers import reader_with
 from app.journal.redis_journal import RedisJournal
 from app.redis import counters, dead_letters
-from app.redis.connection import broker_errors, connect
+from app.redis.connection import broker_errors
 from app.redis.known_names import KnownNames
 from app.settings import KafkaTopic, Settings
-from app.store.connection import Session
 from app.store.counting import Applied
+from app.store.database import Database, Session
 from app.store.documents import key
 from app.store.ledger import Piece
 from app.store.offsets import Overtaken, Progress
@@ -71,7 +72,13 @@ class TopicConsumer:
     """
 
     def __init__(
-        self, config: Settings, source: KafkaTopic, group: str, stop: threading.Event
+        self,
+        config: Settings,
+        database: Database,
+        redis: Redis,
+        source: KafkaTopic,
+        group: str,
+        stop: threading.Event,
     ) -> None:
         if config.kafka_publish and config.kafka_publish.topic == source.topic:
             raise InvalidRequest(
@@ -81,10 +88,11 @@ class TopicConsumer:
         self._group = group
         self._stop = stop
         self._messages = MessageReader(reader_with(config))
-        self._journal = RedisJournal(connect(config.redis_url))
-        self._names = KnownNames(self._journal.redis, config)
-        self._pipeline = Pipeline(config, self._journal.redis, key(source.topic, group))
-        self._progress = Progress(source.topic, group)
+        self._redis = redis
+        self._journal = RedisJournal(redis)
+        self._names = KnownNames(redis, config)
+        self._pipeline = Pipeline(config, database, redis, key(source.topic, group))
+        self._progress = Progress(database, source.topic, group)
         self._positions: dict[int, int] = {}
         """Of each partition that is this consumer's, the offset up to which it is counted."""
         self._may_be_left = False
@@ -230,7 +238,7 @@ class TopicConsumer:
             logger.error("an event can't be counted: %s", message.place, exc_info=error)
             with broker_errors():
                 dead_letters.keep_event(
-                    *(self._journal.redis, QUEUE_OF[type(event)], piece.batch, piece.start),
+                    *(self._redis, QUEUE_OF[type(event)], piece.batch, piece.start),
                     *(msgspec.json.encode(event), f"{reason} ({message.place})"),
                 )
 
@@ -271,7 +279,7 @@ class TopicConsumer:
             for bad in one.rejections
         ]
         with broker_errors():
-            dead_letters.keep_once(self._journal.redis, place, rejections)
+            dead_letters.keep_once(self._redis, place, rejections)
 
     def _tidy(self, *, busy: bool) -> None:
         """Fold, and write what was counted for operators; what is not done now is done later."""

@@ -16,9 +16,9 @@ from app.outputs import live_summary
 from app.redis import counters, live
 from app.redis.counters import Counts
 from app.settings import Settings
-from app.store import connection, folding
-from app.store.connection import Session
+from app.store import folding
 from app.store.counting import AlsoWrite, Applied, ClickRule, Counting
+from app.store.database import Database, Session
 from app.store.documents import Filtered
 from app.store.errors import TransactionTooLarge
 from app.store.ledger import Piece
@@ -50,21 +50,25 @@ class Pipeline:
     what was counted for operators, to be written with what is written anyway.
     """
 
-    def __init__(self, config: Settings, redis: Redis, source: str = FROM_JOURNAL) -> None:
+    def __init__(
+        self, config: Settings, database: Database, redis: Redis, source: str = FROM_JOURNAL
+    ) -> None:
         rule = ClickRule(config.click_hits, config.click_scope, config.click_window)
         keeps_counted = config.archive or config.kafka_publish is not None
         self.counts = Counts()
         self._counting = Counting(
+            database,
             rule,
             config.timezone,
             archives=keeps_counted,
             hashed_monthly=config.user_hash_rotation == "month",
         )
         self._most_events = MOST_EVENTS
+        self._database = database
         self._redis = redis
         self._folds: dict[str, int] = {}
         self._foldings = {kind: _Folding() for kind in QUEUE_OF}
-        self._outbox = Outbox(source, keeps_counted=keeps_counted)
+        self._outbox = Outbox(database, source, keeps_counted=keeps_counted)
         self._delivery = Delivery(config, redis, self._outbox)
 
     def apply(
@@ -95,7 +99,7 @@ class Pipeline:
             applied = self._counting.apply_pieces(pieces, leave)
         except DeadlineMissed:
             with suppress(Unavailable):
-                connection.ping()  # else it was not for their number
+                self._database.ping()  # else it was not for their number
                 self._most_events = max(1, number // 2)
             raise
         self._most_events = max(self._most_events, min(2 * number, MOST_EVENTS))
@@ -169,7 +173,7 @@ class Pipeline:
         if state.behind:
             wait = 0
         if state.due and started >= state.ended + wait:
-            state.due = state.behind = not folding.fold(kind.__name__)
+            state.due = state.behind = not folding.fold(self._database, kind.__name__)
             state.ended = time.monotonic()
             state.took = state.ended - started
             if state.due:

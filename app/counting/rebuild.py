@@ -14,8 +14,8 @@ from app.domain.invalid_traffic import Invalid
 from app.errors import InvalidRequest
 from app.outputs.archive import Archive, RewriteTurn
 from app.store import folding, ledger, migrations, months, offsets
-from app.store.connection import connect, deadline, transaction
 from app.store.counting import APPLY_SECONDS, ClickRule, Counting
+from app.store.database import Database, deadline
 from app.store.documents import SEEN_SECONDS, ConsumedOffset, Outgoing
 from app.store.errors import TransactionTooLarge
 from app.store.ledger import PIECE_NAME, Piece
@@ -88,10 +88,10 @@ def rebuild(
     plan: Plan,
     archive: Archive,
     turn: RewriteTurn,
-    mongodb_url: str,
+    database: Database,
     consumed: offsets.Records = NOTHING_CONSUMED,
 ) -> Rebuilt:
-    """Count what is archived when this begins into the database at this URL, which must be empty.
+    """Count what is archived when this begins into this database, which must be empty.
 
     What was `consumed` from Kafka goes there too, that consumers can go on; what of it has not yet
     been archived is, before the rest begins.
@@ -102,11 +102,10 @@ def rebuild(
     database is not empty; Unavailable if the archive or the database is away.
     """
     plan.check(archive)
-    connect(mongodb_url)
     with deadline(APPLY_SECONDS):
-        if not migrations.is_empty():
+        if not migrations.is_empty(database):
             raise InvalidRequest({"into": ["There is something in this database."]})
-        migrations.prepare()
+        migrations.prepare(database)
     for row in consumed[Outgoing]:
         left = undelivered_in(row)
         if not left.collides:
@@ -115,45 +114,54 @@ def rebuild(
     # Events may be a day ahead of when they were accepted; how late they come has no bound here.
     written_from = plan.first - timedelta(days=2) if plan.first else date.min
     for queue in sorted(plan.queues):
-        counting = Counting(plan.click_rule, plan.timezone)
+        counting = Counting(database, plan.click_rule, plan.timezone)
         done.events[queue] = 0
-        for batches in _some(archive, archive.files(queue, written_from), turn, plan):
+        for batches in _some(database, archive, archive.files(queue, written_from), turn, plan):
             renewed = {
                 name: [new for event in events if plan.holds(new := _renewed(event, plan, done))]
                 for name, events in batches.items()
             }
-            done.events[queue] += _count(counting, QUEUES[queue], renewed)
+            done.events[queue] += _count(database, counting, QUEUES[queue], renewed)
             for name in batches:
                 if piece := PIECE_NAME.fullmatch(name):
                     # The rest of its batch may still be in the journal.
                     batch, start, stop = piece[1], int(piece[2]), int(piece[3])
                     nothing = [None] * (stop - start)
                     counting.pass_over(Piece(batch, nothing, start, whole=False))
-        while not folding.fold(QUEUES[queue].__name__):
+        while not folding.fold(database, QUEUES[queue].__name__):
             turn.prolong()
-    months.aggregate_due(datetime.now(plan.timezone))
-    offsets.put(consumed)
+    months.aggregate_due(database, datetime.now(plan.timezone))
+    offsets.put(database, consumed)
     return done
 
 
-def _count(counting: Counting, kind: type[Event], batches: Mapping[str, Sequence[Event]]) -> int:
+def _count(
+    database: Database,
+    counting: Counting,
+    kind: type[Event],
+    batches: Mapping[str, Sequence[Event]],
+) -> int:
     """Count batches, those that were not yet; how many events."""
     try:
         return counting.apply(kind, batches).events
     except TransactionTooLarge:
         with deadline(APPLY_SECONDS):
-            entries = transaction(partial(ledger.entries, batches))
+            entries = database.transaction(partial(ledger.entries, batches))
         new = [name for name, entry in entries.items() if entry.is_new]
         events = [event for name in new for event in batches[name]]
         middle = len(events) // 2
         halves = [{os.urandom(16).hex(): half} for half in (events[:middle], events[middle:])]
-        counted = sum(_count(counting, kind, half) for half in halves)
+        counted = sum(_count(database, counting, kind, half) for half in halves)
         counting.apply(kind, dict.fromkeys(new, ()))
         return counted
 
 
 def _some(
-    archive: Archive, files: Sequence[str], turn: RewriteTurn, plan: Plan
+    database: Database,
+    archive: Archive,
+    files: Sequence[str],
+    turn: RewriteTurn,
+    plan: Plan,
 ) -> Iterator[dict[str, Sequence[Event]]]:
     """The batches in these files, some thousand events at once, their ids claimed if recent."""
     week_ago = datetime.now(UTC).date() - timedelta(seconds=SEEN_SECONDS, days=1)
@@ -163,14 +171,18 @@ def _some(
         for batch, events in archive.read(name).items():
             batches.setdefault(batch, events)
             if sum(map(len, batches.values())) >= EVENTS_AT_ONCE:
-                yield _claimed(batches, recent, turn, plan)
+                yield _claimed(database, batches, recent, turn, plan)
                 batches = {}
     if batches:
-        yield _claimed(batches, recent, turn, plan)
+        yield _claimed(database, batches, recent, turn, plan)
 
 
 def _claimed(
-    batches: dict[str, Sequence[Event]], recent: bool, turn: RewriteTurn, plan: Plan
+    database: Database,
+    batches: dict[str, Sequence[Event]],
+    recent: bool,
+    turn: RewriteTurn,
+    plan: Plan,
 ) -> dict[str, Sequence[Event]]:
     turn.prolong()
     if recent:
@@ -179,7 +191,7 @@ def _claimed(
             claim = partial(
                 ledger.claim, events, with_user=not plan.hashed_monthly, seen_events=False
             )
-            transaction(claim)
+            database.transaction(claim)
     return batches
 
 

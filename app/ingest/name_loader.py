@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 
 from app.domain.events import Name
@@ -10,8 +10,8 @@ from app.errors import Unavailable
 from app.redis.connection import connect
 from app.redis.known_names import KnownNames
 from app.settings import Settings
-from app.store import connection, names
-from app.store.connection import deadline
+from app.store import names
+from app.store.database import Database, deadline
 
 AT_ONCE = 2_000
 READ_SECONDS = 20.0
@@ -21,7 +21,8 @@ START_SECONDS = 2.0
 class Loading:
     """Loads names a portion at a time, for one process; another process begins from the start."""
 
-    def __init__(self, known: KnownNames) -> None:
+    def __init__(self, database: Database, known: KnownNames) -> None:
+        self._database = database
         self._known = known
         self._rest: Iterator[Name] | None = None
 
@@ -32,7 +33,7 @@ class Loading:
         """
         if self._known.are_loaded():
             return True
-        rest, self._rest = self._rest or names.names(), None
+        rest, self._rest = self._rest or names.names(self._database), None
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with deadline(READ_SECONDS):
@@ -51,9 +52,10 @@ def load_at_start(config: Settings) -> None:
     Where something is away, or there is more to load, `tasks.load_names` does the rest. Call it
     before any fork.
     """
-    connection.connect(config.mongodb_url)
-    try:
-        with connect(config.redis_url) as redis, suppress(Unavailable), deadline(START_SECONDS):
-            Loading(KnownNames(redis, config)).go_on(START_SECONDS)
-    finally:
-        connection.disconnect()
+    with (
+        closing(Database(config.mongodb_url)) as database,
+        connect(config.redis_url) as redis,
+        suppress(Unavailable),
+        deadline(START_SECONDS),
+    ):
+        Loading(database, KnownNames(redis, config)).go_on(START_SECONDS)

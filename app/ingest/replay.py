@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
+from redis import Redis
 
 from app.domain.reader import NOT_JSON, EventReader
 from app.ingest.publisher import Publisher
 from app.journal.batches import Batch, batches
-from app.journal.journal import Journal
 from app.redis import dead_letters
 from app.redis.connection import broker_errors
 from app.redis.dead_letters import DeadLetter
@@ -24,11 +24,11 @@ class Replay(NamedTuple):
 
 
 class Replayer:
-    """Replays letters of this journal. Every method raises Unavailable if Redis is away."""
+    """Replays the letters in this Redis. Every method raises Unavailable if Redis is away."""
 
-    def __init__(self, reader: EventReader, journal: Journal, publisher: Publisher) -> None:
+    def __init__(self, reader: EventReader, redis: Redis, publisher: Publisher) -> None:
         self._reader = reader
-        self._redis = journal.redis
+        self._redis = redis
         self._publisher = publisher
 
     def replay(self, letter: DeadLetter, corrected: bytes | None = None) -> Replay:

@@ -8,8 +8,6 @@ second one finds nothing to do.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from redis import Redis
-
 from app.errors import Unavailable
 from app.journal.batches import Batch
 from app.redis.commands import Command
@@ -56,8 +54,6 @@ class Journal(Protocol):
     Batches are taken by one thread at a time; everything else may be shared by threads. `counts`
     are what the process counted for operators (`app.redis.counters`): they are written along.
     """
-
-    redis: Redis
 
     def write(
         self,

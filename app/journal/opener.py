@@ -7,6 +7,8 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
+from redis import Redis
+
 from app.errors import SettingsError, Unavailable, Unfit
 from app.journal.journal import Journal
 from app.journal.rabbit import Rabbit
@@ -26,9 +28,8 @@ def is_rabbit(broker_url: str) -> bool:
     return broker_url.startswith("amqp")
 
 
-def journal_of(config: Settings) -> Journal:
-    """The journal: in RabbitMQ if that is the broker, else in Redis."""
-    redis = connect(config.redis_url)
+def journal_of(config: Settings, redis: Redis) -> Journal:
+    """The journal: in RabbitMQ if that is the broker, else in this Redis, that of REDIS_URL."""
     if is_rabbit(config.broker_url):
         return RabbitJournal(redis, config.broker_url)
     return RedisJournal(redis)
@@ -79,13 +80,13 @@ def _redis_urls(config: Settings) -> dict[str, str]:
     return urls
 
 
-def check_writable(journal: Journal) -> None:
-    """Raise Unavailable unless this journal takes a write; Unfit if its Redis never will."""
+def check_writable(journal: Journal, redis: Redis) -> None:
+    """Raise Unavailable unless this journal takes a write; Unfit if this Redis never will."""
     try:
         journal.check_writable()
     except Unavailable:
         with broker_errors():
-            found: Any = journal.redis.info()
+            found: Any = redis.info()
         if reason := _unfit(found):
             raise Unfit("broker", f"Redis {reason}") from None
         raise

@@ -38,8 +38,10 @@ from app.local.processes import (
     redis_server,
     stop_all,
 )
+from app.redis.connection import connect
 from app.settings import ADDRESSES_FILE, SECRET_FILE, Settings, read, without_secrets
-from app.store import connection, migrations
+from app.store import migrations
+from app.store.database import Database
 
 START_SECONDS = 60.0
 STOP_SECONDS = 6.0
@@ -77,6 +79,7 @@ class Supervisor:
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "MONGODB_URL": f"mongodb://127.0.0.1:{mongodb_port}/eventstream",
         } | given
+        self._mongodb = Database(self._addresses["MONGODB_URL"])
         self._environment = (
             # Else glibc gives each thread a heap of its own, which large requests fill for good.
             {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"} | os.environ | self._addresses
@@ -98,8 +101,7 @@ class Supervisor:
         """Start everything, say so, and keep it running until SIGINT or SIGTERM."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        # Both only look at the URLs yet. A wrong one is to be said before anything is waited for.
-        connection.connect(self._addresses["MONGODB_URL"])
+        # It only looks at the URLs yet. A wrong one is to be said before anything is waited for.
         check_urls(read(self._environment))
         try:
             for part in self._stores:
@@ -165,8 +167,8 @@ class Supervisor:
 
     def _migrate(self) -> None:
         try:
-            connection.check_writable()
-            migrations.migrate(click.echo)
+            self._mongodb.check_writable()
+            migrations.migrate(self._mongodb, click.echo)
         except Unavailable as error:
             raise CannotStart(str(error)) from error
 
@@ -258,7 +260,7 @@ class Supervisor:
     def _database_works(self) -> bool:
         """Whether it takes a write and reads it. Raises Refuses."""
         try:
-            connection.check_writable()
+            self._mongodb.check_writable()
         except Unavailable as error:
             refuses = isinstance(error.__cause__, OperationFailure)
             if refuses and not isinstance(error, DeadlineMissed):
@@ -284,7 +286,8 @@ class Supervisor:
 
     def _counts_are_kept(self) -> Callable[[], bool]:
         """Send an empty batch the whole way, through each queue to the database."""
-        journal = journal_of(read(self._environment))
+        config = read(self._environment)
+        journal = journal_of(config, connect(config.redis_url))
         probes = [Batch(str(uuid.uuid4()), queue, b"[]") for queue in QUEUES]
         journal.write(probes)
         for probe in probes:

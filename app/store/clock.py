@@ -6,10 +6,9 @@ A claim that is dropped days early lets its event count twice, so one wrong cloc
 import logging
 import time
 from datetime import UTC, datetime, timedelta
+from weakref import WeakKeyDictionary
 
-from mongoengine.connection import get_db
-
-from app.store.connection import deadline
+from app.store.database import Database, deadline
 
 TOLERATED = timedelta(minutes=1)
 LOOK_SECONDS = 60.0
@@ -17,8 +16,8 @@ LOOK_SECONDS = 60.0
 ASK_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
-_compared: tuple[float, timedelta] | None = None
-"""When a process last compared them (monotonic), and what it found."""
+_compared: WeakKeyDictionary[Database, tuple[float, timedelta]] = WeakKeyDictionary()
+"""When each database's clock was last compared (monotonic), and the difference."""
 
 
 def own() -> datetime:
@@ -26,19 +25,19 @@ def own() -> datetime:
     return datetime.now(UTC)
 
 
-def difference() -> timedelta:
+def difference(database: Database) -> timedelta:
     """How far this machine's clock is ahead of the database's; negative if it is behind.
 
-    It is asked for again after LOOK_SECONDS. Raises Unavailable if the database is away.
+    It is compared again after LOOK_SECONDS. Raises Unavailable if the database is away.
     """
-    global _compared  # noqa: PLW0603
-    if _compared is None or time.monotonic() > _compared[0] + LOOK_SECONDS:
+    compared_at, ahead = _compared.get(database, (-LOOK_SECONDS, timedelta()))
+    if time.monotonic() > compared_at + LOOK_SECONDS:
         before = own()
         with deadline(ASK_SECONDS):
-            theirs = get_db().command("hello")["localTime"].replace(tzinfo=UTC)
+            theirs = database.time()
         # Any moment between question and answer may be the one of their time.
         ahead = max(before - theirs, timedelta()) + min(own() - theirs, timedelta())
-        _compared = time.monotonic(), ahead
+        _compared[database] = time.monotonic(), ahead
         if abs(ahead) > TOLERATED:
             logger.error(
                 "this machine's clock is %+.0f s from the database's: nothing expires until they "
@@ -46,19 +45,19 @@ def difference() -> timedelta:
                 ahead.total_seconds(),
                 TOLERATED.total_seconds(),
             )
-    return _compared[1]
+    return ahead
 
 
-def agree() -> bool:
+def agree(database: Database) -> bool:
     """Whether both clocks are right enough to drop what is old. Raises Unavailable."""
-    return abs(difference()) <= TOLERATED
+    return abs(difference(database)) <= TOLERATED
 
 
-def earliest() -> datetime:
+def earliest(database: Database) -> datetime:
     """The time by the clock that is behind (UTC). Raises Unavailable."""
-    return own() - max(difference(), timedelta())
+    return own() - max(difference(database), timedelta())
 
 
-def latest() -> datetime:
+def latest(database: Database) -> datetime:
     """The time by the clock that is ahead (UTC). Raises Unavailable."""
-    return own() - min(difference(), timedelta())
+    return own() - min(difference(database), timedelta())

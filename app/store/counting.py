@@ -17,7 +17,7 @@ from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Collision, Event, PageView
 from app.domain.invalid_traffic import REPEAT
 from app.store import clock, folding, histories, ledger, migrations
-from app.store.connection import Session, collection, deadline, transaction
+from app.store.database import Database, Session, deadline
 from app.store.documents import (
     ALL_WEBSITES,
     HISTORY_SHAPE,
@@ -96,12 +96,14 @@ class Counting:
 
     def __init__(
         self,
+        database: Database,
         click_rule: ClickRule,
         timezone: tzinfo = UTC,
         *,
         archives: bool = False,
         hashed_monthly: bool = False,
     ) -> None:
+        self._database = database
         self._click_rule = click_rule
         self._timezone = timezone
         self._archives = archives
@@ -149,7 +151,7 @@ class Counting:
 
         with deadline(APPLY_SECONDS):
             self._prepare()
-            applied = transaction(work)
+            applied = self._database.transaction(work)
         self._visitors.remember(new_events.get(AdImpression, []))
         return applied
 
@@ -167,12 +169,12 @@ class Counting:
 
         with deadline(APPLY_SECONDS):
             self._prepare()
-            transaction(work)
+            self._database.transaction(work)
 
     def _prepare(self) -> None:
         if not self._prepared:
-            migrations.prepare()
-            self._seen_until = ledger.seen_until()
+            migrations.prepare(self._database)
+            self._seen_until = ledger.seen_until(self._database)
             self._prepared = True
 
     def _apply(
@@ -191,7 +193,8 @@ class Counting:
             [part.events[place - part.start] for part, place in brought],
             session,
             with_user=not self._hashed_monthly,
-            seen_events=self._seen_until is not None and self._seen_until > clock.earliest(),
+            seen_events=self._seen_until is not None
+            and self._seen_until > clock.earliest(self._database),
         )
         for part in fresh:
             entries[part.batch].add(part)
@@ -290,9 +293,9 @@ class Counting:
             else:
                 new.append(document)
         if new:
-            collection(HitTally).insert_many(new, ordered=False, session=session)
+            session[HitTally].insert_many(new, ordered=False)
         if changed:
-            collection(HitTally).bulk_write(changed, ordered=False, session=session)
+            session[HitTally].bulk_write(changed, ordered=False)
         hits_by_ad = Counter((event.website, event.ad_id) for event in events)
         filtered: Counter[folding.KeyParts] = Counter()
         for repeat, number in repeats.items():

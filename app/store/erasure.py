@@ -7,7 +7,7 @@ from itertools import islice
 import msgspec
 from mongoengine import Document
 
-from app.store.connection import Session, collection, deadline, transaction
+from app.store.database import Database, Session, deadline
 from app.store.documents import HitTally, MonthCounts, Visitors, key
 from app.store.visitors import forget_remembered
 
@@ -15,47 +15,45 @@ FORGET_SECONDS = 600.0
 AT_ONCE = 500
 
 
-def forget_visitor(ids_in: Callable[[str], Collection[str]]) -> int:
+def forget_visitor(database: Database, ids_in: Callable[[str], Collection[str]]) -> int:
     """Delete a user from the visitors of every month and website; how many rows.
 
     `ids_in` returns the ids that the user may have in a month (YYYY-MM). Raises Unavailable if
     the database is away.
     """
     with deadline(FORGET_SECONDS):
-        rows = list(collection(MonthCounts).find({}, {"month": 1, "website": 1}))
+        rows = list(database[MonthCounts].find({}, {"month": 1, "website": 1}))
         names = [
             key(row["month"], row["website"], user_id)
             for row in rows
             for user_id in ids_in(row["month"])
         ]
-        return _delete(Visitors, names)
+        return _delete(database, Visitors, names)
 
 
-def forget_hits(user_ids: Collection[str]) -> int:
+def forget_hits(database: Database, user_ids: Collection[str]) -> int:
     """Delete the click histories of a user with these ids; how many. Raises Unavailable."""
     with deadline(FORGET_SECONDS):
         # All are looked at: where hits are counted by ad, the user is only a part of the key.
         names = [
             row["_id"]
-            for row in collection(HitTally).find({}, {"_id": 1})
+            for row in database[HitTally].find({}, {"_id": 1})
             if msgspec.json.decode(row["_id"])[0] in user_ids
         ]
-        return _delete(HitTally, names)
+        return _delete(database, HitTally, names)
 
 
-def _delete(document: type[Document], names: Collection[str]) -> int:
+def _delete(database: Database, document: type[Document], names: Collection[str]) -> int:
     remaining = iter(names)
     deleted = 0
     while some := list(islice(remaining, AT_ONCE)):
         # In a transaction, which is done again when a worker writes the same rows.
-        deleted += transaction(partial(_delete_these, document, some))
+        deleted += database.transaction(partial(_delete_these, document, some))
     return deleted
 
 
 def _delete_these(document: type[Document], names: list[str], session: Session) -> int:
     if document is Visitors:
         forget_remembered(session)
-    deleted: int = (
-        collection(document).delete_many({"_id": {"$in": names}}, session=session).deleted_count
-    )
+    deleted: int = session[document].delete_many({"_id": {"$in": names}}).deleted_count
     return deleted

@@ -19,7 +19,7 @@ from mongoengine import Document
 from pymongo import ReplaceOne
 from pymongo.errors import OperationFailure
 
-from app.store.connection import Session, collection, deadline, transaction
+from app.store.database import Database, Session, deadline
 from app.store.documents import (
     ALL_WEBSITES,
     SHAPE,
@@ -144,9 +144,8 @@ def record(
 
 
 def _leave(kind: str, rows: list[tuple[str, list[Any]]], session: Session) -> None:
-    collection(Change).insert_many(
-        [{"kind": kind, "counts": counts, "shape": SHAPE} for counts in _encoded(rows)],
-        session=session,
+    session[Change].insert_many(
+        [{"kind": kind, "counts": counts, "shape": SHAPE} for counts in _encoded(rows)]
     )
 
 
@@ -162,7 +161,7 @@ def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
     return _encoded(rows[:middle]) + _encoded(rows[middle:])
 
 
-def fold(kind: str, older_than: datetime | None = None) -> bool:
+def fold(database: Database, kind: str, older_than: datetime | None = None) -> bool:
     """Add what was recorded for events of this kind, before `older_than` or ever, to its counters.
 
     Returns whether all of it is in the counters. It is not where another process is at work on it,
@@ -172,18 +171,19 @@ def fold(kind: str, older_than: datetime | None = None) -> bool:
     recorded: dict[str, Any] = {}
     if older_than is not None:
         recorded["_id"] = {"$lt": ObjectId.from_datetime(older_than)}
-    return _fold({"kind": kind, **recorded}, CALL_SECONDS, DOCUMENTS_AT_ONCE) and _fold(
-        {"kind": kind + LATE, **recorded}, LATE_SECONDS, LATE_AT_ONCE
+    return _fold(database, {"kind": kind, **recorded}, CALL_SECONDS, DOCUMENTS_AT_ONCE) and _fold(
+        database, {"kind": kind + LATE, **recorded}, LATE_SECONDS, LATE_AT_ONCE
     )
 
 
-def _fold(recorded: Mapping[str, Any], seconds: float, most: int) -> bool:
+def _fold(database: Database, recorded: Mapping[str, Any], seconds: float, most: int) -> bool:
     """Fold the changes that this query finds; whether that was all of them."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with deadline(FOLD_SECONDS):
             try:
-                if not transaction(partial(_fold_some, recorded, most), again=False):
+                work = partial(_fold_some, recorded, most)
+                if not database.transaction(work, again=False):
                     return True
             except _AnotherFolds:
                 return False
@@ -212,18 +212,18 @@ def _may_pass(error: OperationFailure) -> bool:
     )
 
 
-def is_folded() -> bool:
+def is_folded(database: Database) -> bool:
     """Whether the reports hold all that was counted. Raises Unavailable."""
-    return unfolded_since() is None
+    return unfolded_since(database) is None
 
 
-def unfolded_since() -> datetime | None:
+def unfolded_since(database: Database) -> datetime | None:
     """When the oldest was counted that the reports lack, to the second, in UTC; None if none is.
 
     Raises Unavailable.
     """
     with deadline(FOLD_SECONDS):
-        oldest = collection(Change).find_one({}, {"_id": 1}, sort=[("_id", 1)])
+        oldest = database[Change].find_one({}, {"_id": 1}, sort=[("_id", 1)])
     return oldest["_id"].generation_time if oldest else None
 
 
@@ -236,7 +236,7 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
     taken: list[Any] = []
     sums: dict[type[Document], dict[KeyParts, list[int]]] = defaultdict(dict)
     documents = size = 0
-    for change in collection(Change).find(recorded, session=session):
+    for change in session[Change].find(recorded):
         if change.get("shape", 1) > SHAPE:
             continue
         taken.append(change)
@@ -255,7 +255,7 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
     try:
         # First, so that of two processes one knows at once.
         ids = [change["_id"] for change in taken]
-        collection(Change).delete_many({"_id": {"$in": ids}}, session=session)
+        session[Change].delete_many({"_id": {"$in": ids}})
     except OperationFailure as error:
         if error.code == WRITE_CONFLICT:
             raise _AnotherFolds from error
@@ -312,14 +312,12 @@ def _click_totals(clicks: Added) -> dict[KeyParts, list[int]]:
 
 def _add(counters: Counters, added: Added, session: Session) -> None:
     by_key = {key(*parts): parts for parts in added}
-    documents = collection(counters.document)
+    documents = session[counters.document]
     keys = list(by_key)
     known = {
         document["_id"]: document
         for start in range(0, len(keys), KEYS_AT_ONCE)
-        for document in documents.find(
-            {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}, session=session
-        )
+        for document in documents.find({"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}})
     }
     new, changed = [], []
     for name, parts in by_key.items():
@@ -336,6 +334,6 @@ def _add(counters: Counters, added: Added, session: Session) -> None:
         else:
             new.append(document)
     if new:
-        documents.insert_many(new, ordered=False, session=session)
+        documents.insert_many(new, ordered=False)
     if changed:
-        documents.bulk_write(changed, ordered=False, session=session)
+        documents.bulk_write(changed, ordered=False)

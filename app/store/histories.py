@@ -12,7 +12,7 @@ import msgspec
 
 from app.domain.clicks import Hit, Tally
 from app.errors import Unavailable
-from app.store.connection import Session, collection
+from app.store.database import Session
 from app.store.documents import HISTORY_SHAPE, HitTally
 from app.store.errors import TransactionTooLarge
 
@@ -57,7 +57,7 @@ def read(owners: Iterable[str], session: Session) -> dict[str, Mapping[str, Any]
     """
     rows: dict[str, Mapping[str, Any]] = {}
     size = 0
-    for row in collection(HitTally).find({"_id": {"$in": list(owners)}}, session=session):
+    for row in session[HitTally].find({"_id": {"$in": list(owners)}}):
         if row.get("shape", 1) > HISTORY_SHAPE:
             raise Unavailable("database", "it holds click histories of a newer release")
         size += sum(len(row.get(name, b"")) for name in ("hits", "latest", "before"))

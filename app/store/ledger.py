@@ -16,7 +16,7 @@ from pymongo import UpdateOne
 from app.domain.event_ids import claim_of, content_of
 from app.domain.events import Event
 from app.store import clock
-from app.store.connection import Session, collection, deadline, transaction
+from app.store.database import Database, Session, deadline
 from app.store.documents import (
     LEDGER_SECONDS,
     SEEN_SECONDS,
@@ -129,7 +129,7 @@ class Claims(NamedTuple):
 
 def entries(batches: Collection[str], session: Session) -> dict[str, Entry]:
     """What the ledger knows of these batches. What changes is to be written with `write`."""
-    found = collection(AppliedBatch).find({"_id": {"$in": list(batches)}}, session=session)
+    found = session[AppliedBatch].find({"_id": {"$in": list(batches)}})
     known = {
         row["_id"]: Entry(
             row["_id"],
@@ -153,7 +153,7 @@ def write(changed: Iterable[Entry], session: Session) -> None:
     if new:
         _remember("batches", new, session)
     if known:
-        collection(AppliedBatch).bulk_write(known, ordered=False, session=session)
+        session[AppliedBatch].bulk_write(known, ordered=False)
 
 
 def claim(
@@ -190,16 +190,16 @@ def claim(
     return claims
 
 
-def seen_until() -> datetime | None:
+def seen_until(database: Database) -> datetime | None:
     """Until when ids that the first release counted need be looked at (UTC); None: never.
 
     Raises pymongo's errors.
     """
-    found = collection(Schema).find_one(SEEN_EVENTS)
+    found = database[Schema].find_one(SEEN_EVENTS)
     return found["until"] if found else None
 
 
-def expire(now: datetime) -> int:
+def expire(database: Database, now: datetime) -> int:
     """Drop what is older than it need be known at `now` (with a zone); how many entries.
 
     Stops after EXPIRE_SECONDS, to go on the next time. No TTL index does this: the embedded
@@ -210,20 +210,20 @@ def expire(now: datetime) -> int:
     until = time.monotonic() + EXPIRE_SECONDS
     while time.monotonic() < until:
         with deadline(EXPIRE_SECONDS * 3):
-            found = collection(Expiry).find_one({"at": {"$lt": now}}, sort=[("at", 1)])
+            found = database[Expiry].find_one({"at": {"$lt": now}}, sort=[("at", 1)])
             if found is None:
                 break
-            dropped += transaction(partial(_drop, found))
+            dropped += database.transaction(partial(_drop, found))
     return dropped
 
 
 def _drop(expired: dict[str, Any], session: Session) -> int:
     # What another process has dropped meanwhile may have been claimed anew.
-    if not collection(Expiry).delete_one({"_id": expired["_id"]}, session=session).deleted_count:
+    if not session[Expiry].delete_one({"_id": expired["_id"]}).deleted_count:
         return 0
     keys = msgspec.json.decode(expired["keys"])
     document = _DOCUMENTS[expired["of"]]
-    collection(document).delete_many({"_id": {"$in": keys}}, session=session)
+    session[document].delete_many({"_id": {"$in": keys}})
     return len(keys)
 
 
@@ -231,25 +231,24 @@ def _claimed(keys: Collection[str], session: Session) -> dict[str, str | None]:
     """The contents of those of these claims that were made."""
     if not keys:
         return {}
-    found = collection(Claim).find({"_id": {"$in": list(set(keys))}}, session=session)
+    found = session[Claim].find({"_id": {"$in": list(set(keys))}})
     return {row["_id"]: row["content"] for row in found}
 
 
 def _known(document: type[Document], keys: Collection[Any], session: Session) -> set[str]:
     query = {"_id": {"$in": list(keys)}}
-    return {known["_id"] for known in collection(document).find(query, {"_id": 1}, session=session)}
+    return {known["_id"] for known in session[document].find(query, {"_id": 1})}
 
 
 def _remember(of: str, documents: Sequence[Mapping[str, Any]], session: Session) -> None:
     if not documents:
         return
-    collection(_DOCUMENTS[of]).insert_many(documents, ordered=False, session=session)
-    at = clock.latest() + timedelta(seconds=_KEPT_SECONDS[of])
+    session[_DOCUMENTS[of]].insert_many(documents, ordered=False)
+    at = clock.latest(session.database) + timedelta(seconds=_KEPT_SECONDS[of])
     keys = [document["_id"] for document in documents]
-    collection(Expiry).insert_many(
+    session[Expiry].insert_many(
         [
             {"at": at, "of": of, "keys": msgspec.json.encode(keys[start : start + EXPIRED_AT_ONCE])}
             for start in range(0, len(keys), EXPIRED_AT_ONCE)
-        ],
-        session=session,
+        ]
     )

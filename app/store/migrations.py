@@ -6,7 +6,7 @@ is made up for by the next `migrate`. Whatever changes a document or an index ad
 """
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, timedelta
 from typing import Any, NamedTuple
 
@@ -17,15 +17,7 @@ from pymongo.errors import DuplicateKeyError
 from app.domain.calendar import day_of
 from app.errors import Unavailable
 from app.store import clock, ledger
-from app.store.connection import (
-    Session,
-    collection,
-    connect,
-    create_collections,
-    deadline,
-    disconnect,
-    transaction,
-)
+from app.store.database import Database, Session, deadline
 from app.store.documents import (
     ALL_WEBSITES,
     COLLECTIONS,
@@ -52,40 +44,40 @@ class Step(NamedTuple):
     """What a step does, and the function that does it; it returns how many documents changed."""
 
     does: str
-    run: Callable[[], int]
+    run: Callable[[Database], int]
 
 
-def prepare() -> None:
+def prepare(database: Database) -> None:
     """Make the database this release's if it is empty.
 
     Raises Unavailable if it is away or of another release's schema; the text says what to do.
     """
     with deadline(PREPARE_SECONDS):
-        version = _version()
+        version = _version(database)
         if version != len(MIGRATIONS):
             raise Unavailable("database", _sentence(version))
 
 
-def migrate(say: Callable[[str], None]) -> None:
+def migrate(database: Database, say: Callable[[str], None]) -> None:
     """Bring the database to this release's schema, and say what each step did.
 
     Raises Unavailable if it is away or of a newer release.
     """
     with deadline(PREPARE_SECONDS):
-        version = _version()
+        version = _version(database)
     if version > len(MIGRATIONS):
         raise Unavailable("database", _sentence(version))
     for number, step in enumerate(MIGRATIONS[version:], version + 1):
-        changed = step.run()
+        changed = step.run(database)
         with deadline(PREPARE_SECONDS):
-            collection(Schema).update_one(_THIS, {"$max": {"version": number}}, upsert=True)
+            database[Schema].update_one(_THIS, {"$max": {"version": number}}, upsert=True)
         say(f"schema {number}: {step.does}, {changed} documents changed")
 
 
-def version() -> int:
+def version(database: Database) -> int:
     """The version of the database. Raises Unavailable if it is away."""
     with deadline(PREPARE_SECONDS):
-        return _version()
+        return _version(database)
 
 
 def refuse_newer(url: str) -> None:
@@ -93,39 +85,36 @@ def refuse_newer(url: str) -> None:
 
     One that is away is no hindrance: what is accepted waits for it. To be called before any fork.
     """
-    connect(url)
     try:
-        with deadline(START_SECONDS):
-            found = _stamp()
+        with closing(Database(url)) as database, deadline(START_SECONDS):
+            found = _stamp(database)
     except Unavailable:
         return
-    finally:
-        disconnect()
     if found is not None and found > len(MIGRATIONS):
         raise NewerDatabase(_sentence(found))
 
 
-def is_empty() -> bool:
+def is_empty(database: Database) -> bool:
     """Whether nothing has been counted into this database. Raises pymongo's errors."""
     return not any(
-        collection(document).find_one({}, {"_id": 1})
+        database[document].find_one({}, {"_id": 1})
         for document in COLLECTIONS
         if document is not Schema
     )
 
 
-def _version() -> int:
-    if _stamp() is None and is_empty():
-        create_collections()
+def _version(database: Database) -> int:
+    if _stamp(database) is None and is_empty(database):
+        database.create_collections()
         made = {"$setOnInsert": {"version": len(MIGRATIONS)}}
         with suppress(DuplicateKeyError):  # another process was faster
-            collection(Schema).update_one(_THIS, made, upsert=True)
+            database[Schema].update_one(_THIS, made, upsert=True)
     # Anew: what is not empty may have been made just now.
-    return _stamp() or 0
+    return _stamp(database) or 0
 
 
-def _stamp() -> int | None:
-    found = collection(Schema).find_one(_THIS)
+def _stamp(database: Database) -> int | None:
+    found = database[Schema].find_one(_THIS)
     return found["version"] if found else None
 
 
@@ -144,33 +133,31 @@ def _sentence(version: int) -> str:
 # The steps.
 
 
-def _make_indexes() -> int:
+def _make_indexes(database: Database) -> int:
     with deadline(INDEX_SECONDS):
-        create_collections()
+        database.create_collections()
     return 0
 
 
-def _date_click_histories() -> int:
+def _date_click_histories(database: Database) -> int:
     """Give click histories the day of their last hit, without which they would never expire."""
     changed = 0
     while True:
         with deadline(CHUNK_SECONDS):
-            found = transaction(_date_some)
+            found = database.transaction(_date_some)
         if not found:
             return changed
         changed += found
 
 
 def _date_some(session: Session) -> int:
-    undated = collection(HitTally).find(
-        {"last_day": {"$exists": False}}, {"latest": 1}, session=session
-    )
+    undated = session[HitTally].find({"last_day": {"$exists": False}}, {"latest": 1})
     updates = [
         UpdateOne({"_id": tally["_id"]}, {"$set": {"last_day": _last_day(tally)}})
         for tally in undated.limit(AT_ONCE)
     ]
     if updates:
-        collection(HitTally).bulk_write(updates, ordered=False, session=session)
+        session[HitTally].bulk_write(updates, ordered=False)
     return len(updates)
 
 
@@ -179,45 +166,44 @@ def _last_day(tally: dict[str, Any]) -> str:
     return day_of(max(times, default=0), UTC)
 
 
-def _sum_up_clicks() -> int:
+def _sum_up_clicks(database: Database) -> int:
     """Count the clicks of each website anew: they are the sums over its ads."""
     with deadline(CHUNK_SECONDS):
-        return transaction(_sum_up_websites)
+        return database.transaction(_sum_up_websites)
 
 
 def _sum_up_websites(session: Session) -> int:
     # Within one snapshot. Folding clicks writes the total of all websites too, so that either the
     # one or the other is done again.
     totals: dict[str, dict[str, Any]] = {}
-    for row in collection(Clicks).find({}, session=session):
+    for row in session[Clicks].find({}):
         for website in (row["website"], ALL_WEBSITES):
             new = {"_id": key(website), "website": website, "hits": 0, "clicks": 0}
             total = totals.setdefault(website, new)
             for count in ("hits", "clicks"):
                 total[count] += row[count]
     if totals:
-        collection(ClickTotals).bulk_write(
+        session[ClickTotals].bulk_write(
             [ReplaceOne({"_id": total["_id"]}, total, upsert=True) for total in totals.values()],
             ordered=False,
-            session=session,
         )
     return len(totals)
 
 
-def _limit_seen_events() -> int:
+def _limit_seen_events(database: Database) -> int:
     """Have the ids that the first release counted looked at until the last of them has expired."""
-    create_collections()
+    database.create_collections()
     with deadline(CHUNK_SECONDS):
-        if collection(SeenEvent).find_one({}, {"_id": 1}) is None:
+        if database[SeenEvent].find_one({}, {"_id": 1}) is None:
             return 0
-        until = clock.latest() + timedelta(seconds=SEEN_SECONDS)
-        collection(Schema).update_one(
+        until = clock.latest(database) + timedelta(seconds=SEEN_SECONDS)
+        database[Schema].update_one(
             ledger.SEEN_EVENTS, {"$setOnInsert": {"until": until}}, upsert=True
         )
     return 1
 
 
-def _begin_outbox() -> int:
+def _begin_outbox(_: Database) -> int:
     """Change nothing; but workers of 0.2, which know no outbox, stop counting."""
     return 0
 

@@ -19,7 +19,7 @@ from typing import Any
 from pymongo import ReplaceOne
 
 from app.domain.calendar import is_over, month_of, next_month, stage
-from app.store.connection import Session, collection, deadline, transaction
+from app.store.database import Database, Session, deadline
 from app.store.documents import ALL_WEBSITES, MonthCounts, key
 from app.store.folding import of_month_counts
 
@@ -28,23 +28,23 @@ PORTION_SECONDS = 20.0
 FIND_SECONDS = 50.0
 
 
-def aggregate(month: str, now: datetime) -> int:
+def aggregate(database: Database, month: str, now: datetime) -> int:
     """Aggregate a month (YYYY-MM), however long it takes; return the number of websites in it.
 
     See `portions`.
     """
-    return sum(portions(month, now))
+    return sum(portions(database, month, now))
 
 
-def aggregate_due(now: datetime) -> list[str]:
+def aggregate_due(database: Database, now: datetime) -> list[str]:
     """Aggregate each month that is due at `now`, however long it takes; return these. See `due`."""
-    months = due(now)
+    months = due(database, now)
     for month in months:
-        aggregate(month, now)
+        aggregate(database, month, now)
     return months
 
 
-def due(now: datetime) -> list[str]:
+def due(database: Database, now: datetime) -> list[str]:
     """The months that are due for aggregation at `now`, in the collector's zone.
 
     Due is a month that has come to its provisional or final stage without such a report, however
@@ -52,10 +52,11 @@ def due(now: datetime) -> list[str]:
     Raises Unavailable if the database is away.
     """
     with deadline(FIND_SECONDS):
-        return [month for month in _months_until(month_of(now)) if _is_due(month, now)]
+        months = _months_until(database, month_of(now))
+        return [month for month in months if _is_due(database, month, now)]
 
 
-def portions(month: str, now: datetime) -> Iterator[int]:
+def portions(database: Database, month: str, now: datetime) -> Iterator[int]:
     """Aggregate a month (YYYY-MM), a portion at each step; the number of websites in each.
 
     `now`, in the collector's zone, decides whether the month is closed: when it is over. The month
@@ -63,7 +64,7 @@ def portions(month: str, now: datetime) -> Iterator[int]:
     where the database is away.
     """
     closed = is_over(month, now)
-    rows = collection(MonthCounts)
+    rows = database[MonthCounts]
     within = {"month_rank": {"$gt": key(month, ""), "$lt": key(month, "~")}}
     with deadline(FIND_SECONDS):
         counted = rows.find_one({"_id": key(month, ALL_WEBSITES)})
@@ -76,31 +77,31 @@ def portions(month: str, now: datetime) -> Iterator[int]:
         changed = [row["_id"] for row in websites if not _is_reported(row, closed=True)]
         with deadline(PORTION_SECONDS):
             if closed and changed:
-                transaction(partial(_aggregate_websites, changed))
+                database.transaction(partial(_aggregate_websites, changed))
             portion = list(islice(found, PORTION))
         yield len(websites)
     if counted:
         with deadline(PORTION_SECONDS):
-            transaction(partial(_aggregate_total, counted, closed))
+            database.transaction(partial(_aggregate_total, counted, closed))
 
 
 def _aggregate_websites(ids: list[str], session: Session) -> None:
     """Close the rows with these ids."""
-    found = collection(MonthCounts).find({"_id": {"$in": ids}}, session=session)
+    found = session[MonthCounts].find({"_id": {"$in": ids}})
     rows = [_with_report(row, row, closed=True) for row in found]
-    collection(MonthCounts).bulk_write(
-        [ReplaceOne({"_id": row["_id"]}, row) for row in rows], ordered=False, session=session
+    session[MonthCounts].bulk_write(
+        [ReplaceOne({"_id": row["_id"]}, row) for row in rows], ordered=False
     )
 
 
 def _aggregate_total(counted: Any, closed: bool, session: Session) -> None:
     """Report for all websites together what this row of theirs had `counted` at the beginning."""
-    row = collection(MonthCounts).find_one({"_id": counted["_id"]}, session=session)
+    row = session[MonthCounts].find_one({"_id": counted["_id"]})
     known = row.get("reported")
     if known and (known["closed"], known["impressions"]) > (closed, counted["impressions"]):
         return  # another process began later, and was quicker
     row = _with_report(row, counted, closed=closed)
-    collection(MonthCounts).replace_one({"_id": row["_id"]}, row, session=session)
+    session[MonthCounts].replace_one({"_id": row["_id"]}, row)
 
 
 def _with_report(row: Any, counted: Any, *, closed: bool) -> Any:
@@ -120,17 +121,17 @@ def _is_reported(row: Any, *, closed: bool) -> bool:
     )
 
 
-def _months_until(last: str) -> Iterator[str]:
-    first = collection(MonthCounts).find_one({}, {"month": 1}, sort=[("month_rank", 1)])
+def _months_until(database: Database, last: str) -> Iterator[str]:
+    first = database[MonthCounts].find_one({}, {"month": 1}, sort=[("month_rank", 1)])
     month = first["month"] if first else last
     while first and month <= last:
         yield month
         month = next_month(month)
 
 
-def _is_due(month: str, now: datetime) -> bool:
+def _is_due(database: Database, month: str, now: datetime) -> bool:
     reached = stage(month, now)
-    row = collection(MonthCounts).find_one({"_id": key(month, ALL_WEBSITES)})
+    row = database[MonthCounts].find_one({"_id": key(month, ALL_WEBSITES)})
     if row is None or (reached == "open" and "reported" not in row):
         return False
     return not _is_reported(row, closed=reached == "closed")

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from app.store.connection import collection
+from app.store.database import Database
 from app.store.documents import Clicks, Impressions, PageTotals
 
 
-def names() -> Iterator[tuple[str, str, str]]:
+def names(database: Database) -> Iterator[tuple[str, str, str]]:
     """Each of them: `page` or `ad`, the website, and the page or ad; one can come several times.
 
     It reads while it is iterated over, and raises pymongo's errors.
@@ -16,5 +16,5 @@ def names() -> Iterator[tuple[str, str, str]]:
         (Clicks, "ad", "ad_id"),
         (Impressions, "ad", "ad_id"),
     ):
-        for row in collection(document).find({}, {"_id": 0, "website": 1, field: 1}):
+        for row in database[document].find({}, {"_id": 0, "website": 1, field: 1}):
             yield kind, row["website"], row[field]

@@ -9,7 +9,7 @@ from pymongo.errors import BulkWriteError
 
 from app.errors import EventstreamError
 from app.store import migrations
-from app.store.connection import Session, collection, deadline
+from app.store.database import Database, Session, deadline
 from app.store.documents import ConsumedOffset, Outgoing, key
 
 OFFSETS_SECONDS = 5.0
@@ -30,18 +30,18 @@ Records = Mapping[type[Document], Sequence[Mapping[str, Any]]]
 """What is known of every group and topic, as documents of each collection."""
 
 
-def known() -> Records:
+def known(database: Database) -> Records:
     """What this database knows of every group and topic. Raises Unavailable."""
     with deadline(OFFSETS_SECONDS):
-        return {kind: list(collection(kind).find({})) for kind in (ConsumedOffset, Outgoing)}
+        return {kind: list(database[kind].find({})) for kind in (ConsumedOffset, Outgoing)}
 
 
-def put(rows: Records) -> None:
+def put(database: Database, rows: Records) -> None:
     """Put what another database knew into this one, which knows nothing. Raises Unavailable."""
     with deadline(OFFSETS_SECONDS):
         for kind, of_kind in rows.items():
             if of_kind:
-                collection(kind).insert_many(of_kind)
+                database[kind].insert_many(of_kind)
 
 
 class Progress:
@@ -50,7 +50,8 @@ class Progress:
     Methods without a session raise Unavailable if the database is away.
     """
 
-    def __init__(self, topic: str, group: str) -> None:
+    def __init__(self, database: Database, topic: str, group: str) -> None:
+        self._database = database
         self._topic = topic
         self._group = group
 
@@ -58,8 +59,8 @@ class Progress:
         """The offsets of these partitions; 0 if the group has not counted any of it."""
         by_key = {self._key(partition): partition for partition in partitions}
         with deadline(OFFSETS_SECONDS):
-            migrations.prepare()
-            offsets = collection(ConsumedOffset)
+            migrations.prepare(self._database)
+            offsets = self._database[ConsumedOffset]
             # There before a transaction looks for them: it then has to update alone.
             begun = [
                 UpdateOne({"_id": name}, {"$setOnInsert": {"next": 0}}, upsert=True)
@@ -86,12 +87,12 @@ class Progress:
             where: dict[str, Any] = {"_id": self._key(partition), "next": before[partition]}
             if not in_pieces:
                 where["in_pieces"] = {"$ne": True}
-            moved = collection(ConsumedOffset).update_one(
-                where, {"$set": {"next": offset, "in_pieces": False}}, session=session
+            moved = session[ConsumedOffset].update_one(
+                where, {"$set": {"next": offset, "in_pieces": False}}
             )
             if not moved.matched_count:
-                found = collection(ConsumedOffset).find_one(
-                    {"_id": self._key(partition), "next": before[partition]}, session=session
+                found = session[ConsumedOffset].find_one(
+                    {"_id": self._key(partition), "next": before[partition]}
                 )
                 if found:
                     raise BegunInPieces
@@ -103,7 +104,7 @@ class Progress:
         Raises Overtaken if it is not the next one.
         """
         with deadline(OFFSETS_SECONDS):
-            noted = collection(ConsumedOffset).update_one(
+            noted = self._database[ConsumedOffset].update_one(
                 {"_id": self._key(partition), "next": offset}, {"$set": {"in_pieces": True}}
             )
         if not noted.matched_count:

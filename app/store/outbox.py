@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from app.domain.events import QUEUE_OF, QUEUES, Event
-from app.store.connection import Session, collection, deadline
 from app.store.counting import Applied, CountedPiece
+from app.store.database import Database, Session, deadline
 from app.store.documents import Outgoing
 
 FROM_JOURNAL = "journal"
@@ -41,7 +41,8 @@ class Outbox:
     With `keeps_counted`, for an archive or a mirror, what counted is kept; else only what collided.
     """
 
-    def __init__(self, source: str, *, keeps_counted: bool) -> None:
+    def __init__(self, database: Database, source: str, *, keeps_counted: bool) -> None:
+        self._database = database
         self._source = source
         self._keeps_counted = keeps_counted
 
@@ -62,20 +63,22 @@ class Outbox:
         left = [one for one in left if one.piece.events]
         if left:
             rows = [self._row(one) for one in left]
-            collection(Outgoing).insert_many(rows, ordered=False, session=session)
+            session[Outgoing].insert_many(rows, ordered=False)
         return left
 
     def rows_left(self, queue: str | None = None) -> list[str]:
         """The rows that have not been delivered, of a queue or of all."""
         of_queue = {} if queue is None else {"queue": queue}
         with deadline(OUTBOX_SECONDS):
-            found = collection(Outgoing).find({"consumer": self._source, **of_queue}, {"_id": 1})
+            found = self._database[Outgoing].find(
+                {"consumer": self._source, **of_queue}, {"_id": 1}
+            )
             return [row["_id"] for row in found]
 
     def read(self, rows: Sequence[str]) -> list[Undelivered]:
         """Those of these rows that have not been delivered meanwhile."""
         with deadline(OUTBOX_SECONDS):
-            found = collection(Outgoing).find({"_id": {"$in": list(rows)}})
+            found = self._database[Outgoing].find({"_id": {"$in": list(rows)}})
             return sorted(map(undelivered_in, found), key=attrgetter("queue"))
 
     def done(self, delivered: Collection[Undelivered]) -> None:
@@ -83,7 +86,7 @@ class Outbox:
         if delivered:
             names = [one.row for one in delivered]
             with deadline(OUTBOX_SECONDS):
-                collection(Outgoing).delete_many({"_id": {"$in": names}})
+                self._database[Outgoing].delete_many({"_id": {"$in": names}})
 
     def _row(self, one: Undelivered) -> dict[str, Any]:
         return {
@@ -114,7 +117,7 @@ def undelivered_in(row: Mapping[str, Any]) -> Undelivered:
     )
 
 
-def queues_left() -> set[str]:
+def queues_left(database: Database) -> set[str]:
     """The queues of which something from the journal has not been delivered. Raises Unavailable."""
     with deadline(OUTBOX_SECONDS):
-        return set(collection(Outgoing).distinct("queue", {"consumer": FROM_JOURNAL}))
+        return set(database[Outgoing].distinct("queue", {"consumer": FROM_JOURNAL}))

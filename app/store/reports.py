@@ -14,7 +14,7 @@ import msgspec
 from mongoengine import Document
 
 from app.errors import InvalidRequest
-from app.store.connection import Session, collection, snapshot
+from app.store.database import Database, Session
 from app.store.documents import (
     ALL_WEBSITES,
     Clicks,
@@ -62,7 +62,11 @@ class Report:
 
 
 def page_views(
-    page: Page, website: str | None = None, first: date | None = None, last: date | None = None
+    database: Database,
+    page: Page,
+    website: str | None = None,
+    first: date | None = None,
+    last: date | None = None,
 ) -> Report:
     """Rows of website, page and views, most viewed first, over the days from `first` to `last`.
 
@@ -71,15 +75,15 @@ def page_views(
     columns = ("website", "page", "views")
     if first or last:
         days = on_days(first, last)
-        found = _by_totals(page, columns, website, days)
-        return found or _summed(page, columns, PageViews, website, days)
+        found = _by_totals(database, page, columns, website, days)
+        return found or _summed(database, page, columns, PageViews, website, days)
     if website is not None:
-        return _ranked(page, columns, PageTotals, "website_rank", website)
-    return _ranked(page, columns, PageTotals)
+        return _ranked(database, page, columns, PageTotals, "website_rank", website)
+    return _ranked(database, page, columns, PageTotals)
 
 
 def _by_totals(
-    page: Page, columns: tuple[str, ...], website: str | None, days: Row
+    database: Database, page: Page, columns: tuple[str, ...], website: str | None, days: Row
 ) -> Report | None:
     """The most viewed pages of these days, found without summing up all that were viewed then.
 
@@ -92,13 +96,13 @@ def _by_totals(
     field = "rank" if website is None else "website_rank"
     best: list[tuple[str, Row]] = []
     keys = 0
-    with snapshot(REPORT_SECONDS) as session:
+    with database.snapshot(REPORT_SECONDS) as session:
         views = _views_by_day(website, days, session)
         if sum(views.values()) <= FEW_VIEWS:
             return None
         bounds = {"$gt": ""} if website is None else _within(website)
         while True:
-            totals = collection(PageTotals).find({field: bounds}, session=session).sort(field, 1)
+            totals = session[PageTotals].find({field: bounds}).sort(field, 1)
             # With a limit, and one more than is looked at: each question is dear.
             *some, following = [*totals.limit(PAGES_AT_ONCE + 1), None][: PAGES_AT_ONCE + 1]
             keys += len(some) * len(views)
@@ -128,7 +132,7 @@ def _place(website: str | None, row: tuple[int, tuple[str, ...]]) -> str:
 def _views_by_day(website: str | None, days: Row, session: Session) -> dict[str, int]:
     """The views of those of these days on which there were any."""
     query = {"website_day": of_website(website or ALL_WEBSITES, days)}
-    return {row["day"]: row["views"] for row in collection(DayTotals).find(query, session=session)}
+    return {row["day"]: row["views"] for row in session[DayTotals].find(query)}
 
 
 def _views_on(pages: list[Row], dates: list[str], session: Session) -> Counter[tuple[str, str]]:
@@ -137,21 +141,30 @@ def _views_on(pages: list[Row], dates: list[str], session: Session) -> Counter[t
     views: Counter[tuple[str, str]] = Counter()
     for start in range(0, len(keys), KEYS_AT_ONCE):
         query = {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}
-        for row in collection(PageViews).find(query, session=session):
+        for row in session[PageViews].find(query):
             views[row["website"], row["page"]] += row["views"]
     return views
 
 
 def filtered(
-    page: Page, website: str | None = None, first: date | None = None, last: date | None = None
+    database: Database,
+    page: Page,
+    website: str | None = None,
+    first: date | None = None,
+    last: date | None = None,
 ) -> Report:
     """Rows of website, type, reason and events that were counted apart, most events first."""
     columns = ("website", "type", "reason", "events")
-    return _summed(page, columns, Filtered, website, on_days(first, last))
+    return _summed(database, page, columns, Filtered, website, on_days(first, last))
 
 
 def _summed(
-    page: Page, columns: tuple[str, ...], document: type[Document], website: str | None, days: Row
+    database: Database,
+    page: Page,
+    columns: tuple[str, ...],
+    document: type[Document],
+    website: str | None,
+    days: Row,
 ) -> Report:
     """The sums of the last column by the others, over documents of these days, highest first."""
     *names, count = columns
@@ -174,12 +187,13 @@ def _summed(
             later.append({count: number, **same, name: {"$gt": given[name]}})
         pipeline.append({"$match": {"$or": later}})
     pipeline += [{"$sort": {count: -1, **dict.fromkeys(names, 1)}}, {"$limit": page.limit + 1}]
-    with snapshot(REPORT_SECONDS) as session:
-        rows = list(collection(document).aggregate(pipeline, session=session))
+    with database.snapshot(REPORT_SECONDS) as session:
+        rows = list(session[document].aggregate(pipeline))
     return _report(page, columns, rows, lambda row: [row[count], [row[name] for name in names]])
 
 
 def daily_page_views(
+    database: Database,
     page: Page,
     website: str | None = None,
     page_path: str | None = None,
@@ -193,10 +207,10 @@ def daily_page_views(
     columns = ("day", "views")
     days = on_days(first, last)
     views: Counter[str] = Counter()
-    with snapshot(REPORT_SECONDS) as session:
+    with database.snapshot(REPORT_SECONDS) as session:
         if page_path is None:
             query = {"website_day": of_website(website or ALL_WEBSITES, days)}
-            rows = collection(DayTotals).find(query, session=session)
+            rows = session[DayTotals].find(query)
         else:
             rows = _days_of_page(page_path, website, session)
         for row in rows:
@@ -214,59 +228,62 @@ def daily_page_views(
 
 
 def views_of_days(
-    website: str | None = None, first: date | None = None, last: date | None = None
+    database: Database,
+    website: str | None = None,
+    first: date | None = None,
+    last: date | None = None,
 ) -> int:
     """The views of a website, or of all, from a day to a day."""
     days = on_days(first, last)
-    with snapshot(REPORT_SECONDS) as session:
-        rows = collection(DayTotals).find(
-            {"website_day": of_website(website or ALL_WEBSITES, days)}, session=session
-        )
+    with database.snapshot(REPORT_SECONDS) as session:
+        rows = session[DayTotals].find({"website_day": of_website(website or ALL_WEBSITES, days)})
         return sum(row["views"] for row in rows)
 
 
 def _days_of_page(path: str, website: str | None, session: Session) -> Any:
     websites = [website]
     if website is None:
-        found = collection(PageTotals).find({"page": path}, session=session)
+        found = session[PageTotals].find({"page": path})
         websites = [row["website"] for row in found]
     pages = [key(of, path) for of in websites]
-    return collection(PageViews).find({"website_page": {"$in": pages}}, session=session)
+    return session[PageViews].find({"website_page": {"$in": pages}})
 
 
-def impressions(page: Page, month: str | None = None, website: str | None = None) -> Report:
+def impressions(
+    database: Database, page: Page, month: str | None = None, website: str | None = None
+) -> Report:
     """Rows of month, website ("*": all together), impressions, visitors and closed.
 
     As counted so far, until the month is closed; then from its aggregation.
     """
     columns = ("month", "website", "impressions", "visitors", "closed")
     if month is not None and website is not None:
-        return _one(columns, MonthCounts, key(month, website))
+        return _one(database, columns, MonthCounts, key(month, website))
     if month is not None:
-        return _ranked(page, columns, MonthCounts, "month_rank", month)
+        return _ranked(database, page, columns, MonthCounts, "month_rank", month)
     if website is not None:
-        return _ranked(page, columns, MonthCounts, "website_rank", website)
-    return _ranked(page, columns, MonthCounts)
+        return _ranked(database, page, columns, MonthCounts, "website_rank", website)
+    return _ranked(database, page, columns, MonthCounts)
 
 
-def clicks(page: Page, website: str | None = None, ad_id: str | None = None) -> Report:
+def clicks(
+    database: Database, page: Page, website: str | None = None, ad_id: str | None = None
+) -> Report:
     """Rows of website, ad_id, hits and clicks, most clicks first, then most hits."""
     columns = ("website", "ad_id", "hits", "clicks")
     if website is not None and ad_id is not None:
-        return _one(columns, Clicks, key(website, ad_id))
+        return _one(database, columns, Clicks, key(website, ad_id))
     if website is not None:
-        return _ranked(page, columns, Clicks, "website_rank", website)
+        return _ranked(database, page, columns, Clicks, "website_rank", website)
     if ad_id is not None:
-        return _ranked(page, columns, Clicks, "ad_rank", quoted(ad_id))
-    return _ranked(page, columns, Clicks)
+        return _ranked(database, page, columns, Clicks, "ad_rank", quoted(ad_id))
+    return _ranked(database, page, columns, Clicks)
 
 
-def click_totals(website: str | None = None) -> Row:
+def click_totals(database: Database, website: str | None = None) -> Row:
     """Hits and clicks of all ads of a website, or of all websites."""
-    with snapshot(REPORT_SECONDS) as session:
-        found = collection(ClickTotals).find_one(
-            {"_id": key(website or ALL_WEBSITES)}, session=session
-        )
+    with database.snapshot(REPORT_SECONDS) as session:
+        found = session[ClickTotals].find_one({"_id": key(website or ALL_WEBSITES)})
     return {name: found[name] if found else 0 for name in ("hits", "clicks")}
 
 
@@ -281,6 +298,7 @@ def of_website(website: str, days: Row) -> Row:
 
 
 def _ranked(
+    database: Database,
     page: Page,
     columns: tuple[str, ...],
     document: type[Document],
@@ -295,8 +313,8 @@ def _ranked(
     bounds = {"$gt": ""} if within is None else _within(within)
     if page.cursor is not None:
         bounds["$gt"] = max(bounds["$gt"], _decode(page.cursor, str))
-    with snapshot(REPORT_SECONDS) as session:
-        found = collection(document).find({field: bounds}, session=session).sort(field, 1)
+    with database.snapshot(REPORT_SECONDS) as session:
+        found = session[document].find({field: bounds}).sort(field, 1)
         found = found.limit(page.limit + 1)
         return _report(page, columns, list(found), lambda row: row[field])
 
@@ -306,9 +324,11 @@ def _within(name: str) -> Row:
     return {"$gt": key(name, ""), "$lt": key(name, "~")}
 
 
-def _one(columns: tuple[str, ...], document: type[Document], name: str) -> Report:
-    with snapshot(REPORT_SECONDS) as session:
-        rows = list(collection(document).find({"_id": name}, session=session))
+def _one(
+    database: Database, columns: tuple[str, ...], document: type[Document], name: str
+) -> Report:
+    with database.snapshot(REPORT_SECONDS) as session:
+        rows = list(session[document].find({"_id": name}))
     return _report(Page(), columns, rows, repr)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mongoengine import Document
 
-from app.store.connection import Session, collection, deadline, transaction
+from app.store.database import Database, Session, deadline
 from app.store.documents import HitTally, PageViews, Visitors
 
 AT_ONCE = 500
@@ -24,7 +24,8 @@ FIND_SECONDS = 30.0
 class Retention:
     """Deletes old rows, for one process."""
 
-    def __init__(self, days: int) -> None:
+    def __init__(self, database: Database, days: int) -> None:
+        self._database = database
         self._days = days
         self._visitors: list[str] = []
         self._looked_for = ""
@@ -49,7 +50,7 @@ class Retention:
         ):
             while time.monotonic() < until:
                 with deadline(FIND_SECONDS):
-                    found = transaction(partial(_delete_some, document, query))
+                    found = self._database.transaction(partial(_delete_some, document, query))
                 deleted += found
                 if not found:
                     break
@@ -67,24 +68,21 @@ class Retention:
                 if self._looked_for == first_month:
                     break
                 with deadline(FIND_SECONDS):
-                    found = collection(Visitors).find({"_id": {"$lt": first_month}}, {"_id": 1})
+                    found = self._database[Visitors].find({"_id": {"$lt": first_month}}, {"_id": 1})
                     self._visitors = [row["_id"] for row in found.limit(FOUND_AT_ONCE)]
                 if not self._visitors:
                     self._looked_for = first_month
                     break
             with deadline(FIND_SECONDS):
                 some = {"_id": {"$in": self._visitors[:AT_ONCE]}}
-                deleted += collection(Visitors).delete_many(some).deleted_count
+                deleted += self._database[Visitors].delete_many(some).deleted_count
             del self._visitors[:AT_ONCE]
         return deleted
 
 
 def _delete_some(document: type[Document], query: Mapping[str, Any], session: Session) -> int:
     # Within one snapshot: a row that changes meanwhile is no longer old, and this done again.
-    found = [
-        row["_id"]
-        for row in collection(document).find(query, {"_id": 1}, session=session).limit(AT_ONCE)
-    ]
+    found = [row["_id"] for row in session[document].find(query, {"_id": 1}).limit(AT_ONCE)]
     if found:
-        collection(document).delete_many({"_id": {"$in": found}}, session=session)
+        session[document].delete_many({"_id": {"$in": found}})
     return len(found)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mongoengine import Document
 
 from app.store import reports
-from app.store.connection import collection, snapshot
+from app.store.database import Database
 from app.store.documents import ALL_WEBSITES, DayTotals, Filtered, PageViews, key
 from app.store.reports import Page, Row
 
@@ -34,7 +34,11 @@ class Top(NamedTuple):
 
 
 def pages(
-    website: str | None, first: date | None, last: date | None, lately: Iterable[tuple[str, str]]
+    database: Database,
+    website: str | None,
+    first: date | None,
+    last: date | None,
+    lately: Iterable[tuple[str, str]],
 ) -> Top:
     """The most viewed pages of a website, or of all, from a day to a day.
 
@@ -43,34 +47,35 @@ def pages(
     away.
     """
     if not first and not last:
-        return Top(reports.page_views(Page(TOP), website).items, is_exact=True)
+        return Top(reports.page_views(database, Page(TOP), website).items, is_exact=True)
     columns = ("website", "page", "views")
-    found = _sums(PageViews, columns, website, first, last)
+    found = _sums(database, PageViews, columns, website, first, last)
     if found.is_exact:
         return found
-    days = _days(website, first, last)
-    largest = reports.page_views(Page(ALL_TIME), website).items
+    days = _days(database, website, first, last)
+    largest = reports.page_views(database, Page(ALL_TIME), website).items
     named = [(row["website"], row["page"]) for row in largest]
     seen = [pair for pair in lately if website in (None, pair[0])]
     candidates = dict.fromkeys([*named[:TOP], *seen, *named[TOP:]])
     keys = [key(of, day, page) for of, page in candidates for day in days][:MAX_KEYS]
     rows: list[Row] = []
-    with snapshot(READ_SECONDS) as session:
+    with database.snapshot(READ_SECONDS) as session:
         for start in range(0, len(keys), KEYS_AT_ONCE):
             query = {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}
-            rows += collection(PageViews).find(query, session=session)
+            rows += session[PageViews].find(query)
     return Top(_largest(rows, columns), is_exact=False)
 
 
-def filtered(website: str | None, first: date | None, last: date | None) -> Top:
+def filtered(database: Database, website: str | None, first: date | None, last: date | None) -> Top:
     """What most events of a website, or of all, count apart for, from a day to a day.
 
     Beyond MAX_ROWS the sums are of so many rows.
     """
-    return _sums(Filtered, ("website", "type", "reason", "events"), website, first, last)
+    return _sums(database, Filtered, ("website", "type", "reason", "events"), website, first, last)
 
 
 def _sums(
+    database: Database,
     document: type[Document],
     columns: tuple[str, ...],
     website: str | None,
@@ -79,8 +84,8 @@ def _sums(
 ) -> Top:
     days = reports.on_days(first, last)
     query = {"day": days} if website is None else {"website_day": reports.of_website(website, days)}
-    with snapshot(READ_SECONDS) as session:
-        found = collection(document).find(query, dict.fromkeys(columns, 1), session=session)
+    with database.snapshot(READ_SECONDS) as session:
+        found = session[document].find(query, dict.fromkeys(columns, 1))
         rows = list(found.limit(MAX_ROWS + 1))
     return Top(_largest(rows, columns), is_exact=len(rows) <= MAX_ROWS)
 
@@ -95,11 +100,13 @@ def _largest(rows: Iterable[Row], columns: tuple[str, ...]) -> list[Row]:
     return [dict(zip(columns, (*of, number), strict=True)) for of, number in largest if number > 0]
 
 
-def _days(website: str | None, first: date | None, last: date | None) -> list[str]:
+def _days(
+    database: Database, website: str | None, first: date | None, last: date | None
+) -> list[str]:
     """The days with views, latest first."""
     query = {
         "website_day": reports.of_website(website or ALL_WEBSITES, reports.on_days(first, last))
     }
-    with snapshot(READ_SECONDS) as session:
-        found = collection(DayTotals).find(query, {"day": 1}, session=session)
+    with database.snapshot(READ_SECONDS) as session:
+        found = session[DayTotals].find(query, {"day": 1})
         return sorted((row["day"] for row in found), reverse=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.domain.events import AdImpression
-from app.store.connection import Session, collection
+from app.store.database import Session
 from app.store.documents import ALL_WEBSITES, Schema, Visitors, key
 
 REMEMBERED_BYTES = 10 * 1024**2
@@ -23,7 +23,7 @@ class KnownVisitors:
 
     def add(self, events: Sequence[AdImpression], session: Session) -> Counter[tuple[str, str]]:
         """Write the users who were not visitors yet; how many these are by month and website."""
-        forgotten = collection(Schema).find_one(FORGOTTEN, session=session)
+        forgotten = session[Schema].find_one(FORGOTTEN)
         if forgotten != self._forgotten:
             self._recent = _Recent(REMEMBERED_BYTES)
             self._forgotten = forgotten
@@ -32,15 +32,13 @@ class KnownVisitors:
             for visitor, parts in _visitors_in(events).items()
             if visitor not in self._recent
         }
-        visitors = collection(Visitors)
+        visitors = session[Visitors]
         if candidates:
             query = {"_id": {"$in": list(candidates)}}
-            for known in visitors.find(query, {"_id": 1}, session=session):
+            for known in visitors.find(query, {"_id": 1}):
                 del candidates[known["_id"]]
         if candidates:
-            visitors.insert_many(
-                [{"_id": visitor} for visitor in candidates], ordered=False, session=session
-            )
+            visitors.insert_many([{"_id": visitor} for visitor in candidates], ordered=False)
         return Counter(candidates.values())
 
     def remember(self, events: Iterable[Any]) -> None:
@@ -53,7 +51,7 @@ class KnownVisitors:
 
 def forget_remembered(session: Session) -> None:
     """Have no process remember the visitors that this transaction deletes."""
-    collection(Schema).update_one(FORGOTTEN, {"$inc": {"version": 1}}, upsert=True, session=session)
+    session[Schema].update_one(FORGOTTEN, {"$inc": {"version": 1}}, upsert=True)
 
 
 def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:

@@ -21,7 +21,7 @@ from app.redis import counters
 from app.redis.connection import connect
 from app.redis.known_names import KnownNames
 from app.settings import Settings, settings
-from app.store import connection
+from app.store.database import Database
 from app.web.cache import AnswerCache
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.invalid_traffic import TrafficFilter
@@ -66,20 +66,22 @@ def create_app(config: Settings | None = None) -> Flask:
     logs.configure(config.log_level)
     if config.user_hash_secret is None:
         logging.getLogger(__name__).warning("no USER_HASH_SECRET: user ids are kept as they come")
-    connection.connect(config.mongodb_url)
-    journal = journal_of(config)
+    redis = connect(config.redis_url)
+    journal = journal_of(config, redis)
 
     app = _Flask("eventstream", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     parts = Context(
         config,
         reader_with(config),
+        Database(config.mongodb_url),
+        redis,
         journal,
         Publisher(journal, bell(), config.queue_limit),
         Viewers(connect(config.redis_url)),
         AnswerCache(),
         TrafficFilter(config.excluded_addresses, robots=config.filter_robots),
-        KnownNames(journal.redis, config),
+        KnownNames(redis, config),
     )
     install(app, parts)
     if config.trusted_proxies:

@@ -59,13 +59,13 @@ def is_admin_token(given: str) -> bool:
     token = current.settings.admin_token
     is_right = token is not None and is_one_of(given, [token])
     network = client_network(request.remote_addr or "")
-    if seconds := guesses.seconds_to_wait(current.journal.redis, network):
+    if seconds := guesses.seconds_to_wait(current.redis, network):
         raise TooManyRequests(
             "Too many wrong admin tokens came from your network. Try again later.",
             retry_after=seconds,
         )
     if not is_right:
-        guesses.count(current.journal.redis, network)
+        guesses.count(current.redis, network)
     return is_right
 
 
@@ -79,7 +79,7 @@ def has_session() -> bool:
     # A browser sends the cookie along with what pages of other ports or schemes ask for.
     if not session or token is None or request.origin not in (None, _own_origin()):
         return False
-    return sessions.is_open(current.journal.redis, token, session)
+    return sessions.is_open(current.redis, token, session)
 
 
 def is_from_own_page() -> bool:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 from flask import Flask, Request, Response, abort, current_app, request
 from marshmallow import Schema, ValidationError, fields
+from redis import Redis
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
@@ -16,6 +17,7 @@ from app.ingest.publisher import Publisher
 from app.journal.journal import Journal
 from app.redis.known_names import KnownNames
 from app.settings import Settings
+from app.store.database import Database
 from app.web.cache import AnswerCache
 from app.web.invalid_traffic import TrafficFilter
 from app.web.sockets.viewers import Viewers
@@ -28,6 +30,8 @@ class Context(NamedTuple):
 
     settings: Settings
     reader: EventReader
+    database: Database
+    redis: Redis
     journal: Journal
     publisher: Publisher
     viewers: Viewers

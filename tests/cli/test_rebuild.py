@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.store import connection, months, reports
+from app.store import months, reports
+from app.store.database import Database
 from tests.support.collector import BIN, Stack, start_stack
 
 EVENTS = 3_000
@@ -65,14 +66,16 @@ def simulated(stack: Stack, want: Path, **rules: str) -> subprocess.CompletedPro
     )
 
 
-def aggregated(stack: Stack, database: str, timezone: str = "UTC") -> Reports:
+def aggregated(stack: Stack, name: str, timezone: str = "UTC") -> Reports:
     """The rows of each report in a database beside the collector's, all months aggregated."""
     addresses = json.loads((Path(stack.environment["DATA_DIR"]) / "addresses.json").read_text())
-    connection.connect(f"{addresses['MONGODB_URL'].rpartition('/')[0]}/{database}")
-    for month in {row["month"] for row in reports.impressions(reports.Page()).items}:
-        months.aggregate(month, datetime.now(ZoneInfo(timezone)))
-    found = {path: read(reports.Page(reports.MAX_LIMIT)).items for path, read in READ.items()}
-    connection.disconnect()
+    database = Database(f"{addresses['MONGODB_URL'].rpartition('/')[0]}/{name}")
+    for month in {row["month"] for row in reports.impressions(database, reports.Page()).items}:
+        months.aggregate(database, month, datetime.now(ZoneInfo(timezone)))
+    found = {
+        path: read(database, reports.Page(reports.MAX_LIMIT)).items for path, read in READ.items()
+    }
+    database.close()
     return found
 
 

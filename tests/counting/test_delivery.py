@@ -6,11 +6,11 @@ import pytest
 from app.counting import delivery
 from app.counting.delivery import Delivery
 from app.errors import Unavailable
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.outputs.archive import Archive
 from app.redis import dead_letters
 from app.settings import Settings, read
-from app.store import connection, migrations
+from app.store.database import Database
 from app.store.outbox import FROM_JOURNAL, Outbox, Undelivered
 from tests.store.test_counting import view
 from tests.store.test_outbox import left_by
@@ -18,8 +18,6 @@ from tests.store.test_outbox import left_by
 
 @pytest.fixture
 def config(settings: Settings, tmp_path: Path) -> Settings:
-    connection.connect(settings.mongodb_url)
-    migrations.prepare()
     return read(
         {
             "REDIS_URL": settings.redis_url,
@@ -31,12 +29,12 @@ def config(settings: Settings, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def outbox(config: Settings) -> Outbox:
-    return Outbox(FROM_JOURNAL, keeps_counted=config.archive)
+def outbox(database: Database, config: Settings) -> Outbox:
+    return Outbox(database, FROM_JOURNAL, keeps_counted=config.archive)
 
 
 @pytest.fixture
-def make(config: Settings, outbox: Outbox, journal: Journal) -> Any:
+def make(config: Settings, outbox: Outbox, journal: RedisJournal) -> Any:
     return lambda: Delivery(config, journal.redis, outbox)
 
 
@@ -46,10 +44,10 @@ def archived(config: Settings) -> list[dict[str, Any]]:
 
 
 def test_what_counted_is_archived_what_collided_a_dead_letter_and_both_are_done(
-    config: Settings, outbox: Outbox, make: Any, journal: Journal
+    database: Database, config: Settings, outbox: Outbox, make: Any, journal: RedisJournal
 ) -> None:
     mine = make()
-    mine.add(left_by(outbox, "b1", view("/a", "1"), view("/b", "1")))
+    mine.add(left_by(database, outbox, "b1", view("/a", "1"), view("/b", "1")))
     mine.deliver()
     assert archived(config) == [{"b1": [view("/a", "1")]}]
     [letter] = dead_letters.newest(journal.redis, 10)
@@ -58,12 +56,12 @@ def test_what_counted_is_archived_what_collided_a_dead_letter_and_both_are_done(
 
 
 def test_what_another_left_is_delivered_once_it_was_seen_twice(
-    config: Settings, outbox: Outbox, make: Any, monkeypatch: pytest.MonkeyPatch
+    database: Database, config: Settings, outbox: Outbox, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(delivery, "AT_ONCE", 2)
     for number in range(5):
-        left_by(outbox, f"b{number}", view())
+        left_by(database, outbox, f"b{number}", view())
     next_one = make()
     next_one.deliver_left("ad_click")
     next_one.deliver_left("page_view")
@@ -76,14 +74,15 @@ def test_what_another_left_is_delivered_once_it_was_seen_twice(
 
 
 def test_a_member_that_takes_over_delivers_at_once(
-    config: Settings, outbox: Outbox, make: Any
+    database: Database, config: Settings, outbox: Outbox, make: Any
 ) -> None:
-    left_by(outbox, "b1", view())
+    left_by(database, outbox, "b1", view())
     make().deliver_all_left()
     assert [list(file) for file in archived(config)] == [["b1"]]
 
 
 def test_while_the_archive_is_away_counting_goes_on_until_too_much_is_left(
+    database: Database,
     config: Settings,
     outbox: Outbox,
     make: Any,
@@ -94,7 +93,7 @@ def test_while_the_archive_is_away_counting_goes_on_until_too_much_is_left(
     in_the_way = tmp_path / "archive"
     in_the_way.touch()
     mine = make()
-    mine.add(left_by(outbox, "b1", view()))
+    mine.add(left_by(database, outbox, "b1", view()))
     with pytest.raises(Unavailable):
         mine.deliver()
     mine.deliver()  # it no longer holds what is in the outbox
@@ -109,12 +108,17 @@ def test_while_the_archive_is_away_counting_goes_on_until_too_much_is_left(
 
 
 def test_what_is_mirrored_is_not_mirrored_again_because_the_archive_is_away(
-    config: Settings, outbox: Outbox, make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    database: Database,
+    config: Settings,
+    outbox: Outbox,
+    make: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     published: list[str] = []
     mine = make()
     monkeypatch.setattr(mine, "_publish", lambda new: published.extend(one.row for one in new))
-    left: list[Undelivered] = left_by(outbox, "b1", view())
+    left: list[Undelivered] = left_by(database, outbox, "b1", view())
     in_the_way = tmp_path / "archive"
     in_the_way.touch()
     for _ in range(2):

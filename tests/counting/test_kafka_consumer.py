@@ -18,15 +18,15 @@ import pytest
 from app.counting.kafka_consumer import Broken, TopicConsumer
 from app.domain.events import PageView
 from app.errors import InvalidRequest
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.local.processes import free_ports
 from app.outputs.archive import Archive
 from app.redis import dead_letters
 from app.redis.known_names import LOADED_KEY, KnownNames
 from app.settings import KafkaTopic, Settings
-from app.store import connection, folding, migrations, reports
-from app.store.connection import Session, collection
+from app.store import folding, reports
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database, Session
 from app.store.documents import ConsumedOffset, Outgoing, key
 from app.store.ledger import Piece
 from app.store.offsets import Progress
@@ -42,7 +42,7 @@ Consuming = Callable[..., AbstractContextManager[TopicConsumer]]
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A database that gives up a killed consumer's transaction after a second."""
     home = tmp_path_factory.mktemp("database")
     [port] = free_ports(1)
@@ -63,20 +63,22 @@ def topic(kafka: Kafka) -> str:
 
 @pytest.fixture
 def config(settings: Settings) -> Settings:
-    connection.connect(settings.mongodb_url)
-    migrations.prepare()
     return replace(settings, kafka_config=QUICK)
 
 
 @pytest.fixture
-def consuming(config: Settings, journal: Journal, kafka: Kafka, topic: str) -> Consuming:
+def consuming(
+    config: Settings, database: Database, journal: RedisJournal, kafka: Kafka, topic: str
+) -> Consuming:
     """Runs a consumer in a thread of its own."""
 
     @contextmanager
     def run(**changes: Any) -> Iterator[TopicConsumer]:
         stop = threading.Event()
         source = KafkaTopic(kafka.brokers, topic)
-        consumer = TopicConsumer(replace(config, **changes), source, GROUP, stop)
+        consumer = TopicConsumer(
+            replace(config, **changes), database, journal.redis, source, GROUP, stop
+        )
         thread = threading.Thread(target=consumer.run)
         thread.start()
         try:
@@ -90,7 +92,7 @@ def consuming(config: Settings, journal: Journal, kafka: Kafka, topic: str) -> C
 
 
 @pytest.fixture
-def start(config: Settings, kafka: Kafka, topic: str, tmp_path: Path, journal: Journal) -> Any:
+def start(config: Settings, kafka: Kafka, topic: str, tmp_path: Path, journal: RedisJournal) -> Any:
     """Starts consumers as processes: `eventstream consume`, or one that kills itself."""
 
     def started(*command: str, **environment: str) -> AbstractContextManager[Any]:
@@ -113,15 +115,15 @@ def view(page: str, **more: object) -> bytes:
     return msgspec.json.encode({"Type": "PageView", "Url": f"site1.com{page}", **more})
 
 
-def views() -> dict[str, int]:
+def views(database: Database) -> dict[str, int]:
     for kind in ("PageView", "AdImpression", "AdClick"):
-        wait_until(lambda kind=kind: folding.fold(kind))  # type: ignore[misc]
-    return {row["page"]: row["views"] for row in reports.page_views(reports.Page()).items}
+        wait_until(lambda kind=kind: folding.fold(database, kind))  # type: ignore[misc]
+    return {row["page"]: row["views"] for row in reports.page_views(database, reports.Page()).items}
 
 
-def offsets(topic: str) -> dict[int, int]:
+def offsets(database: Database, topic: str) -> dict[int, int]:
     """The stored offsets of the partitions of which some is counted."""
-    rows = collection(ConsumedOffset).find({})
+    rows = database[ConsumedOffset].find({})
     places = {tuple(row["_id"].split()): row["next"] for row in rows}
     return {
         int(partition): offset
@@ -131,7 +133,7 @@ def offsets(topic: str) -> dict[int, int]:
 
 
 def test_messages_count_as_posts_of_them_do_and_their_offsets_are_stored(
-    kafka: Kafka, topic: str, consuming: Consuming
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
     meta = {"UserId": "u1", "AdId": "34"}
     others = [
@@ -140,20 +142,20 @@ def test_messages_count_as_posts_of_them_do_and_their_offsets_are_stored(
     kafka.send(topic, view("/a"), msgspec.json.encode(others))
     kafka.send(topic, view("/a") + b"\n" + view("/b"), partition=2)
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 2, 2: 1})
-    assert views() == {"/a": 2, "/b": 1}
-    [everywhere, *_] = reports.impressions(reports.Page()).items
+        wait_until(lambda: offsets(database, topic) == {0: 2, 2: 1})
+    assert views(database) == {"/a": 2, "/b": 1}
+    [everywhere, *_] = reports.impressions(database, reports.Page()).items
     assert (everywhere["impressions"], everywhere["visitors"]) == (1, 1)
-    assert [row["hits"] for row in reports.clicks(reports.Page()).items] == [1]
+    assert [row["hits"] for row in reports.clicks(database, reports.Page()).items] == [1]
 
 
 def test_an_event_without_a_time_is_of_when_kafka_got_it(
-    kafka: Kafka, topic: str, consuming: Consuming
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
     kafka.send(topic, view("/a"))
     earlier = datetime.now(UTC)
     with consuming(archive=True, archive_url="memory://times"):
-        wait_until(lambda: offsets(topic))
+        wait_until(lambda: offsets(database, topic))
         wait_until(lambda: Archive("memory://times").files("page_view"))
     [name] = Archive("memory://times").files("page_view")
     [[event]] = Archive("memory://times").read(name).values()
@@ -162,38 +164,43 @@ def test_an_event_without_a_time_is_of_when_kafka_got_it(
 
 
 def test_an_event_that_also_came_over_http_counts_once(
-    kafka: Kafka, topic: str, consuming: Consuming
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
     posted = PageView("e1", "site1.com", "/a", f"{datetime.now(UTC):%F}")
-    Counting(ClickRule(3, "user")).apply(PageView, {"b1": [posted]})
+    Counting(database, ClickRule(3, "user")).apply(PageView, {"b1": [posted]})
     kafka.send(topic, view("/a", EventId="e1"), view("/a", EventId="e2"))
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 2})
-    assert views() == {"/a": 2}
+        wait_until(lambda: offsets(database, topic) == {0: 2})
+    assert views(database) == {"/a": 2}
 
 
 def test_what_comes_by_kafka_has_no_budget_and_is_known_from_then_on(
-    consuming: Consuming, kafka: Kafka, topic: str, journal: Journal, config: Settings
+    database: Database,
+    consuming: Consuming,
+    kafka: Kafka,
+    topic: str,
+    journal: RedisJournal,
+    config: Settings,
 ) -> None:
     journal.redis.set(LOADED_KEY, 1)
     with consuming(max_websites=0, max_pages=0):
         kafka.send(topic, b'{"Type": "PageView", "Url": "a.com/1"}')
-        wait_until(lambda: reports.page_views(reports.Page()).items)
-    assert reports.page_views(reports.Page()).items[0]["page"] == "/1"
+        wait_until(lambda: reports.page_views(database, reports.Page()).items)
+    assert reports.page_views(database, reports.Page()).items[0]["page"] == "/1"
     known = PageView(None, "a.com", "/1", "2026-11-24")
     names = KnownNames(journal.redis, replace(config, max_websites=0, max_pages=0))
     assert names.within_budgets([known], lambda: "a") == ([known], {})
 
 
 def test_a_bad_message_is_a_dead_letter_with_its_place_once_however_often_it_is_read(
-    kafka: Kafka, topic: str, consuming: Consuming, journal: Journal
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming, journal: RedisJournal
 ) -> None:
     batch = b"[" + view("/a") + b',{"Type":"PageView"}]'
     kafka.send(topic, b"{", batch, b"", b"[" + b" " * 2_100_000 + b"]", partition=1)
     for _ in range(2):
         with consuming():
-            wait_until(lambda: offsets(topic) == {1: 4})
-        collection(ConsumedOffset).update_many({}, {"$set": {"next": 0}})
+            wait_until(lambda: offsets(database, topic) == {1: 4})
+        database[ConsumedOffset].update_many({}, {"$set": {"next": 0}})
     letters = dead_letters.newest(journal.redis, 10)[::-1]
     place = f"topic {topic}, partition 1, offset"
     assert [letter.reason["Kafka"] for letter in letters] == [
@@ -207,10 +214,11 @@ def test_a_bad_message_is_a_dead_letter_with_its_place_once_however_often_it_is_
 
 
 def test_an_event_that_cannot_be_counted_is_a_dead_letter_while_all_others_count(
+    database: Database,
     kafka: Kafka,
     topic: str,
     consuming: Consuming,
-    journal: Journal,
+    journal: RedisJournal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     count = Counting._page_views
@@ -224,8 +232,8 @@ def test_an_event_that_cannot_be_counted_is_a_dead_letter_while_all_others_count
     several = b"[" + b",".join(map(view, ["/b", "/b", "/bad", "/b"])) + b"]"
     kafka.send(topic, view("/a"), view("/bad"), several, view("/a"))
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 4})
-    assert views() == {"/a": 2, "/b": 3}
+        wait_until(lambda: offsets(database, topic) == {0: 4})
+    assert views(database) == {"/a": 2, "/b": 3}
     letters = dead_letters.newest(journal.redis, 10)
     place = f"topic {topic}, partition 0, offset"
     assert [letter.reason for letter in letters] == [
@@ -235,66 +243,71 @@ def test_an_event_that_cannot_be_counted_is_a_dead_letter_while_all_others_count
 
 
 def test_a_message_of_which_pieces_are_counted_is_not_counted_at_once_by_another_consumer(
-    kafka: Kafka, topic: str, consuming: Consuming, config: Settings, journal: Journal
+    database: Database,
+    kafka: Kafka,
+    topic: str,
+    consuming: Consuming,
+    config: Settings,
+    journal: RedisJournal,
 ) -> None:
-    progress = Progress(topic, GROUP)
+    progress = Progress(database, topic, GROUP)
     progress.read([0])
     progress.begin_pieces(0, 0)
     name = hashlib.blake2b(key(topic, 0, 0, GROUP).encode(), digest_size=16).hexdigest()
     today = f"{datetime.now(UTC):%F}"
     piece = Piece(f"{name}-page_view", [PageView(None, "site1.com", "/a", today)], whole=False)
-    Counting(ClickRule(3, "user")).apply_pieces({PageView: [piece]})
+    Counting(database, ClickRule(3, "user")).apply_pieces({PageView: [piece]})
     kafka.send(topic, b"[" + b",".join(map(view, ["/a", "/b"])) + b"]", view("/c"))
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 2})
-    assert views() == {"/a": 1, "/b": 1, "/c": 1}
+        wait_until(lambda: offsets(database, topic) == {0: 2})
+    assert views(database) == {"/a": 1, "/b": 1, "/c": 1}
 
 
 def test_an_event_that_became_invalid_meanwhile_does_not_move_the_pieces_that_are_counted(
-    kafka: Kafka, topic: str, consuming: Consuming
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
-    progress = Progress(topic, GROUP)
+    progress = Progress(database, topic, GROUP)
     progress.read([0])
     progress.begin_pieces(0, 0)
     name = hashlib.blake2b(key(topic, 0, 0, GROUP).encode(), digest_size=16).hexdigest()
     today = f"{datetime.now(UTC):%F}"
     counted = [PageView(None, "site1.com", page, today) for page in ("/a", "/b")]
     piece = Piece(f"{name}-page_view", counted, whole=False)
-    Counting(ClickRule(3, "user")).apply_pieces({PageView: [piece]})
+    Counting(database, ClickRule(3, "user")).apply_pieces({PageView: [piece]})
     old = view("/a", Timestamp="2001-01-01T00:00:00Z")
     kafka.send(topic, b"[" + b",".join([old, *map(view, ["/b", "/c", "/d"])]) + b"]")
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 1})
-    assert views() == {"/a": 1, "/b": 1, "/c": 1, "/d": 1}
+        wait_until(lambda: offsets(database, topic) == {0: 1})
+    assert views(database) == {"/a": 1, "/b": 1, "/c": 1, "/d": 1}
 
 
 def test_a_message_with_the_id_of_another_event_is_a_dead_letter(
-    kafka: Kafka, topic: str, consuming: Consuming, journal: Journal
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming, journal: RedisJournal
 ) -> None:
     kafka.send(topic, view("/a", EventId="e1"), view("/b", EventId="e1"))
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 2} and not collection(Outgoing).find_one())
-    assert views() == {"/a": 1}
+        wait_until(lambda: offsets(database, topic) == {0: 2} and not database[Outgoing].find_one())
+    assert views(database) == {"/a": 1}
     [letter] = dead_letters.newest(journal.redis, 10)
     assert letter.collides
 
 
 def test_a_consumer_killed_before_its_commit_neither_loses_nor_repeats(
-    kafka: Kafka, topic: str, consuming: Consuming, start: Any
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming, start: Any
 ) -> None:
     kafka.send(topic, *[view(f"/{number % 7}") for number in range(100)])
     with start("-m", "tests.support.dying_consumer", "before") as process:
         process.wait(30)
     assert process.returncode == -signal.SIGKILL
-    assert offsets(topic) == {}
+    assert offsets(database, topic) == {}
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 100})
-    assert sum(views().values()) == 100
+        wait_until(lambda: offsets(database, topic) == {0: 100})
+    assert sum(views(database).values()) == 100
 
 
 @pytest.mark.proof
 def test_consumers_of_a_group_share_a_topic_and_take_over_from_one_that_is_killed(
-    kafka: Kafka, topic: str, start: Any, tmp_path: Path
+    database: Database, kafka: Kafka, topic: str, start: Any, tmp_path: Path
 ) -> None:
     def send(number: int) -> None:
         for partition in range(4):
@@ -306,45 +319,45 @@ def test_consumers_of_a_group_share_a_topic_and_take_over_from_one_that_is_kille
 
     send(500)
     with start() as first:
-        wait_until(lambda: sum(offsets(topic).values()) >= 500)
+        wait_until(lambda: sum(offsets(database, topic).values()) >= 500)
         with start():
             send(500)
             wait_until(shared)
             send(500)
             kill_group(first)
             send(500)
-            wait_until(lambda: offsets(topic) == dict.fromkeys(range(4), 2_000))
-    assert views() == {f"/{partition}": 2_000 for partition in range(4)}
+            wait_until(lambda: offsets(database, topic) == dict.fromkeys(range(4), 2_000))
+    assert views(database) == {f"/{partition}": 2_000 for partition in range(4)}
 
 
 def test_a_consumer_that_others_took_for_dead_reads_again_and_counts_nothing_twice(
-    kafka: Kafka, topic: str, consuming: Consuming
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
     kafka.send(topic, *[view("/a")] * 10)
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 10})
+        wait_until(lambda: offsets(database, topic) == {0: 10})
         # As if another had counted the next four, elsewhere.
-        collection(ConsumedOffset).update_many({"next": 10}, {"$set": {"next": 14}})
+        database[ConsumedOffset].update_many({"next": 10}, {"$set": {"next": 14}})
         kafka.send(topic, *[view("/a")] * 10)
-        wait_until(lambda: offsets(topic) == {0: 20})
-    assert views() == {"/a": 16}
+        wait_until(lambda: offsets(database, topic) == {0: 20})
+    assert views(database) == {"/a": 16}
 
 
 def test_messages_wait_for_a_database_that_is_away(
-    kafka: Kafka, topic: str, consuming: Consuming, database: Server
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming, mongodb: Server
 ) -> None:
     kafka.send(topic, view("/a"))
     with consuming():
-        wait_until(lambda: offsets(topic) == {0: 1})
-        database.kill()
+        wait_until(lambda: offsets(database, topic) == {0: 1})
+        mongodb.kill()
         kafka.send(topic, view("/a"))
-        database.start()
-        wait_until(lambda: offsets(topic) == {0: 2})
-    assert views() == {"/a": 2}
+        mongodb.start()
+        wait_until(lambda: offsets(database, topic) == {0: 2})
+    assert views(database) == {"/a": 2}
 
 
 def test_what_a_consumer_killed_after_its_commit_counted_is_archived_and_mirrored_by_the_next(
-    kafka: Kafka, topic: str, consuming: Consuming, start: Any, tmp_path: Path
+    database: Database, kafka: Kafka, topic: str, consuming: Consuming, start: Any, tmp_path: Path
 ) -> None:
     archive = Archive(f"file://{tmp_path}/archive")
     mirror = KafkaTopic(kafka.brokers, f"mirror-{topic}")
@@ -356,12 +369,12 @@ def test_what_a_consumer_killed_after_its_commit_counted_is_archived_and_mirrore
         "-m", "tests.support.dying_consumer", "after", KAFKA_PUBLISH="/".join(mirror), **more
     ) as process:
         process.wait(30)
-    assert offsets(topic) == {0: 2}
+    assert offsets(database, topic) == {0: 2}
     assert archive.files("page_view") == []
     kafka.send(topic, view("/b", EventId="e2"))
     with consuming(**keeping, kafka_publish=mirror):
-        wait_until(lambda: offsets(topic) == {0: 3} and not collection(Outgoing).find_one())
-    assert views() == {"/a": 1, "/b": 1}
+        wait_until(lambda: offsets(database, topic) == {0: 3} and not database[Outgoing].find_one())
+    assert views(database) == {"/a": 1, "/b": 1}
     batches = [archive.read(name) for name in archive.files("page_view")]
     archived = [event.event_id for batch in batches for of in batch.values() for event in of]
     assert archived == ["e1", "e2"]
@@ -370,22 +383,27 @@ def test_what_a_consumer_killed_after_its_commit_counted_is_archived_and_mirrore
 
 
 def test_a_topic_that_ends_before_what_was_counted_is_not_counted_anew(
-    kafka: Kafka, topic: str, config: Settings, journal: Journal
+    database: Database, kafka: Kafka, topic: str, config: Settings, journal: RedisJournal
 ) -> None:
     kafka.send(topic, view("/a"))
     source = KafkaTopic(kafka.brokers, topic)
     row = {"_id": f"{topic} 0 {GROUP}", "next": 500}
-    collection(ConsumedOffset).insert_one(row)
+    database[ConsumedOffset].insert_one(row)
     stop = threading.Event()
     stopping = threading.Timer(20, stop.set)
     stopping.start()
     with pytest.raises(Broken, match=r"Partition 0 of .* ends at offset 1, but 500 were counted"):
-        TopicConsumer(config, source, GROUP, stop).run()
+        TopicConsumer(config, database, journal.redis, source, GROUP, stop).run()
     stopping.cancel()
-    assert views() == {}
+    assert views(database) == {}
 
 
-def test_the_topic_that_is_published_to_is_not_consumed(kafka: Kafka, config: Settings) -> None:
+def test_the_topic_that_is_published_to_is_not_consumed(
+    database: Database, journal: RedisJournal, kafka: Kafka, config: Settings
+) -> None:
     source = KafkaTopic(kafka.brokers, "mirror")
     with pytest.raises(InvalidRequest, match="events would go in circles"):
-        TopicConsumer(replace(config, kafka_publish=source), source, GROUP, threading.Event())
+        TopicConsumer(
+            replace(config, kafka_publish=source),
+            *(database, journal.redis, source, GROUP, threading.Event()),
+        )

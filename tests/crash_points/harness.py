@@ -28,17 +28,17 @@ from typing import Any
 
 import click
 from confluent_kafka import Consumer, TopicPartition
-from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
 from app.domain.events import QUEUES
-from app.journal.journal import Journal
 from app.journal.opener import journal_of
 from app.local.processes import free_ports, redis_server
 from app.outputs.archive import Archive
+from app.redis.connection import connect
 from app.settings import read
-from app.store import connection, documents, migrations, outbox, reports
+from app.store import documents, migrations, outbox, reports
+from app.store.database import Database
 from app.store.reports import Page
 from tests.crash_points.gate import (
     MODES,
@@ -134,10 +134,10 @@ class Harness:
             self._mirrored = Mirrored(urls["KAFKA_BROKER"])
         direct = read({**self.environment, **urls})
         self._archive = Archive(direct.archive_url)
-        self.journal: Journal = journal_of(direct)
-        self.redis: Redis = self.journal.redis
-        connection.connect(direct.mongodb_url)
-        migrations.prepare()
+        self.redis = connect(direct.redis_url)
+        self.journal = journal_of(direct, self.redis)
+        self.database = Database(direct.mongodb_url)
+        migrations.prepare(self.database)
         # A process made of one that has no threads and has imported everything.
         self.processes = multiprocessing.get_context("forkserver")
         self.processes.set_forkserver_preload(PRELOADED)
@@ -195,7 +195,7 @@ class Harness:
             while result != 202:
                 result = self.step("post again", website)
         elif step == "consume":
-            left_over = connection.collection(documents.Outgoing).count_documents({})
+            left_over = self.database[documents.Outgoing].count_documents({})
             outcome.recoveries["counted but not sent on"] += left_over > 0
             outcome.recoveries["not counted"] += not (result or left_over)
             while not result:
@@ -215,14 +215,14 @@ class Harness:
         """Note what the process that was ended left to others."""
         for queue in QUEUES:
             taken: Any = self.redis.zrange(f"journal:{queue}:taken", 0, -1)
-            known = connection.collection(documents.AppliedBatch).count_documents(
+            known = self.database[documents.AppliedBatch].count_documents(
                 {"_id": {"$in": [each.decode() for each in taken]}}
             )
             outcome.recoveries["counted but not removed"] += known > 0
             outcome.recoveries["taken but not counted"] += len(taken) > known
-        left = connection.collection(documents.Change).count_documents({})
+        left = self.database[documents.Change].count_documents({})
         outcome.recoveries["counted but not folded"] += left > 0
-        outcome.recoveries["counted but not delivered"] += bool(outbox.queues_left())
+        outcome.recoveries["counted but not delivered"] += bool(outbox.queues_left(self.database))
 
     def new_website(self) -> str:
         """The name of a website that no run had."""
@@ -231,12 +231,12 @@ class Harness:
     def settle(self, website: str, *, broken: bool = False) -> None:
         """Do what is left."""
         for _ in range(SETTLING_ROUNDS):
-            hand_out(self.journal)
+            hand_out(self.journal, self.redis)
             left = [queue for queue, waits in self.journal.waiting().items() if waits]
-            left += outbox.queues_left() - set(left)
+            left += outbox.queues_left(self.database) - set(left)
             for queue in left:
                 self.step(f"count {queue}", website, broken=broken)
-            unfolded = connection.collection(documents.Change).count_documents({})
+            unfolded = self.database[documents.Change].count_documents({})
             if unfolded:
                 self.step("fold", website)
             if not left and not unfolded:
@@ -247,9 +247,12 @@ class Harness:
         self, step: str, website: str, plain: set[int], where: str, outcome: Outcome
     ) -> None:
         """Add to the outcome what is not as it must be."""
-        views = {row["page"]: row["views"] for row in reports.page_views(Page(), website).items}
-        [shown] = reports.impressions(Page(), MONTH, website).items or [{}]
-        [clicked] = reports.clicks(Page(), website).items or [{}]
+        views = {
+            row["page"]: row["views"]
+            for row in reports.page_views(self.database, Page(), website).items
+        }
+        [shown] = reports.impressions(self.database, Page(), MONTH, website).items or [{}]
+        [clicked] = reports.clicks(self.database, Page(), website).items or [{}]
         archived = {
             f"{queue} {name}": len(events)
             for queue in QUEUES
@@ -273,11 +276,11 @@ class Harness:
             found["mirrored"] = len(self._mirrored.ids(website)), {accepted}
         if step == "expire":
             for document in (documents.Claim, documents.AppliedBatch, documents.Expiry):
-                kept = connection.collection(document).count_documents({})
+                kept = self.database[document].count_documents({})
                 found[f"{document.__name__} kept"] = kept, {0}
         if step == "forget":
             user = {"_id": {"$regex": rf"{USER}\.{website}\.0".replace(".", r"\.")}}
-            kept = connection.collection(documents.Visitors).count_documents(user)
+            kept = self.database[documents.Visitors].count_documents(user)
             found["visitors kept"] = kept, {0}
         for name, (number, right) in found.items():
             if number not in right:

@@ -31,7 +31,8 @@ from rich.table import Table
 
 from app.domain.events import QUEUES
 from app.redis import connection as redis_connection
-from app.store import connection, documents
+from app.store import documents
+from app.store.database import Database
 from app.store.documents import ALL_WEBSITES
 from tests.crash_points import steps
 from tests.crash_points.gate import Gate, Plan
@@ -294,9 +295,9 @@ class Orders:
         turns.give(0, order[0])
         if pair.at_change:
             self._harness.step(pair.at_change, website)
-        steps.hand_out(self._harness.journal)
+        steps.hand_out(self._harness.journal, self._harness.redis)
         turns.give(1, order[1])
-        steps.hand_out(self._harness.journal)
+        steps.hand_out(self._harness.journal, self._harness.redis)
         ended = turns.give(0, alone[0]) and turns.give(1, alone[1])
         for who in range(2):
             turns.free(who)
@@ -316,7 +317,7 @@ class Orders:
         self._harness.compare(step, website, {1}, where, outcome)
         if any(worker.failed for worker in workers):
             outcome.wrong.append(f"{where}: a worker failed")
-        if pair.ends_month and (wrong := _wrong_total()):
+        if pair.ends_month and (wrong := _wrong_total(self._harness.database)):
             outcome.wrong.append(f"{where}: {wrong}")
         return len(workers[1].turn.calls)
 
@@ -331,9 +332,9 @@ class Orders:
         return numbers
 
 
-def _wrong_total() -> str:
+def _wrong_total(database: Database) -> str:
     """How the row of all websites differs from the others' sum; empty where it does not."""
-    rows = list(connection.collection(documents.MonthCounts).find({"month": MONTH}))
+    rows = list(database[documents.MonthCounts].find({"month": MONTH}))
     [total] = [row for row in rows if row["website"] == ALL_WEBSITES]
     for figure in ("impressions", "visitors"):
         # No user is of two websites here.

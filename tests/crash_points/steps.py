@@ -12,21 +12,21 @@ from typing import Any
 import msgspec
 from confluent_kafka import Producer
 from pymongo import MongoClient
+from redis import Redis
 
 from app.counting import delivery, forget, pipeline
 from app.counting.kafka_consumer import TopicConsumer
 from app.domain.events import QUEUES
 from app.errors import Unavailable
 from app.journal.journal import Journal
-from app.journal.opener import journal_of
 from app.journal.rabbit_journal import RabbitJournal
-from app.outputs.archive import Archive
 from app.settings import KafkaTopic, settings
-from app.store import connection, documents, folding, ledger, months
+from app.store import documents, folding, ledger, months
+from app.store.database import Session
 from app.store.documents import key as key_of
 from app.web.application import create_app
 from tasks import app as tasks
-from tasks import base
+from tasks import base, resources
 
 USER = "u1"
 GROUP = "collector"
@@ -75,7 +75,6 @@ def _count(queue: str, _website: str, *, folds: bool = True) -> None:
     pipeline.FOLD_EVERY_SECONDS = 0.0 if folds else float("inf")
     if not folds:
         base.WORK_SECONDS = 0.0
-    connection.connect(settings().mongodb_url)
     tasks.loader.import_default_modules()
     delivery.LOOK_SECONDS = 0.0
     task = tasks.tasks[f"tasks.{queue}"]
@@ -84,20 +83,17 @@ def _count(queue: str, _website: str, *, folds: bool = True) -> None:
 
 
 def _fold(_website: str) -> None:
-    connection.connect(settings().mongodb_url)
     for kind in QUEUES.values():
-        folding.fold(kind.__name__)
+        folding.fold(resources.database(), kind.__name__)
 
 
 def _end_month(_website: str) -> None:
-    connection.connect(settings().mongodb_url)
-    for _ in months.portions(MONTH, NEXT_MONTH):
+    for _ in months.portions(resources.database(), MONTH, NEXT_MONTH):
         pass
 
 
 def _expire(_website: str) -> None:
-    connection.connect(settings().mongodb_url)
-    while ledger.expire(datetime.now(UTC) + timedelta(days=9)):
+    while ledger.expire(resources.database(), datetime.now(UTC) + timedelta(days=9)):
         pass  # it leaves off after some seconds
 
 
@@ -111,10 +107,11 @@ def _produce(website: str) -> None:
 
 
 def _consume(website: str) -> bool:
-    connection.connect(settings().mongodb_url)
     stop = threading.Event()
     source = KafkaTopic(os.environ["KAFKA_BROKER"], website)
-    consumer = TopicConsumer(settings(), source, GROUP, stop)
+    consumer = TopicConsumer(
+        settings(), resources.database(), resources.redis(), source, GROUP, stop
+    )
     threading.Thread(target=_stop_when_counted, args=(website, stop), daemon=True).start()
     consumer.run()
     return True
@@ -132,10 +129,15 @@ def _stop_when_counted(topic: str, stop: threading.Event) -> None:
 
 
 def _forget(website: str) -> None:
-    connection.connect(settings().mongodb_url)
     user = f"{USER}.{website}.0"
-    journal = journal_of(settings())
-    forget.forget(user, None, Archive(settings().archive_url), journal.redis, datetime.now(UTC))
+    forget.forget(
+        user,
+        None,
+        resources.database(),
+        resources.archive(),
+        resources.redis(),
+        datetime.now(UTC),
+    )
 
 
 STEPS: dict[str, Callable[[str], Any]] = {
@@ -152,15 +154,15 @@ STEPS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def hand_out(journal: Journal) -> None:
+def hand_out(journal: Journal, redis: Redis) -> None:
     """Have what a process took or began to write be over with at once, not after its time."""
     has_rabbit = isinstance(journal, RabbitJournal)
     for queue in QUEUES:
         for state in ("taken", *("writing", "receiving")[: 2 * has_rabbit]):
             key = f"journal:{queue}:{state}"
-            begun: Any = journal.redis.zrange(key, 0, -1)
+            begun: Any = redis.zrange(key, 0, -1)
             if begun:
-                journal.redis.zadd(key, dict.fromkeys(begun, 0))
+                redis.zadd(key, dict.fromkeys(begun, 0))
     if has_rabbit:
         journal.clean_up()
 
@@ -168,10 +170,10 @@ def hand_out(journal: Journal) -> None:
 def remember_nothing() -> None:
     """Have the ledger know no batch, as if it were left out."""
 
-    def entries(batches: Collection[str], session: connection.Session) -> dict[str, ledger.Entry]:
+    def entries(batches: Collection[str], session: Session) -> dict[str, ledger.Entry]:
         return {batch: ledger.Entry(batch) for batch in batches}
 
-    def write(changed: Iterable[ledger.Entry], session: connection.Session) -> None:
+    def write(changed: Iterable[ledger.Entry], session: Session) -> None:
         pass
 
     ledger.entries, ledger.write = entries, write

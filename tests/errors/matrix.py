@@ -28,9 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app.errors import Unavailable
-from app.journal.opener import journal_of
-from app.settings import settings
-from app.store import connection, documents, outbox
+from app.store import documents, outbox
+from tasks import resources
 from tests.crash_points.gate import Plan
 from tests.crash_points.harness import BEFORE, COUNTS, SETTLING_ROUNDS, Harness, Outcome, started
 from tests.crash_points.steps import STEPS, hand_out, remember_nothing, set_environment
@@ -115,7 +114,7 @@ def failures(command: str) -> Iterator[Failure]:
         yield Failure(command, code, AS_MONGODB_GIVES, SEVERAL)
 
 
-class Database:
+class FailPoint:
     """The database, over a connection of its own that nothing fails on."""
 
     def __init__(self) -> None:
@@ -153,13 +152,13 @@ def run(step: str, environment: Mapping[str, str], broken: bool, parent: Connect
     set_environment(environment)
     if broken:
         remember_nothing()
-    database = Database()
-    journal = journal_of(settings())
+    fail_point = FailPoint()
+    database, redis, journal = resources.database(), resources.redis(), resources.journal()
     while found := parent.recv():
         website, failure = found
         for before in BEFORE[step]:
             STEPS[before](website)
-        database.fail(failure)
+        fail_point.fail(failure)
         try:
             STEPS[step](website)
             ended = "at once"
@@ -167,12 +166,12 @@ def run(step: str, environment: Mapping[str, str], broken: bool, parent: Connect
             ended = "later"
         except Exception as error:  # as a task would end with it
             ended = f"{type(error).__name__}: {error}"[:200]
-        database.heal()
+        fail_point.heal()
         for _ in range(SETTLING_ROUNDS):
-            hand_out(journal)
+            hand_out(journal, redis)
             left = [queue for queue, waits in journal.waiting().items() if waits]
-            left += outbox.queues_left() - set(left)
-            unfolded = connection.collection(documents.Change).count_documents({})
+            left += outbox.queues_left(database) - set(left)
+            unfolded = database[documents.Change].count_documents({})
             if not left and not unfolded:
                 break
             if step in [f"count {queue}" for queue in left] or (unfolded and not left):

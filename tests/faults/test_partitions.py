@@ -18,7 +18,8 @@ from app.cli.simulation import Expectation, simulate
 from app.journal.redis_journal import RedisJournal
 from app.local.processes import redis_server
 from app.redis.connection import connect
-from app.store import connection, folding, months, reports
+from app.store import folding, months, reports
+from app.store.database import Database
 from app.store.reports import Page
 from tests.support.servers import database_answers, redis_answers
 from tests.support.waiting import running, wait_until
@@ -178,7 +179,7 @@ def test_what_was_answered_202_is_counted_once_though_hosts_lose_each_other(
     simulated = simulate(2_000, 4, 3, 40, 20, midnight)
     expectation = Expectation(UTC, 3, "user", now)
     journal = RedisJournal(connect(collector.redis_url))
-    connection.connect(collector.mongodb_url)
+    database = Database(collector.mongodb_url)
 
     def batch() -> list[dict[str, Any]]:
         events = list(itertools.islice(simulated, BATCH))
@@ -190,7 +191,7 @@ def test_what_was_answered_202_is_counted_once_though_hosts_lose_each_other(
         return collector.post(events) == 202
 
     def is_counted() -> bool:
-        return not any(journal.waiting().values()) and folding.is_folded()
+        return not any(journal.waiting().values()) and folding.is_folded(database)
 
     for _ in range(20):
         assert accepted(batch())
@@ -200,12 +201,12 @@ def test_what_was_answered_202_is_counted_once_though_hosts_lose_each_other(
     assert [collector.post(events) for events in refused] == [503] * 3
     assert is_up(collector.url)
     wait_until(is_counted)  # the workers are not affected
-    counted_before = reports.page_views(Page()).items
+    counted_before = reports.page_views(database, Page()).items
     collector.network.heal("web")
     for events in refused:
         wait_until(lambda events=events: accepted(events))  # type: ignore[misc]
     wait_until(is_counted)
-    assert reports.page_views(Page()).items != counted_before
+    assert reports.page_views(database, Page()).items != counted_before
 
     for _ in range(20):
         assert accepted(batch())
@@ -220,17 +221,19 @@ def test_what_was_answered_202_is_counted_once_though_hosts_lose_each_other(
 
     wanted = expectation.reports()
     for month in {row["month"] for row in wanted["impressions"]}:
-        months.aggregate(month, now)
+        months.aggregate(database, month, now)
     found = {
-        "page-views": reports.page_views(Page(1_000)),
-        "page-views/daily": reports.daily_page_views(Page(1_000)),
-        "impressions": reports.impressions(Page(1_000)),
-        "clicks": reports.clicks(Page(1_000)),
+        "page-views": reports.page_views(database, Page(1_000)),
+        "page-views/daily": reports.daily_page_views(database, Page(1_000)),
+        "impressions": reports.impressions(database, Page(1_000)),
+        "clicks": reports.clicks(database, Page(1_000)),
     }
     assert {path: report.items for path, report in found.items()} == wanted
 
 
-def test_a_view_without_an_id_that_was_refused_is_not_counted(collector: Collector) -> None:
+def test_a_view_without_an_id_that_was_refused_is_not_counted(
+    collector: Collector,
+) -> None:
     view = {"Type": "PageView", "Url": "plain.test/a"}
     for _ in range(8):  # so that both web processes are connected
         assert collector.post([view]) == 202
@@ -240,7 +243,7 @@ def test_a_view_without_an_id_that_was_refused_is_not_counted(collector: Collect
     collector.network.heal("web")
     wait_until(lambda: collector.post([view]) == 202)
     journal = RedisJournal(connect(collector.redis_url))
-    connection.connect(collector.mongodb_url)
-    wait_until(lambda: not any(journal.waiting().values()) and folding.is_folded())
-    [row] = reports.page_views(Page(), "plain.test").items
+    database = Database(collector.mongodb_url)
+    wait_until(lambda: not any(journal.waiting().values()) and folding.is_folded(database))
+    [row] = reports.page_views(database, Page(), "plain.test").items
     assert row["views"] == 9

@@ -7,12 +7,13 @@ from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.errors import Unavailable
 from app.ingest import name_loader
 from app.ingest.name_loader import Loading, load_at_start
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import known_names
 from app.redis.known_names import KnownNames
 from app.settings import Settings
-from app.store import connection, names
+from app.store import names
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from tests.support.counting import count_batch
 
 EVENTS: list[Event] = [
@@ -24,24 +25,23 @@ EVENTS: list[Event] = [
 
 
 @pytest.fixture(autouse=True)
-def _counted(mongodb_url: str) -> None:
+def _counted(database: Database) -> None:
     """A database that holds EVENTS, as one that is upgraded."""
-    connection.connect(mongodb_url)
-    counting = Counting(ClickRule(3, "user"))
+    counting = Counting(database, ClickRule(3, "user"))
     for kind in (PageView, AdImpression, AdClick):
         events = [event for event in EVENTS if isinstance(event, kind)]
-        count_batch(counting, kind.__name__, kind, events)
+        count_batch(database, counting, kind.__name__, kind, events)
 
 
 @pytest.fixture
-def known(settings: Settings, journal: Journal) -> KnownNames:
+def known(settings: Settings, journal: RedisJournal) -> KnownNames:
     """Where nobody may bring up a name."""
     budgets = {"max_websites": 0, "max_pages": 0, "max_ads": 0}
     return KnownNames(journal.redis, replace(settings, **budgets))  # type: ignore[arg-type]
 
 
-def test_what_was_counted_is_known(known: KnownNames) -> None:
-    assert Loading(known).go_on(10)
+def test_what_was_counted_is_known(database: Database, known: KnownNames) -> None:
+    assert Loading(database, known).go_on(10)
     new = PageView(None, "a.com", "/3", "2026-11-24")
     counted, other = known.within_budgets([*EVENTS, new], lambda: "a")
     assert counted[:-1] == EVENTS
@@ -52,19 +52,19 @@ def test_what_was_counted_is_known(known: KnownNames) -> None:
 
 
 def test_it_goes_on_where_it_left_off_and_nobody_is_turned_away_meanwhile(
-    known: KnownNames, monkeypatch: pytest.MonkeyPatch
+    database: Database, known: KnownNames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[tuple[str, str, str]] = []
     every = names.names
 
-    def noted() -> Iterator[tuple[str, str, str]]:
-        for name in every():
+    def noted(database: Database) -> Iterator[tuple[str, str, str]]:
+        for name in every(database):
             read.append(name)
             yield name
 
     monkeypatch.setattr(names, "names", noted)
     monkeypatch.setattr(name_loader, "AT_ONCE", 1)
-    loading = Loading(known)
+    loading = Loading(database, known)
     assert not loading.go_on(0.001)
     assert known.within_budgets([PageView(None, "d.com", "/", "d")], lambda: "a")[1] == {}
     while not loading.go_on(0.001):
@@ -73,22 +73,20 @@ def test_it_goes_on_where_it_left_off_and_nobody_is_turned_away_meanwhile(
 
 
 def test_it_waits_for_a_database_that_is_away(
-    known: KnownNames, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    database: Database, known: KnownNames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(name_loader, "READ_SECONDS", 0.1)
-    loading = Loading(known)
-    connection.connect("mongodb://127.0.0.1:1/eventstream")
+    away = Loading(Database("mongodb://127.0.0.1:1/eventstream"), known)
     with pytest.raises(Unavailable):
-        loading.go_on(10)
+        away.go_on(10)
     assert not known.are_loaded()
     monkeypatch.undo()
-    connection.connect(settings.mongodb_url)
-    assert loading.go_on(10)
+    assert Loading(database, known).go_on(10)
     assert known.within_budgets(EVENTS, lambda: "a") == (EVENTS, {})
 
 
 def test_a_collector_that_starts_knows_what_its_database_holds_or_that_it_is_empty(
-    known: KnownNames, settings: Settings, journal: Journal
+    known: KnownNames, settings: Settings, journal: RedisJournal
 ) -> None:
     load_at_start(settings)
     assert known.are_loaded()

@@ -16,7 +16,7 @@ from app.ingest import publisher as module
 from app.ingest.publisher import PUBLISH_SECONDS, Publisher, bell
 from app.journal import redis_writer, shares
 from app.journal.batches import Batch
-from app.journal.journal import NOTHING, Journal, OutcomeUnknown, QueueState
+from app.journal.journal import NOTHING, OutcomeUnknown, QueueState
 from app.journal.redis_journal import RedisJournal
 from app.redis import dead_letters
 from app.redis.commands import Command
@@ -32,7 +32,7 @@ SIZE = len(msgspec.json.encode(VIEW))
 class HeldJournal(RedisJournal):
     """A journal whose writes wait until they are let go."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: RedisJournal) -> None:
         super().__init__(journal.redis)
         self.go = threading.Event()
         self.writing = threading.Semaphore(0)
@@ -52,7 +52,7 @@ class HeldJournal(RedisJournal):
 
 
 @pytest.fixture
-def held(journal: Journal) -> Iterator[HeldJournal]:
+def held(journal: RedisJournal) -> Iterator[HeldJournal]:
     held = HeldJournal(journal)
     yield held
     held.go.set()
@@ -65,7 +65,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_events_are_in_the_journal_before_publish_returns_and_then_rung_for(
-    journal: Journal,
+    journal: RedisJournal,
 ) -> None:
     rung: list[Batch] = []
     Publisher(journal, rung.append).publish([VIEW, VIEW])
@@ -93,7 +93,7 @@ def test_requests_that_wait_together_share_one_write(
 
 
 def test_a_bell_rings_for_a_worker_that_rests_and_for_every_so_many_in_line(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RING_EVERY", 3)
     rung: list[Batch] = []
@@ -113,7 +113,7 @@ def test_a_bell_rings_for_a_worker_that_rests_and_for_every_so_many_in_line(
 
 
 def test_what_was_written_is_accepted_even_if_its_message_can_not_be_sent(
-    journal: Journal,
+    journal: RedisJournal,
 ) -> None:
     def broken_bell(batch: Batch) -> None:
         raise ConnectionError(batch.id)
@@ -125,7 +125,7 @@ def test_what_was_written_is_accepted_even_if_its_message_can_not_be_sent(
 
 
 def test_events_are_refused_while_a_queue_is_full_and_taken_when_it_is_not(
-    journal: Journal,
+    journal: RedisJournal,
 ) -> None:
     rung: list[Batch] = []
     publisher = Publisher(journal, rung.append, queue_limit=2)
@@ -141,7 +141,7 @@ def test_events_are_refused_while_a_queue_is_full_and_taken_when_it_is_not(
 
 
 def test_what_a_sender_brings_beyond_its_share_is_counted_after_what_others_bring(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shares, "SHARE_BYTES", 2 * SIZE)
     publisher = Publisher(journal, lambda _: None)
@@ -158,7 +158,7 @@ def test_what_a_sender_brings_beyond_its_share_is_counted_after_what_others_brin
 
 
 def test_only_senders_beyond_their_share_are_refused_while_half_of_a_queue_is_full(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shares, "SHARE_BYTES", 2 * SIZE)
     publisher = Publisher(journal, lambda _: None, queue_limit=4)
@@ -174,7 +174,7 @@ def test_only_senders_beyond_their_share_are_refused_while_half_of_a_queue_is_fu
 
 
 def test_a_bell_whose_broker_is_away_says_so(
-    journal: Journal, redis: Server, threads: ThreadPoolExecutor
+    journal: RedisJournal, redis: Server, threads: ThreadPoolExecutor
 ) -> None:
     ring = bell()
     redis.kill()
@@ -186,7 +186,7 @@ def test_a_bell_whose_broker_is_away_says_so(
         redis.start()
 
 
-def test_rejections_are_kept_in_the_same_write(journal: Journal) -> None:
+def test_rejections_are_kept_in_the_same_write(journal: RedisJournal) -> None:
     Publisher(journal, lambda _: None).publish([], [Rejection(0, b"5", {"_schema": ["bad"]})])
     assert journal.redis.xlen("dead_letters:events") == 1
 
@@ -260,7 +260,7 @@ def test_what_fails_in_a_write_fails_only_for_the_requests_in_it(
 
 
 def test_every_request_is_written_once_whatever_the_sizes(
-    journal: Journal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_WRITE_BYTES", 5 * SIZE)
     publisher = Publisher(journal, lambda _: None)
@@ -291,7 +291,7 @@ def test_a_request_that_waited_too_long_is_refused_and_its_events_are_not_counte
 
 
 def test_an_unreachable_broker_refuses_every_waiting_request_and_then_recovers(
-    journal: Journal, redis: Server, threads: ThreadPoolExecutor
+    journal: RedisJournal, redis: Server, threads: ThreadPoolExecutor
 ) -> None:
     publisher = Publisher(journal, lambda _: None)
     redis.kill()
@@ -305,7 +305,7 @@ def test_an_unreachable_broker_refuses_every_waiting_request_and_then_recovers(
 
 
 def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_does(
-    journal: Journal, redis: Server, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_writer, "IN_TIME_SECONDS", 60)
     publisher = Publisher(journal, lambda _: None)
@@ -322,7 +322,9 @@ def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_
     assert sum_of_events(journal) == 2
 
 
-def test_what_a_refused_request_brought_is_let_go_at_once(journal: Journal, redis: Server) -> None:
+def test_what_a_refused_request_brought_is_let_go_at_once(
+    journal: RedisJournal, redis: Server
+) -> None:
     publisher = Publisher(journal, lambda _: None)
     publisher.publish([VIEW])
     gc.collect()
@@ -331,18 +333,18 @@ def test_what_a_refused_request_brought_is_let_go_at_once(journal: Journal, redi
     try:
         with suppress(OutcomeUnknown):
             publisher.publish([VIEW])
-        assert not [found for found in gc.get_objects() if isinstance(found, module._Request)]
+        assert not [found for found in gc.get_objects() if type(found) is module._Request]
     finally:
         redis.signal(signal.SIGCONT)
         gc.enable()
 
 
-def sum_of_events(journal: Journal) -> int:
+def sum_of_events(journal: RedisJournal) -> int:
     payloads: list[bytes] = journal.redis.hvals("journal:page_view")  # type: ignore[assignment]
     return sum(len(msgspec.json.decode(payload)) for payload in payloads)
 
 
-def test_publishing_needs_no_thread_of_its_own(journal: Journal) -> None:
+def test_publishing_needs_no_thread_of_its_own(journal: RedisJournal) -> None:
     before = threading.active_count()
     Publisher(journal, lambda _: None).publish([VIEW])
     assert threading.active_count() == before

@@ -13,7 +13,8 @@ from app.journal import batches as limits
 from app.journal import redis_journal as module
 from app.journal import redis_writer
 from app.journal.batches import MAX_BATCH, Batch, batches
-from app.journal.journal import Journal, OutcomeUnknown
+from app.journal.journal import OutcomeUnknown
+from app.journal.rabbit_journal import RabbitJournal
 from app.journal.redis_journal import RedisJournal
 from app.journal.shares import LATE
 from app.redis import dead_letters
@@ -25,13 +26,14 @@ from tests.support.waiting import wait_until
 
 __all__ = ["rabbit", "rabbit_journal"]
 
+Either = RedisJournal | RabbitJournal
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
 BATCH = Batch("b1", "page_view", b"[]")
 OTHER = Batch("b2", "page_view", b"[]")
 CALLED_OFF = b"journal:withdrawn:"
 
 
-def keys(journal: Journal) -> set[bytes]:
+def keys(journal: Either) -> set[bytes]:
     """All but whether a worker was told, which the next one to find nothing takes back.
 
     And but for what was called off, which is remembered.
@@ -43,10 +45,10 @@ def keys(journal: Journal) -> set[bytes]:
 
 
 @pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=needs_rabbit)])
-def either(request: pytest.FixtureRequest) -> Journal:
+def either(request: pytest.FixtureRequest) -> Either:
     """A journal in Redis, and one in RabbitMQ: what holds for both."""
     name = "journal" if request.param == "redis" else "rabbit_journal"
-    found: Journal = request.getfixturevalue(name)
+    found: Either = request.getfixturevalue(name)
     return found
 
 
@@ -85,7 +87,7 @@ def decoded(batch: Batch) -> list[PageView]:
     return msgspec.json.decode(batch.payload, type=list[PageView])
 
 
-def test_a_batch_is_kept_until_it_is_removed(either: Journal) -> None:
+def test_a_batch_is_kept_until_it_is_removed(either: Either) -> None:
     either.write([BATCH, OTHER])
     assert either.holds(BATCH)
     assert either.waiting() == {"page_view": 2, "ad_impression": 0, "ad_click": 0}
@@ -96,14 +98,14 @@ def test_a_batch_is_kept_until_it_is_removed(either: Journal) -> None:
     assert keys(either) == set()
 
 
-def test_a_withdrawn_batch_is_taken_out_again(either: Journal) -> None:
+def test_a_withdrawn_batch_is_taken_out_again(either: Either) -> None:
     either.write([BATCH])
     either.write([OTHER], withdrawn=[BATCH])
     assert not either.holds(BATCH)
     assert either.holds(OTHER)
 
 
-def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(either: Journal) -> None:
+def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(either: Either) -> None:
     either.write([BATCH])
     either.bury(BATCH, "it does not decode")
     assert keys(either) == {b"dead_letters:batches", b"dead_letters:sizes"}
@@ -115,7 +117,7 @@ def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(either: Journal)
     )
 
 
-def test_what_is_written_outlives_a_kill_of_redis(journal: Journal, redis: Server) -> None:
+def test_what_is_written_outlives_a_kill_of_redis(journal: RedisJournal, redis: Server) -> None:
     journal.write([BATCH], dead_letters.keeping([Rejection(0, b"5", {"Type": ["bad"]})]))
     redis.kill()
     redis.start()
@@ -123,7 +125,7 @@ def test_what_is_written_outlives_a_kill_of_redis(journal: Journal, redis: Serve
     assert len(dead_letters.newest(journal.redis, 10)) == 1
 
 
-def test_a_full_redis_is_said_and_takes_nothing(either: Journal) -> None:
+def test_a_full_redis_is_said_and_takes_nothing(either: Either) -> None:
     either.write([BATCH])
     either.redis.config_set("maxmemory", 1)
     try:
@@ -148,7 +150,7 @@ def test_a_redis_that_is_away_is_said() -> None:
 
 
 def test_a_write_that_gets_no_answer_is_told_from_one_that_never_left(
-    journal: Journal, redis: Server
+    journal: RedisJournal, redis: Server
 ) -> None:
     journal.add_counts({"any": 1})
     redis.signal(signal.SIGSTOP)
@@ -162,7 +164,7 @@ def test_a_write_that_gets_no_answer_is_told_from_one_that_never_left(
         redis.signal(signal.SIGCONT)
 
 
-def test_a_write_that_redis_comes_to_too_late_is_none(journal: Journal, redis: Server) -> None:
+def test_a_write_that_redis_comes_to_too_late_is_none(journal: RedisJournal, redis: Server) -> None:
     journal.write([BATCH])
     redis.signal(signal.SIGSTOP)
     try:
@@ -182,7 +184,7 @@ def test_a_clock_that_is_set_refuses_no_write(journal: RedisJournal) -> None:
     assert journal.take("page_view") == [BATCH, OTHER]
 
 
-def test_a_worker_takes_what_waits_in_order_and_nobody_else_does(either: Journal) -> None:
+def test_a_worker_takes_what_waits_in_order_and_nobody_else_does(either: Either) -> None:
     either.write([BATCH])
     either.write([OTHER, Batch("b3", "ad_click", b"[]")])
     assert either.take("page_view") == [BATCH, OTHER]
@@ -191,7 +193,7 @@ def test_a_worker_takes_what_waits_in_order_and_nobody_else_does(either: Journal
 
 
 def test_late_batches_are_taken_after_all_others_alone_and_only_if_asked_for(
-    journal: Journal,
+    journal: RedisJournal,
 ) -> None:
     late = BATCH._replace(due=time.time() + LATE)
     journal.write([late])
@@ -205,7 +207,7 @@ def test_late_batches_are_taken_after_all_others_alone_and_only_if_asked_for(
     assert taken.due is not None
 
 
-def test_a_write_says_when_what_waits_is_due(journal: Journal) -> None:
+def test_a_write_says_when_what_waits_is_due(journal: RedisJournal) -> None:
     assert journal.write([])["page_view"] == (0, False, 0.0, 0.0)
     first, last = time.time() + 60, time.time() + 90
     journal.write([BATCH._replace(due=last)])
@@ -214,7 +216,7 @@ def test_a_write_says_when_what_waits_is_due(journal: Journal) -> None:
 
 
 def test_redis_is_crowded_where_half_of_what_events_may_take_is_taken(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_writer, "LOOK_EVERY_SECONDS", 0)
     used = journal.redis.info("memory")["used_memory"]
@@ -226,7 +228,7 @@ def test_redis_is_crowded_where_half_of_what_events_may_take_is_taken(
     assert journal.is_crowded
 
 
-def test_what_is_taken_at_once_is_bounded(either: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_taken_at_once_is_bounded(either: Either, monkeypatch: pytest.MonkeyPatch) -> None:
     either.write([Batch(str(n), "page_view", b"[1,2,3]") for n in range(10)])
     monkeypatch.setattr(limits, "TAKEN_AT_ONCE", 3)
     assert len(either.take("page_view")) == 3
@@ -234,14 +236,14 @@ def test_what_is_taken_at_once_is_bounded(either: Journal, monkeypatch: pytest.M
     assert len(either.take("page_view")) == 2
 
 
-def test_what_a_worker_gives_back_waits_again(either: Journal) -> None:
+def test_what_a_worker_gives_back_waits_again(either: Either) -> None:
     either.write([BATCH])
     either.give_back(either.take("page_view"))
     assert either.take("page_view") == [BATCH]
 
 
 def test_what_a_worker_had_for_too_long_waits_again(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TAKEN_SECONDS", -1)
     journal.write([BATCH])
@@ -252,7 +254,7 @@ def test_what_a_worker_had_for_too_long_waits_again(
     assert keys(journal) == set()
 
 
-def test_a_worker_must_be_called_once_until_it_finds_nothing(either: Journal) -> None:
+def test_a_worker_must_be_called_once_until_it_finds_nothing(either: Either) -> None:
     assert either.write([BATCH])["page_view"][:2] == (1, True)
     assert either.write([OTHER])["page_view"][:2] == (2, False)
     assert len(either.take("page_view")) == 2
@@ -263,7 +265,7 @@ def test_a_worker_must_be_called_once_until_it_finds_nothing(either: Journal) ->
     assert either.write([BATCH])["page_view"][:2] == (1, True)
 
 
-def test_only_who_writes_to_a_queue_can_be_asked_to_tell_its_worker(either: Journal) -> None:
+def test_only_who_writes_to_a_queue_can_be_asked_to_tell_its_worker(either: Either) -> None:
     either.write([BATCH])
     either.take("page_view")
     either.take("page_view")
@@ -275,14 +277,14 @@ def test_only_who_writes_to_a_queue_can_be_asked_to_tell_its_worker(either: Jour
     assert either.write([OTHER])["page_view"][:2] == (2, True)
 
 
-def test_a_withdrawn_batch_is_not_given_to_a_worker(either: Journal) -> None:
+def test_a_withdrawn_batch_is_not_given_to_a_worker(either: Either) -> None:
     either.write([BATCH])
     either.write([], withdrawn=[BATCH])
     assert either.take("page_view") == []
     assert keys(either) == set()
 
 
-def test_a_full_redis_still_gives_and_takes_back_what_it_has(either: Journal) -> None:
+def test_a_full_redis_still_gives_and_takes_back_what_it_has(either: Either) -> None:
     either.write([BATCH])
     either.redis.config_set("maxmemory", 1)
     try:
@@ -293,7 +295,7 @@ def test_a_full_redis_still_gives_and_takes_back_what_it_has(either: Journal) ->
     assert keys(either) == set()
 
 
-def test_counts_are_added_by_each_write_even_where_redis_is_full(either: Journal) -> None:
+def test_counts_are_added_by_each_write_even_where_redis_is_full(either: Either) -> None:
     either.write([BATCH], counts={"seen|a": 2})
     either.redis.config_set("maxmemory", 1)
     try:
@@ -305,7 +307,7 @@ def test_counts_are_added_by_each_write_even_where_redis_is_full(either: Journal
     assert keys(either) == {b"metrics"}
 
 
-def test_the_backlog_tells_who_waits_and_since_when(either: Journal) -> None:
+def test_the_backlog_tells_who_waits_and_since_when(either: Either) -> None:
     either.write([BATCH, OTHER, Batch("b3", "ad_click", b"[]")])
     either.redis.zadd("journal:page_view:waiting", {"b2": time.time() - 61})
     either.take("ad_click")
@@ -316,7 +318,7 @@ def test_the_backlog_tells_who_waits_and_since_when(either: Journal) -> None:
     assert backlog["ad_impression"] == (0, 0, 0)
 
 
-def test_a_queue_is_overdue_once_a_batch_has_waited_long(either: Journal) -> None:
+def test_a_queue_is_overdue_once_a_batch_has_waited_long(either: Either) -> None:
     either.write([BATCH])
     assert not either.overdue("page_view", 60)
     either.redis.zadd("journal:page_view:waiting", {"b1": time.time() - 61})
@@ -324,7 +326,7 @@ def test_a_queue_is_overdue_once_a_batch_has_waited_long(either: Journal) -> Non
     assert not either.overdue("ad_click", 60)
 
 
-def test_a_batch_that_a_clock_an_hour_ahead_dated_is_overdue_at_once(either: Journal) -> None:
+def test_a_batch_that_a_clock_an_hour_ahead_dated_is_overdue_at_once(either: Either) -> None:
     either.write([BATCH])
     either.redis.zadd("journal:page_view:waiting", {"b1": time.time() + 3_600})
     assert either.overdue("page_view", 60)
@@ -369,14 +371,14 @@ def test_a_redis_that_another_replaced_behind_its_name_is_let_go_of(tmp_path: Pa
             assert not second.exists("journal:page_view")
 
 
-def _taken(journal: Journal) -> list[Batch]:
+def _taken(journal: RedisJournal) -> list[Batch]:
     with suppress(Unavailable):
         return journal.take("page_view")
     return []
 
 
 def test_nothing_is_written_to_a_redis_whose_memory_is_nearly_full_and_what_waits_drains(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_writer, "LOOK_EVERY_SECONDS", 0)
     used = journal.redis.info("memory")["used_memory"]

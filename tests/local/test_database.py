@@ -55,8 +55,8 @@ def test_after_a_statement_a_transaction_holds_no_page() -> None:
     assert done == ["statement", "let go"]
 
 
-def test_a_transaction_that_let_its_pages_go_still_sees_what_it_saw(database: Server) -> None:
-    with pymongo.MongoClient[dict[str, Any]](database.url) as client:
+def test_a_transaction_that_let_its_pages_go_still_sees_what_it_saw(mongodb: Server) -> None:
+    with pymongo.MongoClient[dict[str, Any]](mongodb.url) as client:
         rows = client["let_go"]["rows"]
         rows.drop()
         rows.insert_one({"_id": "a", "n": 1})
@@ -102,8 +102,8 @@ def test_of_a_range_no_more_is_fetched_than_asked_for_unless_some_of_it_do_not_m
     assert numbers == fetched
 
 
-def test_a_range_that_is_limited_holds_what_the_whole_begins_with(database: Server) -> None:
-    with pymongo.MongoClient[dict[str, Any]](database.url) as client:
+def test_a_range_that_is_limited_holds_what_the_whole_begins_with(mongodb: Server) -> None:
+    with pymongo.MongoClient[dict[str, Any]](mongodb.url) as client:
         rows = client["limited"]["rows"]
         rows.drop()
         rows.create_index("n")
@@ -142,9 +142,9 @@ def test_a_statement_of_a_transaction_reads_the_options_of_indexes_once() -> Non
 
 
 def test_indexes_that_are_made_between_two_statements_hold_for_the_second(
-    database: Server,
+    mongodb: Server,
 ) -> None:
-    with pymongo.MongoClient[dict[str, Any]](database.url) as client:
+    with pymongo.MongoClient[dict[str, Any]](mongodb.url) as client:
         rows = client["options"]["rows"]
         rows.drop()
         rows.insert_one({"_id": 0, "n": 0})

@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.errors import Unavailable
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.outputs.archive import UNFINISHED, Archive, RewriteTurn, rewriting
 
 VIEW = PageView("e1", "site1.com", "/a", "2026-11-24", 1_795_521_600_000)
@@ -29,7 +29,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Archive]
 
 
 @pytest.fixture
-def turn(journal: Journal) -> Iterator[RewriteTurn]:
+def turn(journal: RedisJournal) -> Iterator[RewriteTurn]:
     with rewriting(journal.redis) as turn:
         yield turn
 
@@ -153,7 +153,7 @@ def test_days_before_the_ones_to_keep_are_dropped(archive: Archive) -> None:
     assert archive.files("page_view", date.min) == []
 
 
-def test_one_process_at_a_time_changes_the_archive(journal: Journal) -> None:
+def test_one_process_at_a_time_changes_the_archive(journal: RedisJournal) -> None:
     with (
         rewriting(journal.redis) as turn,
         pytest.raises(Unavailable, match="another process"),

@@ -16,13 +16,14 @@ from app.domain.invalid_traffic import Invalid
 from app.domain.reader import EventReader
 from app.errors import Unavailable
 from app.journal.batches import batches
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.outputs import kafka_mirror
 from app.outputs.kafka_mirror import Mirror
 from app.redis import counters, dead_letters
 from app.settings import KafkaTopic, Settings
-from app.store import connection, reports
+from app.store import reports
 from app.store.counting import CountedPiece
+from app.store.database import Database
 from app.store.outbox import queues_left
 from tasks.page_view import page_view
 from tests.support.kafka import Kafka
@@ -52,11 +53,14 @@ def topic(kafka: Kafka) -> KafkaTopic:
 
 @pytest.fixture
 def task(
-    settings: Settings, topic: KafkaTopic, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    topic: KafkaTopic,
+    database: Database,
+    journal: RedisJournal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
     """The task of page views, where they are mirrored."""
-    connection.connect(settings.mongodb_url)
-    pipeline = Pipeline(replace(settings, kafka_publish=topic), journal.redis)
+    pipeline = Pipeline(replace(settings, kafka_publish=topic), database, journal.redis)
     monkeypatch.setitem(page_view.__dict__, "pipeline", pipeline)
     return page_view
 
@@ -87,7 +91,7 @@ def test_what_counted_is_published_in_the_form_that_posts_have(
 
 
 def test_a_batch_is_mirrored_once_it_is_counted_and_only_what_counted_is(
-    kafka: Kafka, topic: KafkaTopic, task: Any, journal: Journal
+    kafka: Kafka, topic: KafkaTopic, task: Any, journal: RedisJournal
 ) -> None:
     events = [PageView(event_id, "site1.com", "/a", TODAY) for event_id in ("e1", "e1", None)]
     for batch in batches(events):
@@ -99,11 +103,12 @@ def test_a_batch_is_mirrored_once_it_is_counted_and_only_what_counted_is(
 
 
 def test_while_kafka_is_away_events_are_counted_and_mirrored_when_it_is_back(
+    database: Database,
     kafka: Kafka,
     topic: KafkaTopic,
     stopped: None,
     task: Any,
-    journal: Journal,
+    journal: RedisJournal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kafka_mirror, "RETRY_SECONDS", 0.1)
@@ -115,14 +120,14 @@ def test_while_kafka_is_away_events_are_counted_and_mirrored_when_it_is_back(
         journal.write([batch])
         task.apply().get()
     assert journal.waiting()["page_view"] == 0
-    assert queues_left() == {"page_view"}
+    assert queues_left(database) == {"page_view"}
     applied = f"{counters.APPLIED.name}|PageView"
     assert journal.redis.hget(counters.KEY, applied) == b"2"
     kafka.signal(signal.SIGCONT)
 
     def mirrored() -> bool:
         task.apply().get()
-        return not queues_left()
+        return not queues_left(database)
 
     wait_until(mirrored, every=0.2)
     values = [msgspec.json.decode(value) for _, value in kafka.messages(topic.topic, 2)]
@@ -140,15 +145,16 @@ def test_once_kafka_was_away_nobody_waits_for_it_for_a_while(
 
 
 def test_what_is_too_large_for_the_topic_is_a_dead_letter_and_its_batch_leaves_the_journal(
+    database: Database,
     kafka: Kafka,
     topic: KafkaTopic,
     settings: Settings,
     task: Any,
-    journal: Journal,
+    journal: RedisJournal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = replace(settings, kafka_publish=topic, kafka_config={"message.max.bytes": "1000"})
-    monkeypatch.setitem(page_view.__dict__, "pipeline", Pipeline(config, journal.redis))
+    monkeypatch.setitem(page_view.__dict__, "pipeline", Pipeline(config, database, journal.redis))
     events = [PageView(None, "site1.com", page, TODAY) for page in ("/a", "/" + "b" * 1_000, "/c")]
     [batch] = batches(events)
     journal.write([batch])
@@ -160,7 +166,7 @@ def test_what_is_too_large_for_the_topic_is_a_dead_letter_and_its_batch_leaves_t
     assert letter.reason == {"_schema": [dead_letters.UNPUBLISHED_REASON]}
     assert b"bbb" in bytes(letter.event)
     assert letter.truncated
-    assert sum(row["views"] for row in reports.page_views(reports.Page()).items) == 3
+    assert sum(row["views"] for row in reports.page_views(database, reports.Page()).items) == 3
 
 
 @pytest.mark.parametrize("fatal", [False, True])

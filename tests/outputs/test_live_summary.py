@@ -3,17 +3,12 @@ import pytest
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.outputs.live_summary import counted
 from app.redis.live import MAX_NAMES_AT_ONCE
-from app.store import connection
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 
 VIEWS = [PageView(None, "site1.com", "/a", day) for day in ("2026-11-23", "2026-11-24")]
 IMPRESSIONS = [AdImpression(None, "site1.com", "34", "u1", "2026-11") for _ in range(2)]
 CLICKS = [AdClick(None, "site1.com", "34", "u1", number) for number in range(4)]
-
-
-@pytest.fixture(autouse=True)
-def _connected(mongodb_url: str) -> None:
-    connection.connect(mongodb_url)
 
 
 @pytest.mark.parametrize(
@@ -57,27 +52,27 @@ def _connected(mongodb_url: str) -> None:
     ],
 )
 def test_watchers_are_told_what_the_reports_will_hold(
-    events: list[Event], names: dict[str, int], rows: dict[str, object]
+    database: Database, events: list[Event], names: dict[str, int], rows: dict[str, object]
 ) -> None:
-    applied = Counting(ClickRule(3, "user")).apply(type(events[0]), {"b1": events})
+    applied = Counting(database, ClickRule(3, "user")).apply(type(events[0]), {"b1": events})
     told = counted(applied.changes)
     assert told.events == names
     assert told.counts.shown() == rows
 
 
-def test_watchers_are_told_nothing_of_what_was_counted_before() -> None:
-    counting = Counting(ClickRule(3, "user"))
+def test_watchers_are_told_nothing_of_what_was_counted_before(database: Database) -> None:
+    counting = Counting(database, ClickRule(3, "user"))
     counting.apply(PageView, {"b1": VIEWS})
     assert not counted(counting.apply(PageView, {"b1": VIEWS}).changes).counts
 
 
-def test_of_many_rows_only_the_largest_are_told_but_all_are_summed_up() -> None:
+def test_of_many_rows_only_the_largest_are_told_but_all_are_summed_up(database: Database) -> None:
     views = [
         PageView(None, "site1.com", f"/{page}", "2026-11-24")
         for page in range(MAX_NAMES_AT_ONCE * 2)
         for _ in range(1 + page % 2)
     ]
-    told = counted(Counting(ClickRule(3, "user")).apply(PageView, {"b1": views}).changes)
+    told = counted(Counting(database, ClickRule(3, "user")).apply(PageView, {"b1": views}).changes)
     assert told.events["*"] == told.events["site1.com"] == len(views)
     pages = {name: number for name, number in told.events.items() if " " in name}
     assert len(pages) == MAX_NAMES_AT_ONCE

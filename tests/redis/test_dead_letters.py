@@ -8,24 +8,26 @@ import pytest
 
 from app.domain.events import Rejection
 from app.journal.batches import Batch
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import dead_letters
 from app.redis.dead_letters import Budget
 
 BATCH = Batch("b1", "ad_click", b'[{"any":1}]')
 
 
-def keep(journal: Journal, *events: bytes) -> None:
+def keep(journal: RedisJournal, *events: bytes) -> None:
     rejections = [Rejection(n, event, {"Type": ["bad"]}) for n, event in enumerate(events)]
     journal.write([], dead_letters.keeping(rejections))
 
 
-def kept(journal: Journal, limit: int = 100, before: str | None = None) -> list[Any]:
+def kept(journal: RedisJournal, limit: int = 100, before: str | None = None) -> list[Any]:
     letters = dead_letters.newest(journal.redis, limit, before)
     return [msgspec.json.decode(letter.event) for letter in letters]
 
 
-def test_a_rejected_event_is_kept_as_it_came_with_its_reason_and_time(journal: Journal) -> None:
+def test_a_rejected_event_is_kept_as_it_came_with_its_reason_and_time(
+    journal: RedisJournal,
+) -> None:
     keep(journal, b'{"Type": "Sale"}')
     (letter,) = dead_letters.newest(journal.redis, 10)
     assert bytes(letter.event) == b'{"Type": "Sale"}'
@@ -34,7 +36,7 @@ def test_a_rejected_event_is_kept_as_it_came_with_its_reason_and_time(journal: J
     assert dead_letters.get(journal.redis, letter.id) == letter
 
 
-def test_a_failed_batch_is_kept_with_its_queue_and_id(journal: Journal) -> None:
+def test_a_failed_batch_is_kept_with_its_queue_and_id(journal: RedisJournal) -> None:
     journal.bury(BATCH, "it can't be counted")
     (letter,) = dead_letters.newest(journal.redis, 10)
     assert (letter.queue, letter.batch_id, bytes(letter.batch)) == ("ad_click", "b1", BATCH.payload)
@@ -43,7 +45,7 @@ def test_a_failed_batch_is_kept_with_its_queue_and_id(journal: Journal) -> None:
     assert dead_letters.newest(journal.redis, 10) == []
 
 
-def test_letters_are_read_newest_first_in_pages(journal: Journal) -> None:
+def test_letters_are_read_newest_first_in_pages(journal: RedisJournal) -> None:
     keep(journal, b"1", b"2", b"3")
     assert kept(journal) == [3, 2, 1]
     (newest, second) = dead_letters.newest(journal.redis, 2)
@@ -53,7 +55,7 @@ def test_letters_are_read_newest_first_in_pages(journal: Journal) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_events_and_batches_are_paged_together_even_where_they_have_the_same_id(
-    journal: Journal, limit: int
+    journal: RedisJournal, limit: int
 ) -> None:
     of_event: dict[Any, Any] = {"reason": "{}", "event": "1"}
     of_batch: dict[Any, Any] = {"reason": "{}", "queue": "q", "id": "b", "batch": "[]"}
@@ -68,7 +70,7 @@ def test_events_and_batches_are_paged_together_even_where_they_have_the_same_id(
 
 
 def test_rejected_events_are_bounded_and_never_push_out_a_batch(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letters, "EVENTS", Budget(2, 1024**2))
     journal.bury(BATCH, "it can't be counted")
@@ -86,7 +88,7 @@ def test_rejected_events_are_bounded_and_never_push_out_a_batch(
     ['{"Url":"é' + "é" * dead_letters.MAX_EVENT_BYTES + '"}', '{"Url":"é'],
     ids=["large", "no JSON"],
 )
-def test_what_can_not_be_kept_as_it_is_is_kept_as_text(journal: Journal, event: str) -> None:
+def test_what_can_not_be_kept_as_it_is_is_kept_as_text(journal: RedisJournal, event: str) -> None:
     keep(journal, event.encode(), b"\xff")
     not_unicode, letter = dead_letters.newest(journal.redis, 10)
     assert letter.truncated
@@ -97,7 +99,7 @@ def test_what_can_not_be_kept_as_it_is_is_kept_as_text(journal: Journal, event: 
 
 @pytest.mark.parametrize("character", ["a", "\x01", '"', "é", "\U0001f600", "\ud800"])
 def test_what_is_kept_of_an_event_is_bounded_as_it_is_stored(
-    journal: Journal, character: str
+    journal: RedisJournal, character: str
 ) -> None:
     for length in (1_000, 8_000, 20_000):
         keep(journal, b"{" + (character * length).encode(errors="surrogatepass"))
@@ -110,7 +112,7 @@ def test_what_is_kept_of_an_event_is_bounded_as_it_is_stored(
     assert all(str(event).startswith("{") for event in kept(journal))
 
 
-def test_a_reason_is_bounded_as_it_is_stored(journal: Journal) -> None:
+def test_a_reason_is_bounded_as_it_is_stored(journal: RedisJournal) -> None:
     journal.write([], dead_letters.keeping([Rejection(0, b"1", {"Url": ["\x01" * 5_000]})]))
     journal.bury(BATCH, '"' * 5_000)
     for stream in ("dead_letters:events", "dead_letters:batches"):
@@ -123,7 +125,7 @@ def test_a_reason_is_bounded_as_it_is_stored(journal: Journal) -> None:
 
 @pytest.mark.parametrize("size", [10, 1_000, 8_000])
 def test_rejected_events_are_bounded_in_memory_and_the_oldest_go(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, size: int
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr(dead_letters, "EVENTS", Budget(100_000, 64 * 1024))
     letters = 200_000 // (size + 100)
@@ -138,7 +140,7 @@ def test_rejected_events_are_bounded_in_memory_and_the_oldest_go(
 
 
 def test_what_is_removed_or_expired_makes_room(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letters, "EVENTS", Budget(100_000, 64 * 1024))
     for _ in range(4):
@@ -150,7 +152,7 @@ def test_what_is_removed_or_expired_makes_room(
 
 
 def test_letters_of_an_earlier_release_are_in_the_budget_from_the_first_one_on(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(50):
         journal.redis.xadd("dead_letters:events", {"reason": "{}", "event": "1" * 4_000})
@@ -161,7 +163,7 @@ def test_letters_of_an_earlier_release_are_in_the_budget_from_the_first_one_on(
 
 
 def test_the_oldest_failed_batch_goes_where_there_are_too_many_and_the_log_says_so(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    journal: RedisJournal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(dead_letters, "BATCHES", Budget(1_000, 64 * 1024))
     with caplog.at_level(logging.ERROR):
@@ -175,7 +177,7 @@ def test_the_oldest_failed_batch_goes_where_there_are_too_many_and_the_log_says_
     assert counted == b"3"
 
 
-def test_a_batch_is_buried_where_redis_is_full(journal: Journal) -> None:
+def test_a_batch_is_buried_where_redis_is_full(journal: RedisJournal) -> None:
     journal.write([BATCH])
     journal.redis.config_set("maxmemory", 1)
     try:
@@ -186,7 +188,7 @@ def test_a_batch_is_buried_where_redis_is_full(journal: Journal) -> None:
     assert len(dead_letters.newest(journal.redis, 10)) == 1
 
 
-def test_all_letters_of_a_kind_are_dropped(journal: Journal) -> None:
+def test_all_letters_of_a_kind_are_dropped(journal: RedisJournal) -> None:
     keep(journal, b"1", b"2")
     journal.bury(BATCH, "it can't be counted")
     assert dead_letters.remove_all(journal.redis, ["events"]) == 2
@@ -195,11 +197,11 @@ def test_all_letters_of_a_kind_are_dropped(journal: Journal) -> None:
     assert dead_letters.newest(journal.redis, 10) == []
 
 
-def memory_of(journal: Journal, kind: str) -> int:
+def memory_of(journal: RedisJournal, kind: str) -> int:
     return int(journal.redis.memory_usage(f"dead_letters:{kind}", samples=0) or 0)
 
 
-def test_letters_age_out(journal: Journal) -> None:
+def test_letters_age_out(journal: RedisJournal) -> None:
     old = int((time.time() - dead_letters.KEPT_SECONDS - 60) * 1000)
     journal.redis.xadd("dead_letters:events", {"reason": "{}", "event": "1"}, id=f"{old}-0")
     keep(journal, b"2")
@@ -208,20 +210,20 @@ def test_letters_age_out(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("letter_id", ["", "0-0", "0-0b", "1-1", "x", "-", "+", "1-1 +"])
-def test_there_is_no_letter_of_another_id(journal: Journal, letter_id: str) -> None:
+def test_there_is_no_letter_of_another_id(journal: RedisJournal, letter_id: str) -> None:
     keep(journal, b"1")
     assert dead_letters.get(journal.redis, letter_id) is None
     assert not dead_letters.remove(journal.redis, letter_id)
 
 
-def test_nothing_comes_after_the_first_of_all_ids(journal: Journal) -> None:
+def test_nothing_comes_after_the_first_of_all_ids(journal: RedisJournal) -> None:
     keep(journal, b"1")
     assert kept(journal, before="0-0") == []
     assert kept(journal, before="0-0b") == []
 
 
 def test_a_letter_tells_of_invalid_traffic_and_of_a_sender_that_may_not_write(
-    journal: Journal,
+    journal: RedisJournal,
 ) -> None:
     rejections = [Rejection(0, b"1", {}, "robot"), Rejection(1, b"2", {}, refused=True)]
     journal.write([], dead_letters.keeping(rejections))

@@ -5,7 +5,7 @@ import pytest
 
 from app.domain.events import OTHER, Actual, AdClick, AdImpression, Event, PageView, name_of
 from app.errors import Unavailable
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import known_names
 from app.redis.connection import connect
 from app.redis.known_names import KnownNames
@@ -15,7 +15,7 @@ Make = Callable[..., KnownNames]
 
 
 @pytest.fixture
-def knowing(settings: Settings, journal: Journal) -> Make:
+def knowing(settings: Settings, journal: RedisJournal) -> Make:
     """Makes one more process that knows names, all of the database's being known."""
 
     def make(websites: int = 2, pages: int = 3, ads: int = 2) -> KnownNames:
@@ -38,7 +38,7 @@ def of(names: KnownNames, events: Sequence[Event], sender: str | None = "a") -> 
     return ["".join(name_of(event)[1:]) for event in counted]
 
 
-def keys(journal: Journal, pattern: str) -> list[str]:
+def keys(journal: RedisJournal, pattern: str) -> list[str]:
     found: list[bytes] = journal.redis.keys(pattern)  # type: ignore[assignment]
     return [key.decode() for key in found]
 
@@ -94,7 +94,7 @@ def test_each_sender_has_a_budget_in_all_processes_together(knowing: Make) -> No
 
 
 def test_a_budget_is_of_a_day(
-    knowing: Make, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    knowing: Make, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = knowing(pages=1)
     assert of(names, views("a.com/1", "a.com/2")) == ["a.com/1", "a.com<other>"]
@@ -115,7 +115,7 @@ def test_who_has_no_budget_brings_up_any_number_which_all_then_know(knowing: Mak
 
 
 def test_until_all_names_are_loaded_none_is_turned_away_or_counted(
-    knowing: Make, journal: Journal
+    knowing: Make, journal: RedisJournal
 ) -> None:
     names = knowing(pages=1)
     journal.redis.delete(known_names.LOADED_KEY)
@@ -126,7 +126,7 @@ def test_until_all_names_are_loaded_none_is_turned_away_or_counted(
 
 
 def test_names_that_come_again_are_not_asked_for(
-    knowing: Make, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    knowing: Make, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_names, "MAX_REMEMBERED", 3)
     names = knowing()
@@ -144,7 +144,7 @@ def test_names_that_come_again_are_not_asked_for(
 
 
 def test_a_full_bucket_takes_in_no_new_name_or_sender_that_has_a_budget(
-    knowing: Make, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    knowing: Make, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_names, "KNOWN_BUCKETS", 1)
     monkeypatch.setattr(known_names, "BUCKET_SIZE", 4)
@@ -163,7 +163,7 @@ def test_a_full_bucket_takes_in_no_new_name_or_sender_that_has_a_budget(
 
 
 def test_a_bucket_of_senders_never_holds_more_than_redis_keeps_compactly(
-    knowing: Make, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    knowing: Make, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_names, "SPENT_BUCKETS", 1)
     monkeypatch.setattr(known_names, "BUCKET_SIZE", 3)
@@ -174,7 +174,7 @@ def test_a_bucket_of_senders_never_holds_more_than_redis_keeps_compactly(
     assert journal.redis.hlen(key) == 3
 
 
-def test_redis_keeps_names_and_senders_compactly(knowing: Make, journal: Journal) -> None:
+def test_redis_keeps_names_and_senders_compactly(knowing: Make, journal: RedisJournal) -> None:
     names = knowing(pages=600)
     of(names, views(*(f"a.com/{n}" for n in range(600))))
     for pattern, encoding in (("names:known:*", b"intset"), ("names:spent:*", b"listpack")):
@@ -182,7 +182,7 @@ def test_redis_keeps_names_and_senders_compactly(knowing: Make, journal: Journal
         assert found == {encoding}
 
 
-def test_nobody_can_tell_which_names_share_a_bucket(knowing: Make, journal: Journal) -> None:
+def test_nobody_can_tell_which_names_share_a_bucket(knowing: Make, journal: RedisJournal) -> None:
     def buckets() -> list[str]:
         of(knowing(), views("a.com/1"))
         return sorted(keys(journal, "names:known:*"))

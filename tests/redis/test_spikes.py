@@ -1,6 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import live, spikes
 from app.redis.live import Counted, Counts
 from app.redis.spikes import Spike
@@ -9,16 +9,16 @@ NOW = 1_800_000_000.0
 FACTOR, AT_LEAST = 3.0, 15
 
 
-def views(journal: Journal, number: int, minutes_ago: int = 0, page: str = "/a") -> None:
+def views(journal: RedisJournal, number: int, minutes_ago: int = 0, page: str = "/a") -> None:
     names = {"*": number, f"site1.com {page}": number}
     live.record(journal.redis, "page_view", Counted(names, Counts()), NOW - minutes_ago * 60)
 
 
-def announced(journal: Journal, later: float = 0) -> list[Spike]:
+def announced(journal: RedisJournal, later: float = 0) -> list[Spike]:
     return spikes.announce(journal.redis, NOW + later, FACTOR, AT_LEAST)
 
 
-def test_more_than_the_factor_times_the_mean_minute_is_a_spike(journal: Journal) -> None:
+def test_more_than_the_factor_times_the_mean_minute_is_a_spike(journal: RedisJournal) -> None:
     for ago in range(1, 61):
         views(journal, 10, ago)
     views(journal, 30)
@@ -27,19 +27,19 @@ def test_more_than_the_factor_times_the_mean_minute_is_a_spike(journal: Journal)
     assert announced(journal) == [Spike("page_view", "site1.com", "/a", 31, 10.0, int(NOW))]
 
 
-def test_less_than_the_minimum_is_none_however_quiet_the_hour_was(journal: Journal) -> None:
+def test_less_than_the_minimum_is_none_however_quiet_the_hour_was(journal: RedisJournal) -> None:
     views(journal, 14)
     assert announced(journal) == []
     views(journal, 1)
     assert [spike.count for spike in announced(journal)] == [15]
 
 
-def test_the_last_events_of_a_minute_are_looked_at_after_it(journal: Journal) -> None:
+def test_the_last_events_of_a_minute_are_looked_at_after_it(journal: RedisJournal) -> None:
     views(journal, 20)
     assert [spike.time for spike in announced(journal, later=61)] == [int(NOW)]
 
 
-def test_a_spike_is_announced_again_only_after_ten_minutes(journal: Journal) -> None:
+def test_a_spike_is_announced_again_only_after_ten_minutes(journal: RedisJournal) -> None:
     views(journal, 20)
     assert len(announced(journal)) == 1
     views(journal, 500)
@@ -51,7 +51,7 @@ def test_a_spike_is_announced_again_only_after_ten_minutes(journal: Journal) -> 
     assert [spike.name for spike in announced(journal)] == ["/a"]
 
 
-def test_of_many_that_look_at_once_one_announces(journal: Journal) -> None:
+def test_of_many_that_look_at_once_one_announces(journal: RedisJournal) -> None:
     for number in range(20):
         views(journal, 20, page=f"/{number}")
     with ThreadPoolExecutor(8) as threads:
@@ -60,7 +60,7 @@ def test_of_many_that_look_at_once_one_announces(journal: Journal) -> None:
     assert len(names) == len(set(names)) == spikes.MAX_A_MINUTE
 
 
-def test_the_latest_spikes_are_kept_newest_first(journal: Journal) -> None:
+def test_the_latest_spikes_are_kept_newest_first(journal: RedisJournal) -> None:
     for number in range(spikes.KEPT + 5):
         views(journal, 20, minutes_ago=-number, page=f"/{number}")
         (last,) = announced(journal, later=number * 60)
@@ -69,7 +69,7 @@ def test_the_latest_spikes_are_kept_newest_first(journal: Journal) -> None:
     assert latest[0] == last
 
 
-def test_a_minute_announces_the_largest_and_how_many_more_there_were(journal: Journal) -> None:
+def test_a_minute_announces_the_largest_and_how_many_more_there_were(journal: RedisJournal) -> None:
     for number in range(spikes.MAX_A_MINUTE + 5):
         views(journal, 20 + number, page=f"/{number}")
     found = announced(journal)
@@ -80,13 +80,13 @@ def test_a_minute_announces_the_largest_and_how_many_more_there_were(journal: Jo
     assert [spike.name for spike in announced(journal, later=60)] == ["/4", "/3", "/2", "/1", "/0"]
 
 
-def test_one_that_goes_on_into_the_next_minute_takes_one_place(journal: Journal) -> None:
+def test_one_that_goes_on_into_the_next_minute_takes_one_place(journal: RedisJournal) -> None:
     views(journal, 20)
     views(journal, 30, minutes_ago=-1)
     assert [(spike.count, spike.more) for spike in announced(journal, later=60)] == [(20, 0)]
 
 
-def test_made_up_names_hide_no_spike(journal: Journal) -> None:
+def test_made_up_names_hide_no_spike(journal: RedisJournal) -> None:
     for start in range(0, live.MAX_NAMES + 100, 100):
         names = {f"made-up.com /{start + n}": 1 for n in range(100)}
         live.record(journal.redis, "page_view", Counted({"*": 100} | names, Counts()), NOW)
@@ -94,7 +94,7 @@ def test_made_up_names_hide_no_spike(journal: Journal) -> None:
     assert [(spike.name, spike.count) for spike in announced(journal)] == [("/a", 40)]
 
 
-def test_what_a_full_minute_may_have_left_out_is_no_spike(journal: Journal) -> None:
+def test_what_a_full_minute_may_have_left_out_is_no_spike(journal: RedisJournal) -> None:
     for ago in range(1, 61):
         minute = f"live:minute:{int(NOW // 60) - ago}:page_view"
         journal.redis.zadd(minute, {f"made-up.com /{n}": 10 for n in range(live.MAX_NAMES)})

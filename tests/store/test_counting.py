@@ -16,8 +16,9 @@ from app.cli.simulation import Expectation, SimulatedEvent
 from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.domain.invalid_traffic import REASONS, Invalid
-from app.store import connection, documents, folding, histories, migrations, reports
+from app.store import documents, folding, histories, migrations, reports
 from app.store.counting import Applied, ClickRule, Counting
+from app.store.database import Database
 from app.store.errors import TransactionTooLarge
 from app.store.ledger import Entry, Piece
 from tests.support.counting import count_batch
@@ -42,31 +43,37 @@ def click(user: str = "u1", ad: str = "34", website: str = "site1.com", time: in
     return AdClick(None, website, ad, user, time)
 
 
-def apply(counting: Counting, *events: Event, batch_id: str | None = None) -> int | None:
-    return count_batch(counting, batch_id or str(uuid.uuid4()), type(events[0]), events)
+def apply(
+    database: Database, counting: Counting, *events: Event, batch_id: str | None = None
+) -> int | None:
+    return count_batch(database, counting, batch_id or str(uuid.uuid4()), type(events[0]), events)
 
 
-def rows(read: Any, **filters: Any) -> list[tuple[Any, ...]]:
-    report = read(reports.Page(reports.MAX_LIMIT), **filters)
+def rows(database: Database, read: Any, **filters: Any) -> list[tuple[Any, ...]]:
+    report = read(database, reports.Page(reports.MAX_LIMIT), **filters)
     return [tuple(row[name] for name in report.columns) for row in report.items]
 
 
-def test_views_are_counted_by_website_and_page(counting: Counting) -> None:
-    apply(counting, view("/a"), view("/b"), view("/a"))
-    apply(counting, view("/a"))
-    assert rows(reports.page_views) == [("site1.com", "/a", 3), ("site1.com", "/b", 1)]
+def test_views_are_counted_by_website_and_page(database: Database, counting: Counting) -> None:
+    apply(database, counting, view("/a"), view("/b"), view("/a"))
+    apply(database, counting, view("/a"))
+    assert rows(database, reports.page_views) == [("site1.com", "/a", 3), ("site1.com", "/b", 1)]
 
 
-def test_a_batch_is_counted_once_however_often_it_is_delivered(counting: Counting) -> None:
-    assert apply(counting, view(), batch_id="b1") == 1
-    assert apply(counting, view(), batch_id="b1") is None
-    assert rows(reports.page_views) == [("site1.com", "/a", 1)]
+def test_a_batch_is_counted_once_however_often_it_is_delivered(
+    database: Database, counting: Counting
+) -> None:
+    assert apply(database, counting, view(), batch_id="b1") == 1
+    assert apply(database, counting, view(), batch_id="b1") is None
+    assert rows(database, reports.page_views) == [("site1.com", "/a", 1)]
 
 
-def test_an_event_id_is_counted_once_within_a_batch_and_over_batches(counting: Counting) -> None:
-    assert apply(counting, view(event_id="e1"), view(event_id="e1"), view()) == 2
-    assert apply(counting, view(event_id="e1"), view(event_id="e2")) == 1
-    assert rows(reports.page_views) == [("site1.com", "/a", 3)]
+def test_an_event_id_is_counted_once_within_a_batch_and_over_batches(
+    database: Database, counting: Counting
+) -> None:
+    assert apply(database, counting, view(event_id="e1"), view(event_id="e1"), view()) == 2
+    assert apply(database, counting, view(event_id="e1"), view(event_id="e2")) == 1
+    assert rows(database, reports.page_views) == [("site1.com", "/a", 3)]
 
 
 def collided(counting: Counting, *events: Event) -> list[int]:
@@ -75,10 +82,12 @@ def collided(counting: Counting, *events: Event) -> list[int]:
     return [collision.position for collision in applied.collisions]
 
 
-def test_an_event_id_is_claimed_for_its_website_alone(counting: Counting) -> None:
-    assert apply(counting, view(event_id="e1")) == 1
-    assert apply(counting, replace(view(event_id="e1"), website="site2.com")) == 1
-    assert apply(counting, view(event_id="e1")) == 0
+def test_an_event_id_is_claimed_for_its_website_alone(
+    database: Database, counting: Counting
+) -> None:
+    assert apply(database, counting, view(event_id="e1")) == 1
+    assert apply(database, counting, replace(view(event_id="e1"), website="site2.com")) == 1
+    assert apply(database, counting, view(event_id="e1")) == 0
 
 
 @pytest.mark.parametrize(
@@ -90,25 +99,27 @@ def test_an_event_id_is_claimed_for_its_website_alone(counting: Counting) -> Non
     ],
 )
 def test_another_event_with_the_same_id_collides_and_does_not_count(
-    counting: Counting, other: Event
+    database: Database, counting: Counting, other: Event
 ) -> None:
     assert collided(counting, view("/a", event_id="e1")) == []
     assert collided(counting, other) == [0]
-    assert apply(counting, replace(other, event_id="e2")) == 1
+    assert apply(database, counting, replace(other, event_id="e2")) == 1
 
 
-def test_of_two_events_with_one_id_in_a_batch_the_first_counts(counting: Counting) -> None:
+def test_of_two_events_with_one_id_in_a_batch_the_first_counts(
+    database: Database, counting: Counting
+) -> None:
     events = [view("/a", "e1"), view("/b", "e1"), view("/a", "e1"), view("/c", None)]
     assert collided(counting, *events) == [1]
-    wait_until(lambda: folding.fold("PageView"))
-    assert {row[1] for row in rows(reports.page_views)} == {"/a", "/c"}
+    wait_until(lambda: folding.fold(database, "PageView"))
+    assert {row[1] for row in rows(database, reports.page_views)} == {"/a", "/c"}
 
 
 @pytest.mark.parametrize(("hashed_monthly", "positions"), [(False, [1, 2]), (True, [1])])
 def test_a_collision_goes_by_ad_and_user_but_never_by_times(
-    hashed_monthly: bool, positions: list[int]
+    database: Database, hashed_monthly: bool, positions: list[int]
 ) -> None:
-    counting = Counting(ClickRule(3, "user"), hashed_monthly=hashed_monthly)
+    counting = Counting(database, ClickRule(3, "user"), hashed_monthly=hashed_monthly)
     shown = AdImpression("e1", "site1.com", "34", "u1", "2026-11", 5)
     again = [
         replace(shown, month="2026-10", time=9),
@@ -119,8 +130,10 @@ def test_a_collision_goes_by_ad_and_user_but_never_by_times(
     assert collided(counting, *again) == positions
 
 
-def test_a_collision_is_found_once_although_its_batch_comes_again(counting: Counting) -> None:
-    apply(counting, view("/a", event_id="e1"))
+def test_a_collision_is_found_once_although_its_batch_comes_again(
+    database: Database, counting: Counting
+) -> None:
+    apply(database, counting, view("/a", event_id="e1"))
     batches = {"b1": [view("/b", event_id="e1"), view("/c")]}
     found = counting.apply(PageView, batches).collisions
     assert [(one.batch, one.position, one.event) for one in found] == [("b1", 0, batches["b1"][0])]
@@ -129,27 +142,32 @@ def test_a_collision_is_found_once_although_its_batch_comes_again(counting: Coun
 
 
 def test_ids_of_the_first_release_hold_for_every_website_until_they_expire(
+    database: Database,
     counting: Counting,
 ) -> None:
-    connection.collection(documents.SeenEvent).insert_one({"_id": "old"})
-    stamp = connection.collection(documents.Schema)
+    database[documents.SeenEvent].insert_one({"_id": "old"})
+    stamp = database[documents.Schema]
     stamp.update_one({}, {"$set": {"version": BEFORE_EVENT_IDS_OF_WEBSITES}})
-    migrations.migrate(lambda _: None)
-    assert apply(counting, view("/b", event_id="old"), view("/b", event_id="new")) == 1
+    migrations.migrate(database, lambda _: None)
+    assert apply(database, counting, view("/b", event_id="old"), view("/b", event_id="new")) == 1
     assert collided(counting, replace(view(event_id="old"), website="site2.com")) == []
     stamp.update_one({"_id": "seen_events"}, {"$set": {"until": datetime.now(UTC)}})
-    assert apply(Counting(ClickRule(3, "user")), view(event_id="old")) == 1
+    assert apply(database, Counting(database, ClickRule(3, "user")), view(event_id="old")) == 1
 
 
-def test_a_batch_of_which_a_piece_is_counted_counts_the_rest(counting: Counting) -> None:
+def test_a_batch_of_which_a_piece_is_counted_counts_the_rest(
+    database: Database, counting: Counting
+) -> None:
     events = [view(f"/{n}", event_id=str(n)) for n in range(10)]
     for start, stop in [(4, 6), (0, 2), (5, 8)]:
         piece = Piece("b1", events[start:stop], start, whole=False)
         counting.apply_pieces({PageView: [piece]})
     assert counting.apply(PageView, {"b1": events}).events == 4
     assert counting.apply(PageView, {"b1": events}).events == 0
-    wait_until(lambda: folding.fold("PageView"))
-    assert sorted(rows(reports.page_views)) == [("site1.com", f"/{n}", 1) for n in range(10)]
+    wait_until(lambda: folding.fold(database, "PageView"))
+    assert sorted(rows(database, reports.page_views)) == [
+        ("site1.com", f"/{n}", 1) for n in range(10)
+    ]
 
 
 @given(cuts=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=5))
@@ -164,8 +182,8 @@ def test_a_batch_counts_once_in_whatever_pieces_it_is_counted(cuts: list[tuple[i
     assert sorted(counted) == events
 
 
-def test_events_that_are_passed_over_are_done_and_do_not_count() -> None:
-    counting = Counting(ClickRule(3, "user"), archives=True)
+def test_events_that_are_passed_over_are_done_and_do_not_count(database: Database) -> None:
+    counting = Counting(database, ClickRule(3, "user"), archives=True)
     events = [view(f"/{n}") for n in range(3)]
     counting.pass_over(Piece("b1", events[1:2], 1, whole=False))
     applied = counting.apply(PageView, {"b1": events})
@@ -174,10 +192,10 @@ def test_events_that_are_passed_over_are_done_and_do_not_count() -> None:
 
 
 def test_a_transaction_reads_no_more_than_so_much_of_click_histories(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clicks = [click(f"u{n}") for n in range(4)]
-    apply(counting, *clicks)
+    apply(database, counting, *clicks)
     monkeypatch.setattr(histories, "READ_BYTES", 2 * len(histories.pack(ONE_HIT)))
     with pytest.raises(TransactionTooLarge):
         counting.apply(AdClick, {"b1": clicks})
@@ -185,16 +203,17 @@ def test_a_transaction_reads_no_more_than_so_much_of_click_histories(
         counting.apply_pieces({AdClick: [half]})
     monkeypatch.setattr(histories, "READ_BYTES", 1)
     counting.apply(AdClick, {"alone": clicks[:1]})
-    wait_until(lambda: folding.fold("AdClick"))
-    assert rows(reports.clicks) == [("site1.com", "34", 9, 1)]
+    wait_until(lambda: folding.fold(database, "AdClick"))
+    assert rows(database, reports.clicks) == [("site1.com", "34", 9, 1)]
 
 
 def test_visitors_are_distinct_by_website_and_month_and_over_all_websites(
+    database: Database,
     counting: Counting,
 ) -> None:
-    apply(counting, impression("u1"), impression("u1"), impression("u2"))
-    apply(counting, impression("u1", "site2.com"), impression("u1", month="2026-10"))
-    assert rows(reports.impressions) == [
+    apply(database, counting, impression("u1"), impression("u1"), impression("u2"))
+    apply(database, counting, impression("u1", "site2.com"), impression("u1", month="2026-10"))
+    assert rows(database, reports.impressions) == [
         ("2026-11", "*", 4, 2, False),
         ("2026-11", "site1.com", 3, 2, False),
         ("2026-10", "*", 1, 1, False),
@@ -203,71 +222,79 @@ def test_visitors_are_distinct_by_website_and_month_and_over_all_websites(
     ]
 
 
-def test_impressions_are_counted_by_website_ad_and_month(counting: Counting) -> None:
-    apply(counting, impression("u1"), impression("u2"))
+def test_impressions_are_counted_by_website_ad_and_month(
+    database: Database, counting: Counting
+) -> None:
+    apply(database, counting, impression("u1"), impression("u2"))
     assert [
-        (counts.website, counts.ad_id, counts.month, counts.impressions)
-        for counts in documents.Impressions.objects
+        (counts["website"], counts["ad_id"], counts["month"], counts["impressions"])
+        for counts in database[documents.Impressions].find()
     ] == [("site1.com", "34", "2026-11", 2)]
 
 
 @pytest.mark.parametrize(("hits", "clicks"), [(1, 0), (2, 0), (3, 1), (5, 1), (7, 2)])
-def test_every_third_hit_of_a_user_is_a_click(counting: Counting, hits: int, clicks: int) -> None:
+def test_every_third_hit_of_a_user_is_a_click(
+    database: Database, counting: Counting, hits: int, clicks: int
+) -> None:
     for time in range(hits):
-        apply(counting, click(time=time))
-    assert rows(reports.clicks) == [("site1.com", "34", hits, clicks)]
+        apply(database, counting, click(time=time))
+    assert rows(database, reports.clicks) == [("site1.com", "34", hits, clicks)]
 
 
-def test_hits_of_different_users_are_not_added_up(counting: Counting) -> None:
-    apply(counting, click("u1"), click("u2"), click("u3"))
-    assert rows(reports.clicks) == [("site1.com", "34", 3, 0)]
+def test_hits_of_different_users_are_not_added_up(database: Database, counting: Counting) -> None:
+    apply(database, counting, click("u1"), click("u2"), click("u3"))
+    assert rows(database, reports.clicks) == [("site1.com", "34", 3, 0)]
 
 
-def test_in_the_user_scope_hits_count_over_all_ads(counting: Counting) -> None:
-    apply(counting, click(ad="1", time=1), click(ad="2", time=2))
-    apply(counting, click(ad="3", website="site2.com", time=3))
-    assert rows(reports.clicks) == [
+def test_in_the_user_scope_hits_count_over_all_ads(database: Database, counting: Counting) -> None:
+    apply(database, counting, click(ad="1", time=1), click(ad="2", time=2))
+    apply(database, counting, click(ad="3", website="site2.com", time=3))
+    assert rows(database, reports.clicks) == [
         ("site2.com", "3", 1, 1),
         ("site1.com", "1", 1, 0),
         ("site1.com", "2", 1, 0),
     ]
 
 
-def test_in_the_ad_scope_hits_count_for_each_website_and_ad_apart() -> None:
-    counting = Counting(ClickRule(hits=3, scope="ad"))
-    apply(counting, click(ad="1"), click(ad="2"), click(ad="1", website="site2.com"))
-    apply(counting, click(ad="1"), click(ad="1"))
-    assert rows(reports.clicks) == [
+def test_in_the_ad_scope_hits_count_for_each_website_and_ad_apart(database: Database) -> None:
+    counting = Counting(database, ClickRule(hits=3, scope="ad"))
+    apply(database, counting, click(ad="1"), click(ad="2"), click(ad="1", website="site2.com"))
+    apply(database, counting, click(ad="1"), click(ad="1"))
+    assert rows(database, reports.clicks) == [
         ("site1.com", "1", 3, 1),
         ("site1.com", "2", 1, 0),
         ("site2.com", "1", 1, 0),
     ]
 
 
-def test_a_click_moves_to_the_ad_of_a_hit_that_arrives_late(counting: Counting) -> None:
-    apply(counting, click(ad="1", time=1), click(ad="1", time=2), click(ad="4", time=4))
-    assert rows(reports.clicks, ad_id="4") == [("site1.com", "4", 1, 1)]
-    apply(counting, click(ad="3", time=3))
-    assert rows(reports.clicks, ad_id="4") == [("site1.com", "4", 1, 0)]
-    assert rows(reports.clicks, ad_id="3") == [("site1.com", "3", 1, 1)]
+def test_a_click_moves_to_the_ad_of_a_hit_that_arrives_late(
+    database: Database, counting: Counting
+) -> None:
+    apply(database, counting, click(ad="1", time=1), click(ad="1", time=2), click(ad="4", time=4))
+    assert rows(database, reports.clicks, ad_id="4") == [("site1.com", "4", 1, 1)]
+    apply(database, counting, click(ad="3", time=3))
+    assert rows(database, reports.clicks, ad_id="4") == [("site1.com", "4", 1, 0)]
+    assert rows(database, reports.clicks, ad_id="3") == [("site1.com", "3", 1, 1)]
 
 
-def test_ids_that_look_like_operators_or_keys_are_only_text(counting: Counting) -> None:
+def test_ids_that_look_like_operators_or_keys_are_only_text(
+    database: Database, counting: Counting
+) -> None:
     odd = ["$gt", "a b", "site1.com 34", "a\0b", "\n", "é\U0001f600", "*"]
-    apply(counting, *(AdImpression(None, "site1.com", ad, ad, "2026-11") for ad in odd))
-    apply(counting, *(click(user=ad, ad=ad) for ad in odd))
-    assert sorted(row[1] for row in rows(reports.clicks)) == sorted(odd)
-    assert rows(reports.impressions)[0] == ("2026-11", "*", 7, 7, False)
+    apply(database, counting, *(AdImpression(None, "site1.com", ad, ad, "2026-11") for ad in odd))
+    apply(database, counting, *(click(user=ad, ad=ad) for ad in odd))
+    assert sorted(row[1] for row in rows(database, reports.clicks)) == sorted(odd)
+    assert rows(database, reports.impressions)[0] == ("2026-11", "*", 7, 7, False)
 
 
 def test_a_batch_that_fails_halfway_changes_nothing(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folding, "record", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        apply(counting, view(event_id="e1"), batch_id="b1")
+        apply(database, counting, view(event_id="e1"), batch_id="b1")
     monkeypatch.undo()
-    assert apply(counting, view(event_id="e1"), batch_id="b1") == 1
+    assert apply(database, counting, view(event_id="e1"), batch_id="b1") == 1
 
 
 def in_parallel(work: Sequence[Any]) -> None:
@@ -289,42 +316,42 @@ def in_parallel(work: Sequence[Any]) -> None:
         raise failures[0]
 
 
-def test_writers_at_the_same_time_lose_no_count() -> None:
+def test_writers_at_the_same_time_lose_no_count(database: Database) -> None:
     def write() -> None:
-        counting = Counting(ClickRule(hits=3, scope="user"))
+        counting = Counting(database, ClickRule(hits=3, scope="user"))
         for _ in range(10):
-            apply(counting, view(), view(event_id="same"))
-            apply(counting, impression("u1"), impression("u2"))
-            apply(counting, click())
+            apply(database, counting, view(), view(event_id="same"))
+            apply(database, counting, impression("u1"), impression("u2"))
+            apply(database, counting, click())
 
     in_parallel([write] * 4)
-    assert rows(reports.page_views) == [("site1.com", "/a", 41)]
-    assert rows(reports.impressions)[0] == ("2026-11", "*", 80, 2, False)
-    assert rows(reports.clicks) == [("site1.com", "34", 40, 13)]
+    assert rows(database, reports.page_views) == [("site1.com", "/a", 41)]
+    assert rows(database, reports.impressions)[0] == ("2026-11", "*", 80, 2, False)
+    assert rows(database, reports.clicks) == [("site1.com", "34", 40, 13)]
 
 
-def test_a_batch_delivered_to_several_workers_at_once_is_counted_once() -> None:
+def test_a_batch_delivered_to_several_workers_at_once_is_counted_once(database: Database) -> None:
     outcomes: list[int | None] = []
     start = threading.Barrier(4)
 
     def write() -> None:
-        counting = Counting(ClickRule(hits=3, scope="user"))
+        counting = Counting(database, ClickRule(hits=3, scope="user"))
         start.wait()
-        outcomes.append(apply(counting, view(), batch_id="b1"))
+        outcomes.append(apply(database, counting, view(), batch_id="b1"))
 
     in_parallel([write] * 4)
     assert sorted(outcomes, key=str) == [1, None, None, None]
-    assert rows(reports.page_views) == [("site1.com", "/a", 1)]
+    assert rows(database, reports.page_views) == [("site1.com", "/a", 1)]
 
 
 def test_what_was_committed_outlives_a_kill_of_the_database(
-    counting: Counting, database: Server
+    database: Database, counting: Counting, mongodb: Server
 ) -> None:
-    apply(counting, view(), batch_id="b1")
-    database.kill()
-    database.start()
-    assert apply(counting, view(), batch_id="b1") is None
-    assert rows(reports.page_views) == [("site1.com", "/a", 1)]
+    apply(database, counting, view(), batch_id="b1")
+    mongodb.kill()
+    mongodb.start()
+    assert apply(database, counting, view(), batch_id="b1") is None
+    assert rows(database, reports.page_views) == [("site1.com", "/a", 1)]
 
 
 FIRST = datetime(2026, 10, 31, 22, tzinfo=UTC)
@@ -358,7 +385,10 @@ def counted_form(event: SimulatedEvent) -> Event:
 @settings(max_examples=50)
 @given(events=some_events, data=st.data())
 def test_any_order_split_redelivery_and_interleaving_leads_to_what_a_plain_model_says(
-    scope: Literal["user", "ad"], events: list[SimulatedEvent], data: st.DataObject
+    database: Database,
+    scope: Literal["user", "ad"],
+    events: list[SimulatedEvent],
+    data: st.DataObject,
 ) -> None:
     # An id stands for one event: what else comes under it is that event again.
     by_id: dict[object, SimulatedEvent] = {}
@@ -368,7 +398,7 @@ def test_any_order_split_redelivery_and_interleaving_leads_to_what_a_plain_model
         model.add(event)
 
     for document in documents.COLLECTIONS:
-        connection.collection(document).delete_many({})
+        database[document].delete_many({})
     arrangement = list(map(counted_form, data.draw(st.permutations(events))))
     size = data.draw(st.integers(1, 10))
     deliveries = [
@@ -381,9 +411,9 @@ def test_any_order_split_redelivery_and_interleaving_leads_to_what_a_plain_model
     deliveries = data.draw(st.permutations(deliveries))
 
     def work(part: list[tuple[str, type[Event], list[Event]]]) -> None:
-        counting = Counting(ClickRule(hits=3, scope=scope))
+        counting = Counting(database, ClickRule(hits=3, scope=scope))
         for batch_id, kind, batch in part:
-            count_batch(counting, batch_id, kind, batch)
+            count_batch(database, counting, batch_id, kind, batch)
 
     in_parallel([partial(work, deliveries[0::2]), partial(work, deliveries[1::2])])
     for path, read in (
@@ -392,44 +422,57 @@ def test_any_order_split_redelivery_and_interleaving_leads_to_what_a_plain_model
         ("impressions", reports.impressions),
         ("clicks", reports.clicks),
     ):
-        assert read(reports.Page()).items == model.reports()[path]
+        assert read(database, reports.Page()).items == model.reports()[path]
 
 
 # Invalid traffic.
 
 
-def test_events_of_invalid_traffic_count_apart_and_nowhere_else(counting: Counting) -> None:
+def test_events_of_invalid_traffic_count_apart_and_nowhere_else(
+    database: Database, counting: Counting
+) -> None:
     robot, user = Invalid("robot", "2026-11-24"), Invalid("user", "2026-11-25")
     for kind, make in (("v", view()), ("i", impression("u1")), ("c", click())):
         marked = msgspec.structs.replace(make, invalid=robot)
-        apply(counting, marked, marked, msgspec.structs.replace(make, invalid=user), batch_id=kind)
+        apply(
+            database,
+            counting,
+            marked,
+            marked,
+            msgspec.structs.replace(make, invalid=user),
+            batch_id=kind,
+        )
     for read in (reports.page_views, reports.daily_page_views, reports.impressions, reports.clicks):
-        assert rows(read) == []
+        assert rows(database, read) == []
     kinds = ("AdClick", "AdImpression", "PageView")
     expected = [("site1.com", kind, "robot", 2) for kind in kinds]
-    assert rows(reports.filtered) == expected + [("site1.com", kind, "user", 1) for kind in kinds]
-    assert not documents.Visitors.objects
-    apply(counting, impression("u1"))
-    assert rows(reports.impressions)[0] == ("2026-11", "*", 1, 1, False)
+    assert rows(database, reports.filtered) == expected + [
+        ("site1.com", kind, "user", 1) for kind in kinds
+    ]
+    assert not database[documents.Visitors].find_one()
+    apply(database, counting, impression("u1"))
+    assert rows(database, reports.impressions)[0] == ("2026-11", "*", 1, 1, False)
 
 
-def test_an_event_id_of_invalid_traffic_is_claimed_like_any_other(counting: Counting) -> None:
+def test_an_event_id_of_invalid_traffic_is_claimed_like_any_other(
+    database: Database, counting: Counting
+) -> None:
     marked = msgspec.structs.replace(view(event_id="e1"), invalid=Invalid("robot", "2026-11-24"))
-    assert apply(counting, marked) == 1
-    assert apply(counting, marked) == 0
-    assert apply(counting, view(event_id="e1")) == 0
-    assert rows(reports.page_views) == []
-    assert rows(reports.filtered) == [("site1.com", "PageView", "robot", 1)]
+    assert apply(database, counting, marked) == 1
+    assert apply(database, counting, marked) == 0
+    assert apply(database, counting, view(event_id="e1")) == 0
+    assert rows(database, reports.page_views) == []
+    assert rows(database, reports.filtered) == [("site1.com", "PageView", "robot", 1)]
 
 
-def test_what_counts_apart_is_summed_up_over_days_and_paged() -> None:
-    counting = Counting(ClickRule(hits=3, scope="user"))
+def test_what_counts_apart_is_summed_up_over_days_and_paged(database: Database) -> None:
+    counting = Counting(database, ClickRule(hits=3, scope="user"))
     days = [("a.com", "2026-11-23"), ("a.com", "2026-11-24"), ("b.com", "2026-11-24")]
     for website, day in days:
         for reason in REASONS[:2]:
             event = PageView(None, website, "/", day, invalid=Invalid(reason, day))
-            apply(counting, event, event)
-    assert rows(reports.filtered) == [
+            apply(database, counting, event, event)
+    assert rows(database, reports.filtered) == [
         ("a.com", "PageView", "address", 4),
         ("a.com", "PageView", "robot", 4),
         ("b.com", "PageView", "address", 2),
@@ -437,55 +480,60 @@ def test_what_counts_apart_is_summed_up_over_days_and_paged() -> None:
     ]
     found, cursor = [], None
     while True:
-        report = reports.filtered(reports.Page(1, cursor))
+        report = reports.filtered(database, reports.Page(1, cursor))
         found += report.items
         cursor = report.next_cursor
         if cursor is None:
             break
-    assert found == reports.filtered(reports.Page()).items
-    of_day = rows(reports.filtered, first=date(2026, 11, 24), website="a.com")
+    assert found == reports.filtered(database, reports.Page()).items
+    of_day = rows(database, reports.filtered, first=date(2026, 11, 24), website="a.com")
     assert [row[-1] for row in of_day] == [2, 2]
 
 
 WINDOW = ClickRule(hits=3, scope="user", window=30)
 
 
-def test_a_hit_that_only_repeats_another_counts_apart_on_its_own_day() -> None:
-    counting = Counting(WINDOW, timezone(timedelta(hours=1)))
+def test_a_hit_that_only_repeats_another_counts_apart_on_its_own_day(database: Database) -> None:
+    counting = Counting(database, WINDOW, timezone(timedelta(hours=1)))
     before_midnight = int(datetime(2026, 11, 24, 22, 59, 50, tzinfo=UTC).timestamp() * 1000)
     for seconds in (0, 5, 29.999, 30):
-        apply(counting, click(time=before_midnight + int(seconds * 1000)))
-    assert rows(reports.clicks) == [("site1.com", "34", 2, 0)]
-    assert [(row.day, row.type, row.reason, row.events) for row in documents.Filtered.objects] == [
+        apply(database, counting, click(time=before_midnight + int(seconds * 1000)))
+    assert rows(database, reports.clicks) == [("site1.com", "34", 2, 0)]
+    assert [
+        (row["day"], row["type"], row["reason"], row["events"])
+        for row in database[documents.Filtered].find()
+    ] == [
         ("2026-11-24", "AdClick", "repeat", 1),
         ("2026-11-25", "AdClick", "repeat", 1),
     ]
-    apply(counting, click(time=before_midnight - 10_000))
-    assert rows(reports.clicks) == [("site1.com", "34", 2, 0)]
-    assert [(row.day, row.events) for row in documents.Filtered.objects] == [
+    apply(database, counting, click(time=before_midnight - 10_000))
+    assert rows(database, reports.clicks) == [("site1.com", "34", 2, 0)]
+    assert [(row["day"], row["events"]) for row in database[documents.Filtered].find()] == [
         ("2026-11-24", 2),
         ("2026-11-25", 1),
     ]
 
 
-def test_a_tally_of_before_there_was_a_window_is_understood(counting: Counting) -> None:
-    apply(counting, click(time=0), click(time=1))
-    assert rows(reports.clicks) == [("site1.com", "34", 2, 0)]
-    apply(Counting(WINDOW), click(time=2), click(time=90_000))
-    assert rows(reports.clicks) == [("site1.com", "34", 3, 0)]
-    assert rows(reports.filtered) == [("site1.com", "AdClick", "repeat", 1)]
+def test_a_tally_of_before_there_was_a_window_is_understood(
+    database: Database, counting: Counting
+) -> None:
+    apply(database, counting, click(time=0), click(time=1))
+    assert rows(database, reports.clicks) == [("site1.com", "34", 2, 0)]
+    apply(database, Counting(database, WINDOW), click(time=2), click(time=90_000))
+    assert rows(database, reports.clicks) == [("site1.com", "34", 3, 0)]
+    assert rows(database, reports.filtered) == [("site1.com", "AdClick", "repeat", 1)]
 
 
 @pytest.mark.parametrize("scope", ["user", "ad"])
 def test_hits_older_than_those_remembered_are_told_from_repeats(
-    scope: Literal["user", "ad"], monkeypatch: pytest.MonkeyPatch
+    database: Database, scope: Literal["user", "ad"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(count_hits, "__kwdefaults__", {"window": 0, "remember": 2})
-    counting = Counting(ClickRule(hits=3, scope=scope, window=30))
+    counting = Counting(database, ClickRule(hits=3, scope=scope, window=30))
     for seconds in range(0, 100, 10):
-        apply(counting, click(time=seconds * 1000))
-    assert rows(reports.clicks) == [("site1.com", "34", 4, 1)]
-    assert rows(reports.filtered) == [("site1.com", "AdClick", "repeat", 6)]
+        apply(database, counting, click(time=seconds * 1000))
+    assert rows(database, reports.clicks) == [("site1.com", "34", 4, 1)]
+    assert rows(database, reports.filtered) == [("site1.com", "AdClick", "repeat", 6)]
 
 
 marked_clicks = st.lists(
@@ -507,7 +555,7 @@ marked_clicks = st.lists(
 @settings(max_examples=25)
 @given(clicks=marked_clicks, data=st.data())
 def test_any_order_split_and_redelivery_leads_to_the_same_repeats(
-    scope: Literal["user", "ad"], clicks: list[AdClick], data: st.DataObject
+    database: Database, scope: Literal["user", "ad"], clicks: list[AdClick], data: st.DataObject
 ) -> None:
     by_id: dict[object, AdClick] = {}
     clicks = [by_id.setdefault(event.event_id or object(), event) for event in clicks]
@@ -525,7 +573,7 @@ def test_any_order_split_and_redelivery_leads_to_the_same_repeats(
     robots.update(event.website for event in by_id.values() if event.invalid)
 
     for document in documents.COLLECTIONS:
-        connection.collection(document).delete_many({})
+        database[document].delete_many({})
     arrangement = data.draw(st.permutations(clicks))
     size = data.draw(st.integers(1, 10))
     deliveries = [
@@ -533,20 +581,22 @@ def test_any_order_split_and_redelivery_leads_to_the_same_repeats(
         for start in range(0, len(arrangement), size)
         for _ in range(data.draw(st.integers(1, 2)))
     ]
-    counting = Counting(ClickRule(hits=3, scope=scope, window=30))
+    counting = Counting(database, ClickRule(hits=3, scope=scope, window=30))
     for batch_id, batch in data.draw(st.permutations(deliveries)):
-        count_batch(counting, batch_id, AdClick, batch)
-    found = rows(reports.clicks)
+        count_batch(database, counting, batch_id, AdClick, batch)
+    found = rows(database, reports.clicks)
     assert {(website, ad): number for website, ad, number, _ in found} == hits
     assert sum(row[3] for row in found) == sum(number // 3 for number in of_owner.values())
-    assert sorted(rows(reports.filtered)) == sorted(
+    assert sorted(rows(database, reports.filtered)) == sorted(
         [(website, "AdClick", "repeat", number) for website, number in repeats.items()]
         + [(website, "AdClick", "robot", number) for website, number in robots.items()]
     )
 
 
-def test_an_archive_gets_what_counted_and_nothing_when_a_batch_comes_again() -> None:
-    counting = Counting(ClickRule(hits=3, scope="user"), archives=True)
+def test_an_archive_gets_what_counted_and_nothing_when_a_batch_comes_again(
+    database: Database,
+) -> None:
+    counting = Counting(database, ClickRule(hits=3, scope="user"), archives=True)
     first, twice, third, anonymous = (
         PageView(event_id, "a.com", "/", "2026-11-24") for event_id in ("1", "2", "3", None)
     )

@@ -9,8 +9,9 @@ from pymongo.errors import OperationFailure
 
 from app.domain.events import AdClick, PageView
 from app.domain.rules import MAX_URL_LENGTH
-from app.store import connection, documents, folding, reports
+from app.store import documents, folding, reports
 from app.store.counting import Counting
+from app.store.database import Database, Session
 from app.store.ledger import Piece
 from app.store.reports import Page
 from tests.store.test_counting import in_parallel
@@ -19,8 +20,8 @@ from tests.support.waiting import wait_until
 VIEWS = [PageView(None, "a.com", f"/{n % 3}", "2026-11-24") for n in range(9)]
 
 
-def views() -> list[int]:
-    return [row["views"] for row in reports.page_views(Page()).items]
+def views(database: Database) -> list[int]:
+    return [row["views"] for row in reports.page_views(database, Page()).items]
 
 
 def count(counting: Counting, batches: int) -> None:
@@ -28,92 +29,96 @@ def count(counting: Counting, batches: int) -> None:
         counting.apply(PageView, {f"b{n}": VIEWS})
 
 
-def test_reports_hold_what_was_folded(counting: Counting) -> None:
+def test_reports_hold_what_was_folded(database: Database, counting: Counting) -> None:
     count(counting, 2)
-    assert views() == []
-    assert not folding.is_folded()
-    assert folding.fold("PageView")
-    assert folding.is_folded()
-    assert views() == [6, 6, 6]
+    assert views(database) == []
+    assert not folding.is_folded(database)
+    assert folding.fold(database, "PageView")
+    assert folding.is_folded(database)
+    assert views(database) == [6, 6, 6]
 
 
 def test_late_events_are_folded_after_all_others(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = Piece("late", VIEWS, late=True)
     counting.apply_pieces({PageView: [late]})
     count(counting, 1)
     monkeypatch.setattr(folding, "LATE_SECONDS", 0)
-    assert not folding.fold("PageView")
-    assert views() == [3, 3, 3]
-    assert not folding.is_folded()
+    assert not folding.fold(database, "PageView")
+    assert views(database) == [3, 3, 3]
+    assert not folding.is_folded(database)
     monkeypatch.undo()
-    assert folding.fold("PageView")
-    assert views() == [6, 6, 6]
+    assert folding.fold(database, "PageView")
+    assert views(database) == [6, 6, 6]
 
 
-def test_many_batches_are_one_update_of_each_counter(counting: Counting) -> None:
+def test_many_batches_are_one_update_of_each_counter(
+    database: Database, counting: Counting
+) -> None:
     count(counting, 5)
-    assert connection.collection(documents.Change).count_documents({}) == 5
-    folding.fold("PageView")
-    assert connection.collection(documents.PageViews).count_documents({}) == 3
+    assert database[documents.Change].count_documents({}) == 5
+    folding.fold(database, "PageView")
+    assert database[documents.PageViews].count_documents({}) == 3
 
 
-def test_processes_that_fold_at_the_same_time_add_each_change_once(counting: Counting) -> None:
+def test_processes_that_fold_at_the_same_time_add_each_change_once(
+    database: Database, counting: Counting
+) -> None:
     count(counting, 20)
-    in_parallel([partial(wait_until, partial(folding.fold, "PageView"))] * 4)
-    assert folding.is_folded()
-    assert views() == [60, 60, 60]
+    in_parallel([partial(wait_until, partial(folding.fold, database, "PageView"))] * 4)
+    assert folding.is_folded(database)
+    assert views(database) == [60, 60, 60]
 
 
 def test_a_fold_that_was_broken_off_is_made_up_for(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count(counting, 3)
     monkeypatch.setattr(folding, "_totals", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        folding.fold("PageView")
+        folding.fold(database, "PageView")
     monkeypatch.undo()
-    assert views() == []
-    folding.fold("PageView")
-    assert views() == [9, 9, 9]
+    assert views(database) == []
+    folding.fold(database, "PageView")
+    assert views(database) == [9, 9, 9]
 
 
 def test_more_than_fits_a_transaction_is_folded_in_several(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 2)
     count(counting, 4)
-    folding.fold("PageView")
-    assert views() == [12, 12, 12]
+    folding.fold(database, "PageView")
+    assert views(database) == [12, 12, 12]
 
 
 def test_what_meets_another_writer_than_a_folder_is_folded_all_the_same(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count(counting, 3)
-    folding.fold("PageView")
+    folding.fold(database, "PageView")
     counting.apply(PageView, {"later": VIEWS})
     add = folding._add
     writers = iter(["another"])
 
     def add_beside_another(
-        counters: folding.Counters, added: folding.Added, session: connection.Session
+        counters: folding.Counters, added: folding.Added, session: Session
     ) -> None:
         for writer in writers:
-            pages = connection.collection(documents.PageViews)
+            pages = database[documents.PageViews]
             pages.update_many({}, {"$set": {"writer": writer}})
         add(counters, added, session)
 
     monkeypatch.setattr(folding, "_add", add_beside_another)
-    assert folding.fold("PageView")
+    assert folding.fold(database, "PageView")
     assert next(writers, None) is None
-    assert views() == [12, 12, 12]
+    assert views(database) == [12, 12, 12]
 
 
 @pytest.mark.parametrize("most", [2, 3, 5])
 def test_what_is_too_large_for_the_servers_cache_is_folded_in_smaller_transactions(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch, most: int
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     pages = [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in range(9)]
     counting.apply(PageView, {"a": pages})
@@ -121,9 +126,7 @@ def test_what_is_too_large_for_the_servers_cache_is_folded_in_smaller_transactio
     add = folding._add
     refused = []
 
-    def add_little(
-        counters: folding.Counters, added: folding.Added, session: connection.Session
-    ) -> None:
+    def add_little(counters: folding.Counters, added: folding.Added, session: Session) -> None:
         if len(added) > most:
             refused.append(len(added))
             raise OperationFailure("too large", folding.TRANSACTION_TOO_LARGE_FOR_CACHE)
@@ -131,13 +134,15 @@ def test_what_is_too_large_for_the_servers_cache_is_folded_in_smaller_transactio
 
     monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 20)
     monkeypatch.setattr(folding, "_add", add_little)
-    assert folding.fold("PageView")
+    assert folding.fold(database, "PageView")
     assert refused
-    assert views() == [2] * 9
+    assert views(database) == [2] * 9
 
 
 @pytest.mark.parametrize("number", [2**31 - 1, 2**31, 2**53 + 1])
-def test_counts_of_any_size_are_folded_and_reported(counting: Counting, number: int) -> None:
+def test_counts_of_any_size_are_folded_and_reported(
+    database: Database, counting: Counting, number: int
+) -> None:
     day = "2026-11-24"
     added: dict[type[Any], folding.Added] = {
         documents.PageViews: {("a.com", day, "/"): [number]},
@@ -147,42 +152,46 @@ def test_counts_of_any_size_are_folded_and_reported(counting: Counting, number: 
         documents.Clicks: {("a.com", "1"): [number, number]},
     }
     for _ in range(2):
-        connection.transaction(partial(folding.record, "PageView", added))
-        assert folding.fold("PageView")
+        database.transaction(partial(folding.record, "PageView", added))
+        assert folding.fold(database, "PageView")
     shown = [
-        reports.page_views(Page()),
-        reports.page_views(Page(), first=date(2026, 11, 24)),
-        reports.daily_page_views(Page()),
-        reports.filtered(Page()),
-        reports.impressions(Page()),
-        reports.clicks(Page()),
+        reports.page_views(database, Page()),
+        reports.page_views(database, Page(), first=date(2026, 11, 24)),
+        reports.daily_page_views(database, Page()),
+        reports.filtered(database, Page()),
+        reports.impressions(database, Page()),
+        reports.clicks(database, Page()),
     ]
     for report in shown:
         [row] = msgspec.json.decode(msgspec.json.encode(report.items))
         assert {value for value in row.values() if isinstance(value, int) and value > 1} == {
             2 * number
         }
-    totals = msgspec.json.decode(msgspec.json.encode(reports.click_totals()))
+    totals = msgspec.json.decode(msgspec.json.encode(reports.click_totals(database)))
     assert totals == {"hits": 2 * number, "clicks": 2 * number}
-    assert reports.views_of_days() == 2 * number
+    assert reports.views_of_days(database) == 2 * number
 
 
-def test_only_the_changes_of_that_kind_and_age_are_folded(counting: Counting) -> None:
+def test_only_the_changes_of_that_kind_and_age_are_folded(
+    database: Database, counting: Counting
+) -> None:
     count(counting, 1)
     counting.apply(AdClick, {"click": [AdClick(None, "a.com", "1", "u", 5)]})
-    folding.fold("PageView", older_than=datetime.now(UTC) - timedelta(minutes=1))
-    assert views() == []
-    folding.fold("PageView", older_than=datetime.now(UTC) + timedelta(minutes=1))
-    assert views() == [3, 3, 3]
-    assert not folding.is_folded()
+    folding.fold(database, "PageView", older_than=datetime.now(UTC) - timedelta(minutes=1))
+    assert views(database) == []
+    folding.fold(database, "PageView", older_than=datetime.now(UTC) + timedelta(minutes=1))
+    assert views(database) == [3, 3, 3]
+    assert not folding.is_folded(database)
 
 
-def test_a_click_taken_back_before_it_was_folded_leaves_none(counting: Counting) -> None:
+def test_a_click_taken_back_before_it_was_folded_leaves_none(
+    database: Database, counting: Counting
+) -> None:
     hits = [AdClick(None, "a.com", ad, "u", time) for ad, time in (("1", 1), ("1", 2), ("4", 4))]
     counting.apply(AdClick, {"first": hits})
     counting.apply(AdClick, {"late": [AdClick(None, "a.com", "3", "u", 3)]})
-    folding.fold("AdClick")
-    assert [(row["ad_id"], row["clicks"]) for row in reports.clicks(Page()).items] == [
+    folding.fold(database, "AdClick")
+    assert [(row["ad_id"], row["clicks"]) for row in reports.clicks(database, Page()).items] == [
         ("3", 1),
         ("1", 0),
         ("4", 0),
@@ -196,34 +205,34 @@ def test_no_question_is_larger_than_a_document_however_long_the_addresses_are() 
 
 
 def test_counters_are_looked_up_some_at_a_time(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folding, "KEYS_AT_ONCE", 2)
     monkeypatch.setattr(folding, "BYTES_AT_ONCE", 80)
     for _ in range(2):
         count(counting, 2)
-        assert folding.fold("PageView")
-        assert folding.is_folded()
-    assert views() == [6, 6, 6]
+        assert folding.fold(database, "PageView")
+        assert folding.is_folded(database)
+    assert views(database) == [6, 6, 6]
     counting.apply(PageView, {"more": VIEWS})
-    assert connection.collection(documents.Change).count_documents({}) == 2
-    assert folding.fold("PageView")
-    assert views() == [9, 9, 9]
+    assert database[documents.Change].count_documents({}) == 2
+    assert folding.fold(database, "PageView")
+    assert views(database) == [9, 9, 9]
 
 
 def test_a_call_that_takes_too_long_leaves_the_rest_to_the_next(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count(counting, 2)
     monkeypatch.setattr(folding, "CALL_SECONDS", 0)
-    assert not folding.fold("PageView")
+    assert not folding.fold(database, "PageView")
     monkeypatch.undo()
-    assert folding.fold("PageView")
-    assert folding.is_folded()
+    assert folding.fold(database, "PageView")
+    assert folding.is_folded(database)
 
 
 def test_a_document_is_written_once_however_many_changes_it_has(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count(counting, 10)
     monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 4)
@@ -235,6 +244,6 @@ def test_a_document_is_written_once_however_many_changes_it_has(
         add(counters, *given)
 
     monkeypatch.setattr(folding, "_add", note_and_add)
-    assert folding.fold("PageView")
+    assert folding.fold(database, "PageView")
     assert added.count(documents.PageViews) == 1
-    assert views() == [30, 30, 30]
+    assert views(database) == [30, 30, 30]

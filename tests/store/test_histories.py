@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from app.domain.clicks import REMEMBERED_BYTES, Hit, Tally, count_hits
 from app.domain.events import AdClick
 from app.errors import Unavailable
-from app.store import connection, documents, histories
+from app.store import documents, histories
 from app.store.counting import Counting
+from app.store.database import Database
 
 hits = st.lists(
     st.builds(
@@ -49,22 +50,22 @@ def test_no_history_is_larger_than_its_bound_whatever_the_names(name: str, windo
     assert len(tally.latest) > 50
 
 
-def test_a_history_of_the_first_release_goes_on(counting: Counting) -> None:
+def test_a_history_of_the_first_release_goes_on(database: Database, counting: Counting) -> None:
     old: dict[str, Any] = {"_id": '["u1"]', "earlier": 3, "last_day": "2026-11-24"}
     old |= {"latest": msgspec.json.encode([(1, "a.com", "1"), (2, "a.com", "1")])}
-    connection.collection(documents.HitTally).insert_one(old)
+    database[documents.HitTally].insert_one(old)
     counting.apply(AdClick, {"b": [AdClick(None, "a.com", "2", "u1", 3)]})
-    row = connection.collection(documents.HitTally).find_one({})
+    row = database[documents.HitTally].find_one({})
     assert histories.unpack(row).latest[-1] == Hit(3, "a.com", "2")
     assert row.keys() == {"_id", "earlier", "last_day", "hits", "shape"}
-    [change] = connection.collection(documents.Change).find({})
+    [change] = database[documents.Change].find({})
     added = msgspec.json.decode(change["counts"])["Clicks"]
     assert added == [["a.com", "2", 1, 1]], "the third hit since the click before"
 
 
-def test_a_history_of_a_newer_release_is_left_to_it(counting: Counting) -> None:
+def test_a_history_of_a_newer_release_is_left_to_it(database: Database, counting: Counting) -> None:
     counting.apply(AdClick, {"b": [AdClick(None, "a.com", "2", "u1", 3)]})
     newer = {"$set": {"shape": documents.HISTORY_SHAPE + 1}}
-    connection.collection(documents.HitTally).update_many({}, newer)
+    database[documents.HitTally].update_many({}, newer)
     with pytest.raises(Unavailable, match="newer release"):
         counting.apply(AdClick, {"c": [AdClick(None, "a.com", "2", "u1", 4)]})

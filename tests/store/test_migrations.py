@@ -6,8 +6,9 @@ import pytest
 
 from app.domain.events import AdClick, PageView
 from app.errors import Unavailable
-from app.store import connection, documents, folding, histories, migrations, reports
+from app.store import documents, folding, histories, migrations, reports
 from app.store.counting import Counting
+from app.store.database import Database
 from app.store.documents import ClickTotals, HitTally, Schema, SeenEvent
 from app.store.errors import NewerDatabase
 from tests.store.test_counting import in_parallel
@@ -18,8 +19,8 @@ NEWEST = len(migrations.MIGRATIONS)
 CLICKS = [AdClick(None, "a.com", "1", f"u{n}", 1764000000000) for n in range(5)]
 
 
-def set_version(version: int | None) -> None:
-    schema = connection.collection(Schema)
+def set_version(database: Database, version: int | None) -> None:
+    schema = database[Schema]
     schema.delete_many({})
     if version is not None:
         schema.insert_one({"_id": "version", "version": version})
@@ -30,32 +31,32 @@ def said() -> list[str]:
     return []
 
 
-def as_of_the_first_release(counting: Counting) -> None:
+def as_of_the_first_release(database: Database, counting: Counting) -> None:
     """Make what was counted look as before click histories had a day, and websites totals."""
-    count_batch(counting, "old", AdClick, CLICKS)
-    for row in connection.collection(HitTally).find():
+    count_batch(database, counting, "old", AdClick, CLICKS)
+    for row in database[HitTally].find():
         latest = msgspec.json.encode(histories.unpack(row).latest)
         first = {"_id": row["_id"], "earlier": row["earlier"], "latest": latest}
-        connection.collection(HitTally).replace_one({"_id": row["_id"]}, first)
-    connection.collection(SeenEvent).insert_one({"_id": "e1"})
-    connection.collection(HitTally).drop_index("last_day_1")
-    connection.collection(ClickTotals).drop()
-    set_version(None)
+        database[HitTally].replace_one({"_id": row["_id"]}, first)
+    database[SeenEvent].insert_one({"_id": "e1"})
+    database[HitTally].drop_index("last_day_1")
+    database[ClickTotals].drop()
+    set_version(database, None)
 
 
-def test_an_empty_database_is_made_the_newest(said: list[str]) -> None:
-    migrations.prepare()
-    assert migrations.version() == NEWEST
-    migrations.migrate(said.append)
+def test_an_empty_database_is_made_the_newest(database: Database, said: list[str]) -> None:
+    migrations.prepare(database)
+    assert migrations.version(database) == NEWEST
+    migrations.migrate(database, said.append)
     assert said == []
 
 
 def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
-    counting: Counting, said: list[str]
+    database: Database, counting: Counting, said: list[str]
 ) -> None:
-    as_of_the_first_release(counting)
-    assert migrations.version() == 0
-    migrations.migrate(said.append)
+    as_of_the_first_release(database, counting)
+    assert migrations.version(database) == 0
+    migrations.migrate(database, said.append)
     assert said == [
         "schema 1: collections and indexes, 0 documents changed",
         "schema 2: the last day of click histories, 5 documents changed",
@@ -63,18 +64,26 @@ def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
         "schema 4: event ids of each website, 1 documents changed",
         "schema 5: an outbox for the archive and the mirror, 0 documents changed",
     ]
-    assert {row["last_day"] for row in connection.collection(HitTally).find()} == {"2025-11-24"}
-    assert "last_day_1" in connection.collection(HitTally).index_information()
-    assert reports.click_totals() == reports.click_totals("a.com") == {"hits": 5, "clicks": 0}
-    migrations.migrate(said.append)
+    assert {row["last_day"] for row in database[HitTally].find()} == {"2025-11-24"}
+    assert "last_day_1" in database[HitTally].index_information()
+    assert (
+        reports.click_totals(database)
+        == reports.click_totals(database, "a.com")
+        == {"hits": 5, "clicks": 0}
+    )
+    migrations.migrate(database, said.append)
     assert len(said) == NEWEST
 
 
 @pytest.mark.parametrize("broken_off", range(NEWEST))
 def test_a_migration_that_was_broken_off_goes_on_where_it_was(
-    counting: Counting, said: list[str], monkeypatch: pytest.MonkeyPatch, broken_off: int
+    database: Database,
+    counting: Counting,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    broken_off: int,
 ) -> None:
-    as_of_the_first_release(counting)
+    as_of_the_first_release(database, counting)
     monkeypatch.setattr(migrations, "AT_ONCE", 2)
 
     def die(*_: object) -> Iterator[None]:
@@ -85,81 +94,90 @@ def test_a_migration_that_was_broken_off_goes_on_where_it_was(
     steps[broken_off] = step
     monkeypatch.setattr(migrations, "MIGRATIONS", tuple(steps))
     with pytest.raises(KeyboardInterrupt):
-        migrations.migrate(said.append)
+        migrations.migrate(database, said.append)
     monkeypatch.undo()
-    migrations.migrate(said.append)
+    migrations.migrate(database, said.append)
     assert [line.split(":")[0] for line in said] == [f"schema {n + 1}" for n in range(NEWEST)]
-    assert reports.click_totals() == {"hits": 5, "clicks": 0}
+    assert reports.click_totals(database) == {"hits": 5, "clicks": 0}
 
 
 def test_what_is_counted_and_folded_meanwhile_is_neither_lost_nor_counted_twice(
-    counting: Counting, said: list[str], monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    as_of_the_first_release(counting)
+    as_of_the_first_release(database, counting)
     # The embedded database never ends to make a collection that a transaction makes just then.
-    connection.create_collections()
+    database.create_collections()
     monkeypatch.setattr(migrations, "AT_ONCE", 1)
 
     def count(name: str) -> None:
         for n in range(10):
             counting.apply(AdClick, {f"{name}{n}": CLICKS})
-            folding.fold("AdClick")
+            folding.fold(database, "AdClick")
 
     in_parallel(
-        [partial(count, "one"), partial(count, "two"), partial(migrations.migrate, said.append)]
+        [
+            partial(count, "one"),
+            partial(count, "two"),
+            partial(migrations.migrate, database, said.append),
+        ]
     )
-    wait_until(partial(folding.fold, "AdClick"))
+    wait_until(partial(folding.fold, database, "AdClick"))
     assert len(said) == NEWEST
-    assert reports.click_totals() == reports.click_totals("a.com") == {"hits": 105, "clicks": 35}
-    assert not connection.collection(HitTally).find_one({"last_day": {"$exists": False}})
+    assert (
+        reports.click_totals(database)
+        == reports.click_totals(database, "a.com")
+        == {"hits": 105, "clicks": 35}
+    )
+    assert not database[HitTally].find_one({"last_day": {"$exists": False}})
 
 
 @pytest.mark.parametrize(
     ("version", "sentence"), [(NEWEST + 1, "upgrade this program"), (0, "eventstream migrate")]
 )
 def test_nothing_is_counted_into_a_database_of_another_release(
-    counting: Counting, version: int, sentence: str
+    database: Database, counting: Counting, version: int, sentence: str
 ) -> None:
-    set_version(version)
+    set_version(database, version)
     with pytest.raises(Unavailable, match=sentence):
         counting.apply(PageView, {"b": [PageView(None, "a.com", "/", "2026-11-24")]})
-    assert migrations.is_empty()
-    set_version(NEWEST)
+    assert migrations.is_empty(database)
+    set_version(database, NEWEST)
     assert counting.apply(PageView, {"b": [PageView(None, "a.com", "/", "2026-11-24")]}).events == 1
 
 
-def test_a_newer_database_is_not_migrated_back(said: list[str]) -> None:
-    set_version(NEWEST + 1)
+def test_a_newer_database_is_not_migrated_back(database: Database, said: list[str]) -> None:
+    set_version(database, NEWEST + 1)
     with pytest.raises(Unavailable, match="newer release"):
-        migrations.migrate(said.append)
-    assert (said, migrations.version()) == ([], NEWEST + 1)
+        migrations.migrate(database, said.append)
+    assert (said, migrations.version(database)) == ([], NEWEST + 1)
 
 
-def test_a_process_does_not_start_on_a_newer_database(mongodb_url: str) -> None:
-    set_version(NEWEST + 1)
+def test_a_process_does_not_start_on_a_newer_database(database: Database, mongodb_url: str) -> None:
+    set_version(database, NEWEST + 1)
     with pytest.raises(NewerDatabase, match="newer release"):
         migrations.refuse_newer(mongodb_url)
-    connection.connect(mongodb_url)
-    set_version(0)
+    set_version(database, 0)
     migrations.refuse_newer(mongodb_url)
     migrations.refuse_newer("mongodb://127.0.0.1:1/away")
 
 
-def test_what_a_newer_worker_recorded_is_left_to_it(counting: Counting) -> None:
-    count_batch(counting, "own", AdClick, CLICKS)
+def test_what_a_newer_worker_recorded_is_left_to_it(database: Database, counting: Counting) -> None:
+    count_batch(database, counting, "own", AdClick, CLICKS)
     counting.apply(AdClick, {"newer": CLICKS})
     newer = {"$set": {"shape": documents.SHAPE + 1}}
-    connection.collection(documents.Change).update_many({}, newer)
-    assert folding.fold("AdClick")
-    assert not folding.is_folded()
+    database[documents.Change].update_many({}, newer)
+    assert folding.fold(database, "AdClick")
+    assert not folding.is_folded(database)
     newer = {"$set": {"shape": documents.HISTORY_SHAPE + 1}}
-    connection.collection(HitTally).update_one({"_id": '["u1"]'}, newer)
+    database[HitTally].update_one({"_id": '["u1"]'}, newer)
     with pytest.raises(Unavailable, match="newer release"):
         counting.apply(AdClick, {"both": CLICKS})
     assert counting.apply(AdClick, {"other": [CLICKS[0]]}).events == 1
 
 
-def test_only_the_first_batch_of_a_process_asks_for_the_version(counting: Counting) -> None:
+def test_only_the_first_batch_of_a_process_asks_for_the_version(
+    database: Database, counting: Counting
+) -> None:
     counting.apply(PageView, {"first": []})
-    set_version(0)
+    set_version(database, 0)
     assert counting.apply(PageView, {"second": []}).batches == 1

@@ -1,14 +1,15 @@
 from app.domain.events import PageView
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.store.ledger import Piece
 from app.store.outbox import FROM_JOURNAL, Outbox, Undelivered, queues_left
 from tests.store.test_counting import view
 
 
-def left_by(outbox: Outbox, batch: str, *events: PageView) -> list[Undelivered]:
+def left_by(database: Database, outbox: Outbox, batch: str, *events: PageView) -> list[Undelivered]:
     """What is left in an outbox by the transaction that counts these."""
     left: list[Undelivered] = []
-    counting = Counting(ClickRule(3, "user"), archives=True)
+    counting = Counting(database, ClickRule(3, "user"), archives=True)
     piece = Piece(batch, events)
     counting.apply_pieces(
         {PageView: [piece]}, lambda session, applied: left.extend(outbox.leave(applied, session))
@@ -16,10 +17,10 @@ def left_by(outbox: Outbox, batch: str, *events: PageView) -> list[Undelivered]:
     return left
 
 
-def test_what_counted_is_left_until_it_is_done_and_what_collided_apart() -> None:
-    outbox = Outbox(FROM_JOURNAL, keeps_counted=True)
+def test_what_counted_is_left_until_it_is_done_and_what_collided_apart(database: Database) -> None:
+    outbox = Outbox(database, FROM_JOURNAL, keeps_counted=True)
     events = [view("/a", "1"), view("/b", "1"), view("/c")]
-    left = left_by(outbox, "b1", *events)
+    left = left_by(database, outbox, "b1", *events)
     assert outbox.read(outbox.rows_left("page_view")) == left
     assert [(one.collides, one.piece.events) for one in left] == [
         (False, {0: events[0], 2: events[2]}),
@@ -27,22 +28,24 @@ def test_what_counted_is_left_until_it_is_done_and_what_collided_apart() -> None
     ]
     outbox.done(left[:1])
     assert outbox.rows_left() == [left[1].row]
-    assert queues_left() == {"page_view"}
+    assert queues_left(database) == {"page_view"}
     outbox.done(left)
-    assert queues_left() == set()
+    assert queues_left(database) == set()
 
 
-def test_without_an_archive_or_a_mirror_only_what_collided_is_left() -> None:
-    outbox = Outbox(FROM_JOURNAL, keeps_counted=False)
-    assert left_by(outbox, "b1", view("/a", "1")) == []
-    [collided] = left_by(outbox, "b2", view("/b", "1"), view("/c"))
+def test_without_an_archive_or_a_mirror_only_what_collided_is_left(database: Database) -> None:
+    outbox = Outbox(database, FROM_JOURNAL, keeps_counted=False)
+    assert left_by(database, outbox, "b1", view("/a", "1")) == []
+    [collided] = left_by(database, outbox, "b2", view("/b", "1"), view("/c"))
     assert collided.piece.events == {0: view("/b", "1")}
 
 
-def test_each_source_sees_only_its_own() -> None:
-    ours, theirs = (Outbox(source, keeps_counted=True) for source in (FROM_JOURNAL, "topic"))
-    left_by(theirs, "b1", view())
+def test_each_source_sees_only_its_own(database: Database) -> None:
+    ours, theirs = (
+        Outbox(database, source, keeps_counted=True) for source in (FROM_JOURNAL, "topic")
+    )
+    left_by(database, theirs, "b1", view())
     assert ours.rows_left() == []
-    assert queues_left() == set()
+    assert queues_left(database) == set()
     assert theirs.rows_left("page_view") == ["b1"]
     assert theirs.rows_left("ad_click") == []

@@ -10,8 +10,9 @@ import pytest
 
 from app.domain.events import PageView
 from app.errors import Unavailable
-from app.store import connection, folding, migrations, reports
+from app.store import folding, migrations, reports
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.store.reports import Page
 from tests.store.test_counting import view
 from tests.support.servers import Server, make_replica_set
@@ -39,9 +40,9 @@ def test_each_event_is_counted_once_although_the_primary_of_three_is_killed(
 ) -> None:
     addresses = [server.url.removeprefix("mongodb://") for server in members]
     url = f"mongodb://{','.join(addresses)}/replicas?replicaSet=tests"
-    connection.connect(url)
-    migrations.prepare()
-    counting = Counting(ClickRule(hits=3, scope="user"))
+    database = Database(url)
+    migrations.prepare(database)
+    counting = Counting(database, ClickRule(hits=3, scope="user"))
     with pymongo.MongoClient[dict[str, object]](url) as client:
         wait_until(lambda: client.primary)
         killed = client.primary
@@ -57,8 +58,8 @@ def test_each_event_is_counted_once_although_the_primary_of_three_is_killed(
         wait_until(has_another_primary_after_one_more, seconds=60)
         for _ in range(BATCHES_AFTER):
             _count(counting, f"b{next(numbers)}")
-    wait_until(_folded)
-    [row] = reports.page_views(Page()).items
+    wait_until(lambda: _folded(database))
+    [row] = reports.page_views(database, Page()).items
     assert row["views"] == next(numbers)
 
 
@@ -75,8 +76,8 @@ def _count(counting: Counting, batch: str) -> None:
     wait_until(is_counted)
 
 
-def _folded() -> bool:
+def _folded(database: Database) -> bool:
     try:
-        return folding.fold(PageView.__name__)
+        return folding.fold(database, PageView.__name__)
     except Unavailable:
         return False

@@ -8,20 +8,20 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from mongoengine.connection import get_db
 from pymongo import monitoring
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.errors import InvalidRequest
-from app.store import connection, months, reports
+from app.store import months, reports
 from app.store.counting import Counting
+from app.store.database import Database
 from app.store.reports import Page, Report
 from tests.support.counting import count_batch
 
 
-def count_views(counting: Counting, *views: tuple[str, str, str]) -> None:
+def count_views(database: Database, counting: Counting, *views: tuple[str, str, str]) -> None:
     events = [PageView(None, website, page, day) for website, page, day in views]
-    count_batch(counting, str(views), PageView, events)
+    count_batch(database, counting, str(views), PageView, events)
 
 
 def values(report: Report) -> list[tuple[Any, ...]]:
@@ -29,11 +29,13 @@ def values(report: Report) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in report.items]
 
 
-def all_pages(read: Callable[..., Report], limit: int, **filters: Any) -> list[dict[str, Any]]:
+def all_pages(
+    database: Database, read: Callable[..., Report], limit: int, **filters: Any
+) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     cursor = None
     while True:
-        report = read(Page(limit, cursor), **filters)
+        report = read(database, Page(limit, cursor), **filters)
         assert len(report.items) <= limit
         items += report.items
         cursor = report.next_cursor
@@ -41,11 +43,13 @@ def all_pages(read: Callable[..., Report], limit: int, **filters: Any) -> list[d
             return items
 
 
-def test_page_views_are_sorted_by_count_and_then_by_name(counting: Counting) -> None:
+def test_page_views_are_sorted_by_count_and_then_by_name(
+    database: Database, counting: Counting
+) -> None:
     day = "2026-11-24"
-    count_views(counting, ("b.com", "/", day), ("a.com", "/z", day), ("a.com", "/y", day))
-    count_views(counting, ("b.com", "/x", day), ("b.com", "/x", "2026-11-25"))
-    assert values(reports.page_views(Page())) == [
+    count_views(database, counting, ("b.com", "/", day), ("a.com", "/z", day), ("a.com", "/y", day))
+    count_views(database, counting, ("b.com", "/x", day), ("b.com", "/x", "2026-11-25"))
+    assert values(reports.page_views(database, Page())) == [
         ("b.com", "/x", 2),
         ("a.com", "/y", 1),
         ("a.com", "/z", 1),
@@ -55,47 +59,55 @@ def test_page_views_are_sorted_by_count_and_then_by_name(counting: Counting) -> 
 
 @pytest.mark.parametrize("website", [None, "a.com"])
 def test_page_views_are_those_of_the_days_asked_for(
-    counting: Counting, website: str | None
+    database: Database, counting: Counting, website: str | None
 ) -> None:
     days = ["2026-10-31", "2026-11-01", "2026-11-30", "2026-12-01"]
-    count_views(counting, *(("a.com", f"/{day}", day) for day in days))
+    count_views(database, counting, *(("a.com", f"/{day}", day) for day in days))
     november: dict[str, Any] = {"first": date(2026, 11, 1), "last": date(2026, 11, 30)}
-    found = reports.page_views(Page(), website=website, **november)
+    found = reports.page_views(database, Page(), website=website, **november)
     assert [row["page"] for row in found.items] == ["/2026-11-01", "/2026-11-30"]
-    since = reports.page_views(Page(), website=website, first=date(2026, 12, 1))
+    since = reports.page_views(database, Page(), website=website, first=date(2026, 12, 1))
     assert [row["page"] for row in since.items] == ["/2026-12-01"]
-    until = reports.page_views(Page(), website=website, last=date(2026, 10, 31))
+    until = reports.page_views(database, Page(), website=website, last=date(2026, 10, 31))
     assert [row["page"] for row in until.items] == ["/2026-10-31"]
 
 
-def test_a_website_is_not_mixed_up_with_one_whose_name_it_begins(counting: Counting) -> None:
+def test_a_website_is_not_mixed_up_with_one_whose_name_it_begins(
+    database: Database, counting: Counting
+) -> None:
     day = "2026-11-24"
-    count_views(counting, ("a.co", "/", day), ("a.com", "/", day), ("a.co:80", "/", day))
-    assert values(reports.page_views(Page(), website="a.co")) == [("a.co", "/", 1)]
+    count_views(database, counting, ("a.co", "/", day), ("a.com", "/", day), ("a.co:80", "/", day))
+    assert values(reports.page_views(database, Page(), website="a.co")) == [("a.co", "/", 1)]
 
 
-def test_a_filter_by_website_matches_that_website_alone(counting: Counting) -> None:
-    count_batch(counting, "1", AdClick, [AdClick(None, "a.com", "1 2 3", "u1", 1)])
-    count_views(counting, ("a.com", "/", "2026-11-24"))
-    assert reports.clicks(Page(), website="a.com 1 2").items == []
-    assert reports.page_views(Page(), website="a.com 2026-11-24 /").items == []
+def test_a_filter_by_website_matches_that_website_alone(
+    database: Database, counting: Counting
+) -> None:
+    count_batch(database, counting, "1", AdClick, [AdClick(None, "a.com", "1 2 3", "u1", 1)])
+    count_views(database, counting, ("a.com", "/", "2026-11-24"))
+    assert reports.clicks(database, Page(), website="a.com 1 2").items == []
+    assert reports.page_views(database, Page(), website="a.com 2026-11-24 /").items == []
 
 
-def test_the_cursor_behind_a_long_page_fits_into_an_address(counting: Counting) -> None:
+def test_the_cursor_behind_a_long_page_fits_into_an_address(
+    database: Database, counting: Counting
+) -> None:
     long = "/" + "%C3%A9" * 2_000
     day = "2026-11-24"
-    count_views(counting, ("a.com", long, day), ("a.com", "/z", day), ("a.com", "/z", day))
-    count_views(counting, ("b.com", "/", day))
-    first = reports.page_views(Page(2))
+    count_views(
+        database, counting, ("a.com", long, day), ("a.com", "/z", day), ("a.com", "/z", day)
+    )
+    count_views(database, counting, ("b.com", "/", day))
+    first = reports.page_views(database, Page(2))
     assert [row["page"] for row in first.items] == ["/z", long]
     assert first.next_cursor is not None
     assert len(first.next_cursor) < 2_000
-    assert values(reports.page_views(Page(2, first.next_cursor))) == [("b.com", "/", 1)]
+    assert values(reports.page_views(database, Page(2, first.next_cursor))) == [("b.com", "/", 1)]
 
 
-def test_days_come_in_order_and_empty_ones_are_zero(counting: Counting) -> None:
-    count_views(counting, ("a.com", "/", "2026-11-04"), ("a.com", "/", "2026-11-01"))
-    assert values(reports.daily_page_views(Page())) == [
+def test_days_come_in_order_and_empty_ones_are_zero(database: Database, counting: Counting) -> None:
+    count_views(database, counting, ("a.com", "/", "2026-11-04"), ("a.com", "/", "2026-11-01"))
+    assert values(reports.daily_page_views(database, Page())) == [
         ("2026-11-01", 1),
         ("2026-11-02", 0),
         ("2026-11-03", 0),
@@ -103,61 +115,71 @@ def test_days_come_in_order_and_empty_ones_are_zero(counting: Counting) -> None:
     ]
 
 
-def test_days_reach_over_the_range_asked_for(counting: Counting) -> None:
-    count_views(counting, ("a.com", "/", "2026-11-02"), ("a.com", "/x", "2026-11-02"))
+def test_days_reach_over_the_range_asked_for(database: Database, counting: Counting) -> None:
+    count_views(database, counting, ("a.com", "/", "2026-11-02"), ("a.com", "/x", "2026-11-02"))
     november: dict[str, Any] = {"first": date(2026, 11, 1), "last": date(2026, 11, 3)}
     of_page: list[dict[str, Any]] = [{"website": "a.com", "page_path": "/x"}, {"page_path": "/x"}]
     for filters in of_page:
-        found = reports.daily_page_views(Page(), **filters, **november)
+        found = reports.daily_page_views(database, Page(), **filters, **november)
         assert values(found) == [("2026-11-01", 0), ("2026-11-02", 1), ("2026-11-03", 0)]
-    assert values(reports.daily_page_views(Page(), website="b.com")) == []
-    nowhere = reports.daily_page_views(Page(), website="b.com", **november)
+    assert values(reports.daily_page_views(database, Page(), website="b.com")) == []
+    nowhere = reports.daily_page_views(database, Page(), website="b.com", **november)
     assert [row["views"] for row in nowhere.items] == [0, 0, 0]
 
 
-def test_days_end_where_the_calendar_does(counting: Counting) -> None:
+def test_days_end_where_the_calendar_does(database: Database, counting: Counting) -> None:
     last = date.max
-    found = reports.daily_page_views(Page(), first=last, last=last)
+    found = reports.daily_page_views(database, Page(), first=last, last=last)
     assert values(found) == [("9999-12-31", 0)]
 
 
-def test_clicks_are_filtered_by_website_and_ad(counting: Counting) -> None:
+def test_clicks_are_filtered_by_website_and_ad(database: Database, counting: Counting) -> None:
     events = [
         AdClick(None, website, ad, "u1", 1) for website in ("a.com", "b.com") for ad in ("1", "2")
     ]
-    count_batch(counting, "clicks", AdClick, events)
-    assert values(reports.clicks(Page(), website="a.com", ad_id="2")) == [("a.com", "2", 1, 0)]
-    assert len(reports.clicks(Page(), ad_id="2").items) == 2
-    assert len(reports.clicks(Page(), website="b.com").items) == 2
-    assert reports.clicks(Page(), website="$ne", ad_id="1").items == []
+    count_batch(database, counting, "clicks", AdClick, events)
+    assert values(reports.clicks(database, Page(), website="a.com", ad_id="2")) == [
+        ("a.com", "2", 1, 0)
+    ]
+    assert len(reports.clicks(database, Page(), ad_id="2").items) == 2
+    assert len(reports.clicks(database, Page(), website="b.com").items) == 2
+    assert reports.clicks(database, Page(), website="$ne", ad_id="1").items == []
 
 
-def test_impressions_are_live_until_a_month_is_aggregated(counting: Counting) -> None:
+def test_impressions_are_live_until_a_month_is_aggregated(
+    database: Database, counting: Counting
+) -> None:
     for month in ("2026-10", "2026-11"):
         events = [AdImpression(None, "a.com", "1", "u1", month)]
-        count_batch(counting, month, AdImpression, events)
-    months.aggregate("2026-10", datetime(2026, 11, 24, tzinfo=ZoneInfo("UTC")))
-    assert values(reports.impressions(Page(), website="a.com")) == [
+        count_batch(database, counting, month, AdImpression, events)
+    months.aggregate(database, "2026-10", datetime(2026, 11, 24, tzinfo=ZoneInfo("UTC")))
+    assert values(reports.impressions(database, Page(), website="a.com")) == [
         ("2026-10", "a.com", 1, 1, True),
         ("2026-11", "a.com", 1, 1, False),
     ]
-    assert values(reports.impressions(Page(), month="2026-10", website="*")) == [
+    assert values(reports.impressions(database, Page(), month="2026-10", website="*")) == [
         ("2026-10", "*", 1, 1, True)
     ]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 1_000])
-def test_pages_together_are_the_whole_report(counting: Counting, limit: int) -> None:
+def test_pages_together_are_the_whole_report(
+    database: Database, counting: Counting, limit: int
+) -> None:
     days = ["2026-10-31", "2026-11-01", "2026-11-05"]
-    count_views(counting, *(("a.com", f"/{n % 5}", day) for n in range(12) for day in days))
+    count_views(
+        database, counting, *(("a.com", f"/{n % 5}", day) for n in range(12) for day in days)
+    )
     count_batch(
+        database,
         counting,
         "impressions",
         AdImpression,
         [AdImpression(None, f"s{n % 4}.com", "1", f"u{n}", days[n % 2][:7]) for n in range(20)],
     )
-    months.aggregate("2026-10", datetime(2026, 11, 24, tzinfo=ZoneInfo("UTC")))
+    months.aggregate(database, "2026-10", datetime(2026, 11, 24, tzinfo=ZoneInfo("UTC")))
     count_batch(
+        database,
         counting,
         "clicks",
         AdClick,
@@ -169,51 +191,57 @@ def test_pages_together_are_the_whole_report(counting: Counting, limit: int) -> 
         reports.impressions,
         reports.clicks,
     ):
-        whole = read(Page(1_000)).items
+        whole = read(database, Page(1_000)).items
         assert len(whole) > 4
-        assert all_pages(read, limit) == whole
+        assert all_pages(database, read, limit) == whole
 
 
 @pytest.mark.parametrize("limit", [1, 3, 1_000])
 @pytest.mark.parametrize("website", [None, "a.com"])
 def test_pages_of_some_days_are_the_same_found_by_their_totals_as_by_adding_up_all(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch, website: str | None, limit: int
+    database: Database,
+    counting: Counting,
+    monkeypatch: pytest.MonkeyPatch,
+    website: str | None,
+    limit: int,
 ) -> None:
     viewed = [(f"{'ab'[n % 2]}.com", f"/{n * n % 19}", f"2026-11-{n % 7 + 10}") for n in range(300)]
-    count_views(counting, *viewed)
+    count_views(database, counting, *viewed)
     read = partial(
         reports.page_views, website=website, first=date(2026, 11, 11), last=date(2026, 11, 13)
     )
-    summed = all_pages(read, limit)
+    summed = all_pages(database, read, limit)
     assert len(summed) > 4
     monkeypatch.setattr(reports, "FEW_VIEWS", 0)
     monkeypatch.setattr(reports, "PAGES_AT_ONCE", 2)
     monkeypatch.setattr(reports, "KEYS_AT_ONCE", 4)
-    assert all_pages(read, limit) == summed
+    assert all_pages(database, read, limit) == summed
     monkeypatch.setattr(reports, "_summed", None)
-    assert all_pages(read, limit) == summed
+    assert all_pages(database, read, limit) == summed
 
 
 def test_a_report_of_days_does_not_read_all_pages_that_somebody_made_up(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = "2026-11-24"
     popular = [("b.com", "/popular", day)] * 3 + [("c.com", "/liked", day)] * 2
-    count_views(counting, *popular, *(("a.com", f"/{n}", day) for n in range(200)))
+    count_views(database, counting, *popular, *(("a.com", f"/{n}", day) for n in range(200)))
     monkeypatch.setattr(reports, "FEW_VIEWS", 100)
     monkeypatch.setattr(reports, "PAGES_AT_ONCE", 5)
     monkeypatch.setattr(reports, "MAX_KEYS", 10)
     monkeypatch.setattr(reports, "_summed", None)
-    found = reports.page_views(Page(3), None, date(2026, 11, 24), date(2026, 11, 24))
+    found = reports.page_views(database, Page(3), None, date(2026, 11, 24), date(2026, 11, 24))
     assert values(found) == [("b.com", "/popular", 3), ("c.com", "/liked", 2), ("a.com", "/0", 1)]
 
 
-def test_a_page_goes_on_after_the_last_row_whatever_was_counted_since(counting: Counting) -> None:
+def test_a_page_goes_on_after_the_last_row_whatever_was_counted_since(
+    database: Database, counting: Counting
+) -> None:
     day = "2026-11-24"
-    count_views(counting, *[("a.com", "/1", day)] * 3, *[("a.com", "/2", day)] * 2)
-    first = reports.page_views(Page(1))
-    count_views(counting, *[("a.com", "/3", day)] * 9)
-    assert values(reports.page_views(Page(1, first.next_cursor))) == [("a.com", "/2", 2)]
+    count_views(database, counting, *[("a.com", "/1", day)] * 3, *[("a.com", "/2", day)] * 2)
+    first = reports.page_views(database, Page(1))
+    count_views(database, counting, *[("a.com", "/3", day)] * 9)
+    assert values(reports.page_views(database, Page(1, first.next_cursor))) == [("a.com", "/2", 2)]
 
 
 def packed(values: object) -> str:
@@ -232,15 +260,17 @@ def packed(values: object) -> str:
     "read",
     [reports.page_views, reports.impressions, reports.clicks],
 )
-def test_a_cursor_of_another_make_is_refused(read: Callable[..., Report], cursor: str) -> None:
+def test_a_cursor_of_another_make_is_refused(
+    database: Database, read: Callable[..., Report], cursor: str
+) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
-        read(Page(10, cursor))
+        read(database, Page(10, cursor))
 
 
-def test_a_cursor_that_is_no_day_is_refused(counting: Counting) -> None:
-    count_views(counting, ("a.com", "/", "2026-11-24"))
+def test_a_cursor_that_is_no_day_is_refused(database: Database, counting: Counting) -> None:
+    count_views(database, counting, ("a.com", "/", "2026-11-24"))
     with pytest.raises(InvalidRequest, match="cursor"):
-        reports.daily_page_views(Page(10, packed(["2026-11-31"])))
+        reports.daily_page_views(database, Page(10, packed(["2026-11-31"])))
 
 
 class Reads(monitoring.CommandListener):
@@ -290,30 +320,29 @@ DAYS: dict[str, Any] = {"first": date(2026, 11, 1), "last": date(2026, 11, 30)}
     ],
 )
 def test_a_report_reads_an_index_and_sorts_at_most_the_days_asked_for(
-    mongodb_url: str, read: Any, filters: dict[str, Any], sorts: bool
+    database: Database, mongodb_url: str, read: Any, filters: dict[str, Any], sorts: bool
 ) -> None:
     reads = Reads()
     listeners = monitoring._LISTENERS.command_listeners
     listeners.append(reads)
     try:
-        connection.connect(mongodb_url)
-        read(Page(limit=1), **filters)
+        read(Database(mongodb_url), Page(limit=1), **filters)
     finally:
         listeners.remove(reads)
     assert reads.commands
     for command in reads.commands:
-        explained = get_db().command({"explain": command, "verbosity": "queryPlanner"})
+        explained = database._database.command({"explain": command, "verbosity": "queryPlanner"})
         used = stages(explained)
         assert "COLLSCAN" not in used, (command, explained)
         assert sorts or "SORT" not in used, (command, explained)
 
 
 def test_a_report_is_of_one_moment_though_rows_change_their_rank_while_it_is_read(
-    counting: Counting, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day, number = "2026-11-24", 300
     pages = [f"/{n:03}" for n in range(number)]
-    count_views(counting, *(("a.com", page, day) for page in pages))
+    count_views(database, counting, *(("a.com", page, day) for page in pages))
 
     class Overtaking(monitoring.CommandListener):
         """Has the last page become the first as soon as a part of the report was read."""
@@ -323,7 +352,7 @@ def test_a_report_is_of_one_moment_though_rows_change_their_rank_while_it_is_rea
         def started(self, event: monitoring.CommandStartedEvent) -> None:
             if event.command_name == "getMore" and not self.overtaken:
                 Overtaking.overtaken += 1
-                count_views(counting, *[("a.com", pages[-1], day)] * 5)
+                count_views(database, counting, *[("a.com", pages[-1], day)] * 5)
 
         def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
 
@@ -331,8 +360,7 @@ def test_a_report_is_of_one_moment_though_rows_change_their_rank_while_it_is_rea
 
     listeners = monitoring._LISTENERS._replace(command_listeners=[Overtaking()])
     monkeypatch.setattr(monitoring, "_LISTENERS", listeners)
-    connection.connect(mongodb_url)
-    found = reports.page_views(Page(1_000)).items
+    found = reports.page_views(Database(mongodb_url), Page(1_000)).items
     assert Overtaking.overtaken == 1
     assert [row["page"] for row in found] == pages
     assert {row["views"] for row in found} == {1}

@@ -4,20 +4,21 @@ import pytest
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.settings import read
-from app.store import connection, documents, reports, retention
+from app.store import documents, reports, retention
 from app.store.counting import Counting
+from app.store.database import Database
 from app.store.retention import Retention
 from tests.support.counting import count_batch
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
-def keys(document: type) -> list[str]:
-    return sorted(row["_id"] for row in connection.collection(document).find({}))
+def keys(database: Database, document: type) -> list[str]:
+    return sorted(row["_id"] for row in database[document].find({}))
 
 
-def expire(now: datetime = NOW, days: int = 50) -> int:
-    return Retention(days).expire(now, seconds=20)
+def expire(database: Database, now: datetime = NOW, days: int = 50) -> int:
+    return Retention(database, days).expire(now, seconds=20)
 
 
 def hit(user: str, day: str) -> AdClick:
@@ -25,15 +26,19 @@ def hit(user: str, day: str) -> AdClick:
     return AdClick(None, "a.com", "1", user, int(moment.timestamp() * 1000))
 
 
-def test_views_of_a_page_by_day_go_and_those_of_all_days_stay(counting: Counting) -> None:
+def test_views_of_a_page_by_day_go_and_those_of_all_days_stay(
+    database: Database, counting: Counting
+) -> None:
     days = ["2026-10-04", "2026-10-05", "2026-11-24"]
-    count_batch(counting, "b1", PageView, [PageView(None, "a.com", "/", day) for day in days])
-    assert expire() == 1
-    assert keys(documents.PageViews) == ["a.com 2026-10-05 /", "a.com 2026-11-24 /"]
-    assert [row["views"] for row in reports.page_views(reports.Page()).items] == [3]
-    whole = reports.daily_page_views(reports.Page())
+    count_batch(
+        database, counting, "b1", PageView, [PageView(None, "a.com", "/", day) for day in days]
+    )
+    assert expire(database) == 1
+    assert keys(database, documents.PageViews) == ["a.com 2026-10-05 /", "a.com 2026-11-24 /"]
+    assert [row["views"] for row in reports.page_views(database, reports.Page()).items] == [3]
+    whole = reports.daily_page_views(database, reports.Page())
     assert sum(row["views"] for row in whole.items) == 3
-    assert expire() == 0
+    assert expire(database) == 0
 
 
 @pytest.mark.parametrize(
@@ -44,42 +49,47 @@ def test_views_of_a_page_by_day_go_and_those_of_all_days_stay(counting: Counting
     ],
 )
 def test_visitors_of_a_month_go_once_its_last_day_is_old_and_its_report_stays(
-    counting: Counting, now: datetime, kept: list[str]
+    database: Database, counting: Counting, now: datetime, kept: list[str]
 ) -> None:
     months = ["2026-09", "2026-10"]
     events = [AdImpression(None, "a.com", "1", "u1", month) for month in months]
-    count_batch(counting, "b1", AdImpression, events)
-    before = reports.impressions(reports.Page()).items
-    expire(now)
-    assert sorted({name[:7] for name in keys(documents.Visitors)}) == kept
-    assert reports.impressions(reports.Page()).items == before
+    count_batch(database, counting, "b1", AdImpression, events)
+    before = reports.impressions(database, reports.Page()).items
+    expire(database, now)
+    assert sorted({name[:7] for name in keys(database, documents.Visitors)}) == kept
+    assert reports.impressions(database, reports.Page()).items == before
 
 
 def test_a_click_history_goes_once_its_last_hit_is_old_and_its_clicks_stay(
+    database: Database,
     counting: Counting,
 ) -> None:
     hits = [hit("gone", "2026-10-01")] * 4 + [hit("back", "2026-09-01"), hit("back", "2026-11-01")]
-    count_batch(counting, "b1", AdClick, hits)
-    count_batch(counting, "b2", AdClick, [hit("back", "2026-09-02")])
-    before = reports.clicks(reports.Page()).items
+    count_batch(database, counting, "b1", AdClick, hits)
+    count_batch(database, counting, "b2", AdClick, [hit("back", "2026-09-02")])
+    before = reports.clicks(database, reports.Page()).items
     assert (before[0]["hits"], before[0]["clicks"]) == (7, 2)
-    assert expire() == 1
-    assert keys(documents.HitTally) == ['["back"]']
-    assert reports.clicks(reports.Page()).items == before
+    assert expire(database) == 1
+    assert keys(database, documents.HitTally) == ['["back"]']
+    assert reports.clicks(database, reports.Page()).items == before
 
 
 def test_all_that_is_old_goes_however_much_there_is(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "AT_ONCE", 3)
     monkeypatch.setattr(retention, "FOUND_AT_ONCE", 5)
     shown = [AdImpression(None, "a.com", "1", str(n), "2026-09") for n in range(7)]
-    count_batch(counting, "b1", AdImpression, shown)
+    count_batch(database, counting, "b1", AdImpression, shown)
     count_batch(
-        counting, "b2", PageView, [PageView(None, "a.com", f"/{n}", "2026-09-01") for n in range(7)]
+        database,
+        counting,
+        "b2",
+        PageView,
+        [PageView(None, "a.com", f"/{n}", "2026-09-01") for n in range(7)],
     )
-    count_batch(counting, "b3", AdClick, [hit(str(n), "2026-09-01") for n in range(7)])
-    keeper = Retention(50)
+    count_batch(database, counting, "b3", AdClick, [hit(str(n), "2026-09-01") for n in range(7)])
+    keeper = Retention(database, 50)
     assert keeper.expire(NOW, seconds=0) == 0
     assert keeper.expire(NOW, seconds=30) == 14 + 7 + 7
     assert keeper.expire(NOW, seconds=30) == 0

@@ -13,9 +13,9 @@ import pytest
 
 from app.domain.events import QUEUES
 from app.errors import Unavailable
-from app.journal.journal import Journal
 from app.journal.rabbit import DEAD, Rabbit, name_of
 from app.journal.rabbit_journal import RabbitJournal
+from app.journal.redis_journal import RedisJournal
 from app.local.processes import free_ports
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -140,7 +140,7 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
 
 
 @pytest.fixture
-def rabbit_journal(rabbit: RabbitServer, journal: Journal) -> Iterator[RabbitJournal]:
+def rabbit_journal(rabbit: RabbitServer, journal: RedisJournal) -> Iterator[RabbitJournal]:
     """An empty journal in RabbitMQ."""
     client = amqp.Connection(urlsplit(rabbit.url).netloc.split("@")[1], read_timeout=10)
     client.connect()

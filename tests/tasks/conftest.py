@@ -12,16 +12,17 @@ from app.ingest.publisher import bell
 from app.journal.batches import Batch
 from app.journal.journal import Journal
 from app.settings import Settings
-from app.store import connection, migrations
+from app.store.database import Database
+from tests.support.own_tasks import tasks_with
 from tests.support.waiting import running, wait_until
 
 StartWorker = Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]
 
 
 @pytest.fixture(autouse=True)
-def _connected(settings: Settings, journal: Journal) -> None:
-    connection.connect(settings.mongodb_url)
-    migrations.prepare()
+def _own_tasks(database: Database, journal: Journal) -> Iterator[None]:
+    with tasks_with(database):
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.errors import DeadlineMissed, Unavailable
 from app.ingest.publisher import bell
 from app.journal.batches import Batch, batches
-from app.journal.journal import TAKEN_SECONDS, Journal
+from app.journal.journal import TAKEN_SECONDS
 from app.journal.redis_journal import RedisJournal
 from app.journal.shares import LATE
 from app.local.database import IDLE_TRANSACTION_SECONDS
@@ -31,8 +31,8 @@ from app.redis import dead_letters
 from app.redis.connection import connect
 from app.settings import Settings
 from app.store import documents, folding, reports
-from app.store.connection import Session
 from app.store.counting import APPLY_SECONDS, AlsoWrite, Applied, ClickRule, Counting
+from app.store.database import Database, Session
 from app.store.ledger import Piece
 from app.store.outbox import FROM_JOURNAL, Outbox
 from tasks.ad_click import ad_click
@@ -48,7 +48,7 @@ from tests.tasks.conftest import StartWorker
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
 
 
-def journalled(journal: Journal, *events: Event) -> Batch:
+def journalled(journal: RedisJournal, *events: Event) -> Batch:
     (batch,) = batches(events)
 
     def is_written() -> bool:
@@ -61,18 +61,18 @@ def journalled(journal: Journal, *events: Event) -> Batch:
     return batch
 
 
-def sent(journal: Journal, *events: Event) -> Batch:
+def sent(journal: RedisJournal, *events: Event) -> Batch:
     batch = journalled(journal, *events)
     bell()(batch)
     return batch
 
 
-def views() -> int:
-    return sum(row["views"] for row in reports.page_views(reports.Page()).items)
+def views(database: Database) -> int:
+    return sum(row["views"] for row in reports.page_views(database, reports.Page()).items)
 
 
-def all_counted(journal: Journal) -> bool:
-    return sum(journal.waiting().values()) == 0 and folding.is_folded()
+def all_counted(database: Database, journal: RedisJournal) -> bool:
+    return sum(journal.waiting().values()) == 0 and folding.is_folded(database)
 
 
 @pytest.mark.parametrize(
@@ -94,48 +94,56 @@ def all_counted(journal: Journal) -> bool:
     ],
 )
 def test_a_task_counts_its_batch_and_takes_it_out_of_the_journal(
-    journal: Journal, task: Any, event: Event, read: Any, row: tuple[Any, ...]
+    database: Database,
+    journal: RedisJournal,
+    task: Any,
+    event: Event,
+    read: Any,
+    row: tuple[Any, ...],
 ) -> None:
     batch = journalled(journal, event)
     task.apply(task_id=batch.id).get()
-    assert all_counted(journal)
-    assert tuple(read(reports.Page()).items[0].values()) == row
+    assert all_counted(database, journal)
+    assert tuple(read(database, reports.Page()).items[0].values()) == row
 
 
 def test_late_batches_wait_until_the_reports_hold_what_was_counted(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journalled(journal, VIEW)
     late = journalled(journal, VIEW)
     journal.redis.zincrby("journal:page_view:waiting", LATE, late.id)
     left_when_folding = []
 
-    def fold(kind: str) -> bool:
+    def fold(database: Database, kind: str) -> bool:
         left_when_folding.append(journal.waiting()["page_view"])
-        return len(left_when_folding) > 3 and folding.fold(kind)
+        return len(left_when_folding) > 3 and folding.fold(database, kind)
 
     monkeypatch.setattr(pipeline, "folding", SimpleNamespace(fold=fold))
     page_view.apply(task_id=late.id).get()
     assert left_when_folding[:5] == [1, 1, 1, 1, 0]
-    assert all_counted(journal)
-    assert views() == 2
+    assert all_counted(database, journal)
+    assert views(database) == 2
 
 
-def test_a_message_that_comes_again_counts_nothing(journal: Journal) -> None:
+def test_a_message_that_comes_again_counts_nothing(
+    database: Database, journal: RedisJournal
+) -> None:
     batch = journalled(journal, VIEW)
     for _ in range(2):
         page_view.apply(task_id=batch.id).get()
-    assert views() == 1
+    assert views(database) == 1
 
 
 def test_a_batch_counted_by_a_worker_that_died_before_it_could_say_so_is_not_counted_again(
-    journal: Journal,
+    database: Database,
+    journal: RedisJournal,
 ) -> None:
     batch = journalled(journal, VIEW)
-    count_batch(Counting(ClickRule(3, "user")), batch.id, PageView, [VIEW])
+    count_batch(database, Counting(database, ClickRule(3, "user")), batch.id, PageView, [VIEW])
     page_view.apply(task_id=batch.id).get()
-    assert all_counted(journal)
-    assert views() == 1
+    assert all_counted(database, journal)
+    assert views(database) == 1
 
 
 EXPECTED_REASONS = {
@@ -149,56 +157,58 @@ EXPECTED_REASONS = {
 
 @pytest.mark.parametrize("payload", EXPECTED_REASONS)
 def test_a_batch_that_can_never_be_counted_is_parked_while_others_flow(
-    journal: Journal, payload: bytes
+    database: Database, journal: RedisJournal, payload: bytes
 ) -> None:
     poison = Batch(str(uuid.uuid4()), "page_view", payload)
     journal.write([poison])
     batch = journalled(journal, VIEW)
     page_view.apply(task_id=poison.id).get()
     page_view.apply(task_id=batch.id).get()
-    assert all_counted(journal)
-    assert views() == 1
+    assert all_counted(database, journal)
+    assert views(database) == 1
     (letter,) = dead_letters.newest(journal.redis, 10)
     assert letter.batch_id.split(":")[0] == poison.id
     assert letter.reason == EXPECTED_REASONS[payload]
 
 
-def test_workers_count_what_they_are_rung_for(journal: Journal, start_worker: StartWorker) -> None:
+def test_workers_count_what_they_are_rung_for(
+    database: Database, journal: RedisJournal, start_worker: StartWorker
+) -> None:
     with start_worker():
         for event in (VIEW, AdClick(None, "site1.com", "34", "u1", 5)):
             sent(journal, event)
-        wait_until(lambda: all_counted(journal))
-    assert views() == 1
+        wait_until(lambda: all_counted(database, journal))
+    assert views(database) == 1
 
 
 @pytest.mark.proof
 def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_once(
-    journal: Journal, start_worker: StartWorker, database: Server
+    database: Database, journal: RedisJournal, start_worker: StartWorker, mongodb: Server
 ) -> None:
     with start_worker() as worker:
-        database.signal(signal.SIGSTOP)
+        mongodb.signal(signal.SIGSTOP)
         try:
             batch = sent(journal, VIEW)
             wait_until(lambda: journal.redis.llen("page_view") == 0)
             kill_group(worker)
         finally:
-            database.signal(signal.SIGCONT)
-    assert views() == 0
+            mongodb.signal(signal.SIGCONT)
+    assert views(database) == 0
     assert journal.holds(batch)
     make_overdue(journal, batch)
     with start_worker():
         sweep()
-        wait_until(lambda: all_counted(journal))
-    assert views() == 1
+        wait_until(lambda: all_counted(database, journal))
+    assert views(database) == 1
 
 
 @pytest.mark.proof
 def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counted_once(
-    journal: Journal, start_worker: StartWorker, database: Server
+    database: Database, journal: RedisJournal, start_worker: StartWorker, mongodb: Server
 ) -> None:
     """As when a worker has a batch for longer than it may, and still is at work on it."""
     with start_worker(), start_worker():
-        database.signal(signal.SIGSTOP)
+        mongodb.signal(signal.SIGSTOP)
         try:
             batch = sent(journal, VIEW)
             wait_until(lambda: journal.redis.zcard("journal:page_view:taken") == 1)
@@ -207,15 +217,15 @@ def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counte
             wait_until(lambda: journal.redis.zscore("journal:page_view:taken", batch.id) != 1)
             wait_until(lambda: journal.redis.hlen("unacked") == 2)
         finally:
-            database.signal(signal.SIGCONT)
-        wait_until(lambda: all_counted(journal))
+            mongodb.signal(signal.SIGCONT)
+        wait_until(lambda: all_counted(database, journal))
         wait_until(lambda: journal.redis.hlen("unacked") == 0)
-    assert views() == 1
+    assert views(database) == 1
 
 
 @pytest.mark.proof
 def test_what_a_killed_worker_left_open_is_given_up_before_a_batch_is(
-    journal: Journal, start_worker: StartWorker, settings: Settings
+    database: Database, journal: RedisJournal, start_worker: StartWorker, settings: Settings
 ) -> None:
     batch = sent(journal, VIEW)
     assert IDLE_TRANSACTION_SECONDS < APPLY_SECONDS
@@ -227,29 +237,30 @@ def test_what_a_killed_worker_left_open_is_given_up_before_a_batch_is(
         ledger: Any = client.get_default_database()["applied_batches"]
         ledger.insert_one({"_id": batch.id, "at": datetime.now(UTC)}, session=session)
         with start_worker():
-            wait_until(lambda: all_counted(journal), seconds=APPLY_SECONDS)
-    assert views() == 1
+            wait_until(lambda: all_counted(database, journal), seconds=APPLY_SECONDS)
+    assert views(database) == 1
 
 
 def test_what_a_worker_counted_but_died_before_it_folded_comes_into_the_reports(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Counting(ClickRule(3, "user")).apply(PageView, {"b1": [VIEW]})
+    Counting(database, ClickRule(3, "user")).apply(PageView, {"b1": [VIEW]})
     fold.apply().get()
-    assert views() == 0, "it is left to the worker for a while"
+    assert views(database) == 0, "it is left to the worker for a while"
     monkeypatch.setattr("tasks.sweep.LEFT_OVER_SECONDS", -1)
     fold.apply().get()
-    assert views() == 1
+    assert views(database) == 1
 
 
 def test_many_batches_are_counted_together_and_a_bad_one_alone_is_parked(
-    journal: Journal,
+    database: Database,
+    journal: RedisJournal,
 ) -> None:
     good = [journalled(journal, VIEW) for _ in range(10)]
     journal.write([Batch("poison", "page_view", b"[5]")])
     page_view.apply(task_id=good[0].id).get()
-    assert views() == 10
-    assert all_counted(journal)
+    assert views(database) == 10
+    assert all_counted(database, journal)
     assert [letter.batch_id for letter in dead_letters.newest(journal.redis, 10)] == ["poison:0"]
 
 
@@ -261,32 +272,34 @@ def click(time: int, user: str = "u1") -> AdClick:
     return AdClick(None, "site1.com", "34", user, time)
 
 
-def hits() -> int:
-    return sum(row["hits"] for row in reports.clicks(reports.Page()).items)
+def hits(database: Database) -> int:
+    return sum(row["hits"] for row in reports.clicks(database, reports.Page()).items)
 
 
 @pytest.mark.parametrize("bad", [{0}, {7}, {19}, {3, 4, 18}, set(range(20))])
 def test_only_the_events_that_cannot_be_counted_are_buried_and_the_others_count(
-    journal: Journal, bad: set[int]
+    database: Database, journal: RedisJournal, bad: set[int]
 ) -> None:
     events = [click(FAR_FUTURE if n in bad else n, f"u{n}") for n in range(20)]
     first = journalled(journal, *events[:12])
     second = journalled(journal, *events[12:])
     ad_click.apply().get()
-    assert all_counted(journal)
-    assert hits() == 20 - len(bad)
+    assert all_counted(database, journal)
+    assert hits(database) == 20 - len(bad)
     letters = dead_letters.newest(journal.redis, 100)
     names = [f"{first.id}:{n}" if n < 12 else f"{second.id}:{n - 12}" for n in bad]
     assert sorted(letter.batch_id for letter in letters) == sorted(names)
     assert all("year" in letter.reason for letter in letters)
 
 
-def test_an_event_that_cannot_be_read_is_buried_alone(journal: Journal) -> None:
+def test_an_event_that_cannot_be_read_is_buried_alone(
+    database: Database, journal: RedisJournal
+) -> None:
     payload = msgspec.json.encode([VIEW, {"website": 1}, VIEW, 5, VIEW])
     journal.write([Batch("mixed", "page_view", payload)])
     page_view.apply().get()
-    assert all_counted(journal)
-    assert views() == 3
+    assert all_counted(database, journal)
+    assert views(database) == 3
     letters = dead_letters.newest(journal.redis, 10)
     assert sorted(letter.batch_id for letter in letters) == ["mixed:1", "mixed:3"]
 
@@ -299,7 +312,12 @@ class Killed(BaseException):
 @pytest.mark.parametrize("calls", [0, 2, 4])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_worker_that_dies_between_two_pieces_leaves_the_rest_to_the_next(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, step: str, calls: int, after: bool
+    database: Database,
+    journal: RedisJournal,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    calls: int,
+    after: bool,
 ) -> None:
     events = [click(FAR_FUTURE if n == 5 else n, f"u{n}") for n in range(8)]
     batch = journalled(journal, *events)
@@ -322,14 +340,14 @@ def test_a_worker_that_dies_between_two_pieces_leaves_the_rest_to_the_next(
     monkeypatch.undo()
     make_overdue(journal, batch)
     ad_click.apply().get()
-    assert all_counted(journal)
-    assert hits() == 7
+    assert all_counted(database, journal)
+    assert hits(database) == 7
     [letter] = dead_letters.newest(journal.redis, 10)
     assert letter.batch_id == f"{batch.id}:5"
 
 
 def test_a_transaction_that_misses_its_deadline_is_halved_until_it_is_in_time(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = journalled(journal, *[click(n, f"u{n}") for n in range(20)])
     pipeline = ad_click.pipeline
@@ -344,30 +362,32 @@ def test_a_transaction_that_misses_its_deadline_is_halved_until_it_is_in_time(
         return in_time(pieces, along)
 
     def applied_batches() -> set[str]:
-        return {row.key for row in documents.AppliedBatch.objects}
+        return {row["_id"] for row in database[documents.AppliedBatch].find()}
 
     monkeypatch.setattr(pipeline._counting, "apply_pieces", slow)
     while journal.holds(batch):
         make_overdue(journal, batch)
         ad_click.apply().get()
     assert numbers[:3] == [20, 10, 5]
-    assert all_counted(journal)
-    assert hits() == 20
+    assert all_counted(database, journal)
+    assert hits(database) == 20
 
 
-def test_an_id_that_is_another_events_makes_a_dead_letter_once(journal: Journal) -> None:
+def test_an_id_that_is_another_events_makes_a_dead_letter_once(
+    database: Database, journal: RedisJournal
+) -> None:
     first = replace(VIEW, event_id="e1")
     other = replace(VIEW, event_id="e1", page="/other")
     journalled(journal, first)
     page_view.apply().get()
     batch = journalled(journal, other, VIEW)
     # A worker that died before it took the batch out of the journal.
-    applied = Counting(ClickRule(3, "user")).apply(PageView, {batch.id: [other, VIEW]})
+    applied = Counting(database, ClickRule(3, "user")).apply(PageView, {batch.id: [other, VIEW]})
     dead_letters.keep_collisions(journal.redis, applied.collisions)
     page_view.apply().get()
-    wait_until(lambda: folding.fold("PageView"))
-    assert all_counted(journal)
-    assert views() == 2
+    wait_until(lambda: folding.fold(database, "PageView"))
+    assert all_counted(database, journal)
+    assert views(database) == 2
     [letter] = dead_letters.newest(journal.redis, 10)
     assert letter.collides
     assert letter.reason == {"EventId": [dead_letters.COLLISION_REASON]}
@@ -379,18 +399,18 @@ def test_an_id_that_is_another_events_makes_a_dead_letter_once(journal: Journal)
 
 
 def test_pieces_are_archived_once_under_ids_of_their_own(
-    journal: Journal, start_worker: StartWorker, archive: Archive
+    database: Database, journal: RedisJournal, start_worker: StartWorker, archive: Archive
 ) -> None:
     clicks = [click(FAR_FUTURE if n == 1 else n, f"u{n}") for n in range(4)]
     with start_worker():
         batch = sent(journal, *clicks)
-        wait_until(lambda: all_counted(journal))
+        wait_until(lambda: all_counted(database, journal))
         journal.write([batch])
         bell()(batch)
-        wait_until(lambda: all_counted(journal))
+        wait_until(lambda: all_counted(database, journal))
     files = [archive.read(name) for name in archive.files("ad_click")]
     assert files == [{f"{batch.id}:0-1": [clicks[0]], f"{batch.id}:2-4": clicks[2:]}]
-    assert hits() == 3
+    assert hits(database) == 3
 
 
 def test_batches_of_a_killed_worker_are_rung_for_within_thirty_seconds() -> None:
@@ -400,7 +420,7 @@ def test_batches_of_a_killed_worker_are_rung_for_within_thirty_seconds() -> None
 
 
 def test_a_message_lost_between_its_queue_and_the_worker_is_sent_again(
-    journal: Journal, start_worker: StartWorker
+    database: Database, journal: RedisJournal, start_worker: StartWorker
 ) -> None:
     batch = sent(journal, VIEW)
     # What a worker does that dies before it notes the message: it is in no queue any more.
@@ -408,11 +428,11 @@ def test_a_message_lost_between_its_queue_and_the_worker_is_sent_again(
     make_overdue(journal, batch)
     with start_worker():
         sweep()
-        wait_until(lambda: all_counted(journal))
-    assert views() == 1
+        wait_until(lambda: all_counted(database, journal))
+    assert views(database) == 1
 
 
-def test_a_message_is_not_sent_again_while_it_waits_in_line(journal: Journal) -> None:
+def test_a_message_is_not_sent_again_while_it_waits_in_line(journal: RedisJournal) -> None:
     batch = sent(journal, VIEW)
     make_overdue(journal, batch)
     sweep()
@@ -421,36 +441,36 @@ def test_a_message_is_not_sent_again_while_it_waits_in_line(journal: Journal) ->
 
 @pytest.mark.proof
 def test_a_batch_waits_for_a_database_that_is_away_and_is_counted_when_it_is_back(
-    journal: Journal, start_worker: StartWorker, database: Server
+    database: Database, journal: RedisJournal, start_worker: StartWorker, mongodb: Server
 ) -> None:
     with start_worker():
-        database.kill()
+        mongodb.kill()
         sent(journal, VIEW)
         wait_until(lambda: journal.redis.llen("page_view") == 0)
-        database.start()
-        wait_until(lambda: all_counted(journal))
-    assert views() == 1
+        mongodb.start()
+        wait_until(lambda: all_counted(database, journal))
+    assert views(database) == 1
 
 
 @pytest.mark.proof
 def test_a_batch_stays_in_the_journal_when_the_database_stays_away(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, database: Server
+    database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch, mongodb: Server
 ) -> None:
     monkeypatch.setattr("app.store.counting.APPLY_SECONDS", 0.3)
     batch = journalled(journal, VIEW)
-    database.kill()
+    mongodb.kill()
     page_view.apply(task_id=batch.id).get()
     assert journal.holds(batch)
     assert dead_letters.newest(journal.redis, 10) == []
-    database.start()
+    mongodb.start()
     monkeypatch.undo()
     page_view.apply(task_id=batch.id).get()
-    assert all_counted(journal)
-    assert views() == 1
+    assert all_counted(database, journal)
+    assert views(database) == 1
 
 
 def test_redis_killed_and_back_loses_no_accepted_batch(
-    journal: Journal, start_worker: StartWorker, redis: Server
+    database: Database, journal: RedisJournal, start_worker: StartWorker, redis: Server
 ) -> None:
     with start_worker() as worker:
         worker.send_signal(signal.SIGSTOP)
@@ -461,13 +481,13 @@ def test_redis_killed_and_back_loses_no_accepted_batch(
 
         def all_counted_after_a_sweep() -> bool:
             sweep()  # as beat does: the message may have been lost with Redis's connection
-            return all_counted(journal)
+            return all_counted(database, journal)
 
         wait_until(all_counted_after_a_sweep, every=0.5)
-    assert views() == 1
+    assert views(database) == 1
 
 
-def test_a_payload_is_what_the_publisher_writes(journal: Journal) -> None:
+def test_a_payload_is_what_the_publisher_writes(journal: RedisJournal) -> None:
     batch = journalled(journal, VIEW)
     assert msgspec.json.decode(batch.payload) == [
         {"event_id": None, "website": "site1.com", "page": "/a", "day": "2026-11-24"}
@@ -475,25 +495,25 @@ def test_a_payload_is_what_the_publisher_writes(journal: Journal) -> None:
 
 
 def test_with_an_archive_each_batch_is_in_it_once_it_has_left_the_journal(
-    journal: Journal, start_worker: StartWorker, archive: Archive
+    database: Database, journal: RedisJournal, start_worker: StartWorker, archive: Archive
 ) -> None:
     with start_worker():
         for event in (VIEW, AdClick(None, "site1.com", "34", "u1", 5)):
             sent(journal, event)
-        wait_until(lambda: all_counted(journal))
+        wait_until(lambda: all_counted(database, journal))
     assert archived(archive, "page_view") == [[VIEW]]
     assert archived(archive, "ad_click") == [[AdClick(None, "site1.com", "34", "u1", 5)]]
 
 
 @pytest.mark.proof
 def test_what_a_worker_counted_but_died_before_it_archived_is_archived_by_the_next(
-    journal: Journal, start_worker: StartWorker, archive: Archive
+    database: Database, journal: RedisJournal, start_worker: StartWorker, archive: Archive
 ) -> None:
     views = [replace(VIEW, event_id=event_id) for event_id in ("1", "2", "2", "3", None)]
     batch = journalled(journal, *views)
-    counting = Counting(ClickRule(3, "user"), archives=True)
+    counting = Counting(database, ClickRule(3, "user"), archives=True)
     counting.apply(PageView, {"before": [views[0]]})
-    outbox = Outbox(FROM_JOURNAL, keeps_counted=True)
+    outbox = Outbox(database, FROM_JOURNAL, keeps_counted=True)
     counting.apply_pieces({PageView: [Piece(batch.id, views)]}, leaving_in(outbox))
     with start_worker():
         wait_until(lambda: rung(batch) and not outbox.rows_left(), every=1)
@@ -503,18 +523,22 @@ def test_what_a_worker_counted_but_died_before_it_archived_is_archived_by_the_ne
 
 @pytest.mark.proof
 def test_events_count_while_the_archive_is_away_and_are_archived_once_it_is_back(
-    journal: Journal, start_worker: StartWorker, archive: Archive, tmp_path: Path
+    database: Database,
+    journal: RedisJournal,
+    start_worker: StartWorker,
+    archive: Archive,
+    tmp_path: Path,
 ) -> None:
-    outbox = Outbox(FROM_JOURNAL, keeps_counted=True)
+    outbox = Outbox(database, FROM_JOURNAL, keeps_counted=True)
     with start_worker():
         in_the_way = tmp_path / "archive"
         in_the_way.touch()
         batch = sent(journal, VIEW)
-        wait_until(lambda: all_counted(journal))
+        wait_until(lambda: all_counted(database, journal))
         assert outbox.rows_left() == [batch.id]
         in_the_way.unlink()
         wait_until(lambda: rung(batch) and not outbox.rows_left(), every=1)
-    assert views() == 1
+    assert views(database) == 1
     assert archived(archive, "page_view") == [[VIEW]]
 
 
@@ -546,7 +570,7 @@ def archived(archive: Archive, queue: str) -> list[Sequence[Event]]:
     return [events for name in archive.files(queue) for events in archive.read(name).values()]
 
 
-def make_overdue(journal: Journal, batch: Batch) -> None:
+def make_overdue(journal: RedisJournal, batch: Batch) -> None:
     """As if a worker had taken it, or it had waited for one, since the epoch began."""
     for state in ("waiting", "taken"):
         journal.redis.zadd(f"journal:{batch.queue}:{state}", {batch.id: 1.0}, xx=True)
@@ -554,7 +578,7 @@ def make_overdue(journal: Journal, batch: Batch) -> None:
 
 @pytest.mark.proof
 def test_workers_go_on_with_the_redis_that_replaced_theirs_and_count_all_once(
-    settings: Settings, tmp_path: Path
+    database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     def is_accepted() -> bool:
         with suppress(Unavailable):
@@ -570,7 +594,7 @@ def test_workers_go_on_with_the_redis_that_replaced_theirs_and_count_all_once(
         with suppress(OperationalError), Celery(broker=redis.url) as sender:
             sender.send_task("tasks.page_view", queue="page_view", retry=False)
         with suppress(Unavailable):
-            return sum(journal.waiting().values()) == 0 and views() == number
+            return sum(journal.waiting().values()) == 0 and views(database) == number
         return False
 
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--queues", "page_view"]

@@ -1,7 +1,7 @@
 import pytest
 
 import celeryconfig
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis.known_names import LOADED_KEY
 from app.settings import Settings
 from tasks import names
@@ -9,7 +9,7 @@ from tasks.names import load_names
 
 
 def test_names_are_loaded_until_all_are_known(
-    settings: Settings, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names, "settings", lambda: settings)
     names._loading.cache_clear()

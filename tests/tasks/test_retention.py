@@ -8,13 +8,14 @@ import pytest
 
 import celeryconfig
 from app.domain.events import PageView
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.outputs.archive import Archive, rewriting
 from app.settings import Settings
-from app.store import connection, documents
+from app.store import documents
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from celeryconfig import task_time_limit
-from tasks import retention
+from tasks import resources, retention
 from tests.conftest import SetClock
 from tests.support.counting import count_batch
 
@@ -26,9 +27,10 @@ WithSettings = Callable[..., None]
 @pytest.fixture
 def with_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> WithSettings:
     def change(**changes: Any) -> None:
-        monkeypatch.setattr(retention, "settings", lambda: replace(settings, **changes))
+        for module in (retention, resources):
+            monkeypatch.setattr(module, "settings", lambda: replace(settings, **changes))
         retention._retention.cache_clear()
-        retention._archive.cache_clear()
+        resources.archive.cache_clear()
 
     return change
 
@@ -39,9 +41,9 @@ def archive(settings: Settings) -> Archive:
 
 
 def test_old_rows_and_archived_days_are_dropped_if_there_is_a_limit(
-    with_settings: WithSettings, archive: Archive, settings: Settings
+    database: Database, with_settings: WithSettings, archive: Archive, settings: Settings
 ) -> None:
-    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, [VIEW])
+    count_batch(database, Counting(database, ClickRule(3, "user")), "b1", PageView, [VIEW])
     archive.write("page_view", {"b1": [VIEW]})
     folder = Path(settings.data_dir / "archive")
     (today,) = folder.iterdir()
@@ -54,11 +56,11 @@ def test_old_rows_and_archived_days_are_dropped_if_there_is_a_limit(
     with_settings(archive=True, retention_days=50)
     assert retention.retain.apply().get() == 0
     assert not old.exists()
-    assert connection.collection(documents.PageViews).count_documents({}) == 0
+    assert database[documents.PageViews].count_documents({}) == 0
 
 
 def test_the_archive_is_tidied_unless_another_process_is_at_work_on_it(
-    with_settings: WithSettings, archive: Archive, settings: Settings, journal: Journal
+    with_settings: WithSettings, archive: Archive, settings: Settings, journal: RedisJournal
 ) -> None:
     for batch in ("b1", "b2"):
         archive.write("page_view", {batch: [VIEW]})
@@ -86,9 +88,9 @@ def test_beat_sends_both_and_neither_keeps_the_others_of_its_queue_waiting_for_l
 
 
 def test_nothing_is_dropped_while_this_machines_clock_is_wrong(
-    with_settings: WithSettings, set_clock: SetClock
+    database: Database, with_settings: WithSettings, set_clock: SetClock
 ) -> None:
-    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, [VIEW])
+    count_batch(database, Counting(database, ClickRule(3, "user")), "b1", PageView, [VIEW])
     with_settings(retention_days=1)
     set_clock(timedelta(days=2))
     assert retention.retain.apply().get() == 0

@@ -8,7 +8,7 @@ import pytest
 
 import celeryconfig
 from app import logs
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import live
 from app.redis.live import Counted, Counts
 from app.redis.spikes import (
@@ -39,13 +39,13 @@ def configure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
     return configure
 
 
-def view_often(journal: Journal) -> None:
+def view_often(journal: RedisJournal) -> None:
     counted = Counted({"*": 20, "site1.com /a": 20}, Counts())
     live.record(journal.redis, "page_view", counted, time.time())
 
 
 def test_a_spike_is_one_line_of_the_log_and_one_message_to_viewers(
-    journal: Journal, configure: Any, caplog: pytest.LogCaptureFixture
+    journal: RedisJournal, configure: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = journal.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     channel.subscribe(live.SPIKE_CHANNEL)
@@ -62,7 +62,7 @@ def test_a_spike_is_one_line_of_the_log_and_one_message_to_viewers(
 
 
 def test_no_log_shows_the_address_of_the_webhook(
-    journal: Journal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    journal: RedisJournal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     logs.configure("DEBUG")
     configure(spike_webhook=f"{receiver.url}/hunter2", spike_webhook_private=True)
@@ -73,7 +73,7 @@ def test_no_log_shows_the_address_of_the_webhook(
     assert "hunter2" not in caplog.text
 
 
-def test_the_webhook_has_a_task_of_its_own(journal: Journal, configure: Any) -> None:
+def test_the_webhook_has_a_task_of_its_own(journal: RedisJournal, configure: Any) -> None:
     configure(spike_webhook="http://127.0.0.1:1/")
     view_often(journal)
     find_spikes()
@@ -81,7 +81,7 @@ def test_the_webhook_has_a_task_of_its_own(journal: Journal, configure: Any) -> 
     assert message["headers"]["task"] == "tasks.spike_webhook"
 
 
-def test_the_settings_decide_what_a_spike_is(journal: Journal, configure: Any) -> None:
+def test_the_settings_decide_what_a_spike_is(journal: RedisJournal, configure: Any) -> None:
     view_often(journal)
     configure(spike_minimum=21)
     assert find_spikes() == 0
@@ -90,7 +90,7 @@ def test_the_settings_decide_what_a_spike_is(journal: Journal, configure: Any) -
 
 
 def test_the_webhook_gets_the_spikes_signed(
-    journal: Journal, configure: Any, receiver: Receiver
+    journal: RedisJournal, configure: Any, receiver: Receiver
 ) -> None:
     configure(spike_webhook=receiver.url, spike_webhook_secret="secret", spike_webhook_private=True)
     spikes_found = found()
@@ -103,7 +103,7 @@ def test_the_webhook_gets_the_spikes_signed(
 
 @pytest.mark.parametrize("status", [500, 429])
 def test_a_webhook_that_fails_is_tried_again_later_and_nothing_waits_for_it(
-    journal: Journal, configure: Any, receiver: Receiver, status: int
+    journal: RedisJournal, configure: Any, receiver: Receiver, status: int
 ) -> None:
     configure(spike_webhook=receiver.url, spike_webhook_private=True)
     receiver.status = status
@@ -123,7 +123,7 @@ def test_a_webhook_that_fails_is_tried_again_later_and_nothing_waits_for_it(
 
 
 def test_a_spike_long_ago_is_posted_once_more_at_most(
-    journal: Journal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    journal: RedisJournal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(spike_webhook=receiver.url, spike_webhook_private=True)
     receiver.status = 500
@@ -134,7 +134,7 @@ def test_a_spike_long_ago_is_posted_once_more_at_most(
     assert "spikes are not posted: " in caplog.messages[-1]
 
 
-def test_only_the_latest_wait_to_be_posted(journal: Journal) -> None:
+def test_only_the_latest_wait_to_be_posted(journal: RedisJournal) -> None:
     for number in range(MAX_TO_POST + 2):
         spike = msgspec.structs.replace(found()[0], count=number)
         add_to_post(journal.redis, [spike], 1_000 + number)
@@ -145,7 +145,7 @@ def test_only_the_latest_wait_to_be_posted(journal: Journal) -> None:
 
 
 def test_a_webhook_inside_the_network_is_refused_unless_allowed(
-    journal: Journal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    journal: RedisJournal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(spike_webhook=receiver.url)
     add_to_post(journal.redis, found(), time.time())

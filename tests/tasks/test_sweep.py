@@ -2,8 +2,9 @@ from datetime import UTC, datetime, timedelta
 
 import celeryconfig
 from app.domain.events import PageView
-from app.store import clock, connection, documents
+from app.store import clock, documents
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from tasks.sweep import expire
 from tests.conftest import SetClock
 from tests.support.counting import count_batch
@@ -12,15 +13,16 @@ VIEW = PageView("e1", "a.com", "/", "2026-11-24")
 
 
 def test_a_clock_that_is_days_ahead_drops_no_claim_so_that_no_event_counts_twice(
+    database: Database,
     set_clock: SetClock,
 ) -> None:
-    counting = Counting(ClickRule(3, "user"))
-    count_batch(counting, "b1", PageView, [VIEW])
+    counting = Counting(database, ClickRule(3, "user"))
+    count_batch(database, counting, "b1", PageView, [VIEW])
     set_clock(timedelta(days=30))
     assert expire.apply().get() == 0
-    count_batch(counting, "b2", PageView, [VIEW])
-    assert connection.collection(documents.Claim).count_documents({}) == 1
-    connection.collection(documents.Expiry).update_many(
+    count_batch(database, counting, "b2", PageView, [VIEW])
+    assert database[documents.Claim].count_documents({}) == 1
+    database[documents.Expiry].update_many(
         {}, {"$set": {"at": datetime.now(UTC) - timedelta(seconds=1)}}
     )
     set_clock(timedelta())

@@ -1,5 +1,6 @@
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from app.journal.journal import Journal
 from app.local.processes import free_ports
 from app.logs import JsonLines
 from app.settings import Settings
-from app.store import connection, folding
+from app.store import folding
+from app.store.database import Database
 from app.web.views import operations
 from tests.support.servers import Server
 from tests.support.waiting import running, wait_until
@@ -86,7 +88,7 @@ def test_an_accepted_request_logs_nothing_and_a_refused_one_its_id(
 
 
 def test_logs_are_json_and_lead_from_a_request_to_the_line_of_the_worker_that_counted_it(
-    settings: Settings, journal: Journal, tmp_path: Path
+    database: Database, settings: Settings, journal: Journal, tmp_path: Path
 ) -> None:
     port = free_ports(1)[0]
     url = f"http://127.0.0.1:{port}"
@@ -113,8 +115,7 @@ def test_logs_are_json_and_lead_from_a_request_to_the_line_of_the_worker_that_co
         httpx.post(f"{url}/events", json=VIEW, headers={"X-Request-Id": "traced"})
         wait_until(lambda: counted(logs["worker"]))
         # A worker that is killed inside a transaction would keep the database busy.
-        connection.connect(settings.mongodb_url)
-        wait_until(folding.is_folded)
+        wait_until(partial(folding.is_folded, database))
     (batch,) = [
         line["batches"]
         for line in lines(logs["web"])

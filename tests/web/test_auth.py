@@ -4,7 +4,7 @@ import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis.guesses import MAX_GUESSES
 from app.web import sessions
 from tests.support.servers import Server
@@ -64,7 +64,7 @@ def test_all_web_processes_count_guesses_together(client_with: MakeClient) -> No
     assert status(client_with(admin_token=TOKEN), TOKEN) == 429
 
 
-def test_the_limit_ends(secured: FlaskClient, journal: Journal) -> None:
+def test_the_limit_ends(secured: FlaskClient, journal: RedisJournal) -> None:
     guess_too_often(secured)
     assert 0 < journal.redis.ttl("guesses:192.0.2.7") <= 60
     journal.redis.delete("guesses:192.0.2.7")

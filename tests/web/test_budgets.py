@@ -5,7 +5,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.domain.events import OTHER, Actual, AdClick, PageView
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis.known_names import LOADED_KEY
 from tests.web.conftest import MakeClient
 from tests.web.views.test_events import journalled, post
@@ -13,7 +13,7 @@ from tests.web.views.test_metrics import scrape, value
 
 
 @pytest.fixture(autouse=True)
-def _loaded(journal: Journal) -> None:
+def _loaded(journal: RedisJournal) -> None:
     journal.redis.set(LOADED_KEY, 1)
 
 
@@ -32,7 +32,7 @@ def post_from(address: str, client: FlaskClient, *urls: str, **headers: str) -> 
 
 
 def test_events_beyond_a_budget_are_accepted_and_the_answer_and_a_metric_say_so(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(max_websites=1, max_pages=2)
     urls = ["a.com/1", "a.com/2", "a.com/3", "b.com/1", "b.com/2"]
@@ -53,7 +53,7 @@ def test_events_beyond_a_budget_are_accepted_and_the_answer_and_a_metric_say_so(
     assert numbers == {"website": 2, "page": 1, "ad": 0}
 
 
-def views(journal: Journal) -> list[PageView]:
+def views(journal: RedisJournal) -> list[PageView]:
     return journalled(journal, "page_view", PageView)
 
 
@@ -99,7 +99,7 @@ def test_this_machine_itself_has_no_budget(
     assert ("other" in post(client, view("a.com/1"), headers=headers).json) is limited
 
 
-def test_pixels_have_the_same_budget(client_with: MakeClient, journal: Journal) -> None:
+def test_pixels_have_the_same_budget(client_with: MakeClient, journal: RedisJournal) -> None:
     client = client_with(max_ads=0)
     asked = {"type": "AdClick", "url": "a.com", "user": "u1", "ad": "34"}
     client.get("/pixel.gif", query_string=asked, environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
@@ -107,7 +107,9 @@ def test_pixels_have_the_same_budget(client_with: MakeClient, journal: Journal) 
     assert (click.ad_id, click.actual) == (OTHER, Actual("a.com", "34"))
 
 
-def test_what_redis_can_not_decide_is_not_accepted(client: FlaskClient, journal: Journal) -> None:
+def test_what_redis_can_not_decide_is_not_accepted(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     journal.redis.config_set("maxmemory", 1)
     try:
         assert post(client, view("a.com/1")).status_code == 503

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.local.processes import free_ports
 from app.redis.guesses import MAX_GUESSES
 from app.web.flower import MAX_BODY_BYTES
@@ -98,7 +98,7 @@ def test_a_large_body_is_refused_before_it_comes(
     ],
 )
 def test_a_password_of_other_than_ascii_is_a_wrong_one(
-    flower: tuple[httpx.Client, bool], journal: Journal, credentials: str
+    flower: tuple[httpx.Client, bool], journal: RedisJournal, credentials: str
 ) -> None:
     client, has_password = flower
     answer = client.get("/workers", headers={"Authorization": credentials})
@@ -109,7 +109,7 @@ def test_a_password_of_other_than_ascii_is_a_wrong_one(
 
 
 def test_guesses_at_the_password_are_limited(
-    flower: tuple[httpx.Client, bool], journal: Journal
+    flower: tuple[httpx.Client, bool], journal: RedisJournal
 ) -> None:
     client, has_password = flower
     tried = [client.get("/", auth=("user", "guess")).status_code for _ in range(MAX_GUESSES)]

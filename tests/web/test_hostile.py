@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.domain.events import QUEUES
 from app.domain.urls import website_and_page
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.web.views.events import MAX_UNPACKED_BYTES
 
 VIEW = {"Type": "PageView", "Url": "site1.com/a", "Meta": {"UserId": "u", "AdId": "1"}}
@@ -44,7 +44,7 @@ NASTY = [
 ]
 
 
-def check(response: Any, journal: Journal) -> None:
+def check(response: Any, journal: RedisJournal) -> None:
     assert response.status_code in (202, 400, 413, 415)
     assert "Traceback" not in response.text
     answer = response.get_json()
@@ -63,7 +63,9 @@ def check(response: Any, journal: Journal) -> None:
 @pytest.mark.parametrize(
     "field", ["Type", "Url", "Meta", "UserId", "AdId", "EventId", "Timestamp", "$set", "a.b", ""]
 )
-def test_no_value_of_a_field_does_harm(client: FlaskClient, journal: Journal, field: str) -> None:
+def test_no_value_of_a_field_does_harm(
+    client: FlaskClient, journal: RedisJournal, field: str
+) -> None:
     for value, kind in itertools.product(NASTY, ("PageView", "AdImpression", "AdClick")):
         event: dict[str, Any] = VIEW | {"Type": kind}
         if field in ("UserId", "AdId"):
@@ -75,7 +77,7 @@ def test_no_value_of_a_field_does_harm(client: FlaskClient, journal: Journal, fi
 
 @settings(max_examples=150)
 @given(body=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-def test_no_bytes_do_harm(client: FlaskClient, journal: Journal, body: bytes) -> None:
+def test_no_bytes_do_harm(client: FlaskClient, journal: RedisJournal, body: bytes) -> None:
     for media in ("application/json", "application/x-ndjson"):
         for encoding in ("identity", "gzip"):
             response = client.post(
@@ -105,7 +107,7 @@ events = st.fixed_dictionaries(
 
 @settings(max_examples=150)
 @given(batch=st.lists(events | json_values, max_size=5))
-def test_no_json_does_harm(client: FlaskClient, journal: Journal, batch: list[Any]) -> None:
+def test_no_json_does_harm(client: FlaskClient, journal: RedisJournal, batch: list[Any]) -> None:
     check(client.post("/events", json=batch), journal)
 
 

@@ -6,7 +6,7 @@ from flask.testing import FlaskClient
 
 from app.domain.events import QUEUES, AdImpression
 from app.domain.invalid_traffic import Invalid
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from tests.web.conftest import MakeClient
 from tests.web.views.test_events import journalled, post
 
@@ -16,14 +16,14 @@ GOOGLEBOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.
 EXCLUDED = (ip_network("192.0.2.7/32"), ip_network("198.51.100.0/24"), ip_network("2001:db8::/32"))
 
 
-def reasons(journal: Journal) -> list[str | None]:
+def reasons(journal: RedisJournal) -> list[str | None]:
     """Why each event that waits is invalid traffic; None for one that is not."""
     events = [event for queue, kind in QUEUES.items() for event in journalled(journal, queue, kind)]
     return [event.invalid and event.invalid.reason for event in events]
 
 
 def test_events_that_a_robot_posts_are_accepted_and_marked(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     response = post(client, KINDS, headers={"User-Agent": GOOGLEBOT})
     assert response.json == {"accepted": 3, "rejected": [], "filtered": {"robot": 3}}
@@ -32,18 +32,18 @@ def test_events_that_a_robot_posts_are_accepted_and_marked(
 
 @pytest.mark.parametrize("agent", ["", "curl/8.14.1", "python-httpx/0.28.1", "Mozilla/5.0"])
 def test_events_that_servers_and_browsers_post_are_not(
-    client: FlaskClient, journal: Journal, agent: str
+    client: FlaskClient, journal: RedisJournal, agent: str
 ) -> None:
     post(client, KINDS, headers={"User-Agent": agent})
     assert reasons(journal) == [None] * 3
 
 
-def test_a_request_without_an_agent_is_no_robot(client: FlaskClient, journal: Journal) -> None:
+def test_a_request_without_an_agent_is_no_robot(client: FlaskClient, journal: RedisJournal) -> None:
     post(client, KINDS, environ_overrides={"HTTP_USER_AGENT": ""})
     assert reasons(journal) == [None] * 3
 
 
-def test_robots_count_where_they_are_let_be(client_with: MakeClient, journal: Journal) -> None:
+def test_robots_count_where_they_are_let_be(client_with: MakeClient, journal: RedisJournal) -> None:
     post(client_with(filter_robots=False), KINDS, headers={"User-Agent": GOOGLEBOT})
     assert reasons(journal) == [None] * 3
 
@@ -68,7 +68,7 @@ def test_robots_count_where_they_are_let_be(client_with: MakeClient, journal: Jo
     ],
 )
 def test_events_from_excluded_addresses_and_networks_are_marked(
-    client_with: MakeClient, journal: Journal, address: str, reason: str | None
+    client_with: MakeClient, journal: RedisJournal, address: str, reason: str | None
 ) -> None:
     client = client_with(excluded_addresses=EXCLUDED)
     for _ in range(2):
@@ -77,7 +77,7 @@ def test_events_from_excluded_addresses_and_networks_are_marked(
 
 
 def test_behind_proxies_the_address_is_the_clients(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(excluded_addresses=EXCLUDED, trusted_proxies=1)
     post(client, KINDS, headers={"X-Forwarded-For": "192.0.2.7"})
@@ -86,7 +86,7 @@ def test_behind_proxies_the_address_is_the_clients(
 
 
 def test_events_of_excluded_users_are_marked_and_the_others_not(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(excluded_users=frozenset({"u1"}))
     post(client, [*KINDS, KINDS[2] | {"Meta": META | {"UserId": "u2"}}])
@@ -94,7 +94,7 @@ def test_events_of_excluded_users_are_marked_and_the_others_not(
 
 
 def test_an_address_comes_before_a_robot_and_that_before_a_user(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(excluded_addresses=EXCLUDED, excluded_users=frozenset({"u1"}))
     from_there: dict[str, Any] = {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}}
@@ -110,7 +110,7 @@ def test_a_rejected_event_of_a_robot_is_kept_as_such(client: FlaskClient) -> Non
 
 
 def test_what_waits_in_the_journal_tells_reason_and_day(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     day = client.get("/live/snapshot").get_json()["today"]
     event = KINDS[1] | {"Timestamp": f"{day}T00:00:00Z"}
@@ -132,7 +132,7 @@ def visit(**visitor: Any) -> dict[str, Any]:
 
 
 def test_a_server_with_a_write_key_is_no_robot_whatever_it_calls_itself(
-    with_key: FlaskClient, journal: Journal
+    with_key: FlaskClient, journal: RedisJournal
 ) -> None:
     assert post(with_key, KINDS, headers=SERVER).json == {"accepted": 3, "rejected": []}
     assert reasons(journal) == [None] * 3
@@ -142,14 +142,14 @@ def test_a_server_with_a_write_key_is_no_robot_whatever_it_calls_itself(
     "header", ["Origin", "Referer", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"]
 )
 def test_a_browser_is_judged_by_its_own_agent_with_a_key_too(
-    with_key: FlaskClient, journal: Journal, header: str
+    with_key: FlaskClient, journal: RedisJournal, header: str
 ) -> None:
     person = visit(UserAgent="Mozilla/5.0", Address="192.0.2.8")
     post(with_key, person, headers=SERVER | {header: "https://site1.com"})
     assert reasons(journal) == ["robot"]
 
 
-def test_nobody_is_believed_without_a_write_key(client: FlaskClient, journal: Journal) -> None:
+def test_nobody_is_believed_without_a_write_key(client: FlaskClient, journal: RedisJournal) -> None:
     agent = {"User-Agent": SERVER["User-Agent"]}
     post(client, visit(UserAgent="Mozilla/5.0"), headers=agent)
     post(client, visit(UserAgent=GOOGLEBOT), headers={"User-Agent": "python-httpx/0.28.1"})
@@ -157,7 +157,7 @@ def test_nobody_is_believed_without_a_write_key(client: FlaskClient, journal: Jo
 
 
 def test_each_event_of_a_server_is_judged_by_its_visitor(
-    with_key: FlaskClient, journal: Journal
+    with_key: FlaskClient, journal: RedisJournal
 ) -> None:
     events = [
         visit(UserAgent=GOOGLEBOT),
@@ -179,7 +179,7 @@ def test_each_event_of_a_server_is_judged_by_its_visitor(
 
 
 def test_a_server_that_does_not_tell_its_visitors_address_is_judged_by_its_own(
-    with_key: FlaskClient, journal: Journal
+    with_key: FlaskClient, journal: RedisJournal
 ) -> None:
     here: Any = {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}, "headers": SERVER}
     post(with_key, [visit(), visit(Address="192.0.2.8")], **here)

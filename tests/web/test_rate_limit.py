@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from tests.support.servers import Server
 from tests.web.conftest import MakeClient
 from tests.web.views.test_events import VIEW, post
@@ -43,7 +43,7 @@ def test_a_request_counts_once_for_each_hundred_events_begun(
 
 
 def test_nothing_is_taken_of_a_request_that_is_more_than_what_is_left(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(rate_limit="4/hour")
     assert status(client) == 202

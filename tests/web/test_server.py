@@ -12,10 +12,11 @@ import pytest
 
 import app.web
 from app.domain.events import PageView
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.settings import Settings
-from app.store import connection, reports
+from app.store import reports
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.web.server import threads, workers
 from tests.support.counting import count_batch
 from tests.support.waiting import wait_until
@@ -32,7 +33,7 @@ def server(shared_settings: Settings) -> Iterator[str]:
 
 
 def test_a_web_process_killed_between_publish_and_answer_leaves_an_event_that_counts_once(
-    server: str, journal: Journal, settings: Settings
+    database: Database, server: str, journal: RedisJournal, settings: Settings
 ) -> None:
     with pytest.raises(httpx.HTTPError):
         httpx.post(f"{server}/events", json=VIEW, headers={"X-Die": "now"})
@@ -41,13 +42,12 @@ def test_a_web_process_killed_between_publish_and_answer_leaves_an_event_that_co
     assert httpx.post(f"{server}/events", json=VIEW).status_code == 202
     assert journal.waiting()["page_view"] == 2
 
-    counting = Counting(ClickRule(3, "user"))
-    connection.connect(settings.mongodb_url)
+    counting = Counting(database, ClickRule(3, "user"))
     batches: dict[bytes, bytes] = journal.redis.hgetall("journal:page_view")  # type: ignore[assignment]
     for batch_id, payload in batches.items():
         events = msgspec.json.decode(payload, type=list[PageView])
-        count_batch(counting, batch_id.decode(), PageView, events)
-    assert [row["views"] for row in reports.page_views(reports.Page()).items] == [1]
+        count_batch(database, counting, batch_id.decode(), PageView, events)
+    assert [row["views"] for row in reports.page_views(database, reports.Page()).items] == [1]
 
 
 def exchange(server: str, *pieces: bytes, pause: float = 0) -> bytes:
@@ -208,7 +208,7 @@ def test_a_chunked_body_is_taken_and_bounded(server: str) -> None:
     ],
 )
 def test_a_broken_request_gets_an_error_of_its_own_making(
-    server: str, journal: Journal, raw: bytes
+    server: str, journal: RedisJournal, raw: bytes
 ) -> None:
     answer = exchange(server, raw)
     status = answer.split(b" ")[1:2]
@@ -221,7 +221,7 @@ def test_a_broken_request_gets_an_error_of_its_own_making(
 
 @pytest.mark.parametrize(("proxies", "secure"), [("0", False), ("1", True)])
 def test_only_behind_proxies_a_session_is_one_of_https_because_a_header_says_so(
-    settings: Settings, journal: Journal, tmp_path: Path, proxies: str, secure: bool
+    settings: Settings, journal: RedisJournal, tmp_path: Path, proxies: str, secure: bool
 ) -> None:
     given = {"TRUSTED_PROXIES": proxies, "ADMIN_TOKEN": "an admin token of many letters"}
     with gunicorn(settings, tmp_path, "wsgi:app", **given) as url:

@@ -6,13 +6,14 @@ import click
 
 from app.cli.params import Month
 from app.settings import settings
-from app.store import connection, months
+from app.store import months
+from app.store.database import Database
 
 
 @click.command()
 @click.argument("month", type=Month())
 def aggregate(month: str) -> None:
     """Aggregate MONTH (YYYY-MM) now; it is closed if it is over."""
-    connection.connect(settings().mongodb_url)
-    websites = months.aggregate(month, datetime.now(settings().timezone))
+    database = Database(settings().mongodb_url)
+    websites = months.aggregate(database, month, datetime.now(settings().timezone))
     click.echo(f"{month}: {websites} websites")

@@ -7,8 +7,9 @@ import threading
 import click
 
 from app import logs
+from app.redis.connection import connect
 from app.settings import KafkaTopic, settings
-from app.store import connection
+from app.store.database import Database
 
 
 @click.command()
@@ -25,8 +26,8 @@ def consume(brokers: str, topic: str, group: str) -> None:
     logs.configure(config.log_level)
     if config.user_hash_secret is None:
         logging.getLogger(__name__).warning("no USER_HASH_SECRET: user ids are kept as they come")
-    connection.connect(config.mongodb_url)
+    database, redis = Database(config.mongodb_url), connect(config.redis_url)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    TopicConsumer(config, KafkaTopic(brokers, topic), group, stop).run()
+    TopicConsumer(config, database, redis, KafkaTopic(brokers, topic), group, stop).run()

@@ -48,13 +48,14 @@ def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
     """Try dead letters again by their IDS; exit 1 if any remains."""
     if bool(ids) == every:
         raise click.UsageError("Name dead letters, or give --all.")
-    journal = journal_of(settings())
-    replayer = Replayer(reader_with(settings()), journal, Publisher(journal, bell()))
+    redis = connect(settings().redis_url)
+    publisher = Publisher(journal_of(settings(), redis), bell())
+    replayer = Replayer(reader_with(settings()), redis, publisher)
     if every:
         replays = list(replayer.replay_all())
     else:
         with broker_errors():
-            letters = [letters_kept.get(journal.redis, letter_id) for letter_id in ids]
+            letters = [letters_kept.get(redis, letter_id) for letter_id in ids]
         if None in letters:
             raise click.ClickException(f"There is no dead letter {ids[letters.index(None)]}.")
         replays = [replayer.replay(letter) for letter in letters if letter]

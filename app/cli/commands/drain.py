@@ -6,8 +6,10 @@ import click
 
 from app.cli.progress import progress_bar
 from app.journal.opener import journal_of
+from app.redis.connection import connect
 from app.settings import settings
-from app.store import connection, folding, outbox
+from app.store import folding, outbox
+from app.store.database import Database
 
 POLL_SECONDS = 0.1
 
@@ -16,16 +18,16 @@ POLL_SECONDS = 0.1
 @click.option("--timeout", type=float, default=300, show_default=True, help="Seconds to wait.")
 def drain(timeout: float) -> None:
     """Return when all that was accepted is counted; exit 1 if it is not by the timeout."""
-    journal = journal_of(settings())
-    connection.connect(settings().mongodb_url)
+    journal = journal_of(settings(), connect(settings().redis_url))
+    database = Database(settings().mongodb_url)
     until = time.monotonic() + timeout
     with progress_bar() as progress:
         task = progress.add_task("batches waiting", total=None)
         # In this order: what is counted leaves the journal only once it is there to be folded.
         while (
             (waiting := sum(journal.waiting().values()))
-            or not folding.is_folded()
-            or outbox.queues_left()
+            or not folding.is_folded(database)
+            or outbox.queues_left(database)
         ):
             progress.update(task, description=f"{waiting} batches waiting")
             if time.monotonic() > until:

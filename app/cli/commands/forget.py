@@ -9,7 +9,7 @@ from app.ingest.readers import user_hash_with
 from app.outputs.archive import Archive
 from app.redis.connection import connect
 from app.settings import settings
-from app.store import connection
+from app.store.database import Database
 
 
 @click.command()
@@ -17,10 +17,10 @@ from app.store import connection
 def forget(user: str) -> None:
     """Remove what is kept of USER, the id that sites send; all counts stay."""
     config = settings()
-    connection.connect(config.mongodb_url)
     found = forget_everywhere(
         user,
         user_hash_with(config),
+        Database(config.mongodb_url),
         Archive(config.archive_url),
         connect(config.redis_url),
         datetime.now(config.timezone),

@@ -3,12 +3,13 @@
 import click
 
 from app.settings import settings
-from app.store import connection, migrations
+from app.store import migrations
+from app.store.database import Database
 
 
 @click.command()
 def migrate() -> None:
     """Bring the database to this release's schema, also while workers run."""
-    connection.connect(settings().mongodb_url)
-    migrations.migrate(click.echo)
-    click.echo(f"the database is of schema {migrations.version()}")
+    database = Database(settings().mongodb_url)
+    migrations.migrate(database, click.echo)
+    click.echo(f"the database is of schema {migrations.version(database)}")

@@ -14,8 +14,9 @@ from app.outputs import archive
 from app.outputs.archive import Archive
 from app.redis.connection import connect
 from app.settings import settings
-from app.store import connection, offsets
+from app.store import offsets
 from app.store.counting import ClickRule
+from app.store.database import Database
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 
@@ -43,16 +44,16 @@ def rebuild(
     )
     kept = Archive(config.archive_url)
     url = into if "://" in into else urlsplit(config.mongodb_url)._replace(path=f"/{into}").geturl()
-    connection.connect(config.mongodb_url)
+    new = Database(url)
     consumed = NOTHING_CONSUMED
     try:
-        consumed = offsets.known()
+        consumed = offsets.known(Database(config.mongodb_url))
     except Unavailable as error:
         click.echo(
             f"how far Kafka topics were counted is not known: {visible(str(error))}", err=True
         )
     with archive.rewriting(connect(config.redis_url)) as turn:
-        done = rebuild_from(plan, kept, turn, url, consumed)
+        done = rebuild_from(plan, kept, turn, new, consumed)
     click.echo(f"the archive begins on {kept.first_day()} (UTC)")
     for queue, events in done.events.items():
         click.echo(f"{queue}: {events} events")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -13,7 +14,8 @@ from app.cli.params import Day, Month
 from app.cli.printing import visible
 from app.domain.csv import as_csv
 from app.settings import settings
-from app.store import connection, reports
+from app.store import reports
+from app.store.database import Database
 
 
 @click.group()
@@ -64,8 +66,8 @@ def report_filtered(csv: bool, **filters: Any) -> None:
 
 
 def _show(read_report: Callable[..., reports.Report], filters: dict[str, Any], csv: bool) -> None:
-    connection.connect(settings().mongodb_url)
-    pages = list(_pages(read_report, filters))
+    read = partial(read_report, Database(settings().mongodb_url), **filters)
+    pages = list(_pages(read))
     columns, rows = pages[0].columns, [row for page in pages for row in page.items]
     if csv:
         if sys.stdout.isatty():
@@ -88,12 +90,10 @@ def _text(value: Any) -> Text:
     return Text(f"{value:,}" if type(value) is int else visible(str(value)))
 
 
-def _pages(
-    read_report: Callable[..., reports.Report], filters: dict[str, Any]
-) -> Iterator[reports.Report]:
+def _pages(read: Callable[[reports.Page], reports.Report]) -> Iterator[reports.Report]:
     cursor = None
     while True:
-        page = read_report(reports.Page(reports.MAX_LIMIT, cursor), **filters)
+        page = read(reports.Page(reports.MAX_LIMIT, cursor))
         yield page
         cursor = page.next_cursor
         if cursor is None:

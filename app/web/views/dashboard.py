@@ -69,7 +69,7 @@ def login() -> AnyResponse:
         return _page_to_wait(error)
     response.set_cookie(
         sessions.COOKIE,
-        sessions.begin(current.journal.redis, token),
+        sessions.begin(current.redis, token),
         max_age=sessions.SECONDS,
         secure=request.is_secure,
         httponly=True,
@@ -85,7 +85,7 @@ def logout() -> AnyResponse:
     current = context()
     if current.settings.admin_token is not None and has_session():
         session = request.cookies[sessions.COOKIE]
-        sessions.end(current.journal.redis, current.settings.admin_token, session)
+        sessions.end(current.redis, current.settings.admin_token, session)
     response: AnyResponse = redirect("/", 303)
     response.delete_cookie(sessions.COOKIE, httponly=True, samesite="Strict")
     return response

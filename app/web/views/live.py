@@ -75,21 +75,23 @@ def _snapshot(
     now = datetime.now(current.settings.timezone)
     if first is None and last is None:
         first = last = now.date()
-    redis = current.journal.redis
+    database, redis = current.database, current.redis
     shown, folds = _between_folds(
         redis,
         {
             "page_view": lambda: {
-                "views": reports.views_of_days(website, first, last),
-                "pages": tops.pages(website, first, last, _busiest_pages(redis)),
-                "filtered": tops.filtered(website, first, last),
+                "views": reports.views_of_days(database, website, first, last),
+                "pages": tops.pages(database, website, first, last, _busiest_pages(redis)),
+                "filtered": tops.filtered(database, website, first, last),
             },
             "ad_impression": lambda: {
-                "months": reports.impressions(MONTHS, website=website or ALL_WEBSITES).items
+                "months": reports.impressions(
+                    database, MONTHS, website=website or ALL_WEBSITES
+                ).items
             },
             "ad_click": lambda: {
-                "clicks": reports.click_totals(website),
-                "ads": reports.clicks(Page(tops.TOP), website).items,
+                "clicks": reports.click_totals(database, website),
+                "ads": reports.clicks(database, Page(tops.TOP), website).items,
             },
         },
     )

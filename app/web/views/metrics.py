@@ -18,13 +18,15 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from redis import Redis
 
 from app.errors import Unavailable
 from app.journal.journal import Journal
 from app.redis import counters, dead_letters
 from app.redis.connection import broker_errors
 from app.redis.counters import COUNTED, MEASURED, MILLION, Counted, Measured
-from app.store import connection, folding
+from app.store import folding
+from app.store.database import Database, deadline
 from app.web.context import context
 
 DATABASE_SECONDS = 1.0
@@ -55,7 +57,7 @@ def _metrics() -> list[Metric]:
     try:
         current.journal.check_writable()
         current.publisher.write_counts()
-        found += _shared(current.journal)
+        found += _shared(current.journal, current.redis)
     except Unavailable:
         is_up = 0
     else:
@@ -63,14 +65,14 @@ def _metrics() -> list[Metric]:
     found.append(
         GaugeMetricFamily("eventstream_broker_up", "Whether the broker takes a write.", is_up)
     )
-    return found + _of_database()
+    return found + _of_database(current.database)
 
 
-def _of_database() -> list[Metric]:
+def _of_database(database: Database) -> list[Metric]:
     help_text = "Whether the database answers within a second."
     try:
-        with connection.deadline(DATABASE_SECONDS):
-            since = folding.unfolded_since()
+        with deadline(DATABASE_SECONDS):
+            since = folding.unfolded_since(database)
     except Unavailable:
         return [GaugeMetricFamily("eventstream_database_up", help_text, 0)]
     behind = max(0, time.time() - since.timestamp()) if since else 0
@@ -84,10 +86,10 @@ def _of_database() -> list[Metric]:
     ]
 
 
-def _shared(journal: Journal) -> Iterator[Metric]:
+def _shared(journal: Journal, redis: Redis) -> Iterator[Metric]:
     with broker_errors():
-        stored: Any = journal.redis.hgetall(counters.KEY)
-        letters = dead_letters.numbers(journal.redis)
+        stored: Any = redis.hgetall(counters.KEY)
+        letters = dead_letters.numbers(redis)
     values = {series.decode(): int(value) for series, value in stored.items()}
     for counted in COUNTED:
         yield _counter(counted, values)

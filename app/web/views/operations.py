@@ -10,7 +10,6 @@ from app.ingest.replay import Replayer
 from app.journal import opener
 from app.redis import dead_letters
 from app.redis.connection import broker_errors
-from app.store import connection
 from app.web.auth import require_operator
 from app.web.context import answer, context, query
 
@@ -27,7 +26,11 @@ def health() -> Response:
 def ready() -> Response:
     """200 when all that events need is there, or 503 with the part that is away or unfit."""
     parts = {"broker": "ok", "database": "ok"}
-    checks = (partial(opener.check_writable, context().journal), connection.check_writable)
+    current = context()
+    checks = (
+        partial(opener.check_writable, current.journal, current.redis),
+        current.database.check_writable,
+    )
     for check in checks:
         try:
             check()
@@ -58,7 +61,7 @@ def list_dead_letters() -> Response:
     require_operator()
     page = query(LettersQuery())
     with broker_errors():
-        letters = dead_letters.newest(context().journal.redis, page["limit"] + 1, page["cursor"])
+        letters = dead_letters.newest(context().redis, page["limit"] + 1, page["cursor"])
     more = len(letters) > page["limit"]
     letters = letters[: page["limit"]]
     return answer({"items": letters, "next_cursor": letters[-1].id if more else None})
@@ -69,7 +72,7 @@ def drop_dead_letter(letter_id: str) -> Response:
     """Drop a dead letter: 204 and it is gone for good."""
     require_operator()
     with broker_errors():
-        dropped = dead_letters.remove(context().journal.redis, letter_id)
+        dropped = dead_letters.remove(context().redis, letter_id)
     if not dropped:
         abort(404, "There is no such dead letter.")
     return Response(status=204)
@@ -80,7 +83,7 @@ def replay_dead_letter(letter_id: str) -> Response:
     """Try a dead letter again, as it is or corrected: 202 and it is gone, or 400 and why not."""
     require_operator()
     with broker_errors():
-        letter = dead_letters.get(context().journal.redis, letter_id)
+        letter = dead_letters.get(context().redis, letter_id)
     if letter is None:
         abort(404, "There is no such dead letter.")
     replay = _replayer().replay(letter, request.get_data() or None)
@@ -105,4 +108,4 @@ def replay_all_dead_letters() -> Response:
 
 
 def _replayer() -> Replayer:
-    return Replayer(context().reader, context().journal, context().publisher)
+    return Replayer(context().reader, context().redis, context().publisher)

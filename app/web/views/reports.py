@@ -9,7 +9,7 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 from app.domain.csv import as_csv
 from app.store import reports
 from app.web.auth import require_operator
-from app.web.context import answer, query, text_filter
+from app.web.context import answer, context, query, text_filter
 
 blueprint = Blueprint("reports", __name__, url_prefix="/reports")
 blueprint.before_request(require_operator)
@@ -96,7 +96,8 @@ def filtered() -> Response:
 def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:
     filters = query(schema)
     form = filters.pop("format")
-    report = read(reports.Page(filters.pop("limit"), filters.pop("cursor")), **filters)
+    page = reports.Page(filters.pop("limit"), filters.pop("cursor"))
+    report = read(context().database, page, **filters)
     if form == "json":
         return answer({"items": report.items, "next_cursor": report.next_cursor})
     response = Response(as_csv(report.columns, report.items), mimetype="text/csv")

@@ -18,11 +18,11 @@ from socketio import Client
 from socketio.exceptions import ConnectionError as Refused
 
 from app.domain.events import AdClick, PageView
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import dead_letters
 from app.settings import Settings
-from app.store import connection
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.web.sockets.websocket import MAX_FRAMES
 from tests.support.counting import count_batch
 from tests.support.servers import Server
@@ -98,7 +98,7 @@ def raw(url: str, **options: Any) -> Iterator[Raw]:
 
 
 def test_an_event_is_acknowledged_with_the_answer_and_its_status(
-    server: str, journal: Journal
+    server: str, journal: RedisJournal
 ) -> None:
     with connected(server) as client:
         assert send(client, VIEW) == ({"accepted": 1, "rejected": []}, 202)
@@ -107,7 +107,7 @@ def test_an_event_is_acknowledged_with_the_answer_and_its_status(
 
 
 def test_the_good_events_of_an_array_are_taken_and_the_bad_ones_named_and_kept(
-    server: str, journal: Journal
+    server: str, journal: RedisJournal
 ) -> None:
     bad = {"Type": "AdClick", "Url": "site1.com", "Meta": {"AdId": 1}}
     with connected(server) as client:
@@ -165,13 +165,15 @@ def test_a_message_is_answered_as_a_post_of_the_same_body(server: str) -> None:
             assert client.send_body(body) == (response.json(), response.status_code), name
 
 
-def test_a_message_without_acknowledgement_is_counted_too(server: str, journal: Journal) -> None:
+def test_a_message_without_acknowledgement_is_counted_too(
+    server: str, journal: RedisJournal
+) -> None:
     with raw(server) as client:
         client.socket.send(f'42["event",{json.dumps(VIEW)}]')
         wait_until(lambda: len(journalled(journal, "page_view", PageView)) == 1)
 
 
-def test_no_other_message_does_anything(server: str, journal: Journal) -> None:
+def test_no_other_message_does_anything(server: str, journal: RedisJournal) -> None:
     with raw(server) as client:
         for name in ("Event", "connect", "disconnect", "message"):
             refused = client.ask(f'421["{name}",{json.dumps(VIEW)}]')
@@ -187,7 +189,7 @@ PACKETS = ["", "4", "x", "5", "44", '451-["event",{"_placeholder":true,"num":0}]
 PACKETS += ["42/x,[]", "4²", f"42{'1' * 200}[]"]
 
 
-def test_who_does_not_keep_to_the_protocol_is_dropped(server: str, journal: Journal) -> None:
+def test_who_does_not_keep_to_the_protocol_is_dropped(server: str, journal: RedisJournal) -> None:
     for packet in PACKETS:
         with raw(server) as client:
             assert client.ask(packet) == "", packet
@@ -201,7 +203,7 @@ def test_who_does_not_keep_to_the_protocol_is_dropped(server: str, journal: Jour
 
 
 def test_a_connection_needs_a_write_key_where_there_are_some(
-    settings: Settings, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, journal: RedisJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WRITE_KEYS", "first,second")
     with gunicorn(settings, tmp_path, "--workers", "1", "wsgi:app") as url:
@@ -229,7 +231,7 @@ def test_a_connection_needs_a_write_key_where_there_are_some(
 
 
 def test_only_listed_origins_may_connect_where_some_are_listed(
-    settings: Settings, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, journal: RedisJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALLOWED_ORIGINS", "https://site1.com")
     with gunicorn(settings, tmp_path, "--workers", "1", "wsgi:app") as url:
@@ -246,7 +248,7 @@ def test_only_listed_origins_may_connect_where_some_are_listed(
 
 
 def test_each_message_counts_as_a_request_for_the_rate(
-    settings: Settings, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, journal: RedisJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RATE_LIMIT", "3/hour")
     with (
@@ -262,7 +264,7 @@ def test_each_message_counts_as_a_request_for_the_rate(
 
 
 def test_while_the_broker_is_away_the_answer_is_503_and_the_connection_stays(
-    server: str, journal: Journal, redis: Server, shared_settings: Settings
+    server: str, journal: RedisJournal, redis: Server, shared_settings: Settings
 ) -> None:
     with raw(server) as client:
         redis.kill()
@@ -291,7 +293,7 @@ def processes(url: str) -> tuple[int, int]:
 
 
 def test_who_lost_the_answer_with_the_worker_sends_again_and_is_counted_once(
-    server: str, journal: Journal, settings: Settings
+    database: Database, server: str, journal: RedisJournal, settings: Settings
 ) -> None:
     event = VIEW | {"EventId": "the same"}
     with connected(server) as client:
@@ -301,12 +303,15 @@ def test_who_lost_the_answer_with_the_worker_sends_again_and_is_counted_once(
         wait_until(lambda: not client.connected)
         wait_until(lambda: client.connected)
         assert send(client, event) == ({"accepted": 1, "rejected": []}, 202)
-    connection.connect(settings.mongodb_url)
-    counting = Counting(ClickRule(3, "user"))
+    counting = Counting(database, ClickRule(3, "user"))
     batches: dict[bytes, bytes] = journal.redis.hgetall("journal:page_view")  # type: ignore[assignment]
     counted = [
         count_batch(
-            counting, id.decode(), PageView, msgspec.json.decode(payload, type=list[PageView])
+            database,
+            counting,
+            id.decode(),
+            PageView,
+            msgspec.json.decode(payload, type=list[PageView]),
         )
         for id, payload in batches.items()
     ]
@@ -314,7 +319,7 @@ def test_who_lost_the_answer_with_the_worker_sends_again_and_is_counted_once(
 
 
 def test_a_worker_that_stops_in_order_closes_its_connections_and_they_come_again(
-    server: str, journal: Journal
+    server: str, journal: RedisJournal
 ) -> None:
     with connected(server) as client:
         master, worker = processes(server)
@@ -326,7 +331,7 @@ def test_a_worker_that_stops_in_order_closes_its_connections_and_they_come_again
 
 
 @pytest.fixture
-def crowded(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
+def crowded(settings: Settings, journal: RedisJournal, tmp_path: Path) -> Iterator[str]:
     """The URL of a gunicorn that takes few connections, though more than it has threads."""
     with gunicorn(settings, tmp_path, "--workers", "1", "tests.web.crowded:app") as url:
         yield url
@@ -399,7 +404,7 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(cro
 
 
 @pytest.fixture
-def impatient(settings: Settings, journal: Journal, tmp_path: Path) -> Iterator[str]:
+def impatient(settings: Settings, journal: RedisJournal, tmp_path: Path) -> Iterator[str]:
     """The URL of a gunicorn that soon gives up clients."""
     with gunicorn(settings, tmp_path, "--workers", "1", "tests.web.impatient:app") as url:
         yield url
@@ -492,7 +497,7 @@ def test_a_client_that_sends_too_many_frames_for_nothing_is_told_and_dropped(
         assert int.from_bytes(received.data[:2]) == websocket.STATUS_POLICY_VIOLATION
 
 
-def test_as_many_messages_as_are_posted_may_come(server: str, journal: Journal) -> None:
+def test_as_many_messages_as_are_posted_may_come(server: str, journal: RedisJournal) -> None:
     message = "421" + json.dumps(["event", VIEW])
     with raw(server) as client:
         for _ in range(2 * MAX_FRAMES):

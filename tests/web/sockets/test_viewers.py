@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from app.errors import Unavailable
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import live
 from app.redis.connection import connect
 from app.redis.live import SPIKE_CHANNEL, Counted, Counts
@@ -21,7 +21,7 @@ Join = Callable[..., socket.socket]
 
 
 @pytest.fixture
-def viewers(journal: Journal) -> Viewers:
+def viewers(journal: RedisJournal) -> Viewers:
     return Viewers(connect("redis://{host}:{port}".format(**journal.redis.get_connection_kwargs())))
 
 
@@ -60,13 +60,13 @@ def is_closed(client: socket.socket) -> bool:
         return True
 
 
-def tell(journal: Journal, views: int, website: str = "site1.com", folds: int = 0) -> None:
+def tell(journal: RedisJournal, views: int, website: str = "site1.com", folds: int = 0) -> None:
     counts = Counts()
     counts.add("views", (website, "2026-11-24"), [views])
     live.record(journal.redis, "page_view", Counted({"*": views}, counts), time.time(), folds)
 
 
-def test_every_viewer_is_told_what_was_counted_added_up(journal: Journal, join: Join) -> None:
+def test_every_viewer_is_told_what_was_counted_added_up(journal: RedisJournal, join: Join) -> None:
     clients = [join(), join()]
     for client in clients:
         read_until(client, HEAD)
@@ -79,7 +79,9 @@ def test_every_viewer_is_told_what_was_counted_added_up(journal: Journal, join: 
         assert sum(row["views"] for row in rows(got)) == 6
 
 
-def test_what_the_reports_may_hold_and_what_not_is_told_apart(journal: Journal, join: Join) -> None:
+def test_what_the_reports_may_hold_and_what_not_is_told_apart(
+    journal: RedisJournal, join: Join
+) -> None:
     client = join()
     read_until(client, HEAD)
     for views, folds in ((1, 7), (2, 7), (4, 8)):
@@ -105,7 +107,7 @@ def rows(stream: bytes) -> list[dict[str, int]]:
     ]
 
 
-def test_a_spike_is_passed_on_as_it_is(journal: Journal, join: Join) -> None:
+def test_a_spike_is_passed_on_as_it_is(journal: RedisJournal, join: Join) -> None:
     client = join()
     read_until(client, HEAD)
     journal.redis.publish(SPIKE_CHANNEL, b'{"name":"/a"}')
@@ -141,7 +143,7 @@ def test_a_viewer_that_went_is_forgotten(viewers: Viewers, join: Join) -> None:
 
 
 def test_a_viewer_that_reads_nothing_is_let_go_and_holds_up_nobody(
-    journal: Journal, join: Join, monkeypatch: pytest.MonkeyPatch
+    journal: RedisJournal, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watched, "SEND_SECONDS", 0.0)
     slow, quick = join(), join()
@@ -154,7 +156,7 @@ def test_a_viewer_that_reads_nothing_is_let_go_and_holds_up_nobody(
 
 
 def test_viewers_come_again_once_redis_is_back(
-    journal: Journal, viewers: Viewers, redis: Server, join: Join
+    journal: RedisJournal, viewers: Viewers, redis: Server, join: Join
 ) -> None:
     client = join()
     read_until(client, HEAD)

@@ -7,7 +7,7 @@ from werkzeug.test import TestResponse
 
 from app.domain.click_links import signature
 from app.domain.events import AdClick
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import dead_letters
 from tests.support.servers import Server
 from tests.web.conftest import MakeClient
@@ -38,7 +38,7 @@ def leads_on(response: TestResponse, to: str = TO) -> bool:
     return (response.status_code, response.headers.get("Location")) == (302, to)
 
 
-def test_a_signed_link_is_a_click_and_leads_on(client: FlaskClient, journal: Journal) -> None:
+def test_a_signed_link_is_a_click_and_leads_on(client: FlaskClient, journal: RedisJournal) -> None:
     response = click(client, link(id="e1"))
     assert leads_on(response)
     assert response.headers["Cache-Control"] == "no-store"
@@ -48,13 +48,17 @@ def test_a_signed_link_is_a_click_and_leads_on(client: FlaskClient, journal: Jou
     assert event.event_id == "e1"
 
 
-def test_a_page_that_is_not_fixed_is_the_referer(client: FlaskClient, journal: Journal) -> None:
+def test_a_page_that_is_not_fixed_is_the_referer(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     assert leads_on(click(client, link(url=""), headers={"Referer": "https://site2.com/b"}))
     (event,) = journalled(journal, "ad_click", AdClick)
     assert event.website == "site2.com"
 
 
-def test_without_a_secret_there_are_no_links(client_with: MakeClient, journal: Journal) -> None:
+def test_without_a_secret_there_are_no_links(
+    client_with: MakeClient, journal: RedisJournal
+) -> None:
     response = click(client_with(), link())
     assert (response.status_code, "Location" in response.headers) == (404, False)
     assert sum(journal.waiting().values()) == 0
@@ -76,7 +80,7 @@ def test_without_a_secret_there_are_no_links(client_with: MakeClient, journal: J
     ],
 )
 def test_what_was_not_signed_leads_nowhere_and_is_no_click(
-    client: FlaskClient, journal: Journal, changes: Any, field: str
+    client: FlaskClient, journal: RedisJournal, changes: Any, field: str
 ) -> None:
     query = {name: text for name, text in (link() | changes).items() if text is not None}
     response = click(client, query)
@@ -101,14 +105,16 @@ def test_even_a_signed_link_leads_only_to_http_and_https(client: FlaskClient, to
     assert list(response.json["errors"]) == ["to"]
 
 
-def test_the_user_goes_on_where_the_event_is_bad(client: FlaskClient, journal: Journal) -> None:
+def test_the_user_goes_on_where_the_event_is_bad(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     assert leads_on(click(client, link(user="")))
     (letter,) = dead_letters.newest(journal.redis, 10)
     assert letter.reason == {"Meta": {"UserId": ["Missing data for required field."]}}
 
 
 def test_the_user_goes_on_while_the_broker_is_away_and_the_event_is_counted_as_lost(
-    client: FlaskClient, journal: Journal, redis: Server
+    client: FlaskClient, journal: RedisJournal, redis: Server
 ) -> None:
     redis.kill()
     try:
@@ -129,7 +135,9 @@ def test_the_user_goes_on_while_the_broker_hangs(client: FlaskClient, redis: Ser
         redis.signal(signal.SIGCONT)
 
 
-def test_the_user_goes_on_without_a_write_key(client_with: MakeClient, journal: Journal) -> None:
+def test_the_user_goes_on_without_a_write_key(
+    client_with: MakeClient, journal: RedisJournal
+) -> None:
     client = client_with(click_secret=SECRET, write_keys={"k1": frozenset()})
     assert leads_on(click(client, link()))
     assert sum(journal.waiting().values()) == 0
@@ -138,7 +146,9 @@ def test_the_user_goes_on_without_a_write_key(client_with: MakeClient, journal: 
     assert len(journalled(journal, "ad_click", AdClick)) == 1
 
 
-def test_the_user_goes_on_beyond_the_rate_limit(client_with: MakeClient, journal: Journal) -> None:
+def test_the_user_goes_on_beyond_the_rate_limit(
+    client_with: MakeClient, journal: RedisJournal
+) -> None:
     client = client_with(click_secret=SECRET, rate_limit="1/hour")
     assert leads_on(click(client, link()))
     assert leads_on(click(client, link()))
@@ -159,12 +169,12 @@ def test_the_user_goes_on_beyond_the_rate_limit(client_with: MakeClient, journal
     ],
 )
 def test_who_objects_to_tracking_or_only_prefetches_goes_on_uncounted(
-    client: FlaskClient, journal: Journal, headers: dict[str, str]
+    client: FlaskClient, journal: RedisJournal, headers: dict[str, str]
 ) -> None:
     assert leads_on(click(client, link(), headers=headers))
     assert sum(journal.waiting().values()) == 0
 
 
-def test_a_look_at_the_head_is_no_click(client: FlaskClient, journal: Journal) -> None:
+def test_a_look_at_the_head_is_no_click(client: FlaskClient, journal: RedisJournal) -> None:
     assert leads_on(client.head("/click", query_string=link()))
     assert sum(journal.waiting().values()) == 0

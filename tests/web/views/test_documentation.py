@@ -19,9 +19,9 @@ from app.domain.events import QUEUES, AdClick, AdImpression, PageView, Rejection
 from app.domain.invalid_traffic import Invalid
 from app.journal.journal import Journal
 from app.redis import dead_letters
-from app.settings import Settings, read
-from app.store import connection
+from app.settings import read
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.web.application import create_app
 from tests.support.counting import count_batch
 from tests.web.conftest import MakeClient
@@ -102,16 +102,17 @@ API = (
 
 
 @pytest.fixture
-def _stores(settings: Settings, journal: Journal) -> None:
-    connection.connect(settings.mongodb_url)
+def _stores(database: Database, journal: Journal) -> None:
     rejection = Rejection(0, b"5", {"_schema": ["Not a JSON object."]})
     journal.write([], dead_letters.keeping([rejection]))
-    counting = Counting(ClickRule(3, "user"))
+    counting = Counting(database, ClickRule(3, "user"))
     robot = Invalid("robot", "2026-11-24")
     views = [PageView(None, "a.com", "/", "2026-11-24", invalid=why) for why in (None, robot)]
-    count_batch(counting, "b1", PageView, views)
-    count_batch(counting, "b2", AdImpression, [AdImpression(None, "a.com", "1", "u", "2026-11")])
-    count_batch(counting, "b3", AdClick, [AdClick(None, "a.com", "1", "u", 5)])
+    count_batch(database, counting, "b1", PageView, views)
+    count_batch(
+        database, counting, "b2", AdImpression, [AdImpression(None, "a.com", "1", "u", "2026-11")]
+    )
+    count_batch(database, counting, "b3", AdClick, [AdClick(None, "a.com", "1", "u", 5)])
 
 
 OPERATIONS = {

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from app.domain.events import AdClick, PageView
 from app.domain.user_ids import UserHash
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import dead_letters
 from app.web.sockets.places import Room
 from app.web.views import events
@@ -30,7 +30,7 @@ def post(client: FlaskClient, body: Any, media: str = "application/json", **more
     return response
 
 
-def journalled(journal: Journal, queue: str, kind: Any) -> list[Any]:
+def journalled(journal: RedisJournal, queue: str, kind: Any) -> list[Any]:
     payloads: list[bytes] = journal.redis.hvals(f"journal:{queue}")  # type: ignore[assignment]
     return [
         event for payload in payloads for event in msgspec.json.decode(payload, type=list[kind])
@@ -38,7 +38,7 @@ def journalled(journal: Journal, queue: str, kind: Any) -> list[Any]:
 
 
 def test_an_event_is_accepted_into_the_journal_and_its_queue(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     response = post(client, VIEW)
     assert (response.status_code, response.json) == (202, {"accepted": 1, "rejected": []})
@@ -46,7 +46,9 @@ def test_an_event_is_accepted_into_the_journal_and_its_queue(
     assert (event.website, event.page) == ("site1.com", "/page1")
 
 
-def test_each_kind_goes_to_the_queue_of_its_task(client: FlaskClient, journal: Journal) -> None:
+def test_each_kind_goes_to_the_queue_of_its_task(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     kinds = {"PageView": "page_view", "AdImpression": "ad_impression", "AdClick": "ad_click"}
     assert post(client, [VIEW | {"Type": kind} for kind in kinds]).json["accepted"] == 3
 
@@ -54,7 +56,7 @@ def test_each_kind_goes_to_the_queue_of_its_task(client: FlaskClient, journal: J
         wait_until(partial(is_rung_for, journal, queue))  # the message is sent after the answer
 
 
-def is_rung_for(journal: Journal, queue: str) -> bool:
+def is_rung_for(journal: RedisJournal, queue: str) -> bool:
     """Whether the queue has a message for the one batch in its journal."""
     (batch_id,) = cast(list[bytes], journal.redis.hkeys(f"journal:{queue}"))
     messages = cast(list[bytes], journal.redis.lrange(queue, 0, -1))
@@ -72,7 +74,7 @@ def test_json_is_understood_as_what_it_is_and_as_beacons_send_it(
     assert post(client, [VIEW, CLICK], media).json == {"accepted": 2, "rejected": []}
 
 
-def test_a_line_of_ndjson_is_an_event(client: FlaskClient, journal: Journal) -> None:
+def test_a_line_of_ndjson_is_an_event(client: FlaskClient, journal: RedisJournal) -> None:
     body = b"\n".join([json.dumps(VIEW).encode(), b"", json.dumps(CLICK).encode() + b"\r", b""])
     assert post(client, body, "application/x-ndjson").json == {"accepted": 2, "rejected": []}
     assert len(journalled(journal, "ad_click", AdClick)) == 1
@@ -114,7 +116,7 @@ def test_there_are_so_many_members_of_gzip(client: FlaskClient) -> None:
 
 
 def test_the_good_events_of_a_batch_are_taken_and_the_bad_ones_named_and_kept(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     bad = {"Type": "AdClick", "Url": "site1.com", "Meta": {"AdId": 1}}
     response = post(client, [VIEW, bad])
@@ -125,7 +127,7 @@ def test_the_good_events_of_a_batch_are_taken_and_the_bad_ones_named_and_kept(
     assert (json.loads(bytes(letter.event)), letter.reason) == (bad, errors)
 
 
-def test_no_good_event_at_all_is_a_bad_request(client: FlaskClient, journal: Journal) -> None:
+def test_no_good_event_at_all_is_a_bad_request(client: FlaskClient, journal: RedisJournal) -> None:
     response = post(client, {"Type": "PageView"})
     assert response.status_code == 400
     assert response.json == {
@@ -150,7 +152,7 @@ def test_no_good_event_at_all_is_a_bad_request(client: FlaskClient, journal: Jou
     ],
 )
 def test_a_body_that_is_no_json_or_holds_no_or_too_many_events_is_refused(
-    client: FlaskClient, journal: Journal, body: bytes
+    client: FlaskClient, journal: RedisJournal, body: bytes
 ) -> None:
     response = post(client, body)
     assert response.status_code == 400
@@ -192,7 +194,7 @@ def test_too_many_lines_are_refused_before_they_are_read(client: FlaskClient) ->
     assert (response.status_code, set(response.json)) == (400, {"error"})
 
 
-def test_as_many_events_as_allowed_are_taken(client: FlaskClient, journal: Journal) -> None:
+def test_as_many_events_as_allowed_are_taken(client: FlaskClient, journal: RedisJournal) -> None:
     assert post(client, [VIEW] * 5_000).json["accepted"] == 5_000
     assert len(journalled(journal, "page_view", PageView)) == 5_000
 
@@ -257,7 +259,7 @@ def test_another_method_is_refused_as_json(client: FlaskClient) -> None:
 
 
 def test_a_broker_that_is_away_gets_503_and_nothing_is_taken(
-    client: FlaskClient, journal: Journal, redis: Server
+    client: FlaskClient, journal: RedisJournal, redis: Server
 ) -> None:
     redis.kill()
     response = post(client, VIEW)
@@ -269,7 +271,7 @@ def test_a_broker_that_is_away_gets_503_and_nothing_is_taken(
     assert post(client, VIEW).status_code == 202
 
 
-def test_a_full_broker_gets_503(client: FlaskClient, journal: Journal) -> None:
+def test_a_full_broker_gets_503(client: FlaskClient, journal: RedisJournal) -> None:
     journal.redis.config_set("maxmemory", 1)
     try:
         assert post(client, VIEW).status_code == 503
@@ -278,7 +280,7 @@ def test_a_full_broker_gets_503(client: FlaskClient, journal: Journal) -> None:
 
 
 def test_events_are_accepted_while_the_database_is_away(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(mongodb_url="mongodb://127.0.0.1:1/nowhere")
     assert post(client, VIEW).status_code == 202
@@ -338,7 +340,7 @@ def test_only_listed_origins_may_post_where_some_are_listed(client_with: MakeCli
 
 
 def test_a_write_key_is_asked_for_where_there_are_some(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(write_keys=dict.fromkeys(("first", "second"), frozenset()))
     for headers in ({}, {"X-Write-Key": "third"}, {"X-Write-Key": "é"}):
@@ -354,7 +356,7 @@ ONE_SITE = {"narrow": frozenset({"site1.com", "*.site3.com"}), "wide": frozenset
 
 
 def test_a_key_of_some_websites_writes_for_no_other(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(write_keys=ONE_SITE)
     bad = VIEW | {"Url": 7}
@@ -403,7 +405,7 @@ def test_more_requests_than_the_rate_get_429_for_each_sender(client_with: MakeCl
 
 
 def test_made_up_write_keys_are_no_senders_of_their_own(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(rate_limit="2/hour")
     statuses = [
@@ -474,7 +476,7 @@ def test_a_refused_request_is_not_logged_with_its_key_and_address(
 
 
 def test_user_ids_are_hashed_before_they_are_kept_if_there_is_a_secret(
-    client_with: MakeClient, journal: Journal, caplog: pytest.LogCaptureFixture
+    client_with: MakeClient, journal: RedisJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
     for secret, kept in ((None, "u1"), (SECRET, UserHash(SECRET)("u1", ""))):
         caplog.clear()

@@ -14,12 +14,13 @@ from flask.testing import FlaskClient
 from app.domain.events import AdClick, PageView
 from app.domain.invalid_traffic import Invalid
 from app.journal.batches import Batch
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import counters, live, spikes
 from app.redis.live import Counted, Counts
 from app.settings import Settings
 from app.store import tops
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.web import cache
 from app.web.server import threads
 from tests.support.counting import count_batch
@@ -70,13 +71,15 @@ def test_viewers_that_go_leave_nothing_open(server: str) -> None:
         wait_until(lambda: open_files() <= before + 2)
 
 
-def tell(journal: Journal) -> None:
+def tell(journal: RedisJournal) -> None:
     counts = Counts()
     counts.add("clicks", ("*",), [2, 1])
     live.record(journal.redis, "ad_click", Counted({"*": 2, "site1.com": 2}, counts), time.time())
 
 
-def test_what_a_worker_counts_is_streamed_within_a_second(server: str, journal: Journal) -> None:
+def test_what_a_worker_counts_is_streamed_within_a_second(
+    server: str, journal: RedisJournal
+) -> None:
     with watching(server) as lines:
         told = time.monotonic()
         tell(journal)
@@ -91,7 +94,7 @@ def test_what_a_worker_counts_is_streamed_within_a_second(server: str, journal: 
 
 @pytest.mark.proof
 def test_more_viewers_than_threads_leave_the_server_free_for_events(
-    server: str, journal: Journal
+    server: str, journal: RedisJournal
 ) -> None:
     with ExitStack() as open_until_the_end:
         viewers = [open_until_the_end.enter_context(watching(server)) for _ in range(2 * threads)]
@@ -128,7 +131,7 @@ def snapshot(client: FlaskClient, **query: Any) -> Any:
 
 
 def test_the_snapshot_has_the_minutes_of_a_website_or_of_all(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     tell(journal)
     assert sum(minute["ad_click"] for minute in snapshot(client)["minutes"]) == 2
@@ -137,25 +140,27 @@ def test_the_snapshot_has_the_minutes_of_a_website_or_of_all(
         assert sum(minute["ad_click"] for minute in of_website) == hits
 
 
-def test_the_snapshot_has_all_hits_and_clicks_of_a_website_or_of_all(client: FlaskClient) -> None:
+def test_the_snapshot_has_all_hits_and_clicks_of_a_website_or_of_all(
+    database: Database, client: FlaskClient
+) -> None:
     hits = [AdClick(None, f"site{n % 2}.com", str(n), "u1", n) for n in range(9)]
-    count_batch(Counting(ClickRule(3, "user")), "b1", AdClick, hits)
+    count_batch(database, Counting(database, ClickRule(3, "user")), "b1", AdClick, hits)
     assert snapshot(client)["clicks"] == {"hits": 9, "clicks": 3}
     assert snapshot(client, website="site0.com")["clicks"] == {"hits": 5, "clicks": 2}
     assert snapshot(client, website="none.com")["clicks"] == {"hits": 0, "clicks": 0}
 
 
 def test_what_is_folded_while_the_snapshot_is_made_is_read_again(
-    client: FlaskClient, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    database: Database, client: FlaskClient, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counting = Counting(ClickRule(3, "user"))
+    counting = Counting(database, ClickRule(3, "user"))
     read, batches = tops.pages, iter("ab")
 
     def read_and_count(*filters: Any) -> tops.Top:
         found = read(*filters)
         if batch := next(batches, None):
             today = datetime.now(UTC).date().isoformat()
-            count_batch(counting, batch, PageView, [PageView(None, "a.com", "/", today)])
+            count_batch(database, counting, batch, PageView, [PageView(None, "a.com", "/", today)])
             live.folded(journal.redis, "page_view")
         return found
 
@@ -166,15 +171,17 @@ def test_what_is_folded_while_the_snapshot_is_made_is_read_again(
     assert [row["views"] for row in found["pages"]] == [2]
 
 
-def test_the_snapshot_has_the_views_of_however_many_days(client: FlaskClient) -> None:
+def test_the_snapshot_has_the_views_of_however_many_days(
+    database: Database, client: FlaskClient
+) -> None:
     views = [PageView(None, "a.com", "/", day) for day in ("2020-02-29", "2026-11-24")]
-    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, views)
+    count_batch(database, Counting(database, ClickRule(3, "user")), "b1", PageView, views)
     assert snapshot(client, **{"from": "2010-01-01", "to": "2030-12-31"})["views"] == 2
     assert snapshot(client, **{"from": "2020-03-01", "to": "9999-12-31"})["views"] == 1
 
 
 def test_the_snapshot_says_what_waits_and_for_how_long(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     journal.write([Batch("b1", "page_view", b"[]"), Batch("b2", "page_view", b"[]")])
     journal.redis.zadd("journal:page_view:waiting", {"b1": time.time() - 100})
@@ -185,7 +192,7 @@ def test_the_snapshot_says_what_waits_and_for_how_long(
 
 
 def test_the_snapshot_has_the_spikes_of_a_website_or_of_all(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     names = {f"site{n}.com /a": 20 for n in range(2)}
     live.record(journal.redis, "page_view", Counted({"*": 40} | names, Counts()), time.time())
@@ -196,23 +203,27 @@ def test_the_snapshot_has_the_spikes_of_a_website_or_of_all(
     ]
 
 
-def test_the_snapshot_has_the_views_of_today_or_of_the_days_asked_for(client: FlaskClient) -> None:
+def test_the_snapshot_has_the_views_of_today_or_of_the_days_asked_for(
+    database: Database, client: FlaskClient
+) -> None:
     today = snapshot(client)["today"]
     views = [PageView(None, "site1.com", "/a", day) for day in (today, today, "2026-01-01")]
-    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, views)
+    count_batch(database, Counting(database, ClickRule(3, "user")), "b1", PageView, views)
     assert snapshot(client)["views"] == 2
     assert snapshot(client)["pages"] == [{"website": "site1.com", "page": "/a", "views": 2}]
     assert snapshot(client, to="2026-01-02")["views"] == 1
     assert snapshot(client, website="other.com")["views"] == 0
 
 
-def test_the_snapshot_has_what_counts_apart_in_these_days(client: FlaskClient) -> None:
+def test_the_snapshot_has_what_counts_apart_in_these_days(
+    database: Database, client: FlaskClient
+) -> None:
     today = snapshot(client)["today"]
     views = [
         PageView(None, "site1.com", "/a", day, invalid=Invalid("robot", day))
         for day in (today, today, "2026-01-01")
     ]
-    count_batch(Counting(ClickRule(3, "user")), "b1", PageView, views)
+    count_batch(database, Counting(database, ClickRule(3, "user")), "b1", PageView, views)
     row = {"website": "site1.com", "type": "PageView", "reason": "robot"}
     assert snapshot(client)["filtered"] == [row | {"events": 2}]
     assert snapshot(client, to="2026-01-02")["filtered"] == [row | {"events": 1}]
@@ -227,17 +238,17 @@ def test_a_wrong_parameter_of_the_snapshot_is_named(client: FlaskClient) -> None
 
 
 def test_with_more_pages_than_are_read_the_snapshot_has_the_largest_known_and_says_so(
-    client: FlaskClient, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    database: Database, client: FlaskClient, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     today = snapshot(client)["today"]
     assert snapshot(client)["partial"] == []
     monkeypatch.setattr(tops, "MAX_ROWS", 5)
-    counting = Counting(ClickRule(3, "user"))
+    counting = Counting(database, ClickRule(3, "user"))
     made_up = [f"/{n}" for n in range(10)]
     viewed = [*made_up, *["/lately"] * 2, *["/always"] * 3]
     views = [PageView(None, "a.com", page, today) for page in viewed]
     old = [PageView(None, "a.com", f"/old/{n % 60}", "2020-01-01") for n in range(180)]
-    count_batch(counting, "b1", PageView, [*views, *old])
+    count_batch(database, counting, "b1", PageView, [*views, *old])
     told = Counted({"*": 2, "a.com /lately": 2, "b.com /of-another": 2}, Counts())
     live.record(journal.redis, "page_view", told, time.time())
     monkeypatch.setattr(tops, "ALL_TIME", 1)
@@ -252,7 +263,7 @@ def test_with_more_pages_than_are_read_the_snapshot_has_the_largest_known_and_sa
 
 
 def test_the_snapshot_says_how_many_events_count_under_other(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     journal.add_counts({f"{counters.OTHER.name}|page": 3})
     assert snapshot(client)["other"] == {"website": 0, "page": 3, "ad": 0}

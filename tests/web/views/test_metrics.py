@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,17 +14,19 @@ import pytest
 import yaml
 from bson import ObjectId
 from flask.testing import FlaskClient
-from mongoengine.connection import get_connection
 from prometheus_client.parser import text_string_to_metric_families
+from pymongo import MongoClient
 
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.local.processes import free_ports
 from app.redis.counters import FIELDS
 from app.settings import Settings
-from app.store import connection, folding, ledger, migrations
-from app.store.documents import AppliedBatch, Change
+from app.store import folding, ledger
+from app.store.database import Database
+from app.store.documents import Change
 from tasks.ad_click import ad_click
 from tasks.page_view import page_view
+from tests.support.own_tasks import tasks_with
 from tests.support.servers import Server
 from tests.support.waiting import running, wait_until
 from tests.web.conftest import MakeClient, is_up
@@ -60,12 +63,10 @@ def value(samples: dict[Series, float], name: str, **labels: str) -> float:
 
 
 @pytest.fixture
-def counting_afresh(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def counting_here(database: Database) -> Iterator[None]:
     """The tasks run here, on the database of the client."""
-    for task in (page_view, ad_click):
-        for part in ("journal", "pipeline"):
-            assert hasattr(type(task), part)
-            monkeypatch.delitem(task.__dict__, part, raising=False)
+    with tasks_with(database):
+        yield
 
 
 def post(client: FlaskClient, *events: Any) -> None:
@@ -87,9 +88,9 @@ def test_accepted_and_rejected_events_are_counted_by_type_and_field(client: Flas
     assert 0 < value(samples, "write_seconds_sum") < 5
 
 
-@pytest.mark.usefixtures("counting_afresh")
+@pytest.mark.usefixtures("counting_here")
 def test_queues_show_their_length_and_age_until_they_are_counted(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     post(client, VIEW)
     post(client, VIEW)
@@ -106,7 +107,7 @@ def test_queues_show_their_length_and_age_until_they_are_counted(
     assert value(samples, "queue_oldest_seconds", queue="page_view") == 0
 
 
-@pytest.mark.usefixtures("counting_afresh")
+@pytest.mark.usefixtures("counting_here")
 def test_counted_and_repeated_events_and_their_transactions_are_counted(
     client: FlaskClient,
 ) -> None:
@@ -127,13 +128,15 @@ def test_counted_and_repeated_events_and_their_transactions_are_counted(
     assert value(samples, "apply_retries_total", type="PageView") == 0
 
 
-@pytest.mark.usefixtures("counting_afresh")
+@pytest.mark.usefixtures("counting_here")
 def test_transactions_done_again_are_counted(
-    client: FlaskClient, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    client: FlaskClient,
+    journal: RedisJournal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     post(client, VIEW)
     [batch] = cast(list[bytes], journal.redis.zrange("journal:page_view:waiting", 0, -1))
-    migrations.prepare()
     tries = []
     write = ledger.write
 
@@ -142,9 +145,15 @@ def test_transactions_done_again_are_counted(
         write(*arguments)
 
     monkeypatch.setattr(ledger, "write", try_to_write)
-    with get_connection().start_session() as session, ThreadPoolExecutor(1) as pool:
+    with (
+        MongoClient[Any](settings.mongodb_url) as other,
+        other.start_session() as session,
+        ThreadPoolExecutor(1) as pool,
+    ):
         session.start_transaction()
-        connection.collection(AppliedBatch).insert_one({"_id": batch.decode()}, session=session)
+        other.get_default_database().applied_batches.insert_one(
+            {"_id": batch.decode()}, session=session
+        )
         counted = pool.submit(lambda: page_view.apply().get())
         wait_until(lambda: len(tries) > 2)
         session.abort_transaction()
@@ -154,7 +163,7 @@ def test_transactions_done_again_are_counted(
     assert value(samples, "events_applied_total", type="PageView") == 1
 
 
-@pytest.mark.usefixtures("counting_afresh")
+@pytest.mark.usefixtures("counting_here")
 def test_events_that_count_apart_are_counted_by_reason(client: FlaskClient) -> None:
     robot = {"User-Agent": "Googlebot/2.1"}
     assert client.post("/events", json=[VIEW, VIEW], headers=robot).status_code == 202
@@ -166,15 +175,15 @@ def test_events_that_count_apart_are_counted_by_reason(client: FlaskClient) -> N
     assert value(samples, "events_applied_total", type="PageView") == 3
 
 
-@pytest.mark.usefixtures("counting_afresh")
+@pytest.mark.usefixtures("counting_here")
 def test_batches_that_the_database_could_not_take_are_counted_as_given_back(
-    client: FlaskClient, database: Server, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, mongodb: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.store.counting.APPLY_SECONDS", 0.3)
     post(client, VIEW)
-    database.kill()
+    mongodb.kill()
     page_view.apply().get()
-    database.start()
+    mongodb.start()
     assert value(scrape(client), "batches_given_back_total", queue="page_view") == 1
 
 
@@ -216,7 +225,7 @@ def test_metrics_are_open_and_name_no_website_and_no_user(client_with: MakeClien
 
 @pytest.fixture
 def two_webs_and_workers(
-    settings: Settings, journal: Journal, tmp_path: Path
+    settings: Settings, journal: RedisJournal, tmp_path: Path
 ) -> Iterator[list[str]]:
     """The URLs of two gunicorns of two processes each, which two workers count for."""
     ports = free_ports(2)
@@ -238,7 +247,7 @@ def two_webs_and_workers(
 
 
 def test_every_process_adds_to_the_same_numbers_and_every_web_shows_them(
-    two_webs_and_workers: list[str], settings: Settings
+    database: Database, two_webs_and_workers: list[str], settings: Settings
 ) -> None:
     for url in two_webs_and_workers:
         for number in range(20):
@@ -258,30 +267,31 @@ def test_every_process_adds_to_the_same_numbers_and_every_web_shows_them(
     for url in two_webs_and_workers:
         wait_until(lambda url=url: counted(url) == expected)  # type: ignore[misc]
     # A worker that is killed inside a transaction would keep the database busy.
-    connection.connect(settings.mongodb_url)
-    wait_until(folding.is_folded)
+    wait_until(partial(folding.is_folded, database))
 
 
-def test_what_is_counted_but_not_in_the_reports_has_an_age(client: FlaskClient) -> None:
+def test_what_is_counted_but_not_in_the_reports_has_an_age(
+    database: Database, client: FlaskClient
+) -> None:
     assert value(scrape(client), "reports_behind_seconds") == 0
     long_ago = ObjectId.from_datetime(datetime.now(UTC) - timedelta(seconds=90))
     for _id in (ObjectId(), long_ago):
-        connection.collection(Change).insert_one({"_id": _id, "kind": "PageView", "counts": b"{}"})
+        database[Change].insert_one({"_id": _id, "kind": "PageView", "counts": b"{}"})
     assert 90 <= value(scrape(client), "reports_behind_seconds") < 120
-    folding.fold("PageView")
+    folding.fold(database, "PageView")
     assert value(scrape(client), "reports_behind_seconds") == 0
 
 
 def test_of_a_database_that_is_away_it_is_said_and_no_more(
-    client: FlaskClient, database: Server
+    client: FlaskClient, mongodb: Server
 ) -> None:
     assert value(scrape(client), "database_up") == 1
-    database.kill()
+    mongodb.kill()
     samples = scrape(client)
     assert value(samples, "database_up") == 0
     assert value(samples, "broker_up") == 1
     assert not [name for name, _ in samples if "behind" in name]
-    database.start()
+    mongodb.start()
     wait_until(lambda: value(scrape(client), "database_up") == 1)
 
 
@@ -304,7 +314,7 @@ def queries() -> Iterable[str]:
 
 
 @pytest.fixture
-def samples(client: FlaskClient, counting_afresh: None) -> dict[Series, float]:
+def samples(client: FlaskClient, counting_here: None) -> dict[Series, float]:
     """A scrape after something of everything happened."""
     post(client, VIEW, CLICK, 5)
     page_view.apply().get()

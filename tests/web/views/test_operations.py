@@ -12,7 +12,7 @@ from app.domain.events import AdClick, Collision
 from app.domain.invalid_traffic import Invalid
 from app.domain.user_ids import UserHash
 from app.journal.batches import Batch
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import dead_letters
 from tests.journal.test_opener import redis_with
 from tests.support.servers import Server
@@ -66,7 +66,7 @@ def test_ready_says_why_a_redis_can_not_be_used(tmp_path: Path, client_with: Mak
     }
 
 
-def test_a_broker_that_is_full_is_not_ready(client: FlaskClient, journal: Journal) -> None:
+def test_a_broker_that_is_full_is_not_ready(client: FlaskClient, journal: RedisJournal) -> None:
     journal.redis.config_set("maxmemory", 1)
     try:
         assert client.get("/ready").get_json() == {"broker": "away", "database": "ok"}
@@ -100,7 +100,7 @@ def test_a_wrong_parameter_of_the_list_is_named(client: FlaskClient) -> None:
 
 
 def test_an_event_that_is_good_by_now_is_replayed_once(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     good = {"Type": "PageView", "Url": "site1.com"}
     journal.redis.xadd("dead_letters:events", {"reason": "{}", "event": json.dumps(good)})
@@ -124,7 +124,7 @@ def test_an_event_that_is_still_bad_stays_a_dead_letter(client: FlaskClient) -> 
     assert letters(client)["items"] == [letter]
 
 
-def test_a_rejected_event_is_replayed_corrected(client: FlaskClient, journal: Journal) -> None:
+def test_a_rejected_event_is_replayed_corrected(client: FlaskClient, journal: RedisJournal) -> None:
     client.post("/events", json=BAD)
     (letter,) = letters(client)["items"]
     replay = f"/dead-letters/{letter['id']}/replay"
@@ -135,7 +135,7 @@ def test_a_rejected_event_is_replayed_corrected(client: FlaskClient, journal: Jo
     assert letters(client)["items"] == []
 
 
-def test_a_batch_is_not_replayed_corrected(client: FlaskClient, journal: Journal) -> None:
+def test_a_batch_is_not_replayed_corrected(client: FlaskClient, journal: RedisJournal) -> None:
     journal.bury(Batch("b1", "page_view", b"[]"), "a fault")
     (letter,) = letters(client)["items"]
     response = client.post(f"/dead-letters/{letter['id']}/replay", json={"Type": "PageView"})
@@ -144,7 +144,7 @@ def test_a_batch_is_not_replayed_corrected(client: FlaskClient, journal: Journal
 
 
 def test_an_event_with_the_id_of_another_is_replayed_only_with_a_new_one(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(user_hash_secret="s" * 16)
     hashed = UserHash("s" * 16)("u1", "2026-11")
@@ -162,7 +162,7 @@ def test_an_event_with_the_id_of_another_is_replayed_only_with_a_new_one(
 
 
 def test_an_invalid_event_with_the_id_of_another_is_still_invalid_when_it_is_replayed(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     robot = Invalid("robot", f"{datetime.now(UTC):%F}")
     event = AdClick("e1", "site1.com", "34", "u1", int(time.time() * 1000), robot)
@@ -175,7 +175,7 @@ def test_an_invalid_event_with_the_id_of_another_is_still_invalid_when_it_is_rep
 
 
 def test_a_dead_letter_is_dropped_by_operators_once(
-    client: FlaskClient, client_with: MakeClient, journal: Journal
+    client: FlaskClient, client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client.post("/events", json=BAD)
     journal.bury(Batch("b1", "ad_click", b"[]"), "it can't be counted")
@@ -190,7 +190,9 @@ def test_a_dead_letter_is_dropped_by_operators_once(
     assert client.delete("/dead-letters/x").status_code == 404
 
 
-def test_a_failed_batch_is_replayed_under_its_own_id(client: FlaskClient, journal: Journal) -> None:
+def test_a_failed_batch_is_replayed_under_its_own_id(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     batch = Batch("b1", "ad_click", b'[{"any":1}]')
     journal.bury(batch, "a fault that has been mended")
     (letter,) = letters(client)["items"]
@@ -206,7 +208,7 @@ def test_an_event_that_was_cut_short_can_not_be_replayed(client: FlaskClient) ->
     assert client.post(f"/dead-letters/{letter['id']}/replay").status_code == 400
 
 
-def test_all_dead_letters_are_replayed_at_once(client: FlaskClient, journal: Journal) -> None:
+def test_all_dead_letters_are_replayed_at_once(client: FlaskClient, journal: RedisJournal) -> None:
     good = {"Type": "PageView", "Url": "site1.com"}
     for _ in range(150):
         journal.redis.xadd("dead_letters:events", {"reason": "{}", "event": json.dumps(good)})
@@ -219,7 +221,7 @@ def test_all_dead_letters_are_replayed_at_once(client: FlaskClient, journal: Jou
 
 
 def test_a_letter_without_a_timestamp_is_counted_on_the_day_it_came_in(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     good = {"Type": "PageView", "Url": "site1.com"}
     three_days_ago = datetime.now(UTC) - timedelta(days=3)
@@ -245,7 +247,7 @@ def test_what_is_not_there_is_not_found_as_json(client: FlaskClient) -> None:
 
 
 def test_an_event_that_its_key_may_not_write_is_replayed_only_by_itself(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(write_keys={"k": frozenset({"site1.com"})})
     refused = {"Type": "PageView", "Url": "site2.com"}
@@ -259,7 +261,7 @@ def test_an_event_that_its_key_may_not_write_is_replayed_only_by_itself(
 
 
 def test_a_letter_of_invalid_traffic_is_still_that_when_it_is_replayed(
-    client: FlaskClient, journal: Journal
+    client: FlaskClient, journal: RedisJournal
 ) -> None:
     good = {"Type": "PageView", "Url": "site1.com"}
     letter_id = "1764000000000-0"

@@ -6,7 +6,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.domain.events import AdClick, AdImpression, PageView
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.redis import dead_letters
 from app.web.views.pixel import GIF
 from tests.support.servers import Server
@@ -24,7 +24,7 @@ def pixel(client: FlaskClient, status: int = 200, /, headers: Any = None, **quer
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_an_image_s_address_is_an_event(client: FlaskClient, journal: Journal) -> None:
+def test_an_image_s_address_is_an_event(client: FlaskClient, journal: RedisJournal) -> None:
     pixel(client, type="PageView", url="https://www.site1.com/page1?x=1", id="e1")
     pixel(client, type="adImpression", **AD)
     pixel(client, type="AdClick", **AD)
@@ -35,7 +35,9 @@ def test_an_image_s_address_is_an_event(client: FlaskClient, journal: Journal) -
     assert len(journalled(journal, "ad_click", AdClick)) == 1
 
 
-def test_without_an_address_the_page_is_the_referer(client: FlaskClient, journal: Journal) -> None:
+def test_without_an_address_the_page_is_the_referer(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     pixel(client, type="PageView", headers={"Referer": "https://site2.com/b"})
     (view,) = journalled(journal, "page_view", PageView)
     assert (view.website, view.page) == ("site2.com", "/b")
@@ -51,7 +53,7 @@ def test_without_an_address_the_page_is_the_referer(client: FlaskClient, journal
     ],
 )
 def test_a_bad_event_is_an_image_too_and_kept_among_the_dead_letters(
-    client: FlaskClient, journal: Journal, query: Any, kept: Any, errors: set[str]
+    client: FlaskClient, journal: RedisJournal, query: Any, kept: Any, errors: set[str]
 ) -> None:
     pixel(client, **query)
     (letter,) = dead_letters.newest(journal.redis, 10)
@@ -62,7 +64,7 @@ def test_a_bad_event_is_an_image_too_and_kept_among_the_dead_letters(
     assert sum(journal.waiting().values()) == 0
 
 
-def test_a_write_key_is_asked_for(client_with: MakeClient, journal: Journal) -> None:
+def test_a_write_key_is_asked_for(client_with: MakeClient, journal: RedisJournal) -> None:
     client = client_with(write_keys={"k1": frozenset()})
     pixel(client, 401, type="PageView", url="a.com")
     pixel(client, 401, type="PageView", url="a.com", key="k2")
@@ -72,7 +74,7 @@ def test_a_write_key_is_asked_for(client_with: MakeClient, journal: Journal) -> 
 
 
 def test_only_pages_of_allowed_origins_may_have_it(
-    client_with: MakeClient, journal: Journal
+    client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(allowed_origins=("https://a.com",))
     for referer in ("https://a.com.evil.com/", "http://a.com/"):
@@ -91,7 +93,7 @@ def test_more_than_the_rate_limit_is_an_image_and_lost(client_with: MakeClient) 
 
 
 def test_without_the_broker_it_is_an_image_and_the_event_counted_as_lost(
-    client: FlaskClient, journal: Journal, redis: Server
+    client: FlaskClient, journal: RedisJournal, redis: Server
 ) -> None:
     redis.kill()
     try:
@@ -106,7 +108,7 @@ def test_without_the_broker_it_is_an_image_and_the_event_counted_as_lost(
 
 @pytest.mark.parametrize("signal", ["Sec-GPC", "DNT"])
 def test_of_who_objects_to_tracking_only_page_views_are_taken_and_no_user(
-    client: FlaskClient, journal: Journal, signal: str
+    client: FlaskClient, journal: RedisJournal, signal: str
 ) -> None:
     for kind in ("AdImpression", "AdClick", "nonsense"):
         pixel(client, type=kind, headers={signal: "1"}, **AD)
@@ -121,13 +123,15 @@ def test_of_who_objects_to_tracking_only_page_views_are_taken_and_no_user(
     assert len(journalled(journal, "ad_click", AdClick)) == 1
 
 
-def test_a_look_at_the_head_is_no_event(client: FlaskClient, journal: Journal) -> None:
+def test_a_look_at_the_head_is_no_event(client: FlaskClient, journal: RedisJournal) -> None:
     response = client.head("/pixel.gif", query_string={"type": "PageView", "url": "a.com"})
     assert (response.status_code, response.content_type) == (200, "image/gif")
     assert sum(journal.waiting().values()) == 0
 
 
-def test_a_key_of_a_website_writes_for_no_other(client_with: MakeClient, journal: Journal) -> None:
+def test_a_key_of_a_website_writes_for_no_other(
+    client_with: MakeClient, journal: RedisJournal
+) -> None:
     client = client_with(write_keys={"k1": frozenset({"a.com"})})
     for page in ("a.com/x", "b.com/y"):
         pixel(client, type="PageView", url=page, key="k1")
@@ -136,7 +140,7 @@ def test_a_key_of_a_website_writes_for_no_other(client_with: MakeClient, journal
     assert letter.reason == {"Url": ["This key may not write for b.com."]}
 
 
-def test_what_a_robot_asks_for_is_counted_apart(client: FlaskClient, journal: Journal) -> None:
+def test_what_a_robot_asks_for_is_counted_apart(client: FlaskClient, journal: RedisJournal) -> None:
     pixel(client, type="PageView", url="a.com", headers={"User-Agent": "Googlebot/2.1"})
     (view,) = journalled(journal, "page_view", PageView)
     assert view.invalid.reason == "robot"

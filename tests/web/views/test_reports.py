@@ -6,6 +6,7 @@ from flask.testing import FlaskClient
 from app.domain.events import AdClick, AdImpression, PageView
 from app.domain.invalid_traffic import Invalid
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database
 from app.web import context
 from tests.support.counting import count_batch
 from tests.web.conftest import MakeClient
@@ -14,17 +15,33 @@ PATHS = ["page-views", "page-views/daily", "impressions", "clicks", "filtered"]
 
 
 @pytest.fixture
-def counted(client: FlaskClient) -> FlaskClient:
+def counted(database: Database, client: FlaskClient) -> FlaskClient:
     """The client of a collector that has counted a few events."""
-    counting = Counting(ClickRule(3, "user"))
+    counting = Counting(database, ClickRule(3, "user"))
     count_batch(
-        counting, "1", PageView, [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in "12"]
+        database,
+        counting,
+        "1",
+        PageView,
+        [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in "12"],
     )
     robot = Invalid("robot", "2026-11-24")
     apart = [PageView(None, "=b.com", "/", "2026-11-24", invalid=robot)] * 2
-    count_batch(counting, "4", PageView, apart)
-    count_batch(counting, "2", AdImpression, [AdImpression(None, "a.com", "=1+1", "u1", "2026-11")])
-    count_batch(counting, "3", AdClick, [AdClick(None, "a.com", "=1+1", "u1", n) for n in range(3)])
+    count_batch(database, counting, "4", PageView, apart)
+    count_batch(
+        database,
+        counting,
+        "2",
+        AdImpression,
+        [AdImpression(None, "a.com", "=1+1", "u1", "2026-11")],
+    )
+    count_batch(
+        database,
+        counting,
+        "3",
+        AdClick,
+        [AdClick(None, "a.com", "=1+1", "u1", n) for n in range(3)],
+    )
     return client
 
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from app.domain.events import AdClick, AdImpression, PageView
-from app.journal.journal import Journal
+from app.journal.redis_journal import RedisJournal
 from app.settings import read
 from tests.support.servers import Server, url_in
 from tests.support.waiting import wait_until
@@ -61,7 +61,7 @@ class Site:
 
     name: str
     html: str
-    journal: Journal
+    journal: RedisJournal
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -83,7 +83,7 @@ class Site:
 
 
 @contextmanager
-def serving(host: str, html: str, journal: Journal) -> Iterator[Site]:
+def serving(host: str, html: str, journal: RedisJournal) -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -107,16 +107,16 @@ def serving(host: str, html: str, journal: Journal) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def collector(
-    redis: Server, database: Server, tmp_path_factory: pytest.TempPathFactory
+    redis: Server, mongodb: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     home = tmp_path_factory.mktemp("collector")
-    settings = read({"REDIS_URL": redis.url, "MONGODB_URL": url_in(database, "tag")})
+    settings = read({"REDIS_URL": redis.url, "MONGODB_URL": url_in(mongodb, "tag")})
     with gunicorn(settings, home, "wsgi:app") as url:
         yield url
 
 
 @pytest.fixture
-def sites(collector: str, journal: Journal) -> Iterator[list[Site]]:
+def sites(collector: str, journal: RedisJournal) -> Iterator[list[Site]]:
     html = PAGE.format(collector=collector)
     with ExitStack() as stack:
         hosts = ("127.0.0.1", "localhost")
@@ -624,7 +624,7 @@ def test_a_click_is_a_persons_and_one_gesture_is_one(
 def test_two_clicks_in_quick_succession_are_two(site: Site, page: Page, collector: str) -> None:
     ad = "<div data-ad-id='x' style='width: 300px; height: 200px; background: red'></div>"
     show(page, site, collector, ad)
-    # A person lets some time pass between them; without it the browser may give both one time stamp.
+    # A person's lie apart; those of a script may have the same time stamp.
     page.locator("[data-ad-id]").dblclick(delay=20)
     site.is_told("ad_click", "x", "x")
 

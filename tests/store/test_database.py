@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from socket import AF_INET, SOCK_DGRAM, socket
@@ -10,15 +11,17 @@ from urllib.parse import urlsplit
 
 import pytest
 from dns.resolver import Resolver
-from mongoengine.connection import get_db
 from pymongo import monitoring
 from pymongo.errors import BulkWriteError
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.errors import SettingsError, Unavailable, Unfit
 from app.local.processes import free_ports
-from app.store import connection, folding, ledger, months, reports
+from app.store import database as stored
+from app.store import folding, ledger, months, reports
 from app.store.counting import ClickRule, Counting
+from app.store.database import Database, deadline
+from app.store.documents import COLLECTIONS
 from app.store.reports import Page
 from app.store.retention import Retention
 from tests.support.servers import database_answers
@@ -60,36 +63,42 @@ def listener() -> Commands:
 
 
 @pytest.fixture
-def sent(listener: Commands, mongodb_url: str) -> Iterator[list[dict[str, Any]]]:
-    """The commands of this process, over a URL whose options ask for less."""
-    connection.connect(mongodb_url + WEAK)
+def weak(listener: Commands, database: Database, mongodb_url: str) -> Iterator[Database]:
+    """The same database by a URL whose options ask for less."""
+    with closing(Database(mongodb_url + WEAK)) as weak:
+        yield weak
+
+
+@pytest.fixture
+def sent(listener: Commands, weak: Database) -> Iterator[list[dict[str, Any]]]:
+    """The commands of this process."""
     listener.sent.clear()
     listener.listening = True
     yield listener.sent
     listener.listening = False
 
 
-def count() -> None:
-    counting = Counting(ClickRule(3, "user"), archives=True)
+def count(database: Database) -> None:
+    counting = Counting(database, ClickRule(3, "user"), archives=True)
     counting.apply(PageView, {"v": [PageView("e", "a.com", "/", "2026-11-24") for _ in range(2)]})
     counting.apply(AdImpression, {"i": [AdImpression(None, "a.com", "1", "u", "2026-11")]})
     counting.apply(AdClick, {"c": [AdClick(None, "a.com", "1", "u", 5)]})
     for kind in ("PageView", "AdImpression", "AdClick"):
-        folding.fold(kind)
-    months.aggregate_due(NOW)
-    Retention(43).expire(NOW, seconds=1)
-    ledger.expire(NOW)
+        folding.fold(database, kind)
+    months.aggregate_due(database, NOW)
+    Retention(database, 43).expire(NOW, seconds=1)
+    ledger.expire(database, NOW)
 
 
-def read_reports() -> list[reports.Report]:
+def read_reports(database: Database) -> list[reports.Report]:
     return [
-        reports.page_views(Page()),
-        reports.page_views(Page(), "a.com", NOW.date().replace(day=1, month=11)),
-        reports.daily_page_views(Page()),
-        reports.daily_page_views(Page(), page_path="/"),
-        reports.impressions(Page()),
-        reports.clicks(Page()),
-        reports.clicks(Page(), "a.com", "1"),
+        reports.page_views(database, Page()),
+        reports.page_views(database, Page(), "a.com", NOW.date().replace(day=1, month=11)),
+        reports.daily_page_views(database, Page()),
+        reports.daily_page_views(database, Page(), page_path="/"),
+        reports.impressions(database, Page()),
+        reports.clicks(database, Page()),
+        reports.clicks(database, Page(), "a.com", "1"),
     ]
 
 
@@ -99,9 +108,9 @@ def named(sent: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("does", [count, read_reports, folding.is_folded])
 def test_what_is_written_and_read_is_what_a_majority_keeps_whatever_the_url_says(
-    sent: list[dict[str, Any]], does: Callable[[], object]
+    weak: Database, sent: list[dict[str, Any]], does: Callable[[Database], object]
 ) -> None:
-    does()
+    does(weak)
     assert {command["name"] for command in sent} <= READS | WRITES | OTHER
     assert sent
     first_ones = [command for command in sent if command.get("startTransaction")]
@@ -119,8 +128,10 @@ def test_what_is_written_and_read_is_what_a_majority_keeps_whatever_the_url_says
     }
 
 
-def test_all_that_a_report_reads_is_of_one_snapshot(sent: list[dict[str, Any]]) -> None:
-    read_reports()
+def test_all_that_a_report_reads_is_of_one_snapshot(
+    weak: Database, sent: list[dict[str, Any]]
+) -> None:
+    read_reports(weak)
     reads = named(sent, {"find", "aggregate"})
     assert reads
     assert {command["readConcern"]["level"] for command in reads} == {"snapshot"}
@@ -142,20 +153,20 @@ def test_all_that_a_report_reads_is_of_one_snapshot(sent: list[dict[str, Any]]) 
 )
 def test_what_is_no_url_of_a_database_is_said_in_a_sentence(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^MONGODB_URL can't be used: .+"):
-        connection.connect(url)
+        Database(url)
 
 
 def test_a_database_that_is_away_is_said_in_a_sentence() -> None:
-    connection.connect("mongodb://127.0.0.1:1/none?serverSelectionTimeoutMS=100")
+    database = Database("mongodb://127.0.0.1:1/none?serverSelectionTimeoutMS=100")
     with pytest.raises(Unavailable) as raised:
-        connection.ping()
+        database.ping()
     assert str(raised.value).endswith("127.0.0.1:1: [Errno 111] Connection refused")
 
 
 def test_a_name_that_dns_does_not_know_is_a_database_that_is_away() -> None:
-    connection.connect("mongodb+srv://nobody.invalid/eventstream")
+    database = Database("mongodb+srv://nobody.invalid/eventstream")
     with pytest.raises(Unavailable, match="database unavailable"):
-        connection.ping()
+        database.ping()
 
 
 def test_dns_that_does_not_answer_is_waited_for_shortly_each_time(
@@ -167,20 +178,20 @@ def test_dns_that_does_not_answer_is_waited_for_shortly_each_time(
         silent.setblocking(False)
         resolver.nameservers, resolver.port = ["127.0.0.1"], silent.getsockname()[1]
         monkeypatch.setattr("dns.resolver.default_resolver", resolver)
-        monkeypatch.setattr(connection, "LOOK_UP_MS", 100)
-        connection.connect("mongodb+srv://db.example.com/eventstream")
+        monkeypatch.setattr(stored, "LOOK_UP_MS", 100)
+        database = Database("mongodb+srv://db.example.com/eventstream")
         for _ in range(2):
             with pytest.raises(Unavailable, match=r"lifetime expired after 0\."):
-                connection.ping()
+                database.ping()
             assert b"_mongodb" in silent.recv(512)
 
 
 def test_writes_that_no_majority_is_known_to_keep_are_a_database_that_is_away() -> None:
     unkept = {"code": 91, "errmsg": "shutting down"}
-    with pytest.raises(Unavailable, match="shutting down"), connection.deadline(1):
+    with pytest.raises(Unavailable, match="shutting down"), deadline(1):
         raise BulkWriteError({"writeErrors": [], "writeConcernErrors": [unkept]})
     wrong = {"index": 0, "code": 2, "errmsg": "bad value"}
-    with pytest.raises(BulkWriteError), connection.deadline(1):
+    with pytest.raises(BulkWriteError), deadline(1):
         raise BulkWriteError({"writeErrors": [wrong], "writeConcernErrors": [unkept]})
 
 
@@ -191,9 +202,9 @@ def test_a_standalone_mongodb_is_unfit(tmp_path: Path) -> None:
     with running(*command, log=tmp_path / "log"):
         url = f"mongodb://127.0.0.1:{port}"
         wait_until(lambda: database_answers(url))
-        connection.connect(f"{url}/eventstream")
+        database = Database(f"{url}/eventstream")
         with pytest.raises(Unfit) as raised:
-            connection.check_writable()
+            database.check_writable()
     assert raised.value.sentence == (
         "The MongoDB of MONGODB_URL is standalone, without transactions. Make it a replica set."
     )
@@ -201,15 +212,15 @@ def test_a_standalone_mongodb_is_unfit(tmp_path: Path) -> None:
 
 def test_who_reads_makes_no_index(mongodb_url: str) -> None:
     url = urlsplit(mongodb_url)
-    connection.connect(url._replace(path=f"{url.path}_read").geturl())
-    read_reports()
-    names = get_db().list_collection_names()
-    assert all(len(get_db()[name].index_information()) <= 1 for name in names)
+    database = Database(url._replace(path=f"{url.path}_read").geturl())
+    read_reports(database)
+    assert not any(len(database[document].index_information()) > 1 for document in COLLECTIONS)
 
 
-def test_what_one_client_has_seen_counted_another_finds_in_the_reports(mongodb_url: str) -> None:
-    connection.connect(mongodb_url + WEAK)
-    count()
-    assert folding.is_folded()
-    connection.connect(mongodb_url + WEAK)
-    assert [len(report.items) for report in read_reports()] == [1, 1, 1, 1, 2, 1, 1]
+def test_what_one_client_has_seen_counted_another_finds_in_the_reports(
+    weak: Database, mongodb_url: str
+) -> None:
+    count(weak)
+    assert folding.is_folded(weak)
+    other = Database(mongodb_url + WEAK)
+    assert [len(report.items) for report in read_reports(other)] == [1, 1, 1, 1, 2, 1, 1]

@@ -1,0 +1,221 @@
+"""A MongoDB database: its transactions, deadlines, and the errors that mean it is away.
+
+mongoengine declares what is in it (`app.store.documents`): collections, fields and indexes. Events
+are counted through pymongo, whose writes by the batch an object for each document would slow down.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pymongo
+from bson.codec_options import TypeDecoder, TypeRegistry
+from bson.errors import InvalidDocument
+from bson.int64 import Int64
+from mongoengine import Document
+from pymongo.client_session import ClientSession
+from pymongo.errors import (
+    BulkWriteError,
+    OperationFailure,
+    PyMongoError,
+    WriteError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from app.errors import DeadlineMissed, SettingsError, Unavailable, Unfit
+from app.store.documents import COLLECTIONS, Schema
+
+Result = TypeVar("Result")
+
+NAMESPACE_EXISTS = 48
+CHECK_SECONDS = 2.0
+LOOK_UP_MS = 5_000
+"""How long pymongo asks DNS for a mongodb+srv:// name, whatever the deadline; its own is 20 s."""
+MISSED_SHARE = 0.9
+"""pymongo gives up a little before the time is over if the next attempt would take too long."""
+_OPTIONS = {"w": "majority", "readConcernLevel": "majority", "readPreference": "primary"}
+_CONCERNS = (ReadConcern("snapshot"), WriteConcern("majority"))
+
+
+class _PlainInt(TypeDecoder):
+    """Reads numbers from 2^31 on as plain ones: what encodes JSON takes no others."""
+
+    bson_type = Int64
+
+    def transform_bson(self, value: int) -> int:
+        return int(value)
+
+
+class Session:
+    """A transaction on a database, or reads of one moment: `session[Document]` takes part in it."""
+
+    def __init__(self, database: "Database", session: ClientSession) -> None:
+        self.database = database
+        self._session = session
+
+    def __getitem__(self, document: type[Document]) -> Any:
+        """The collection of a document; each of its methods is called in this session."""
+        return _InSession(self.database[document], self._session)
+
+
+class _InSession:
+    def __init__(self, collection: Any, session: ClientSession) -> None:
+        self._collection = collection
+        self._session = session
+
+    def __getattr__(self, method: str) -> Any:
+        return partial(getattr(self._collection, method), session=self._session)
+
+
+class Database:
+    """The database at a URL, which must be made after any fork.
+
+    It need not be up: pymongo connects at the first command. Some options are set whatever the URL
+    says. A write is answered once a majority keeps it, and only what a majority keeps is read, so
+    that nothing that was seen is ever taken back. All is read from the primary, so that whoever
+    reads after another, in whatever process, sees no less. Raises SettingsError if the URL is
+    wrong, names no database, or names a file that is not there.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._client = pymongo.MongoClient[dict[str, Any]](
+                _with_options(url),
+                connect=False,  # else a name that DNS does not know now would end this process
+                tz_aware=True,
+                type_registry=TypeRegistry([_PlainInt()]),
+                uuidRepresentation="standard",
+                appname="eventstream",
+            )
+        except (PyMongoError, OSError, ValueError) as error:
+            raise SettingsError(f"MONGODB_URL can't be used: {error}") from error
+        name = urlsplit(url).path.strip("/")
+        if not name:
+            raise SettingsError(
+                "MONGODB_URL can't be used: it names no database. Put one behind the host, "
+                "such as /eventstream."
+            )
+        self._database = self._client[name]
+
+    def __getitem__(self, document: type[Document]) -> Any:
+        """The pymongo collection of a document."""
+        return self._database[document._get_collection_name()]
+
+    def close(self) -> None:
+        """Close its connections, as before a fork."""
+        # pymongo takes leave of the server, and would wait half a minute for one that is away.
+        with pymongo.timeout(1):
+            self._client.close()
+
+    def transaction(self, work: Callable[[Session], Result], *, again: bool = True) -> Result:
+        """Run `work` in a transaction and return its result.
+
+        If it conflicts with another it is run again, or without `again` raises pymongo's
+        OperationFailure.
+        """
+        with self._client.start_session() as session:
+            if not again:
+                with session.start_transaction(*_CONCERNS):
+                    return work(Session(self, session))
+            result: Result = session.with_transaction(
+                lambda session: work(Session(self, session)), *_CONCERNS
+            )
+            return result
+
+    @contextmanager
+    def snapshot(self, seconds: float) -> Iterator[Session]:
+        """Have all that is read in this session be of one moment, and give it so many seconds.
+
+        Raises Unavailable and DeadlineMissed like `deadline`.
+        """
+        with deadline(seconds), self._client.start_session(snapshot=True) as session:
+            yield Session(self, session)
+
+    def time(self) -> datetime:
+        """The time by the server's clock (UTC). Raises pymongo's errors."""
+        now: datetime = self._hello()["localTime"]
+        return now.replace(tzinfo=UTC)  # in answers to commands pymongo leaves it out
+
+    def ping(self) -> None:
+        """Raise Unavailable unless the database answers."""
+        with deadline(1):
+            self._database.command("ping")
+
+    def check_writable(self) -> None:
+        """Raise Unavailable unless the database takes a write and reads it.
+
+        A ping says little: the embedded database still answers it after its disk was full, but
+        nothing else. Raises Unfit if the database has no transactions.
+        """
+        with deadline(CHECK_SECONDS):
+            self._require_transactions()
+            check = {"_id": "check"}
+            self[Schema].update_one(check, {"$currentDate": {"at": True}}, upsert=True)
+            self[Schema].find_one(check)
+
+    def create_collections(self) -> None:
+        """Make every collection and index that is not there yet."""
+        for document in COLLECTIONS:
+            try:
+                self._database.create_collection(
+                    document._get_collection_name(), check_exists=False
+                )
+            except OperationFailure as error:
+                if error.code != NAMESPACE_EXISTS:
+                    raise
+            for fields in document.list_indexes():
+                if fields != [("_id", 1)]:  # which is there anyway
+                    self[document].create_index(fields)
+
+    def _require_transactions(self) -> None:
+        """Raise Unfit if the database has none (MongoDB manual, Transactions: Deployments)."""
+        hello = self._hello()
+        if not hello.get("setName") and hello.get("msg") != "isdbgrid":
+            raise Unfit(
+                "database",
+                "The MongoDB of MONGODB_URL is standalone, without transactions. "
+                "Make it a replica set.",
+            )
+
+    def _hello(self) -> dict[str, Any]:
+        return self._database.command("hello")
+
+
+def _with_options(url: str) -> str:
+    parts = urlsplit(url)
+    replaced = {"maxstalenessseconds", "readpreferencetags", *map(str.lower, _OPTIONS)}
+    kept = {name: value for name, value in parse_qsl(parts.query) if name.lower() not in replaced}
+    if parts.scheme == "mongodb+srv" and "connecttimeoutms" not in map(str.lower, kept):
+        kept["connectTimeoutMS"] = str(LOOK_UP_MS)
+    return parts._replace(query=urlencode(kept | _OPTIONS)).geturl()
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Give the database so long for all that is asked of it inside.
+
+    Raises Unavailable if it is away or refuses to serve, and DeadlineMissed if the time was
+    over; an error that lies in what was written is left as it is.
+    """
+    started = time.monotonic()
+    try:
+        with pymongo.timeout(seconds):
+            yield
+    except InvalidDocument:
+        raise
+    except PyMongoError as error:
+        of_data = isinstance(error, WriteError)
+        if isinstance(error, BulkWriteError):  # it may be of the write concern alone
+            of_data = bool(error.details["writeErrors"])
+        if of_data and not error.has_error_label("TransientTransactionError"):
+            raise
+        # What follows is pymongo's own state, at length.
+        said = str(error).split(" (configured timeouts", 1)[0]
+        missed = time.monotonic() - started > seconds * MISSED_SHARE
+        kind = DeadlineMissed if missed else Unavailable
+        raise kind("database", f"{type(error).__name__}: {said}"[:500]) from error
