@@ -1,4 +1,4 @@
-"""Delivering what was counted: to the archive, the mirror and, if it collided, the dead letters."""
+"""Delivering what was counted to the archive and the mirror, and collisions to the dead letters."""
 
 import logging
 import time
@@ -18,17 +18,17 @@ from app.settings import Settings
 from app.store.outbox import Outbox, Undelivered
 
 LOOK_SECONDS = 10.0
-"""What has been in the outbox for so long is no longer being delivered by whoever left it there."""
+"""Whoever left a row in the outbox is no longer delivering it after so long."""
 AT_ONCE = 50
 MAX_LEFT = 1_000
-"""Rows of a queue in the outbox. With more, no more batches are taken from the journal, which then
-fills up to QUEUE_LIMIT."""
+"""The rows that a queue may have in the outbox. If it has more, no more batches are taken from the
+journal, which then fills up to QUEUE_LIMIT."""
 
 logger = logging.getLogger(__name__)
 
 
 class Delivery:
-    """Delivers what is in an outbox, at least once. Methods raise Unavailable."""
+    """Delivers what is in an outbox at least once. Methods raise Unavailable."""
 
     def __init__(self, config: Settings, redis: Redis, outbox: Outbox) -> None:
         self._archive = Archive(config.archive_url) if config.archive else None
@@ -37,22 +37,22 @@ class Delivery:
         self._outbox = outbox
         self._own: list[Undelivered] = []
         self._mirrored: set[str] = set()
-        """Rows that are in the mirror already, but not yet in the archive."""
+        """Rows that are in the mirror but not yet in the archive."""
         self._seen: dict[str, set[str]] = {}
-        """Rows that were in the outbox at the last look, by queue."""
+        """The rows that the last look found in the outbox, by queue."""
         self._look_at: dict[str, float] = {}
 
     def add(self, left: Sequence[Undelivered]) -> None:
-        """Have this delivered next; it is in the outbox."""
+        """Deliver these, which are in the outbox, next."""
         self._own += left
 
     def deliver(self) -> None:
-        """Deliver what was added. What can't be delivered now stays in the outbox alone."""
+        """Deliver what was added. What can't be delivered now just stays in the outbox."""
         own, self._own = self._own, []
         self._deliver(own)
 
     def deliver_left(self, queue: str) -> None:
-        """Deliver what has been left in this queue for LOOK_SECONDS, by whichever process.
+        """Deliver what any process left in this queue LOOK_SECONDS ago or earlier.
 
         Raises Unavailable only if more than MAX_LEFT rows are left.
         """

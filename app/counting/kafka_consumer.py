@@ -1,12 +1,12 @@
 """Counting the events of a Kafka topic, each once.
 
-A message is what the body of POST /events is, and is checked in the same way. What it counts and
-the offset after it are written in one transaction, which fails where the offset before it is no
-longer the one it began from: a consumer that was taken for dead counts nothing that another has
-counted. So the database alone knows what has been counted. The offsets that the group commits to
-Kafka only tell those who watch how far it is.
+A message is what the body of POST /events is, and is checked in the same way. One transaction
+writes what it counts and the offset after it. The transaction fails if the stored offset is no
+longer the one before the message, so a consumer that was taken for dead counts nothing that another
+one has counted. The database alone knows what has been counted. The offsets that the group commits to Kafka
+only show operators how far it is.
 
-What is to be archived and mirrored is written in the same transaction, and then moved there.
+The same transaction leaves what is to be archived and mirrored in the outbox.
 """
 
 import hashlib
@@ -57,18 +57,18 @@ Result = TypeVar("Result")
 
 
 class Broken(EventstreamError):
-    """What the topic holds does not go on where the group left off, or it can't be read at all."""
+    """The topic does not continue from where the group had counted it, or can't be read at all."""
 
 
 class _Stopped(Exception):
-    """This consumer was told to stop while something it needs was away."""
+    """This consumer was asked to stop while something it needs was away."""
 
 
 class TopicConsumer:
     """A member of a consumer group that counts a topic until `stop` is set.
 
-    Whatever it needs may be away for as long as it likes: it waits. Raises InvalidRequest if the
-    topic is the one that KAFKA_PUBLISH writes, or an option is wrong.
+    It waits for whatever it needs, however long that is away. Raises InvalidRequest if the topic is
+    the one that KAFKA_PUBLISH writes to, or an option is wrong.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TopicConsumer:
         self._pipeline = Pipeline(config, database, redis, key(source.topic, group))
         self._progress = Progress(database, source.topic, group)
         self._positions: dict[int, int] = {}
-        """Of each partition that is this consumer's, the offset up to which it is counted."""
+        """The offset up to which each partition of this consumer is counted."""
         self._may_be_left = False
         self._complaint = ""
         try:
@@ -116,7 +116,7 @@ class TopicConsumer:
             raise InvalidRequest({"KAFKA_CONFIG": [error.args[0].str()]}) from error
 
     def run(self) -> None:
-        """Count what comes, until told to stop. Raises Broken if it can't go on."""
+        """Count what comes until `stop` is set. Raises Broken if it can't go on."""
         self._client.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked)
         try:
             while not self._stop.is_set():
@@ -140,7 +140,7 @@ class TopicConsumer:
         self._positions = {}
 
     def _begin(self, partitions: Iterable[int]) -> None:
-        """Read these partitions from where the group has counted them."""
+        """Read these partitions from the first message that the group has not counted."""
         self._positions = self._insist(lambda: self._progress.read(partitions))
         self._may_be_left = True
         self._client.assign(
@@ -157,7 +157,7 @@ class TopicConsumer:
             partition, offset = message.partition() or 0, message.offset() or 0
             if error := message.error():
                 failed.append((partition, error))
-            # Those that were fetched before partitions changed hands may be another's.
+            # Messages fetched before partitions changed hands may be another consumer's.
             elif partition in ahead and offset >= ahead[partition]:
                 ahead[partition] = offset + 1
                 good.append(message)
@@ -173,10 +173,10 @@ class TopicConsumer:
             self._begin(self._positions)
 
     def _count(self, chunk: Sequence[MessageRead]) -> None:
-        """Count some messages. Raises Overtaken if another has done so."""
+        """Count some messages. Raises Overtaken if another consumer has counted them."""
         for partition in {one.partition for one in chunk if one.rejections}:
             self._insist(partial(self._keep_rejections, chunk, partition))
-        # Whoever may write to the topic may bring up any number of names.
+        # Whoever may write to the topic may use any number of new names.
         names = [name_of(event) for one in chunk for event in one.events]
         self._insist(partial(self._names.learn, names))
         after = {one.partition: one.offset + 1 for one in chunk}
@@ -197,7 +197,7 @@ class TopicConsumer:
             new = sum(of_kind.events for of_kind in applied.values())
         except (Overtaken, _Stopped):
             raise
-        except Exception as error:  # any other is a message's own, and would come again
+        except Exception as error:  # it lies in a message, and would come again
             if len(chunk) > 1:
                 for one in chunk:
                     self._count([one])
@@ -211,13 +211,13 @@ class TopicConsumer:
         self._counted(chunk, new)
 
     def _count_in_pieces(self, message: MessageRead) -> int:
-        """Count the events of a message, but for those that can't be; these are dead letters.
+        """Count the events of a message; those that can't be counted become dead letters.
 
         Returns how many were new.
 
-        The pieces that are counted stay so, whatever happens before the offset moves: each time
-        the message comes again it has the same ids, and its events the same positions, though time
-        may have made one of them valid or invalid.
+        Pieces that are counted stay counted, whatever happens before the offset moves: when the
+        message comes again, its pieces have the same ids and its events the same positions, even if
+        one of them has become valid or invalid with time.
         """
         name = key(self._topic, message.partition, message.offset, self._group)
         batch = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
@@ -250,7 +250,7 @@ class TopicConsumer:
         )
 
     def _counted(self, chunk: Sequence[MessageRead], new: int) -> None:
-        """Do what follows once messages are counted."""
+        """Do what follows after messages were counted."""
         events = [event for one in chunk for event in one.events]
         errors = [bad.errors for one in chunk for bad in one.rejections]
         self._pipeline.counts.add(counters.of_events(events, errors))
@@ -264,7 +264,7 @@ class TopicConsumer:
         self._deliver()
 
     def _deliver(self) -> None:
-        """Archive and mirror what counted, keep what collided."""
+        """Archive and mirror what counted, and keep collisions as dead letters."""
         try:
             self._pipeline.deliver()
         except Unavailable:
@@ -282,7 +282,7 @@ class TopicConsumer:
             dead_letters.keep_once(self._redis, place, rejections)
 
     def _tidy(self, *, busy: bool) -> None:
-        """Fold, and write what was counted for operators; what is not done now is done later."""
+        """Fold, and write the figures for operators. What can't be done now is done later."""
         with suppress(Unavailable):
             for kind in QUEUE_OF:
                 self._pipeline.fold_if_due(kind, busy=busy)
@@ -299,7 +299,7 @@ class TopicConsumer:
             self._complain(error)
 
     def _go_on(self, partition: int) -> None:
-        """Go on with a partition whose next message is gone; Broken if it ends before that."""
+        """Skip messages that Kafka no longer has. Raises Broken if the partition is too short."""
         expected = self._positions[partition]
         try:
             first, end = self._client.get_watermark_offsets(
@@ -321,7 +321,7 @@ class TopicConsumer:
         self._begin(self._positions)
 
     def _complain(self, error: KafkaError) -> None:
-        """Log an error of the connection, once until messages come again."""
+        """Log an error of the connection, but only once until messages come again."""
         if error.fatal():
             logger.error("Kafka: %s", error.str())
         elif error.name() != self._complaint:
@@ -329,7 +329,7 @@ class TopicConsumer:
             logger.warning("waiting for Kafka: %s", error.str())
 
     def _insist(self, work: Callable[[], Result]) -> Result:
-        """What this returns once nothing that it needs is away. Raises _Stopped if told to stop."""
+        """Do `work` again until nothing that it needs is away. Raises _Stopped once `stop` is set."""
         wait, waited = FIRST_RETRY_SECONDS, False
         while True:
             try:

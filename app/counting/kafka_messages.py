@@ -1,4 +1,4 @@
-"""The messages of a Kafka topic: what events they hold, and which are counted together."""
+"""The messages of a Kafka topic: which events they hold, and which are counted together."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +13,11 @@ from app.domain.reader import EventReader
 from app.domain.rules import MAX_AGE_MS, MAX_AHEAD_MS
 
 BYTES_AT_ONCE = 1024 * 1024
-"""No further message is counted along once those before are as large as this together."""
+"""No further message joins a chunk once the messages in it are this large together."""
 
 
 class MessageRead(NamedTuple):
-    """What a message holds. Its `place`, for an operator, is among the errors of each rejection."""
+    """What a message holds. Its `place` tells operators where a rejection came from."""
 
     partition: int
     offset: int
@@ -27,7 +27,7 @@ class MessageRead(NamedTuple):
     rejections: Sequence[Rejection]
 
     def events_in_place(self) -> list[Event | None]:
-        """The events at their positions in the message, None in place of each rejected one."""
+        """The events at their positions in the message, with None for each rejected one."""
         rejected = {bad.position for bad in self.rejections}
         rest = iter(self.events)
         number = len(self.events) + len(rejected)
@@ -35,13 +35,13 @@ class MessageRead(NamedTuple):
 
 
 class MessageReader:
-    """Reads messages: their value is what the body of POST /events is."""
+    """Reads messages. The value of a message is what the body of POST /events is."""
 
     def __init__(self, reader: EventReader) -> None:
         self._reader = reader
 
     def read(self, message: Message) -> MessageRead:
-        """What a message holds; all of a value that holds no events is one rejection."""
+        """Read a message. A value that holds no events at all is one rejection."""
         value, partition = message.value() or b"", message.partition() or 0
         offset = message.offset() or 0
         place = f"topic {message.topic()}, partition {partition}, offset {offset}"

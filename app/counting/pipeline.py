@@ -1,4 +1,4 @@
-"""Counting events and what follows from it, for a process that does so: a worker or a consumer."""
+"""Counting events and what follows from it, for a worker or a consumer."""
 
 import math
 import time
@@ -26,16 +26,16 @@ from app.store.outbox import FROM_JOURNAL, Outbox, Undelivered
 
 FOLD_EVERY_SECONDS = 1.0
 MOST_EVENTS = 1_000_000
-"""More than a transaction ever gets: so many bytes of events are not taken at once."""
+"""More events than a transaction ever gets: not so many bytes are taken at once."""
 FOLD_SHARE = 0.1
-"""Of the time, folding takes no more than this, while more waits to be counted than is taken; but
-it begins again after FOLD_WITHIN_SECONDS at the latest, so that reports are not far behind."""
+"""The share of the time that folding may take while more waits to be counted than is taken at once.
+It begins again after FOLD_WITHIN_SECONDS at the latest, so that reports don't fall far behind."""
 FOLD_WITHIN_SECONDS = 5.0
 
 
 @dataclass
 class _Folding:
-    """What one kind of event has to be folded."""
+    """The state of folding for one kind of event."""
 
     due: bool = False
     behind: bool = False
@@ -44,10 +44,10 @@ class _Folding:
 
 
 class Pipeline:
-    """What happens to batches in a process: count, leave to be delivered, announce, fold.
+    """What a process does with batches: it counts, leaves to be delivered, announces and folds.
 
-    `source` tells where the events come from: the journal, or a Kafka topic and group. `counts` is
-    what was counted for operators, to be written with what is written anyway.
+    `source` is where the events come from: the journal, or a Kafka topic and group. `counts` holds
+    the figures for operators until they are written together with something else.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Pipeline:
         pieces: Mapping[type[Event], Sequence[Piece]],
         also_write: AlsoWrite | None = None,
     ) -> dict[type[Event], Applied]:
-        """Count pieces of batches, given by kind, all or none. See `Counting.apply_pieces`.
+        """Count pieces of batches, given by kind: all or nothing. See `Counting.apply_pieces`.
 
-        After a transaction missed its deadline the next ones may have half as many events, until
-        such go through again: TransactionTooLarge is raised for more.
+        After a transaction missed its deadline the next ones may hold half as many events, and more
+        again as they succeed. Raises TransactionTooLarge for more events than that.
         """
         number = sum(len(piece.events) for of_kind in pieces.values() for piece in of_kind)
         if number > self._most_events:
@@ -99,7 +99,7 @@ class Pipeline:
             applied = self._counting.apply_pieces(pieces, leave)
         except DeadlineMissed:
             with suppress(Unavailable):
-                self._database.ping()  # else it was not for their number
+                self._database.ping()  # else the number of events was not the reason
                 self._most_events = max(1, number // 2)
             raise
         self._most_events = max(self._most_events, min(2 * number, MOST_EVENTS))
@@ -118,12 +118,12 @@ class Pipeline:
     ) -> int:
         """Count pieces of batches of one kind, in as many transactions as it takes.
 
-        What fails whole is halved, until an event that can't be counted stands alone: `bury` is
-        given that, and its position is then done. It must keep the event durably before it
-        returns, and may be called again for the same one.
+        If a transaction fails, its events are halved, until an event that can't be counted stands
+        alone. `bury` is called with that event, whose position is then marked as done. It must keep
+        the event durably before it returns, and may be called again for the same event.
 
-        Returns how many events were new. Raises Unavailable, also when this time of the monotonic
-        clock has come; what was counted until then stays counted.
+        Returns how many events were new. Raises Unavailable, also once the monotonic clock has
+        reached `until`. What was counted before stays counted.
         """
         if time.monotonic() > until:
             raise DeadlineMissed("database", "the rest is counted later")
@@ -139,34 +139,34 @@ class Pipeline:
             return sum(self.apply_halved(kind, half, bury, until) for half in halves or ())
 
     def pass_over(self, piece: Piece) -> None:
-        """Have the events of a piece done without counting them. Raises Unavailable."""
+        """Mark the events of a piece as done without counting them. Raises Unavailable."""
         self._counting.pass_over(piece)
 
     def deliver(self) -> None:
-        """Deliver what was counted here. Raises Unavailable; it is then delivered later."""
+        """Deliver what was counted here. Raises Unavailable, and it is delivered later."""
         self._delivery.deliver()
 
     def deliver_left(self, queue: str) -> None:
-        """Deliver now and then what was left in a queue, by a process that died or this one.
+        """Deliver, now and then, what this or any other process left in a queue.
 
         Raises Unavailable if so much is left that nothing more may be counted.
         """
         self._delivery.deliver_left(queue)
 
     def deliver_all_left(self) -> None:
-        """Deliver at once what was left by whoever had this source before. Raises Unavailable."""
+        """Deliver at once what others left of this source. Raises Unavailable."""
         self._delivery.deliver_all_left()
 
     def is_folded(self, kind: type[Event]) -> bool:
-        """Whether the reports hold all that was applied here."""
+        """Whether the reports show everything that was applied here."""
         return not self._foldings[kind].due
 
     def keeps_up(self, kind: type[Event]) -> bool:
-        """Whether the last folding got all of it done."""
+        """Whether the last folding left nothing over."""
         return not self._foldings[kind].behind
 
     def fold_if_due(self, kind: type[Event], *, busy: bool) -> None:
-        """Fold what was applied here, unless that was done a moment ago. Raises Unavailable."""
+        """Fold what was applied here, unless folding ended a moment ago. Raises Unavailable."""
         state = self._foldings[kind]
         started = time.monotonic()
         wait = min(max(FOLD_EVERY_SECONDS, state.took / FOLD_SHARE * busy), FOLD_WITHIN_SECONDS)
@@ -182,7 +182,7 @@ class Pipeline:
                 live.folded(self._redis, QUEUE_OF[kind])
 
     def _note(self, kind: type[Event], applied: Applied, seconds: float) -> None:
-        """Note for operators and viewers what a transaction counted. Never fails."""
+        """Note what a transaction counted, for operators and viewers. Never fails."""
         name = kind.__name__
         self.counts.observe(counters.APPLY_SECONDS, seconds, name)
         self.counts.observe(counters.APPLY_EVENTS, applied.events, name)
@@ -200,7 +200,7 @@ class Pipeline:
 
 
 def _halves(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
-    """The same events in two lists of pieces, None if there is only one event."""
+    """The same events in two lists of pieces, or None if there is only one event."""
     if len(pieces) > 1:
         middle = len(pieces) // 2
         return [list(pieces[:middle]), list(pieces[middle:])]

@@ -1,4 +1,4 @@
-"""Making the reports anew from the archive, in another database, by the rules of today."""
+"""Making the reports anew from the archive, by today's rules, in another database."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,9 +27,9 @@ NOTHING_CONSUMED: offsets.Records = {ConsumedOffset: [], Outgoing: []}
 
 @dataclass(frozen=True)
 class Plan:
-    """What to rebuild: these queues' events of the days (of `timezone`) from `first` to `last`.
+    """What to rebuild: these queues' events on the days from `first` to `last` (in `timezone`).
 
-    `hashed_monthly` says that users have another id each month (USER_HASH_ROTATION).
+    `hashed_monthly` says that users have a different id each month (USER_HASH_ROTATION).
     """
 
     queues: Collection[str]
@@ -41,7 +41,7 @@ class Plan:
     retention_days: int | None
 
     def check(self, archive: Archive) -> None:
-        """Raise InvalidRequest unless the archive holds what these reports follow from."""
+        """Raise InvalidRequest unless the archive holds everything that these reports depend on."""
         begins = archive.first_day()
         if begins is None:
             raise InvalidRequest({"archive": ["It is empty."]})
@@ -63,7 +63,7 @@ class Plan:
                 raise InvalidRequest({"only": ["With RETENTION_DAYS, hits before are gone."]})
 
     def holds(self, event: Event) -> bool:
-        """Whether an event is of these days."""
+        """Whether an event belongs to these days."""
         if isinstance(event, AdImpression):
             when, length = event.month, 7
         else:
@@ -74,9 +74,9 @@ class Plan:
 
 @dataclass
 class Rebuilt:
-    """How many events of each queue were counted, and of how many the time is not known.
+    """How many events of each queue were counted, and how many of them have no known time.
 
-    These, from before ARCHIVE was on in the web processes, stay in the day or month in which they
+    Those, from before ARCHIVE was on in the web processes, stay in the day or month in which they
     were counted.
     """
 
@@ -93,13 +93,13 @@ def rebuild(
 ) -> Rebuilt:
     """Count what is archived when this begins into this database, which must be empty.
 
-    What was `consumed` from Kafka goes there too, that consumers can go on; what of it has not yet
-    been archived is, before the rest begins.
+    What was `consumed` from Kafka goes there too, so that consumers can go on. First, the part of
+    it that is not archived yet is archived.
 
-    Each batch counts once, however often the archive holds it. The new database then also knows
-    the batches, and the event ids of the last 7 days for as long again: workers can go on with it.
-    Months that are due are aggregated. Raises InvalidRequest if the plan can't be exact, or the
-    database is not empty; Unavailable if the archive or the database is away.
+    Each batch counts once, however often the archive holds it. The new database also knows the
+    batches, and the event ids of the last 7 days for another 7 days, so that workers can go on with
+    it. Months that are due are aggregated. Raises InvalidRequest if the plan can't be exact or the
+    database is not empty, and Unavailable if the archive or the database is away.
     """
     plan.check(archive)
     with deadline(APPLY_SECONDS):
@@ -111,7 +111,7 @@ def rebuild(
         if not left.collides:
             archive.write(left.queue, {left.piece.name: list(left.piece.events.values())})
     done = Rebuilt()
-    # Events may be a day ahead of when they were accepted; how late they come has no bound here.
+    # Events may be dated a day after they were accepted. How late they come has no bound here.
     written_from = plan.first - timedelta(days=2) if plan.first else date.min
     for queue in sorted(plan.queues):
         counting = Counting(database, plan.click_rule, plan.timezone)
@@ -141,7 +141,7 @@ def _count(
     kind: type[Event],
     batches: Mapping[str, Sequence[Event]],
 ) -> int:
-    """Count batches, those that were not yet; how many events."""
+    """Count the batches that are not counted yet, and return how many events."""
     try:
         return counting.apply(kind, batches).events
     except TransactionTooLarge:
@@ -163,7 +163,7 @@ def _some(
     turn: RewriteTurn,
     plan: Plan,
 ) -> Iterator[dict[str, Sequence[Event]]]:
-    """The batches in these files, some thousand events at once, their ids claimed if recent."""
+    """Yield the batches in these files, some thousand events at once, after claiming recent ids."""
     week_ago = datetime.now(UTC).date() - timedelta(seconds=SEEN_SECONDS, days=1)
     batches: dict[str, Sequence[Event]] = {}
     for name in files:
@@ -196,9 +196,9 @@ def _claimed(
 
 
 def _renewed(event: Event, plan: Plan, done: Rebuilt) -> Event:
-    """The event as it is counted today, in its day or month, and without the id it was known by.
+    """The event as it would be counted today, in its day or month, without its id.
 
-    All that are archived were counted, and of two with the same id more than a week apart, both.
+    Every archived event was counted, even both of two that have the same id a week apart.
     """
     replace = msgspec.structs.replace
     event = replace(event, event_id=None)

@@ -1,6 +1,6 @@
-"""The database's clock beside this machine's: what is dropped because it is old goes by both.
+"""The database's clock beside this machine's: both must agree before anything old is dropped.
 
-A claim that is dropped days early lets its event count twice, so one wrong clock must not do that.
+A claim that is dropped days too early lets its event count twice. One wrong clock must not do that.
 """
 
 import logging
@@ -12,7 +12,7 @@ from app.store.database import Database, deadline
 
 TOLERATED = timedelta(minutes=1)
 LOOK_SECONDS = 60.0
-"""After so long a process compares the clocks again."""
+"""A process compares the clocks again after so long."""
 ASK_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def difference(database: Database) -> timedelta:
         before = own()
         with deadline(ASK_SECONDS):
             theirs = database.time()
-        # Any moment between question and answer may be the one of their time.
+        # The server read its clock at some moment between the question and the answer.
         ahead = max(before - theirs, timedelta()) + min(own() - theirs, timedelta())
         _compared[database] = time.monotonic(), ahead
         if abs(ahead) > TOLERATED:

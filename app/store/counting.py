@@ -1,4 +1,4 @@
-"""Applying batches: one transaction that holds their ledger entries and all that they count."""
+"""Applying batches: one transaction writes their ledger entries and everything that they count."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +39,7 @@ APPLY_SECONDS = 20.0
 class ClickRule:
     """How many hits make a click, and whether a user's hits count over all ads or for each ad.
 
-    A hit that comes less than `window` seconds after one on the same ad only repeats it.
+    A hit that follows another on the same ad within `window` seconds only repeats it.
     """
 
     hits: int
@@ -51,10 +51,10 @@ Changes = Mapping[type[Document], folding.Added]
 
 
 class CountedPiece(NamedTuple):
-    """What counted of a batch, or of a piece of it: the events by their positions in the batch.
+    """The events that counted of a batch, or of a piece of it, by their positions in the batch.
 
-    `name` is the batch's id, or one of its own where the batch was counted in pieces. It is the
-    same each time the batch comes again.
+    `name` is the batch's id, or the piece's own name if the batch was counted in pieces. A batch
+    that is delivered again gets the same names.
     """
 
     name: str
@@ -63,10 +63,10 @@ class CountedPiece(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """How many batches, and how many of their events, were counted that had not been before.
+    """How many batches, and how many of their events, were counted for the first time.
 
-    `repeated` events of these batches had been, and `collided` more have the ids of others;
-    `retries` is how often all had to be done again.
+    `repeated` events had been counted before, and `collided` events have the ids of others.
+    `retries` is how often the transaction had to be run again.
     """
 
     batches: int
@@ -77,21 +77,20 @@ class Applied(NamedTuple):
     changes: Changes
     """What these events add to the documents of each kind."""
     counted: Sequence[CountedPiece]
-    """For an archive or a mirror, if there is one: the events that were counted."""
+    """The events that were counted, if there is an archive or a mirror to take them."""
     collisions: Sequence[Collision]
-    """Those that were found."""
 
 
 AlsoWrite = Callable[[Session, Mapping[type[Event], Applied]], None]
-"""Writes in the transaction that applied this, after it."""
+"""Writes in the same transaction, after the events that were applied."""
 
 
 class Counting:
-    """Applies batches, for one process. It remembers visitors, to spare looking them up.
+    """Applies batches for one process. It remembers visitors, to save looking them up.
 
-    `timezone` decides the day of a hit that only repeats another. With `archives` it also says
-    which events counted. With `hashed_monthly` a user has another
-    hash in each month, by which an event that comes again is not told from another.
+    `timezone` decides the day of a hit that only repeats another. With `archives`, what is applied
+    also lists the events that counted. With `hashed_monthly` a user has a different hash in each
+    month, so that user ids don't help to tell whether two events are the same.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Counting:
         }
 
     def apply(self, kind: type[Event], batches: Mapping[str, Sequence[Event]]) -> Applied:
-        """Count whole batches of one kind of event, given by their ids. See `apply_pieces`."""
+        """Count whole batches of one kind of event, by their ids. See `apply_pieces`."""
         return self.apply_pieces({kind: [Piece(name, batches[name]) for name in batches]})[kind]
 
     def apply_pieces(
@@ -126,15 +125,15 @@ class Counting:
         pieces: Mapping[type[Event], Sequence[Piece]],
         also_write: AlsoWrite | None = None,
     ) -> dict[type[Event], Applied]:
-        """Count what is not done yet of these pieces of batches, all or none, in one transaction.
+        """Count what is not done yet of these pieces of batches: all of it or nothing.
 
-        At most one piece of a batch is given. `also_write` writes in this transaction too, after
-        them; if the transaction is tried again, it is called again. Reports hold the events once
-        they are folded (`app.store.folding`).
+        Each batch may appear with one piece only. `also_write` writes in the same transaction,
+        after the events; it is called again if the transaction is tried again. Reports show the
+        events once they are folded (`app.store.folding`).
 
-        Raises TransactionTooLarge if they are to be counted in parts, Unavailable if the database
-        is away or of another release (`migrations.prepare`), and DeadlineMissed if it took too
-        long. Then nothing was changed, or the same pieces may be applied again without harm.
+        Raises TransactionTooLarge if the events must be counted in parts, Unavailable if the
+        database is away or belongs to another release (`migrations.prepare`), and DeadlineMissed
+        if it took too long. After any of these the same pieces may safely be applied again.
         """
         tries = 0
         new_events: dict[type[Event], list[Event]] = {}
@@ -156,7 +155,7 @@ class Counting:
         return applied
 
     def pass_over(self, piece: Piece) -> None:
-        """Have the events of a piece done without counting them.
+        """Mark the events of a piece as done without counting them.
 
         Raises Unavailable and DeadlineMissed like `apply_pieces`.
         """
@@ -180,7 +179,7 @@ class Counting:
     def _apply(
         self, kind: type[Event], pieces: Sequence[Piece], session: Session, retries: int
     ) -> tuple[Applied, list[Event]]:
-        """Count pieces of one kind; what was applied, and the events that were new."""
+        """Count pieces of one kind. Returns what was applied, and the events that were new."""
         entries = ledger.entries([piece.batch for piece in pieces], session)
         fresh = [
             part
@@ -259,7 +258,7 @@ class Counting:
             owner = [event.user_id, event.website, event.ad_id] if by_ad else [event.user_id]
             hit = Hit(event.time, event.website, event.ad_id)
             hits_of[msgspec.json.encode(owner).decode()].append(hit)
-        # Unpacked one at a time: all hits of many users would take a hundred times the space.
+        # Unpacked one by one: all hits of many users together would take a hundred times the space.
         known = histories.read(hits_of, session)
         clicks: Counter[tuple[str, str]] = Counter()
         repeats: Counter[Hit] = Counter()
@@ -271,7 +270,7 @@ class Counting:
                 hits,
                 per_click=self._click_rule.hits,
                 window=self._click_rule.window * 1000,
-                # Hits of one user on one ad are alike, whatever their order, if none repeat others.
+                # The order of one user's hits on one ad does not matter if none repeats another.
                 **({"remember": 0} if by_ad and not self._click_rule.window else {}),
             )
             for parts, number in change.clicks.items():
@@ -312,7 +311,7 @@ class Counting:
 
 
 def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:
-    """These changes, and of the events what is counted apart; only documents that change."""
+    """These changes with those of the events that count apart, without documents that stay."""
     filtered = Counter(
         (event.website, event.invalid.day, type(event).__name__, event.invalid.reason)
         for event in events

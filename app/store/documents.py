@@ -1,9 +1,9 @@
 """The collections, as mongoengine documents.
 
-A key is made of what it names, its parts joined by a space, which no website, page or day contains.
+A key is made of the parts it names, joined by a space, which no website, page or day contains.
 
-Rows that a report lists by count carry their place in it as a text (`rank`), with an index: a page
-of the report is then one range of that index, and no rows are sorted.
+Rows that a report lists by count hold their place in it as a text (`rank`), which is indexed. A
+page of the report is then one range of that index, and nothing needs sorting.
 """
 
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from mongoengine import (
 
 DAY_SECONDS = 24 * 3600
 SEEN_SECONDS = 7 * DAY_SECONDS
-"""As long as an event id stands for one event."""
+"""How long an event id stands for one event."""
 LEDGER_SECONDS = 8 * DAY_SECONDS
 """Longer than a batch can wait to be delivered again: dead letters are kept for 7 days."""
 
@@ -32,8 +32,8 @@ SHAPE = 1
 HISTORY_SHAPE = 2
 """The same of HitTally.
 
-Workers of two releases run at the same time while one replaces the other. What is of a later shape
-than its own a worker leaves to the others.
+Workers of two releases run at the same time while one replaces the other. A worker leaves documents
+of a later shape than its own to the newer workers.
 """
 
 ALL_WEBSITES = "*"
@@ -41,17 +41,17 @@ _HIGHEST_COUNT = 10**16
 
 
 def key(*parts: object) -> str:
-    """A document's key, of its parts in order."""
+    """A document's key, from its parts in order."""
     return " ".join(map(str, parts))
 
 
 def quoted(name: str) -> str:
-    """A name that may contain spaces, so that no other key begins with the same."""
+    """A name that may contain spaces, quoted so that no other key begins with it."""
     return msgspec.json.encode(name).decode()
 
 
 def rank(*values: int | str) -> str:
-    """A row's place: by these values in order, counts highest first, names in their own order."""
+    """A row's place by these values in order: the highest counts first, names alphabetically."""
     return key(
         *(f"{_HIGHEST_COUNT - value:017}" if isinstance(value, int) else value for value in values)
     )
@@ -60,7 +60,7 @@ def rank(*values: int | str) -> str:
 class Change(Document):
     """What a transaction adds to counters, until `app.store.folding` adds it to their documents.
 
-    `counts` is JSON: for each collection, a list of the parts of a key and what they are added.
+    `counts` is JSON: for each collection, a list of rows, each the parts of a key and what to add.
     """
 
     kind = StringField(required=True)
@@ -130,7 +130,7 @@ class Visitors(Document):
 
 
 class MonthReport(EmbeddedDocument):
-    """What a month was aggregated to."""
+    """The result of aggregating a month."""
 
     impressions = IntField(required=True)
     visitors = IntField(required=True)
@@ -160,7 +160,7 @@ class MonthCounts(Document):
 
 
 def shown(row: Any) -> Any:
-    """What reports show of a document of MonthCounts: as it was closed, or else what is counted."""
+    """The figures that reports show of a row of MonthCounts: the closed ones if there are any."""
     reported = row.get("reported")
     return reported if reported and reported["closed"] else row
 
@@ -208,7 +208,7 @@ class Filtered(Document):
 class HitTally(Document):
     """A user's hits, as `app.domain.clicks.Tally`; `app.store.histories` packs and unpacks them.
 
-    Key: a JSON list of the user, or of user, website and ad where these are counted apart. Shape 1
+    Key: a JSON list of the user, or of user, website and ad if hits count for each ad. Shape 1
     has the hits as JSON in `latest` and `before`.
     """
 
@@ -219,15 +219,15 @@ class HitTally(Document):
     before = BinaryField()
     shape = IntField()
     last_day = StringField(required=True)
-    """That of the latest hit (UTC). No finer: the index is then written once a day at the most."""
+    """The day of the latest hit (UTC). A finer time would change the index at every hit."""
     meta: ClassVar[dict[str, Any]] = {"collection": "hit_tallies", "indexes": ["last_day"]}
 
 
 class AppliedBatch(Document):
     """The ledger: a batch that has been applied. Key: its id.
 
-    `pieces` is there when it was counted in pieces: a JSON list of the positions that are done,
-    from and to before, in the order in which they were counted. Without it the whole batch is done.
+    If the batch was counted in pieces, `pieces` is a JSON list of the positions that are done, from
+    the first to before the second, in the order of counting. Without it the whole batch is done.
     Releases before 0.3 also wrote `repeats` and `collisions`, which nothing reads any more.
     """
 
@@ -237,9 +237,9 @@ class AppliedBatch(Document):
 
 
 class Claim(Document):
-    """An event id given by a client that has been counted. Key: the digest of website and id.
+    """An event id that a client gave to an event that counted. Key: the digest of website and id.
 
-    `content` is the digest of what else makes it the same event, see `app.domain.event_ids`.
+    `content` is the digest of what else identifies the event; see `app.domain.event_ids`.
     """
 
     key = StringField(primary_key=True)
@@ -248,9 +248,9 @@ class Claim(Document):
 
 
 class SeenEvent(Document):
-    """An event id that the first release counted, for whatever website. Key: the id.
+    """An event id that the first release counted, for any website. Key: the id.
 
-    None is added any more. They are dropped when they expire, 7 days after they were counted.
+    No more are added. They are dropped when they expire, 7 days after they were counted.
     """
 
     key = StringField(primary_key=True)
@@ -258,9 +258,9 @@ class SeenEvent(Document):
 
 
 class Expiry(Document):
-    """When batches or claims need be known no longer, those of one transaction in one document.
+    """When the batches or claims of one transaction no longer need to be known.
 
-    `keys` is a JSON list. An index on every single one would double what knowing it costs.
+    `keys` is a JSON list. An index on each single batch or claim would double its cost.
     """
 
     at = DateTimeField(required=True)
@@ -272,8 +272,8 @@ class Expiry(Document):
 class ConsumedOffset(Document):
     """How far a group has counted a Kafka partition. Key: topic, partition, group.
 
-    `next` is the offset of the first message that is not counted. `in_pieces` is true while only
-    pieces of it are.
+    `next` is the offset of the first message that is not counted yet. `in_pieces` is true while
+    only pieces of that message are.
     """
 
     key = StringField(primary_key=True)
@@ -285,15 +285,15 @@ class ConsumedOffset(Document):
 class Outgoing(Document):
     """What was counted of a batch, until it is archived and mirrored.
 
-    `events`, as JSON, are those that counted, `positions` where they stand in the batch, and
-    `piece` is the id of what was counted at once. With `collides` they are events that did not
-    count, as their ids are those of others, until they are dead letters. The first release left
-    whole batches, under their ids, without positions.
+    `events` (JSON) are the events that counted, `positions` their positions in the batch, and
+    `piece` the name of what was counted at once. With `collides` they are events that did not count
+    because their ids belong to others; they become dead letters. The first release left whole
+    batches, under their ids, without positions.
     """
 
     key = StringField(primary_key=True)
     consumer = StringField(required=True)
-    """Where it came from: "journal", or a Kafka topic and group."""
+    """Where the events came from: "journal", or a Kafka topic and group."""
     queue = StringField(required=True)
     piece = StringField()
     batch = StringField()
@@ -306,9 +306,9 @@ class Outgoing(Document):
 class Schema(Document):
     """The version of this database: how many of `app.store.migrations` it has been through.
 
-    The document with the key "seen_events" says until when these need be looked at, and that with
-    the key "forgotten" has another version whenever users were forgotten. The one with the key
-    "check" is written to see whether the database takes writes.
+    The document "seen_events" says until when those must be looked up. The version of the document
+    "forgotten" changes whenever users are forgotten. The document "check" is written to find out
+    whether the database takes writes.
     """
 
     key = StringField(primary_key=True)

@@ -1,4 +1,4 @@
-"""Forgetting a user: what the database holds of them is deleted, and the counts stay."""
+"""Forgetting a user: deleting what the database holds of them. All counts stay."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -16,7 +16,7 @@ AT_ONCE = 500
 
 
 def forget_visitor(database: Database, ids_in: Callable[[str], Collection[str]]) -> int:
-    """Delete a user from the visitors of every month and website; how many rows.
+    """Delete a user from the visitors of every month and website, and return how many rows.
 
     `ids_in` returns the ids that the user may have in a month (YYYY-MM). Raises Unavailable if
     the database is away.
@@ -32,9 +32,9 @@ def forget_visitor(database: Database, ids_in: Callable[[str], Collection[str]])
 
 
 def forget_hits(database: Database, user_ids: Collection[str]) -> int:
-    """Delete the click histories of a user with these ids; how many. Raises Unavailable."""
+    """Delete the click histories of these user ids, and return how many. Raises Unavailable."""
     with deadline(FORGET_SECONDS):
-        # All are looked at: where hits are counted by ad, the user is only a part of the key.
+        # All have to be read: if hits count for each ad, the user is only a part of the key.
         names = [
             row["_id"]
             for row in database[HitTally].find({}, {"_id": 1})
@@ -47,7 +47,7 @@ def _delete(database: Database, document: type[Document], names: Collection[str]
     remaining = iter(names)
     deleted = 0
     while some := list(islice(remaining, AT_ONCE)):
-        # In a transaction, which is done again when a worker writes the same rows.
+        # In a transaction, which is run again if a worker writes the same rows.
         deleted += database.transaction(partial(_delete_these, document, some))
     return deleted
 

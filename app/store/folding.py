@@ -1,7 +1,7 @@
-"""Folding: what transactions left as changes is added to the documents that reports read.
+"""Folding: adding the changes that transactions left to the documents that reports read.
 
-Counting batches so writes one small document, however many counters it adds to, and never meets
-another writer. Folding then writes each counter once for all the batches since.
+Counting a batch writes one small document, however many counters it adds to, and so never conflicts
+with another writer. Folding then writes each counter once for all the batches since the last time.
 """
 
 import time
@@ -40,23 +40,23 @@ from app.store.documents import (
 
 FOLD_SECONDS = 20.0
 CALL_SECONDS = 10.0
-"""After so long no further transaction begins: whoever folds has other work too."""
+"""No further transaction begins after so long: whoever folds has other work too."""
 DOCUMENTS_AT_ONCE = 5_000
 LATE_SECONDS = 2.0
 LATE_AT_ONCE = DOCUMENTS_AT_ONCE // 5
-"""So long, and so many documents, for late events: what comes meanwhile is to be folded soon."""
+"""The time and the documents for late events are few, as others wait to be folded meanwhile."""
 LATE = " late"
-"""What the kind of a change has behind it that late events left: those of senders that brought more
-than their share (`app.shares`)."""
+"""Added to the kind of a change that late events left: events of senders that sent more than their
+share (`app.journal.shares`)."""
 BYTES_AT_ONCE = 4_000_000
 KEYS_AT_ONCE = 500
-"""A page has up to 24 kB, and what asks for these keys must not be larger than a document."""
+"""A page may have 24 kB, and a query for these keys must not be larger than a document."""
 WRITE_CONFLICT = 112
 TRANSACTION_TOO_LARGE_FOR_CACHE = 388
 
 KeyParts = tuple[str, ...]
 Added = Mapping[KeyParts, list[int]]
-"""What is added to the counts of documents, by the parts of their keys."""
+"""What to add to the counts of documents, by the parts of their keys."""
 
 
 Texts = dict[str, str]
@@ -66,8 +66,8 @@ Texts = dict[str, str]
 class Counters:
     """How a collection of counters is written.
 
-    `names` are the parts of its keys and `counts` what is counted, both fields of each document;
-    `texts` makes more fields of these: ranks, and keys to search by.
+    `names` are the parts of its keys and `counts` are what is counted; both are fields of each
+    document. `texts` makes more fields from these: ranks, and keys to search by.
     """
 
     document: type[Document]
@@ -132,9 +132,7 @@ _BY_NAME = {document.__name__: document for document in _COUNTERS}
 def record(
     kind: str, added: Mapping[type[Document], Added], session: Session, *, late: bool = False
 ) -> None:
-    """Leave what is to be added to counters, for events of this kind; for late ones it is folded
-    after the others.
-    """
+    """Leave what events of this kind add to counters. Late ones are folded after the others."""
     rows = [
         (document.__name__, [*parts, *counts])
         for document, of_document in added.items()
@@ -150,7 +148,7 @@ def _leave(kind: str, rows: list[tuple[str, list[Any]]], session: Session) -> No
 
 
 def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
-    """Rows as JSON, by the document they are for; more than one where one would be too large."""
+    """Rows as JSON, by the document they are for, in several texts if one would be too large."""
     by_name: defaultdict[str, list[list[Any]]] = defaultdict(list)
     for name, row in rows:
         by_name[name].append(row)
@@ -162,11 +160,11 @@ def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
 
 
 def fold(database: Database, kind: str, older_than: datetime | None = None) -> bool:
-    """Add what was recorded for events of this kind, before `older_than` or ever, to its counters.
+    """Add the changes of this kind of event to the counters: all, or those before `older_than`.
 
-    Returns whether all of it is in the counters. It is not where another process is at work on it,
-    or where CALL_SECONDS were not enough, or LATE_SECONDS for late events, which come last. Raises
-    Unavailable where the database is away; all is folded once, then or later.
+    Returns whether all of them are in the counters. Some are not if another process is folding
+    them, or if CALL_SECONDS were not enough, or LATE_SECONDS for late events, which come last.
+    Raises Unavailable if the database is away. Each change is folded once, now or later.
     """
     recorded: dict[str, Any] = {}
     if older_than is not None:
@@ -177,7 +175,7 @@ def fold(database: Database, kind: str, older_than: datetime | None = None) -> b
 
 
 def _fold(database: Database, recorded: Mapping[str, Any], seconds: float, most: int) -> bool:
-    """Fold the changes that this query finds; whether that was all of them."""
+    """Fold the changes that this query finds. Returns whether none is left."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with deadline(FOLD_SECONDS):
@@ -190,7 +188,7 @@ def _fold(database: Database, recorded: Mapping[str, Any], seconds: float, most:
             except OperationFailure as error:
                 if not _may_pass(error):
                     raise
-                # A smaller one meets fewer others, and needs less of the server's cache.
+                # A smaller one conflicts with fewer others and needs less of the server's cache.
                 most = max(1, most // 2)
     return False
 
@@ -200,10 +198,10 @@ class _AnotherFolds(Exception):
 
 
 def _may_pass(error: OperationFailure) -> bool:
-    """Whether the transaction may succeed if it is tried again, or a smaller one in its place.
+    """Whether the transaction, or a smaller one, may succeed if it is tried again.
 
-    Its changes are deleted in it, so it adds nothing twice even if it was committed unknown to
-    us. By https://www.mongodb.com/docs/manual/core/transactions-in-applications/.
+    It deletes the changes that it folds. So it adds nothing twice, even if it was committed without
+    our knowing. See https://www.mongodb.com/docs/manual/core/transactions-in-applications/.
     """
     return (
         error.code == TRANSACTION_TOO_LARGE_FOR_CACHE
@@ -213,12 +211,12 @@ def _may_pass(error: OperationFailure) -> bool:
 
 
 def is_folded(database: Database) -> bool:
-    """Whether the reports hold all that was counted. Raises Unavailable."""
+    """Whether the reports show everything that was counted. Raises Unavailable."""
     return unfolded_since(database) is None
 
 
 def unfolded_since(database: Database) -> datetime | None:
-    """When the oldest was counted that the reports lack, to the second, in UTC; None if none is.
+    """When the oldest change was counted that reports don't show yet (UTC, to the second), or None.
 
     Raises Unavailable.
     """
@@ -228,10 +226,10 @@ def unfolded_since(database: Database) -> datetime | None:
 
 
 def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool:
-    """Fold some of the changes that this query finds; whether there were any.
+    """Fold some of the changes that this query finds. Returns whether there were any.
 
-    They change `most` documents, and those of one change more. Where that is less than
-    DOCUMENTS_AT_ONCE it is at most so many; a change that has more is cut in two instead.
+    They change `most` documents, and those of one further change. If `most` is less than
+    DOCUMENTS_AT_ONCE it is a limit: a change that adds to more documents is cut in two instead.
     """
     taken: list[Any] = []
     sums: dict[type[Document], dict[KeyParts, list[int]]] = defaultdict(dict)
@@ -243,7 +241,7 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
         size += len(change["counts"])
         for name, added in msgspec.json.decode(change["counts"]).items():
             _sum_up(_COUNTERS[_BY_NAME[name]], added, sums[_BY_NAME[name]])
-        # However many rows change a document, it is written once.
+        # A document is written once, however many rows add to it.
         documents = sum(map(len, sums.values()))
         if documents > most or size > BYTES_AT_ONCE * most // DOCUMENTS_AT_ONCE:
             break
@@ -253,7 +251,7 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
     if too_many and len(taken) > 1:
         return _fold_some({**recorded, "_id": taken[0]["_id"]}, most, session)
     try:
-        # First, so that of two processes one knows at once.
+        # First, so that one of two processes learns of the other at once.
         ids = [change["_id"] for change in taken]
         session[Change].delete_many({"_id": {"$in": ids}})
     except OperationFailure as error:
@@ -273,7 +271,7 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
 
 
 def _cut(change: Mapping[str, Any], session: Session) -> None:
-    """Leave a change as two, each of half its rows."""
+    """Replace a change by two, each with half of its rows."""
     rows = [
         (name, row)
         for name, of_document in msgspec.json.decode(change["counts"]).items()

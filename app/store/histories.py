@@ -1,8 +1,8 @@
-"""Click histories: what is kept of a user's hits, packed small.
+"""Click histories: a user's hits, packed small.
 
-A history names each website and ad once and refers to them by number, so that a hit takes some
-twelve bytes. The release before wrote hits as JSON with all their names (shape 1). Such a history
-is read as it is, and written in the new form (shape 2) with the user's next hit.
+A history names each website and ad once and refers to them by number, so that a hit takes about
+twelve bytes. Earlier releases wrote hits as JSON with all their names (shape 1). Such a history is
+read as it is, and written in the new form (shape 2) with the user's next hit.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from app.store.documents import HISTORY_SHAPE, HitTally
 from app.store.errors import TransactionTooLarge
 
 READ_BYTES = 8 * 1024 * 1024
-"""A transaction reads no more of histories, unless a single one is larger."""
+"""A transaction reads no more bytes of histories, unless a single one is larger."""
 
 Ads = list[tuple[str, str]]
 PackedHits = list[tuple[int, int]]
@@ -27,7 +27,7 @@ _unpack: Any = msgspec.msgpack.Decoder(tuple[Ads, PackedHits, PackedHits]).decod
 
 
 def pack(tally: Tally) -> bytes:
-    """The hits of a tally: websites and ads, then the latest hits and those before, by number."""
+    """Pack the hits of a tally: its websites and ads, then the latest hits and those before."""
     numbers: dict[tuple[str, str], int] = {}
 
     def packed(hits: Iterable[Hit]) -> PackedHits:
@@ -50,10 +50,10 @@ def unpack(row: Mapping[str, Any]) -> Tally:
 
 
 def read(owners: Iterable[str], session: Session) -> dict[str, Mapping[str, Any]]:
-    """The rows of HitTally of these owners, by key, of those that have one; still packed.
+    """The rows of HitTally that these owners have, by key; the hits in them are still packed.
 
-    Raises TransactionTooLarge if they are more than READ_BYTES together, and Unavailable if
-    one was written by a newer release.
+    Raises TransactionTooLarge if they are larger than READ_BYTES together, and Unavailable if a
+    newer release wrote one of them.
     """
     rows: dict[str, Mapping[str, Any]] = {}
     size = 0

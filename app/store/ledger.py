@@ -1,4 +1,4 @@
-"""What has been counted already: batches by their id, and events by the id their sender gave."""
+"""What has been counted already: batches by their ids, and events by the ids their senders gave."""
 
 import re
 import time
@@ -30,22 +30,22 @@ from app.store.documents import (
 EXPIRED_AT_ONCE = 1_000
 EXPIRE_SECONDS = 3.0
 SEEN_EVENTS = {"_id": "seen_events"}
-"""The document of Schema that says until when SeenEvent need be looked at."""
+"""The document of Schema that says until when SeenEvent must be looked up."""
 
 _DOCUMENTS = {"batches": AppliedBatch, "claims": Claim, "events": SeenEvent}
 _KEPT_SECONDS = {"batches": LEDGER_SECONDS, "claims": SEEN_SECONDS}
 
 PIECE_NAME = re.compile(r"(.+):(\d+)-(\d+)")
-"""The name of a piece that is not a whole batch: batch, positions from and to before."""
+"""The name of a piece that is not a whole batch: the batch, its first position, and its end."""
 
 Span = tuple[int, int]
-"""Positions in a batch: from the first to before the second."""
+"""Positions in a batch, from the first number to before the second."""
 
 
 class Piece(NamedTuple):
-    """Consecutive events of a batch, the first of them at position `start`; often all of it.
+    """Consecutive events of a batch, often all of them; the first is at position `start`.
 
-    None stands for an event that is not to be counted. Those of a `late` one are in the reports
+    None stands for an event that is not to be counted. Reports show the events of a `late` piece
     after those of others.
     """
 
@@ -62,18 +62,18 @@ class Piece(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The batch's id, or one of its own if it is not the whole batch; each time the same."""
+        """The batch's id, or if the piece is not the whole batch, a name that is always the same."""
         return self.batch if self.whole else f"{self.batch}:{self.start}-{self.span[1]}"
 
     def cut(self, start: int, stop: int) -> "Piece":
-        """The part of it at these positions of the batch."""
+        """The part of this piece at these positions of the batch."""
         if (start, stop) == self.span:
             return self
         events = self.events[start - self.start : stop - self.start]
         return self._replace(events=events, start=start, whole=False)
 
     def to_count(self) -> "list[Piece]":
-        """The parts of it that hold no None."""
+        """The parts of this piece without the Nones."""
         if all(event is not None for event in self.events):
             return [self]
         runs = groupby(
@@ -107,20 +107,20 @@ class Entry:
         return [piece] if self.is_new and not piece.events else missing
 
     def add(self, piece: Piece) -> None:
-        """Have the positions of this piece done."""
+        """Mark the positions of this piece as done."""
         if piece.whole and not self.spans:
             self.spans = None
         elif self.spans is not None:
             self.spans.append(piece.span)
 
     def document(self) -> dict[str, Any]:
-        """Its row in the ledger."""
+        """The entry's row in the ledger."""
         pieces = {"pieces": msgspec.json.encode(self.spans)} if self.spans else {}
         return {"_id": self.batch, **pieces}
 
 
 class Claims(NamedTuple):
-    """Events by what became of their ids, each by its place among those that claimed."""
+    """What became of the events' claims: the places of the events in the sequence that claimed."""
 
     new: list[int]
     repeats: list[int]
@@ -128,7 +128,7 @@ class Claims(NamedTuple):
 
 
 def entries(batches: Collection[str], session: Session) -> dict[str, Entry]:
-    """What the ledger knows of these batches. What changes is to be written with `write`."""
+    """What the ledger knows of these batches. Write what changes with `write`."""
     found = session[AppliedBatch].find({"_id": {"$in": list(batches)}})
     known = {
         row["_id"]: Entry(
@@ -159,11 +159,11 @@ def write(changed: Iterable[Entry], session: Session) -> None:
 def claim(
     events: Sequence[Event], session: Session, *, with_user: bool, seen_events: bool
 ) -> Claims:
-    """Claim the ids of events, in order; each is claimed by the first event that has it.
+    """Claim the ids of events in order. The first event with an id claims it.
 
-    An event without an id of its own is always new. `with_user` is that of `content_of`.
-    `seen_events` says that ids of the first release need be looked at: they hold for every website,
-    and have no content that another event could differ from.
+    An event without an id is always new. `with_user` is passed to `content_of`. `seen_events` says
+    that ids of the first release must be looked up; those hold for every website, and have no
+    content that another event could differ from.
     """
     keys = {place: claim_of(event) for place, event in enumerate(events) if event.event_id}
     contents: dict[str, str | None] = _claimed(keys.values(), session)
@@ -191,7 +191,7 @@ def claim(
 
 
 def seen_until(database: Database) -> datetime | None:
-    """Until when ids that the first release counted need be looked at (UTC); None: never.
+    """Until when ids that the first release counted must be looked up (UTC), or None.
 
     Raises pymongo's errors.
     """
@@ -200,11 +200,11 @@ def seen_until(database: Database) -> datetime | None:
 
 
 def expire(database: Database, now: datetime) -> int:
-    """Drop what is older than it need be known at `now` (with a zone); how many entries.
+    """Drop the entries that no longer need to be known at `now` (with a zone), and return how many.
 
-    Stops after EXPIRE_SECONDS, to go on the next time. No TTL index does this: the embedded
-    database would stand still while it looks for what expired. Raises Unavailable if the
-    database is away.
+    Stops after EXPIRE_SECONDS; the next call goes on. A TTL index would not do: the embedded
+    database stands still while it looks for what has expired. Raises Unavailable if the database
+    is away.
     """
     dropped = 0
     until = time.monotonic() + EXPIRE_SECONDS
@@ -218,7 +218,7 @@ def expire(database: Database, now: datetime) -> int:
 
 
 def _drop(expired: dict[str, Any], session: Session) -> int:
-    # What another process has dropped meanwhile may have been claimed anew.
+    # If another process dropped it meanwhile, the keys may have been claimed anew.
     if not session[Expiry].delete_one({"_id": expired["_id"]}).deleted_count:
         return 0
     keys = msgspec.json.decode(expired["keys"])
@@ -228,7 +228,7 @@ def _drop(expired: dict[str, Any], session: Session) -> int:
 
 
 def _claimed(keys: Collection[str], session: Session) -> dict[str, str | None]:
-    """The contents of those of these claims that were made."""
+    """The contents of these claims, as far as they were made."""
     if not keys:
         return {}
     found = session[Claim].find({"_id": {"$in": list(set(keys))}})

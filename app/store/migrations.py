@@ -1,8 +1,8 @@
-"""The schema: which version a database is of, and the steps that bring it to this release's.
+"""The schema: the version of a database, and the steps that bring it to this release's version.
 
-Its version is how many of MIGRATIONS it has been through. A step is safe while workers of this
-release and the one before run, and changes nothing when it is run again: one that was broken off
-is made up for by the next `migrate`. Whatever changes a document or an index adds a step.
+The version is the number of MIGRATIONS that the database has been through. A step is safe while
+workers of this release and the one before run. Running it again changes nothing more, so the next
+`migrate` completes one that was interrupted. Each change of a document or an index adds a step.
 """
 
 from collections.abc import Callable
@@ -41,16 +41,16 @@ _THIS = {"_id": "version"}
 
 
 class Step(NamedTuple):
-    """What a step does, and the function that does it; it returns how many documents changed."""
+    """What a step does, and the function that does it, which returns how many documents changed."""
 
     does: str
     run: Callable[[Database], int]
 
 
 def prepare(database: Database) -> None:
-    """Make the database this release's if it is empty.
+    """Set up the database for this release if it is empty.
 
-    Raises Unavailable if it is away or of another release's schema; the text says what to do.
+    Raises Unavailable if it is away or has another release's schema. The error says what to do.
     """
     with deadline(PREPARE_SECONDS):
         version = _version(database)
@@ -59,9 +59,9 @@ def prepare(database: Database) -> None:
 
 
 def migrate(database: Database, say: Callable[[str], None]) -> None:
-    """Bring the database to this release's schema, and say what each step did.
+    """Bring the database to this release's schema. `say` is called with what each step did.
 
-    Raises Unavailable if it is away or of a newer release.
+    Raises Unavailable if the database is away or belongs to a newer release.
     """
     with deadline(PREPARE_SECONDS):
         version = _version(database)
@@ -81,9 +81,9 @@ def version(database: Database) -> int:
 
 
 def refuse_newer(url: str) -> None:
-    """Raise NewerDatabase if the database at this URL is of a newer release.
+    """Raise NewerDatabase if the database at this URL belongs to a newer release.
 
-    One that is away is no hindrance: what is accepted waits for it. To be called before any fork.
+    A database that is away is no hindrance: accepted events wait for it. Call this before any fork.
     """
     try:
         with closing(Database(url)) as database, deadline(START_SECONDS):
@@ -109,7 +109,7 @@ def _version(database: Database) -> int:
         made = {"$setOnInsert": {"version": len(MIGRATIONS)}}
         with suppress(DuplicateKeyError):  # another process was faster
             database[Schema].update_one(_THIS, made, upsert=True)
-    # Anew: what is not empty may have been made just now.
+    # Read again: another process may have set it up just now.
     return _stamp(database) or 0
 
 
@@ -140,7 +140,7 @@ def _make_indexes(database: Database) -> int:
 
 
 def _date_click_histories(database: Database) -> int:
-    """Give click histories the day of their last hit, without which they would never expire."""
+    """Give click histories the day of their last hit; without it they would never expire."""
     changed = 0
     while True:
         with deadline(CHUNK_SECONDS):
@@ -167,14 +167,14 @@ def _last_day(tally: dict[str, Any]) -> str:
 
 
 def _sum_up_clicks(database: Database) -> int:
-    """Count the clicks of each website anew: they are the sums over its ads."""
+    """Count the clicks of each website anew, as the sums over its ads."""
     with deadline(CHUNK_SECONDS):
         return database.transaction(_sum_up_websites)
 
 
 def _sum_up_websites(session: Session) -> int:
-    # Within one snapshot. Folding clicks writes the total of all websites too, so that either the
-    # one or the other is done again.
+    # Within one snapshot. Folding clicks writes the total of all websites too, so one of the two
+    # transactions conflicts and runs again.
     totals: dict[str, dict[str, Any]] = {}
     for row in session[Clicks].find({}):
         for website in (row["website"], ALL_WEBSITES):
@@ -191,7 +191,7 @@ def _sum_up_websites(session: Session) -> int:
 
 
 def _limit_seen_events(database: Database) -> int:
-    """Have the ids that the first release counted looked at until the last of them has expired."""
+    """Have the ids of the first release looked up until the last of them has expired."""
     database.create_collections()
     with deadline(CHUNK_SECONDS):
         if database[SeenEvent].find_one({}, {"_id": 1}) is None:
@@ -204,7 +204,7 @@ def _limit_seen_events(database: Database) -> int:
 
 
 def _begin_outbox(_: Database) -> int:
-    """Change nothing; but workers of 0.2, which know no outbox, stop counting."""
+    """Change nothing, but make workers of 0.2, which know no outbox, stop counting."""
     return 0
 
 

@@ -1,13 +1,13 @@
-"""Month end: the counts of a month that is over become its report, and again where they changed.
+"""Month end: the counts of a month that is over become its report, and again if they change later.
 
-A month may have any number of websites, so they are aggregated in portions, each in a transaction
-of its own. The row of all websites together comes last, and gets what had been counted before the
-first portion. A month is due until this row's report holds what is counted: so it still is where
-this process was killed on the way, or an event came meanwhile. Whatever is aggregated by then is
-passed over the next time.
+A month may have any number of websites, so it is aggregated in portions, each in its own
+transaction. The row of all websites together comes last, and gets what had been counted before the
+first portion. A month is due until the report in this row equals what is counted. So it is still
+due if the process was killed on the way, or an event came meanwhile. The next aggregation skips
+what is done already.
 
-Until a month is over reports show what is counted so far. Of its aggregation, only the row of all
-websites tells.
+Until a month is over, reports show what has been counted so far. Only the row of all websites then
+holds an aggregation.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ FIND_SECONDS = 50.0
 
 
 def aggregate(database: Database, month: str, now: datetime) -> int:
-    """Aggregate a month (YYYY-MM), however long it takes; return the number of websites in it.
+    """Aggregate a month (YYYY-MM), however long it takes, and return the number of its websites.
 
     See `portions`.
     """
@@ -37,7 +37,7 @@ def aggregate(database: Database, month: str, now: datetime) -> int:
 
 
 def aggregate_due(database: Database, now: datetime) -> list[str]:
-    """Aggregate each month that is due at `now`, however long it takes; return these. See `due`."""
+    """Aggregate each month that is due at `now`, and return these months. See `due`."""
     months = due(database, now)
     for month in months:
         aggregate(database, month, now)
@@ -47,9 +47,9 @@ def aggregate_due(database: Database, now: datetime) -> list[str]:
 def due(database: Database, now: datetime) -> list[str]:
     """The months that are due for aggregation at `now`, in the collector's zone.
 
-    Due is a month that has come to its provisional or final stage without such a report, however
-    long ago, and one whose report no longer holds what was counted, as a late event does.
-    Raises Unavailable if the database is away.
+    A month is due if it has reached its provisional or final stage, however long ago, and has no
+    report of that stage, or if a late event has changed its counts since the report. Raises
+    Unavailable if the database is away.
     """
     with deadline(FIND_SECONDS):
         months = _months_until(database, month_of(now))
@@ -57,19 +57,19 @@ def due(database: Database, now: datetime) -> list[str]:
 
 
 def portions(database: Database, month: str, now: datetime) -> Iterator[int]:
-    """Aggregate a month (YYYY-MM), a portion at each step; the number of websites in each.
+    """Aggregate a month (YYYY-MM), one portion a step, and yield the number of websites in each.
 
-    `now`, in the collector's zone, decides whether the month is closed: when it is over. The month
-    is due until the last step, and may be begun anew after any. Idempotent. Raises Unavailable
-    where the database is away.
+    `now`, in the collector's zone, decides whether the month is over and so is closed. The month is
+    due until the last step, and may be started over after any. Idempotent. Raises Unavailable if
+    the database is away.
     """
     closed = is_over(month, now)
     rows = database[MonthCounts]
     within = {"month_rank": {"$gt": key(month, ""), "$lt": key(month, "~")}}
     with deadline(FIND_SECONDS):
         counted = rows.find_one({"_id": key(month, ALL_WEBSITES)})
-        # A website that is counted meanwhile may move and be missed: the month is then due again.
-        # Not a query for each portion: the embedded database reads all that any of them finds.
+        # A website that is counted meanwhile may be missed, but then the month is due again. Not a
+        # query for each portion: for each, the embedded database would read all that is left.
         found = rows.find(within, {"website": 1, "impressions": 1, "reported": 1})
         portion = list(islice(found, PORTION))
     while portion:
@@ -95,11 +95,11 @@ def _aggregate_websites(ids: list[str], session: Session) -> None:
 
 
 def _aggregate_total(counted: Any, closed: bool, session: Session) -> None:
-    """Report for all websites together what this row of theirs had `counted` at the beginning."""
+    """Report for all websites together what their row had `counted` at the beginning."""
     row = session[MonthCounts].find_one({"_id": counted["_id"]})
     known = row.get("reported")
     if known and (known["closed"], known["impressions"]) > (closed, counted["impressions"]):
-        return  # another process began later, and was quicker
+        return  # another process started later and was quicker
     row = _with_report(row, counted, closed=closed)
     session[MonthCounts].replace_one({"_id": row["_id"]}, row)
 
@@ -113,7 +113,7 @@ def _with_report(row: Any, counted: Any, *, closed: bool) -> Any:
 def _is_reported(row: Any, *, closed: bool) -> bool:
     """Whether a row's report holds what is counted, and is closed if it should be."""
     reported = row.get("reported")
-    # Every impression adds one, so that a late one can't go unnoticed.
+    # Every impression adds one, so no late one goes unnoticed.
     return bool(
         reported
         and reported["impressions"] == row["impressions"]

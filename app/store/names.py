@@ -7,9 +7,9 @@ from app.store.documents import Clicks, Impressions, PageTotals
 
 
 def names(database: Database) -> Iterator[tuple[str, str, str]]:
-    """Each of them: `page` or `ad`, the website, and the page or ad; one can come several times.
+    """Yield `page` or `ad`, the website, and the page or ad; the same ones maybe several times.
 
-    It reads while it is iterated over, and raises pymongo's errors.
+    It reads while it is iterated over. Raises pymongo's errors.
     """
     for document, kind, field in (
         (PageTotals, "page", "page"),

@@ -1,4 +1,4 @@
-"""How far groups have counted Kafka topics."""
+"""How far consumer groups have counted Kafka topics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,19 +15,19 @@ from app.store.documents import ConsumedOffset, Outgoing, key
 OFFSETS_SECONDS = 5.0
 DUPLICATE_KEY = 11_000
 Offsets = Mapping[int, int]
-"""Of each partition, the offset of the first message that is not counted."""
+"""The offset of the first message that is not counted yet, for each partition."""
 
 
 class Overtaken(EventstreamError):
-    """Another consumer of the group has counted these messages: nothing was done."""
+    """Another consumer of the group has counted these messages. Nothing was changed."""
 
 
 class BegunInPieces(EventstreamError):
-    """Pieces of this message are counted: nothing was done, the rest is to be counted likewise."""
+    """Pieces of this message are counted. Nothing was changed: count the rest in pieces too."""
 
 
 Records = Mapping[type[Document], Sequence[Mapping[str, Any]]]
-"""What is known of every group and topic, as documents of each collection."""
+"""What a database knows of every group and topic, as documents of each collection."""
 
 
 def known(database: Database) -> Records:
@@ -37,7 +37,7 @@ def known(database: Database) -> Records:
 
 
 def put(database: Database, rows: Records) -> None:
-    """Put what another database knew into this one, which knows nothing. Raises Unavailable."""
+    """Give this database, which knows nothing, what another one knew. Raises Unavailable."""
     with deadline(OFFSETS_SECONDS):
         for kind, of_kind in rows.items():
             if of_kind:
@@ -61,7 +61,7 @@ class Progress:
         with deadline(OFFSETS_SECONDS):
             migrations.prepare(self._database)
             offsets = self._database[ConsumedOffset]
-            # There before a transaction looks for them: it then has to update alone.
+            # Made before any transaction looks for them, so that it only has to update them.
             begun = [
                 UpdateOne({"_id": name}, {"$setOnInsert": {"next": 0}}, upsert=True)
                 for name in by_key
@@ -69,7 +69,7 @@ class Progress:
             if begun:
                 try:
                     offsets.bulk_write(begun, ordered=False)
-                except BulkWriteError as error:  # another consumer was at it too
+                except BulkWriteError as error:  # another consumer made them too
                     if any(one["code"] != DUPLICATE_KEY for one in error.details["writeErrors"]):
                         raise
             found = offsets.find({"_id": {"$in": list(by_key)}})
@@ -78,17 +78,17 @@ class Progress:
     def move(
         self, before: Offsets, after: Offsets, session: Session, *, in_pieces: bool = False
     ) -> None:
-        """Set offsets, in a transaction. Raises Overtaken unless they are what they were before.
+        """Move offsets in a transaction. Raises Overtaken unless they are at `before`.
 
-        Raises BegunInPieces if the next message is one of which pieces are counted, unless the
-        rest of these is what the transaction counts.
+        Raises BegunInPieces if pieces of the next message are counted, unless the transaction
+        counts the rest of them (`in_pieces`).
         """
         for partition, offset in after.items():
-            where: dict[str, Any] = {"_id": self._key(partition), "next": before[partition]}
+            query: dict[str, Any] = {"_id": self._key(partition), "next": before[partition]}
             if not in_pieces:
-                where["in_pieces"] = {"$ne": True}
+                query["in_pieces"] = {"$ne": True}
             moved = session[ConsumedOffset].update_one(
-                where, {"$set": {"next": offset, "in_pieces": False}}
+                query, {"$set": {"next": offset, "in_pieces": False}}
             )
             if not moved.matched_count:
                 found = session[ConsumedOffset].find_one(
@@ -99,7 +99,7 @@ class Progress:
                 raise Overtaken(f"partition {partition} is no longer at {before[partition]}")
 
     def begin_pieces(self, partition: int, offset: int) -> None:
-        """Note that the message at this offset, the next one, is counted in pieces from now on.
+        """Note that the next message, at this offset, is counted in pieces from now on.
 
         Raises Overtaken if it is not the next one.
         """

@@ -1,7 +1,7 @@
-"""What was counted and has yet to reach an archive, a mirror or the dead letters.
+"""What was counted and must still reach the archive, the mirror or the dead letters.
 
-It is written in the transaction that counts it. Whoever delivers it then deletes it; what a process
-left that died in between is delivered by another one, so that it arrives at least once.
+The transaction that counts events writes them here. Whoever delivers them then deletes them. If a
+process dies in between, another one delivers what it left: everything arrives at least once.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ _DECODE = {
 
 
 class Undelivered(NamedTuple):
-    """What counted of a batch, or with `collides` what had the ids of other events."""
+    """The events of a batch that counted, or with `collides` those that had the ids of others."""
 
     row: str
     queue: str
@@ -36,9 +36,9 @@ class Undelivered(NamedTuple):
 
 
 class Outbox:
-    """What one source of events has yet to deliver. Without a session, methods raise Unavailable.
+    """What one source of events must still deliver. Methods without a session raise Unavailable.
 
-    With `keeps_counted`, for an archive or a mirror, what counted is kept; else only what collided.
+    With `keeps_counted`, for an archive or a mirror, it holds what counted; else only collisions.
     """
 
     def __init__(self, database: Database, source: str, *, keeps_counted: bool) -> None:
@@ -47,7 +47,7 @@ class Outbox:
         self._keeps_counted = keeps_counted
 
     def leave(self, applied: Mapping[type[Event], Applied], session: Session) -> list[Undelivered]:
-        """Write in a transaction what is to be delivered after it, and return it."""
+        """Write, in a transaction, what is to be delivered after it. Returns that."""
         left = []
         for kind, of_kind in applied.items():
             queue = QUEUE_OF[kind]
@@ -67,7 +67,7 @@ class Outbox:
         return left
 
     def rows_left(self, queue: str | None = None) -> list[str]:
-        """The rows that have not been delivered, of a queue or of all."""
+        """The rows that are not delivered yet, of a queue or of all queues."""
         of_queue = {} if queue is None else {"queue": queue}
         with deadline(OUTBOX_SECONDS):
             found = self._database[Outgoing].find(
@@ -76,7 +76,7 @@ class Outbox:
             return [row["_id"] for row in found]
 
     def read(self, rows: Sequence[str]) -> list[Undelivered]:
-        """Those of these rows that have not been delivered meanwhile."""
+        """The contents of these rows, without those that were delivered meanwhile."""
         with deadline(OUTBOX_SECONDS):
             found = self._database[Outgoing].find({"_id": {"$in": list(rows)}})
             return sorted(map(undelivered_in, found), key=attrgetter("queue"))
@@ -102,7 +102,7 @@ class Outbox:
 
 
 def undelivered_in(row: Mapping[str, Any]) -> Undelivered:
-    """What a document of Outgoing holds. The first release left whole batches without positions."""
+    """The contents of a row of Outgoing. The first release wrote whole batches, without positions."""
     events: Sequence[Event] = _DECODE[row["queue"]](row["events"])
     positions = msgspec.json.decode(row["positions"]) if row.get("positions") else count()
     return Undelivered(
@@ -118,6 +118,6 @@ def undelivered_in(row: Mapping[str, Any]) -> Undelivered:
 
 
 def queues_left(database: Database) -> set[str]:
-    """The queues of which something from the journal has not been delivered. Raises Unavailable."""
+    """The queues with events from the journal that are not delivered yet. Raises Unavailable."""
     with deadline(OUTBOX_SECONDS):
         return set(database[Outgoing].distinct("queue", {"consumer": FROM_JOURNAL}))

@@ -1,4 +1,4 @@
-"""The reports: pages of rows, sorted by count. All that one of them reads is of one moment."""
+"""The reports: pages of rows, sorted by count. Everything one call reads is of one moment."""
 
 import base64
 import heapq
@@ -35,7 +35,7 @@ DEFAULT_LIMIT = 100
 REPORT_SECONDS = 10.0
 MAX_CURSOR_BYTES = 65_536
 FEW_VIEWS = 5_000
-"""Rows of so many views, which are no more, are summed up at once."""
+"""So few views, and so at most as many rows, are simply summed up."""
 PAGES_AT_ONCE = 1_000
 KEYS_AT_ONCE = 500
 MAX_KEYS = 50_000
@@ -46,7 +46,7 @@ _Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 
 @dataclass(frozen=True)
 class Page:
-    """Which part of a report: at most `limit` rows, those after `cursor` (None: from the start)."""
+    """A part of a report: at most `limit` rows, from after `cursor` (None: from the start)."""
 
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
@@ -70,7 +70,8 @@ def page_views(
 ) -> Report:
     """Rows of website, page and views, most viewed first, over the days from `first` to `last`.
 
-    Like all here, raises InvalidRequest for a bad cursor, Unavailable if the database is away.
+    Raises InvalidRequest for a bad cursor, and Unavailable if the database is away, like every
+    report here.
     """
     columns = ("website", "page", "views")
     if first or last:
@@ -85,12 +86,12 @@ def page_views(
 def _by_totals(
     database: Database, page: Page, columns: tuple[str, ...], website: str | None, days: Row
 ) -> Report | None:
-    """The most viewed pages of these days, found without summing up all that were viewed then.
+    """The most viewed pages of these days, found without summing up every page viewed on them.
 
-    None has more views than on all days together. So pages are looked at in the order of those,
-    until none that follows can come before the rows found. (Fagin, Lotem and Naor, "Optimal
-    aggregation algorithms for middleware", 2003.) None if there are few views to sum up, or
-    MAX_KEYS were looked up and did not suffice.
+    No page has more views on some days than on all days together. So pages are read in the order of
+    their views on all days, until no further page can come before the rows found (Fagin, Lotem and
+    Naor, "Optimal aggregation algorithms for middleware", 2003). Returns None if there are so few
+    views that summing up is cheaper, or if looking up MAX_KEYS was not enough.
     """
     after = "" if page.cursor is None else _place(website, _after(page.cursor, 2))
     field = "rank" if website is None else "website_rank"
@@ -103,7 +104,7 @@ def _by_totals(
         bounds = {"$gt": ""} if website is None else _within(website)
         while True:
             totals = session[PageTotals].find({field: bounds}).sort(field, 1)
-            # With a limit, and one more than is looked at: each question is dear.
+            # One more than is needed, so that no further query has to ask whether there are more.
             *some, following = [*totals.limit(PAGES_AT_ONCE + 1), None][: PAGES_AT_ONCE + 1]
             keys += len(some) * len(views)
             if keys > MAX_KEYS:
@@ -124,19 +125,19 @@ def _by_totals(
 
 
 def _place(website: str | None, row: tuple[int, tuple[str, ...]]) -> str:
-    """The rank of a page with so many views, among those of a website or of all."""
+    """The rank of a page with so many views, among the pages of a website or of all."""
     number, (of, path) = row
     return rank(number, of, path) if website is None else rank(of, number, path)
 
 
 def _views_by_day(website: str | None, days: Row, session: Session) -> dict[str, int]:
-    """The views of those of these days on which there were any."""
+    """The views by day, without the days that had none."""
     query = {"website_day": of_website(website or ALL_WEBSITES, days)}
     return {row["day"]: row["views"] for row in session[DayTotals].find(query)}
 
 
 def _views_on(pages: list[Row], dates: list[str], session: Session) -> Counter[tuple[str, str]]:
-    """The views of these pages on some days."""
+    """The views of these pages on these days together."""
     keys = [key(row["website"], day, row["page"]) for row in pages for day in dates]
     views: Counter[tuple[str, str]] = Counter()
     for start in range(0, len(keys), KEYS_AT_ONCE):
@@ -153,7 +154,7 @@ def filtered(
     first: date | None = None,
     last: date | None = None,
 ) -> Report:
-    """Rows of website, type, reason and events that were counted apart, most events first."""
+    """Rows of website, type, reason and events: those that count apart, most events first."""
     columns = ("website", "type", "reason", "events")
     return _summed(database, page, columns, Filtered, website, on_days(first, last))
 
@@ -166,7 +167,7 @@ def _summed(
     website: str | None,
     days: Row,
 ) -> Report:
-    """The sums of the last column by the others, over documents of these days, highest first."""
+    """The sums of the last column over documents of these days, grouped by the other columns."""
     *names, count = columns
     pipeline: list[Row] = [
         {
@@ -200,9 +201,9 @@ def daily_page_views(
     first: date | None = None,
     last: date | None = None,
 ) -> Report:
-    """Rows of day and views, in order, days without any included.
+    """Rows of day and views in order, including days without views.
 
-    They reach from the first to the last day asked for, or else to the outermost with a view.
+    They reach from `first` to `last`, or without these from the first to the last day with a view.
     """
     columns = ("day", "views")
     days = on_days(first, last)
@@ -233,7 +234,7 @@ def views_of_days(
     first: date | None = None,
     last: date | None = None,
 ) -> int:
-    """The views of a website, or of all, from a day to a day."""
+    """The views of a website, or of all websites, from a first to a last day."""
     days = on_days(first, last)
     with database.snapshot(REPORT_SECONDS) as session:
         rows = session[DayTotals].find({"website_day": of_website(website or ALL_WEBSITES, days)})
@@ -254,7 +255,7 @@ def impressions(
 ) -> Report:
     """Rows of month, website ("*": all together), impressions, visitors and closed.
 
-    As counted so far, until the month is closed; then from its aggregation.
+    Until a month is closed its figures are those counted so far; then they are its aggregation's.
     """
     columns = ("month", "website", "impressions", "visitors", "closed")
     if month is not None and website is not None:
@@ -293,7 +294,7 @@ def on_days(first: date | None, last: date | None) -> Row:
 
 
 def of_website(website: str, days: Row) -> Row:
-    """The bounds of a query for a website and the days of other bounds."""
+    """The bounds of a query for a website on the days of these bounds."""
     return {bound: key(website, day) for bound, day in days.items()}
 
 
@@ -305,9 +306,9 @@ def _ranked(
     field: str = "rank",
     within: str | None = None,
 ) -> Report:
-    """A page of the documents in the order of a rank, those whose rank begins with `within`.
+    """A page of the documents whose rank begins with `within`, in the order of that rank.
 
-    A cursor is the rank of the last row given, so that the next page starts right after it,
+    The cursor is the rank of the last row returned. So the next page starts right after it,
     whatever was counted in between.
     """
     bounds = {"$gt": ""} if within is None else _within(within)
@@ -335,7 +336,7 @@ def _one(
 def _report(
     page: Page, columns: tuple[str, ...], rows: list[Row], cursor: Callable[[Row], Any]
 ) -> Report:
-    """A report of these rows, one more than the page holds if there are more to come."""
+    """A report of these rows; there is one more than the page holds if more are to come."""
     items = [
         {name: values[name] for name in columns}
         for row in rows[: page.limit]
@@ -347,12 +348,12 @@ def _report(
 
 
 def _encode(value: Any) -> str:
-    # Compressed, as it goes into an address and a page can be long.
+    # Compressed, because it goes into a URL and a page can be long.
     return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(value), 9)).decode()
 
 
 def _after(cursor: str, number: int) -> tuple[int, tuple[str, ...]]:
-    """The count, and so many names, of the row that a cursor stands for."""
+    """The count, and this number of names, of the row that a cursor stands for."""
     count, names = _decode(cursor, tuple[_Count, tuple[str, ...]])
     if len(names) != number:
         raise InvalidRequest({"cursor": ["Not a cursor of this report."]})

@@ -1,8 +1,8 @@
-"""Retention: rows that are older than they are to be kept are deleted, a few at a time.
+"""Retention: deleting rows that are older than they may be kept, a few at a time.
 
-What goes are the rows that name a user, and the views of a page by day. No count that a report
-shows goes with the former: a month's visitors are counted where they are first written, and clicks
-where they are made.
+It deletes the rows that name a user, and the views of a page by day. Deleting the former changes no
+count that a report shows: a month's visitors are counted when they are first written, and clicks
+when they are made.
 """
 
 import time
@@ -31,21 +31,21 @@ class Retention:
         self._looked_for = ""
 
     def expire(self, now: datetime, seconds: float) -> int:
-        """Delete what is older than the days to keep at `now`, in the collector's zone.
+        """Delete what is older than the days to keep at `now` (in the collector's zone).
 
-        Stops after so many seconds, to go on the next time; returns how many rows. Raises
-        Unavailable where the database is away.
+        Stops after so many seconds; the next call goes on. Returns how many rows it deleted. Raises
+        Unavailable if the database is away. These go if they are older:
 
-        - Views of a page on a day before; those of all days, and of all pages on it, stay.
-        - The visitors of a month whose last day is before.
-        - The history of a user whose last hit is before: another hit is then the first again.
+        - Views of a page on a day. Its views on all days, and those of all pages on the day, stay.
+        - The visitors of a month that ended before.
+        - The history of a user whose last hit was before. The next hit is then the first again.
         """
         first_kept = now.date() - timedelta(days=self._days)
         until = time.monotonic() + seconds
         deleted = self._expire_visitors(first_kept, until)
         for document, query in (
             (PageViews, {"day": {"$lt": str(first_kept)}}),
-            # Its day is of UTC.
+            # This day is UTC's.
             (HitTally, {"last_day": {"$lt": str(first_kept - timedelta(days=1))}}),
         ):
             while time.monotonic() < until:
@@ -57,9 +57,9 @@ class Retention:
         return deleted
 
     def _expire_visitors(self, first_kept: date, until: float) -> int:
-        """Those of months before the one of this day.
+        """Delete the visitors of months before that of this day.
 
-        The embedded database looks at all of them to find these: so once a month, and many.
+        The embedded database reads all visitors to find these, so they are looked for once a month.
         """
         first_month = str(first_kept)[:7]
         deleted = 0
@@ -81,7 +81,7 @@ class Retention:
 
 
 def _delete_some(document: type[Document], query: Mapping[str, Any], session: Session) -> int:
-    # Within one snapshot: a row that changes meanwhile is no longer old, and this done again.
+    # Within one snapshot: if a row changes meanwhile it is no longer old, and this runs again.
     found = [row["_id"] for row in session[document].find(query, {"_id": 1}).limit(AT_ONCE)]
     if found:
         session[document].delete_many({"_id": {"$in": found}})

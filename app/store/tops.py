@@ -1,7 +1,7 @@
 """The largest rows for the dashboard, read within bounds.
 
-A report sums up all rows of its days, which may be any number: anybody can make up pages. What many
-people look at all day must cost the same however many there are.
+A report sums up all rows of its days, of which there may be any number: anybody can make up pages.
+The dashboard, which many people look at all day, must cost the same however many there are.
 """
 
 import heapq
@@ -20,14 +20,14 @@ from app.store.reports import Page, Row
 TOP = 50
 MAX_ROWS = 2_000
 ALL_TIME = 200
-"""So many of all time's largest may be the largest of some days."""
+"""How many of all time's largest are tried as the largest of some days."""
 MAX_KEYS = 5_000
 KEYS_AT_ONCE = 500
 READ_SECONDS = 5.0
 
 
 class Top(NamedTuple):
-    """The TOP largest rows, and whether no other could be larger."""
+    """The TOP largest rows, and whether they surely are the largest."""
 
     rows: list[Row]
     is_exact: bool
@@ -40,11 +40,11 @@ def pages(
     last: date | None,
     lately: Iterable[tuple[str, str]],
 ) -> Top:
-    """The most viewed pages of a website, or of all, from a day to a day.
+    """The most viewed pages of a website, or of all websites, from a first to a last day.
 
-    Beyond MAX_ROWS they are the most viewed of those `lately` seen (websites and pages) and of all
-    time's largest; their views are exact. Like all here, raises Unavailable if the database is
-    away.
+    If the days have more than MAX_ROWS rows, these are the most viewed among the pages seen
+    `lately` (pairs of website and page) and all time's largest; their views are exact. Raises
+    Unavailable if the database is away, like every function here.
     """
     if not first and not last:
         return Top(reports.page_views(database, Page(TOP), website).items, is_exact=True)
@@ -67,9 +67,9 @@ def pages(
 
 
 def filtered(database: Database, website: str | None, first: date | None, last: date | None) -> Top:
-    """What most events of a website, or of all, count apart for, from a day to a day.
+    """The commonest reasons why events of a website, or of all, count apart, for these days.
 
-    Beyond MAX_ROWS the sums are of so many rows.
+    If the days have more than MAX_ROWS rows, only so many are summed up.
     """
     return _sums(database, Filtered, ("website", "type", "reason", "events"), website, first, last)
 
@@ -91,7 +91,7 @@ def _sums(
 
 
 def _largest(rows: Iterable[Row], columns: tuple[str, ...]) -> list[Row]:
-    """The sums of the last column by the others, highest first."""
+    """The sums of the last column, grouped by the other columns, highest first."""
     *names, count = columns
     sums: Counter[tuple[Any, ...]] = Counter()
     for row in rows:

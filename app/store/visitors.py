@@ -15,14 +15,14 @@ FORGOTTEN = {"_id": "forgotten"}
 
 
 class KnownVisitors:
-    """Finds out which users are new visitors. It remembers some, to spare looking them up."""
+    """Finds out which users are new visitors. It remembers some, to save looking them up."""
 
     def __init__(self) -> None:
         self._recent = _Recent(REMEMBERED_BYTES)
         self._forgotten: dict[str, Any] | None = None
 
     def add(self, events: Sequence[AdImpression], session: Session) -> Counter[tuple[str, str]]:
-        """Write the users who were not visitors yet; how many these are by month and website."""
+        """Write the users who were not visitors yet. Returns how many by month and website."""
         forgotten = session[Schema].find_one(FORGOTTEN)
         if forgotten != self._forgotten:
             self._recent = _Recent(REMEMBERED_BYTES)
@@ -42,20 +42,20 @@ class KnownVisitors:
         return Counter(candidates.values())
 
     def remember(self, events: Iterable[Any]) -> None:
-        """Remember the visitors of these events, once the transaction is committed that has them.
+        """Remember the visitors of these events. Call it once their transaction is committed.
 
-        What one that failed wrote is not there.
+        A transaction that fails leaves no visitors.
         """
         self._recent.add(_visitors_in(event for event in events if event.invalid is None))
 
 
 def forget_remembered(session: Session) -> None:
-    """Have no process remember the visitors that this transaction deletes."""
+    """Make every process drop what it remembers, as this transaction deletes visitors."""
     session[Schema].update_one(FORGOTTEN, {"$inc": {"version": 1}}, upsert=True)
 
 
 def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:
-    """The keys of the visitors that impressions make, and month and website of each."""
+    """The keys of the visitors that these impressions make, each with its month and website."""
     return {
         key(event.month, website, event.user_id): (event.month, website)
         for event in events
@@ -64,7 +64,7 @@ def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:
 
 
 class _Recent:
-    """The latest keys added: so many bytes of them at the least, twice as many at the most."""
+    """The keys added last: at least so many bytes of them, and at most twice as many."""
 
     def __init__(self, at_least: int) -> None:
         self._at_least = at_least
