@@ -3,8 +3,8 @@
 A message is what the body of POST /events is, and is checked in the same way. One transaction
 writes what it counts and the offset after it. The transaction fails if the stored offset is no
 longer the one before the message, so a consumer that was taken for dead counts nothing that another
-one has counted. The database alone knows what has been counted. The offsets that the group commits to Kafka
-only show operators how far it is.
+one has counted. The database alone knows what has been counted. The offsets that the group commits
+to Kafka only show operators how far it is.
 
 The same transaction leaves what is to be archived and mirrored in the outbox.
 """
@@ -329,7 +329,7 @@ class TopicConsumer:
             logger.warning("waiting for Kafka: %s", error.str())
 
     def _insist(self, work: Callable[[], Result]) -> Result:
-        """Do `work` again until nothing that it needs is away. Raises _Stopped once `stop` is set."""
+        """Do `work` again until nothing that it needs is away. Raises _Stopped if `stop` is set."""
         wait, waited = FIRST_RETRY_SECONDS, False
         while True:
             try:

@@ -62,7 +62,7 @@ class Piece(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The batch's id, or if the piece is not the whole batch, a name that is always the same."""
+        """The batch's id, or if the piece is not the whole batch, a name that never changes."""
         return self.batch if self.whole else f"{self.batch}:{self.start}-{self.span[1]}"
 
     def cut(self, start: int, stop: int) -> "Piece":

@@ -102,7 +102,7 @@ class Outbox:
 
 
 def undelivered_in(row: Mapping[str, Any]) -> Undelivered:
-    """The contents of a row of Outgoing. The first release wrote whole batches, without positions."""
+    """The contents of a row of Outgoing. The first release wrote no positions of whole batches."""
     events: Sequence[Event] = _DECODE[row["queue"]](row["events"])
     positions = msgspec.json.decode(row["positions"]) if row.get("positions") else count()
     return Undelivered(
