@@ -1,21 +1,21 @@
-"""The errors of eventstream. Only the edges turn them into answers over HTTP or exits."""
+"""The errors of eventstream. Only the edges turn them into HTTP answers or exit codes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class EventstreamError(Exception):
-    """Base of every error raised on purpose."""
+    """The base of every error that is raised on purpose."""
 
 
 class SettingsError(EventstreamError):
-    """A setting is wrong; the text says which and why, without its secret."""
+    """A setting is wrong. The text says which one and why, without its secret."""
 
 
 class Unavailable(EventstreamError):
-    """A part this process depends on is away or full: nothing was done, try again later.
+    """Something this process depends on is away or full. Nothing was done: try again later.
 
-    `part` names it for an operator: "broker", "database", "archive", "Kafka" or "live stream".
+    `part` names it for operators: "broker", "database", "archive", "Kafka" or "live stream".
     """
 
     def __init__(self, part: str, reason: str) -> None:
@@ -24,11 +24,11 @@ class Unavailable(EventstreamError):
 
 
 class DeadlineMissed(Unavailable):
-    """A part did not do what it was asked in time. Less of it may be done in time."""
+    """A part was too slow. It may be quick enough if less is asked of it."""
 
 
 class Unfit(Unavailable):
-    """A part answers, but can't do its work as it is set up. `sentence` says why, for anybody."""
+    """A part answers, but is not set up to do its work. Anybody may read the `sentence`."""
 
     def __init__(self, part: str, sentence: str) -> None:
         super().__init__(part, sentence)
@@ -36,7 +36,7 @@ class Unfit(Unavailable):
 
 
 class InvalidRequest(EventstreamError):
-    """A caller's argument is wrong. `errors` maps each argument's name to what is wrong with it."""
+    """Arguments are wrong. `errors` maps the name of each wrong one to what is wrong with it."""
 
     def __init__(self, errors: dict[str, list[str]]) -> None:
         super().__init__("; ".join(f"{name}: {' '.join(found)}" for name, found in errors.items()))
@@ -45,7 +45,7 @@ class InvalidRequest(EventstreamError):
 
 @contextmanager
 def exiting() -> Iterator[None]:
-    """End the program with the sentence of an error. For the edges, also as a decorator."""
+    """End the program with the text of an error. For the edges; also works as a decorator."""
     try:
         yield
     except EventstreamError as error:

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, in ASCII, so that nothing that a client sent can start another."""
+"""Logs: one JSON object a line, in ASCII, so that nothing a client sent can start a new line."""
 
 import json
 import logging
@@ -15,22 +15,22 @@ _OURS = ("app", "tasks")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""That of the request that is being answered, or empty."""
+"""The id of the request that is being answered, or an empty string."""
 
 
 def request_id_from(given: str | None) -> str:
-    """The id that a client gave its request if it is a safe one, else a new one."""
+    """The id that a client gave its request if it is safe to log, else a new one."""
     return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as JSON, with `queue`, `batch`, `batches` and `request_ids` if it has them.
+    """Writes a record as JSON, with its `queue`, `batch`, `batches` and `request_ids`, if any.
 
-    One without `request_ids` has the `request_id` of the request that it belongs to, if any.
+    A record without `request_ids` gets the `request_id` of the request that is being answered.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, without its end."""
+        """The record as a line, without the line end."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -53,17 +53,17 @@ class JsonLines(logging.Formatter):
 
 
 def level_of_libraries(level: str) -> str:
-    """From which level on others' code logs where ours does from this one on: never below INFO."""
+    """The level of libraries when our own code logs from `level`: never below INFO."""
     return "INFO" if level == "DEBUG" else level
 
 
 def configure(level: str) -> None:
-    """Write this process's logs to stderr from this level on; libraries' not below INFO."""
+    """Write this process's logs from this level to stderr; those of libraries never below INFO."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.captureWarnings(True)
     logging.basicConfig(level=level_of_libraries(level), handlers=[handler])
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
-    # It would write the address of SPIKE_WEBHOOK, with the token in its path, at each post.
+    # At INFO it would log the URL of SPIKE_WEBHOOK, with the token in its path.
     logging.getLogger("httpx").setLevel(logging.WARNING)

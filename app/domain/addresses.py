@@ -1,4 +1,4 @@
-"""Which network a client belongs to, for bounds that one client must not get around."""
+"""Clients' addresses and networks, for bounds that no client may get around."""
 
 import ipaddress
 
@@ -9,7 +9,7 @@ _MAPPED_BITS = 96
 
 
 def client_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """A client's address, None if the text is none.
+    """A client's address, or None if the text is not an address.
 
     It may carry a port, brackets or a zone (RFC 3986, section 3.2.2, and RFC 4007, section 11), as
     some proxies write it. An IPv4 address that is mapped into IPv6 (RFC 4291, section 2.5.5.2) is
@@ -29,9 +29,9 @@ def client_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addres
 
 
 def network_of(text: str) -> Network:
-    """A network (RFC 4632, RFC 4291), or an address, whose form may be as `client_address` says.
+    """A network (RFC 4632, RFC 4291), or a single address in any form that `client_address` reads.
 
-    One of IPv4 addresses that are mapped into IPv6 is returned as IPv4. Raises ValueError.
+    A network of IPv4 addresses that are mapped into IPv6 is returned as IPv4. Raises ValueError.
     """
     network = ipaddress.ip_network(text) if "/" in text else None
     first = client_address(str(network.network_address) if network else text)
@@ -47,9 +47,9 @@ def network_of(text: str) -> Network:
 def client_network(address: str) -> str:
     """The network that counts as one client, given the client's address in any of its forms.
 
-    An IPv4 address is a client of its own. An IPv6 address counts with its whole /64, which is what
-    one subscriber is given (RFC 6177), as `2001:db8::/64`. Text that is no address is returned as
-    it is, cut to 64 characters.
+    Each IPv4 address is one client. An IPv6 address counts as its whole /64, such as
+    `2001:db8::/64`, because that is what one subscriber gets (RFC 6177). Text that is not an
+    address is returned as it is, cut to 64 characters.
     """
     parsed = client_address(address)
     if parsed is None:

@@ -1,4 +1,4 @@
-"""The events in what a client sends: the body of a request, or a message of a Kafka topic."""
+"""The events in what clients send: the body of a request, or a message of a Kafka topic."""
 
 import re
 from codecs import getincrementaldecoder
@@ -16,8 +16,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-# A list is checked for its length only when it is whole, and millions of objects are a gigabyte. Of
-# an array decoded into a struct, what is more than its fields is skipped.
+# A list's length is only checked once the list is complete, and millions of objects take a
+# gigabyte. When an array is decoded into a struct, elements beyond the struct's fields are skipped.
 _decode_long_array = msgspec.json.Decoder(
     msgspec.defstruct(
         "Events",
@@ -28,17 +28,17 @@ _decode_long_array = msgspec.json.Decoder(
         array_like=True,
     )
 ).decode
-# With what was before it dropped, and none of its own behind the last, it takes one look at a body.
+# Possessive, and used on a body without white space at its end, it reads each byte once.
 _LINE = re.compile(rb"(?:\s++|\xef\xbb\xbf)*+([^\n]++)")
 
 
 def events_in(body: bytes, *, lines: bool = False) -> list[bytes]:
-    """The events of a body, each still as JSON: one or an array; with `lines`, one a line (NDJSON).
+    """The events of a body, each still as JSON: one event or an array, or one a line with `lines`.
 
-    Each may turn out to be none: a line at all, others where they hold an unpaired surrogate, a
-    wrong byte or NaN. A byte order mark is skipped. Raises ValueError, its text for the sender,
-    where the body is not JSON, holds no event, or too many. No more objects are made than there may
-    be events.
+    Not all of them are valid JSON: any line (NDJSON) may be wrong, and an element of an array may
+    hold an unpaired surrogate, a wrong byte or NaN. A byte order mark is skipped. Raises
+    ValueError, with a text for the sender, if the body is not JSON, holds no event, or holds too
+    many. No more objects are made than there may be events.
     """
     if lines:
         events = [line[1] for line in islice(_LINE.finditer(body.rstrip()), MAX_EVENTS + 1)]
@@ -63,7 +63,7 @@ def _split(body: bytes) -> list[bytes]:
 
 
 def _raw_events(body: bytes) -> Iterable[msgspec.Raw]:
-    """The events of a body that is JSON, at most one more than there may be."""
+    """The events of a body that is JSON, at most one more than allowed."""
     if not body.lstrip().startswith(b"["):
         return [_decode_any(body)]
     if body.count(b",") < MAX_EVENTS:
@@ -73,7 +73,7 @@ def _raw_events(body: bytes) -> Iterable[msgspec.Raw]:
 
 
 def _require_utf8(body: bytes) -> None:
-    """Raise UnicodeDecodeError unless this is UTF-8. One character makes a whole text four-fold."""
+    """Raise UnicodeDecodeError unless this is UTF-8, without decoding all of it at once."""
     decode = getincrementaldecoder("utf-8")().decode
     for start in range(0, len(body), CHUNK_BYTES):
         decode(body[start : start + CHUNK_BYTES])

@@ -1,4 +1,4 @@
-"""Days and months as they are counted: dates in the collector's time zone, written ISO 8601."""
+"""Days and months as they are counted: dates in the collector's time zone, in ISO 8601."""
 
 from datetime import datetime, timedelta, tzinfo
 
@@ -28,9 +28,9 @@ def is_over(month: str, now: datetime) -> bool:
 
 
 def stage(month: str, now: datetime) -> str:
-    """What is due for a month at `now` (in the collector's zone): "open", "provisional", "closed".
+    """The stage of a month at `now` (in the collector's zone): open, provisional or closed.
 
-    Provisional from 23:55 of its last day, closed from 01:00 of the next month's 1st.
+    It is provisional from 23:55 on its last day, and closed from 01:00 on the next month's 1st.
     """
     if is_over(month, now):
         ended_just_now = next_month(month) == month_of(now) and now.day == 1

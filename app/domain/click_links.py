@@ -1,6 +1,6 @@
-"""Links that lead to an advertiser by way of the collector, which counts the click.
+"""Links that lead to an advertiser through the collector, which counts the click.
 
-The operator signs each, so that nobody else can have the collector send people anywhere.
+The operator signs each link, so that nobody else can make the collector redirect people.
 """
 
 import hmac
@@ -10,9 +10,9 @@ import can_ada
 
 
 def signature(secret: str, to: str, url: str = "", ad: str = "") -> str:
-    """The HMAC-SHA256 (RFC 2104) in hex of a link's target, page and ad, a line each in UTF-8.
+    """The HMAC-SHA256 (RFC 2104), in hex, of a link's target, page and ad, one a line in UTF-8.
 
-    Raises ValueError if one of them holds a line end, which could stand for another link.
+    Raises ValueError if one of them holds a line end, as it could then pass for another link.
     """
     signed = (to, url, ad)
     if any("\n" in text for text in signed):
@@ -21,9 +21,9 @@ def signature(secret: str, to: str, url: str = "", ad: str = "") -> str:
 
 
 def link(collector: str, secret: str, to: str, url: str = "", ad: str = "", **more: str) -> str:
-    """A signed link to a target by way of the collector; `more` are parameters that anyone may set.
+    """A signed link to a target through the collector. Anyone may set the parameters in `more`.
 
-    Raises ValueError if the target is no destination, or something can't be signed.
+    Raises ValueError if the target is not a `destination`, or something can't be signed.
     """
     destination(to)
     sig = signature(secret, to, url, ad)
@@ -33,7 +33,7 @@ def link(collector: str, secret: str, to: str, url: str = "", ad: str = "", **mo
 
 
 def destination(to: str) -> str:
-    """A target as browsers read it (WHATWG), in ASCII. Raises ValueError unless http or https."""
+    """A target as browsers read it (WHATWG), in ASCII. Raises ValueError if it is not http(s)."""
     try:
         parsed = can_ada.parse(to)
     except ValueError as error:

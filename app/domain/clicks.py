@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 REMEMBERED_HITS = 1_000
 REMEMBERED_BYTES = 64 * 1024
-"""A user's remembered hits take no more than this, whatever their websites and ads are called."""
+"""A user's remembered hits take no more bytes, however long their websites' and ads' names are."""
 _HIT_BYTES = 24
-"""At least what a remembered hit takes, and at least what its website and ad take beside their
-names: see `packed`."""
+"""An upper bound for a remembered hit, and for its website and ad without their names, once packed
+(see `app.store.histories`)."""
 
 
 class Hit(NamedTuple):
@@ -23,8 +23,8 @@ class Hit(NamedTuple):
 class Tally(NamedTuple):
     """What is known of a user's hits: the latest ones in order, and how many came before them.
 
-    `before` are, of those that came before, the last on each ad which a later one may repeat. Hits
-    that repeat others are among the latest, but else count nowhere.
+    `before` holds the last earlier hit on each ad, as long as a later hit may repeat it. Hits that
+    repeat others are among the latest, but are not counted otherwise.
     """
 
     earlier: int = 0
@@ -33,7 +33,7 @@ class Tally(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What hits add to the clicks by (website, ad), and to the hits that repeat others."""
+    """What hits add to the clicks of each website and ad, and to the hits that repeat others."""
 
     clicks: Counter[tuple[str, str]]
     repeats: Counter[Hit]
@@ -47,17 +47,17 @@ def count_hits(
     window: int = 0,
     remember: int = REMEMBERED_HITS,
 ) -> tuple[Tally, Change]:
-    """Add hits to a user's tally; return the new tally and what changes.
+    """Add hits to a user's tally. Returns the new tally and what changes.
 
-    A hit less than `window` milliseconds after one on the same ad that counts only repeats that,
-    and does not count.
+    A hit that follows a counted hit on the same ad within `window` milliseconds only repeats it and
+    does not count.
 
-    Hits stand in order of their own time, so that every `per_click`-th of them is the same one in
-    whatever order they arrive: clicks and repeats follow from the set of hits alone. A hit that
-    arrives late can so move a click from one ad to another, and the change hold negative numbers.
-    Only the latest `remember` hits can still be reordered, fewer where their names are so long that
-    they would take more than REMEMBERED_BYTES. A hit that is older than all of them is put before
-    them.
+    Hits are ordered by their own times. So every `per_click`-th of them is the same one, in
+    whatever order they arrive: clicks and repeats depend on the set of hits alone. A hit that
+    arrives late can therefore move a click from one ad to another, and the change then holds
+    negative numbers. Only the latest `remember` hits can still be reordered, or fewer if their
+    names are so long that they take more than REMEMBERED_BYTES. A hit that is older than all of
+    these is put before them.
     """
     grown = tally._replace(latest=tuple(sorted((*tally.latest, *hits))))
     clicks, repeats = _counted(grown, per_click, window)
@@ -78,7 +78,7 @@ def _counted(tally: Tally, per_click: int, window: int) -> Change:
 def _told_apart(
     hits: tuple[Hit, ...], last: dict[tuple[str, str], Hit], window: int
 ) -> tuple[tuple[Hit, ...] | list[Hit], list[Hit]]:
-    """The hits that count, and those that repeat them; `last` is kept up to the last that count."""
+    """The hits that count, and those that repeat them. Updates `last`, the last hit on each ad."""
     if not window:
         return hits, []
     counts: list[Hit] = []
@@ -86,7 +86,7 @@ def _told_apart(
     for hit in hits:
         ad = hit.website, hit.ad_id
         known = last.get(ad)
-        # The known one is later only if this hit is older than all that are remembered.
+        # The known one is later only if this hit is older than all remembered ones.
         if known is not None and abs(hit.time - known.time) < window:
             repeats.append(hit)
         else:
@@ -96,7 +96,7 @@ def _told_apart(
 
 
 def _without(tally: Tally, number: int, window: int) -> Tally:
-    """Forget the first of the latest hits, but for what the others must know of them."""
+    """Forget so many of the oldest of the latest hits, except what later hits may repeat."""
     if not number:
         return tally
     last = _last_on_ads(tally.before)
@@ -110,7 +110,7 @@ def _without(tally: Tally, number: int, window: int) -> Tally:
 
 
 def _number_that_fits(hits: Sequence[Hit], most: int) -> int:
-    """How many of the last of these hits are at most so many, and take at most REMEMBERED_BYTES."""
+    """How many of the last hits fit into REMEMBERED_BYTES; at most `most`."""
     names: set[tuple[str, str]] = set()
     size = 0
     for number, hit in enumerate(reversed(hits[-most:] if most else ())):

@@ -8,16 +8,16 @@ from typing import Any
 
 _WIDE = "\uff1d\uff0b\uff0d\uff20"
 _FORMULA = re.compile(rf"""(^|["',;|\t\r\n])(?= *[=+\-@{_WIDE}\t\r\n])""")
-"""The beginning of a cell, or of what may be one, where a character follows that begins a formula.
-Some East Asian spreadsheets take the wide forms of = + - @ too."""
+"""The start of a cell, or of what may become one, followed by a character that starts a formula.
+Some East Asian spreadsheets also take the wide forms of = + - @."""
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV (RFC 4180) with a header line.
 
-    In a text, whatever a spreadsheet would take for the beginning of a formula gets an apostrophe
-    before it (OWASP, CSV Injection). That can be within the text too, as a program that separates
-    cells by semicolons, say, begins a new one there.
+    Whatever a spreadsheet would take for the start of a formula gets an apostrophe before it
+    (OWASP, CSV Injection). That may be inside a text too, because a program that separates cells by
+    semicolons, say, starts a new cell there.
     """
     out = io.StringIO()
     writer = csv.writer(out)

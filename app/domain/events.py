@@ -1,4 +1,4 @@
-"""The three kinds of event, in the form in which they are counted."""
+"""The three kinds of event, as they are counted."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from msgspec import Struct
 from app.domain.invalid_traffic import Invalid
 
 OTHER = "<other>"
-"""The website, page or ad under which an event counts whose own is one too many of its sender.
+"""The website, page or ad that an event counts under if its sender has used too many new names.
 
 No URL has such a website or page, and no ad may have this id.
 """
@@ -16,7 +16,7 @@ NAME_KINDS = ("website", "page", "ad")
 
 
 class Actual(Struct, frozen=True):
-    """What an event that counts under OTHER is really of: the website, and its page or ad."""
+    """The website, and the page or ad, that an event counting under OTHER really names."""
 
     website: str
     name: str
@@ -25,8 +25,8 @@ class Actual(Struct, frozen=True):
 class PageView(Struct, frozen=True, omit_defaults=True):
     """A page was seen on a day (YYYY-MM-DD in the collector's time zone).
 
-    `actual` is set when the event counts under OTHER, here and in the other kinds of event.
-    `time` is in milliseconds since the epoch, None if there is no archive that asks for it.
+    `actual` is set if the event counts under OTHER, here and in the other kinds of event. `time` is
+    in milliseconds since the epoch, or None if there is no archive that needs it.
     """
 
     event_id: str | None
@@ -41,7 +41,7 @@ class PageView(Struct, frozen=True, omit_defaults=True):
 class AdImpression(Struct, frozen=True, omit_defaults=True):
     """An ad was shown to a user in a month (YYYY-MM in the collector's time zone).
 
-    `time` is in milliseconds since the epoch, None if there is no archive that asks for it.
+    `time` is in milliseconds since the epoch, or None if there is no archive that needs it.
     """
 
     event_id: str | None
@@ -79,7 +79,7 @@ QUEUE_OF: dict[type[Event], str] = {kind: queue for queue, kind in QUEUES.items(
 
 
 Name = tuple[str, str, str]
-"""`page` or `ad`, the website, and the page or ad of it."""
+"""`page` or `ad`, the website, and the page or ad."""
 
 
 def name_of(event: Event) -> Name:
@@ -90,7 +90,7 @@ def name_of(event: Event) -> Name:
 
 
 def actual_name(event: Event) -> Name:
-    """The name that an event is of, even if it counts under OTHER."""
+    """The name that an event really has, even if it counts under OTHER."""
     kind, website, name = name_of(event)
     return (
         (kind, event.actual.website, event.actual.name) if event.actual else (kind, website, name)
@@ -101,8 +101,8 @@ class Rejection(NamedTuple):
     """An event that was not accepted: its position in the request, its JSON, and what is wrong.
 
     `errors` maps a field's name to its messages, or to such a map for the fields inside it.
-    `invalid` is the reason why it would have been counted apart. One that was `refused` is good,
-    but its sender may not write it.
+    `invalid` is the reason why the event would have counted apart. A `refused` event is good, but
+    its sender may not write it.
     """
 
     position: int
@@ -113,7 +113,7 @@ class Rejection(NamedTuple):
 
 
 class Collision(NamedTuple):
-    """An event that did not count, as its id is that of another event of its website."""
+    """An event that did not count because its id belongs to another event of its website."""
 
     batch: str
     position: int
@@ -121,7 +121,7 @@ class Collision(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """An event that counted, and that another system will never take."""
+    """An event that counted, but that another system will never accept."""
 
     batch: str
     position: int

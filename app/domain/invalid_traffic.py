@@ -1,7 +1,7 @@
-"""Invalid traffic: events that are accepted, but counted apart.
+"""Invalid traffic: events that are accepted, but count apart.
 
-What lists and parameters can tell is called general invalid traffic by the Media Rating Council
-(Invalid Traffic Detection and Filtration Standards Addendum, 2020); the reasons here are all of it.
+The Media Rating Council calls what lists and parameters can identify general invalid traffic
+(Invalid Traffic Detection and Filtration Standards Addendum, 2020). All reasons here are of it.
 """
 
 from msgspec import Struct
@@ -11,9 +11,9 @@ ADDRESS = "address"
 ROBOT = "robot"
 """Posted by a known robot."""
 USER = "user"
-"""Of a user whom the operator excludes."""
+"""Sent of a user whom the operator excludes."""
 REPEAT = "repeat"
-"""A click of a user on an ad, shortly after one that counts."""
+"""A user's hit on an ad shortly after one that counts."""
 
 REASONS = (ADDRESS, ROBOT, USER, REPEAT)
 

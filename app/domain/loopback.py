@@ -1,4 +1,4 @@
-"""Whether a request comes from this machine, for what answers nobody else without a password."""
+"""Whether a request comes from this machine, for what otherwise needs a password."""
 
 import ipaddress
 import re
@@ -9,15 +9,15 @@ _OF_PROXIES = re.compile(
     r"(^|-)(forwarded(-|$)|envoy-)|(^|-|client)ip$|^via$|^cdn-loop$|^x-original-host$",
     re.IGNORECASE,
 )
-"""Headers by which proxies say that they pass a request on (RFC 7239; RFC 9110, section 7.6.3; RFC
+"""Headers in which proxies say that they forward a request (RFC 7239; RFC 9110, section 7.6.3; RFC
 8586), or for whom, such as X-Forwarded-For, X-Real-IP, True-Client-IP and CF-Connecting-IP."""
 
 
 def is_local(address: str | None, host: str, header_names: Iterable[str]) -> bool:
-    """Whether a request was sent by this machine itself, to a name of its own, and by no proxy.
+    """Whether this machine itself sent a request, to a name of its own and not through a proxy.
 
-    `address` is whom the connection is from. A page can have its own host name resolve to this
-    machine (DNS rebinding): that shows in `host`, which is the header Host.
+    `address` is where the connection comes from, `host` is the header Host. The latter shows if a
+    page made its own host name resolve to this machine (DNS rebinding).
     """
     passed_on = any(map(_OF_PROXIES.search, header_names))
     return is_loopback(address) and is_loopback(host_in(f"//{host}")) and not passed_on

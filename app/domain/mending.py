@@ -1,7 +1,7 @@
-"""JSON with an unpaired surrogate, a wrong byte or NaN in it, made such that it can be taken apart.
+"""Mending JSON with unpaired surrogates, wrong bytes or NaN in it, so that it can be taken apart.
 
-Parsers refuse the whole text for one of these. Here each becomes something valid that can be turned
-back, so that only the part that holds it is wrong.
+A parser refuses the whole text for one of these. Here each becomes something valid that can be
+turned back, so that only the part that holds it is wrong.
 """
 
 import re
@@ -10,26 +10,27 @@ from io import BytesIO
 
 CHUNK_BYTES = 64 * 1024
 MAX_MENDED_BYTES = 4 * 1024 * 1024
-"""Twice a body that is not packed. A longer text is left as it is, as mending takes memory."""
+"""Twice the size of an uncompressed body. Mending takes memory, so longer texts stay as they
+are."""
 
-# Each byte becomes the character of its number, and there is room for marks behind the last.
+# Each byte becomes the character with its number. Characters after these serve as marks.
 _MARKS = (
     ("\\\\", "\u0100"),
     ("\\ud", "\u0101"),
     ("\\uD", "\u0102"),
-    # Numbers, written as nobody does. In a text they do no harm.
+    # Numbers written in a way that nobody uses. Inside a text they do no harm.
     ("NaN", "9.0e+08"),
     ("Infinity", "9.0e+09"),
 )
-# What no mark, nor what it stands for, nor a character, goes on with.
+# A byte that continues neither a mark, nor what it stands for, nor a character.
 _BORDER = re.compile(rb"[^\\udDNaInfity]")
 _BORDER_OF_MENDED = re.compile(rb"[^.0e+89\x80-\xbf]")
 
 
 def mended(text: bytes) -> bytes:
-    """JSON in UTF-8, where the text is that but for unpaired surrogates, wrong bytes and NaN.
+    """The text as valid JSON in UTF-8, if only surrogates, wrong bytes and NaN are wrong with it.
 
-    At most about twice as long.
+    The result is at most about twice as long.
     """
     if len(text) > MAX_MENDED_BYTES:
         return text
@@ -47,7 +48,7 @@ def original(part: bytes) -> bytes:
 def _converted(
     text: bytes | memoryview, border: re.Pattern[bytes], convert: Callable[[bytes], bytes]
 ) -> bytes:
-    """The text converted, some of it at a time, as texts of Python's may take up four-fold."""
+    """The text converted chunk by chunk, because decoded text may take four times the memory."""
     if len(text) <= CHUNK_BYTES:
         return convert(bytes(text))
     whole = BytesIO()

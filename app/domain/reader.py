@@ -1,4 +1,4 @@
-"""Reading events: what a client sent, checked by the rules."""
+"""Reading events: checking what clients sent by the rules."""
 
 import copy
 import re
@@ -22,9 +22,9 @@ from app.domain.user_ids import UserHash
 
 
 class _Given(Struct):
-    """An event as it is sent: the fields with a rule, still as JSON.
+    """An event as it was sent: the fields that have a rule, still as JSON.
 
-    The others are skipped over, so that nobody can have large objects built out of them.
+    Other fields are skipped, so that nobody can make us build large objects from them.
     """
 
     Type: Raw | UnsetType = UNSET
@@ -55,17 +55,18 @@ _decode_visit = msgspec.json.Decoder(_Visit).decode
 _decode_visitor = msgspec.json.Decoder(_Visitor).decode
 _OF_VISITOR = re.compile(rb'("(?:UserAgent|Address)"\s*+:\s*+)"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises for a text that is no JSON, or nested too deep."""
+"""What decoding raises if a text is not JSON, or is nested too deep."""
 MAX_AT_ONCE_BYTES = 4 * MAX_FIELD_BYTES
-"""A larger event is decoded field by field, so that none is built that is too long for its rule."""
+"""A larger event is decoded field by field, so that no field is built that is too long for its
+rule."""
 
 
 def _decoded(event: bytes) -> Any:
-    """An event's fields, at least those with a rule; None if it is no JSON object."""
+    """An event's fields, at least those with a rule, or None if the event is not a JSON object."""
     if len(event) <= MAX_FIELD_BYTES:
         with suppress(*NOT_JSON):
             return msgspec.json.decode(event)
-    # It is large, or a field is wrong in itself, which it may be without a rule.
+    # It is large, or some field is not valid JSON, which does no harm if it has no rule.
     try:
         return {name: _value(name, text) for name, text in _fields(event, _decode_given)}
     except NOT_JSON:
@@ -73,7 +74,7 @@ def _decoded(event: bytes) -> Any:
 
 
 def _fields(text: bytes, decode: Callable[[bytes], Struct]) -> list[tuple[str, bytes]]:
-    """The fields of an object, each still as JSON, in itself not always valid."""
+    """The fields of an object, each still as JSON, which may not be valid."""
     try:
         return [(name, bytes(raw)) for name, raw in _present(decode(text))]
     except NOT_JSON:
@@ -89,7 +90,7 @@ def _value(name: str, text: bytes) -> Any:
     if name == "Meta" and text.startswith(b"{"):
         return {field: _value(field, value) for field, value in _fields(text, _decode_meta)}
     if len(text) > MAX_FIELD_BYTES:
-        return " " * MAX_FIELD_BYTES  # too long for any rule, whatever it holds
+        return " " * MAX_FIELD_BYTES  # too long for any rule
     try:
         return msgspec.json.decode(text)
     except NOT_JSON:
@@ -97,7 +98,7 @@ def _value(name: str, text: bytes) -> Any:
 
 
 def visitor_in(event: bytes) -> dict[str, str]:
-    """The `UserAgent` and `Address` in an event's Meta, each where it is a text."""
+    """The `UserAgent` and `Address` in an event's Meta, if they are texts."""
     try:
         meta = dict(_fields(event, _decode_visit)).get("Meta", b"{}")
         given = {name: _value(name, text) for name, text in _fields(meta, _decode_visitor)}
@@ -107,16 +108,16 @@ def visitor_in(event: bytes) -> dict[str, str]:
 
 
 def without_visitor(event: bytes) -> bytes:
-    """The event without what `visitor_in` finds, which is not to be kept."""
+    """The event without what `visitor_in` finds, which must not be kept."""
     if b'"UserAgent"' in event or b'"Address"' in event:
         return _OF_VISITOR.sub(rb"\1null", event)
     return event
 
 
 class _Otherwise:
-    """What a field makes of values that are of none of its types: it only depends on their type.
+    """What a field makes of values of wrong types, which only depends on the type.
 
-    Found out once for each, as marshmallow takes long to say what is wrong.
+    It is found out once for each type, as marshmallow takes long to say what is wrong.
     """
 
     def __init__(self, field: Field[Any]) -> None:
@@ -124,7 +125,7 @@ class _Otherwise:
         self._wrong: dict[type, Any] = {}
 
     def load(self, value: Any) -> Any:
-        """What the field loads. Raises ValidationError, whose messages are the caller's own."""
+        """What the field loads. Raises ValidationError with messages that the caller may change."""
         wrong = self._wrong.get(type(value))
         if wrong is None:
             try:
@@ -135,7 +136,7 @@ class _Otherwise:
 
 
 class _Rules:
-    """Loads objects as a schema does, in a fraction of the time; derived from its fields."""
+    """Loads objects as a schema does, derived from its fields, but in a fraction of the time."""
 
     def __init__(self, schema: Schema) -> None:
         self._no_object = {"_schema": [schema.error_messages["type"]]}
@@ -155,9 +156,9 @@ class _Rules:
         self.shape: type[Struct] = msgspec.defstruct(type(schema).__name__, members)
 
     def load(self, given: Struct) -> dict[str, Any]:
-        """What the schema loads of a valid object.
+        """What the schema loads from a valid object.
 
-        Raises ValidationError, which does not say what is wrong, where the object may not be valid.
+        Raises ValidationError if the object may not be valid, without saying what is wrong.
         """
         return {
             name: convert(value)
@@ -166,7 +167,7 @@ class _Rules:
         }
 
     def check(self, given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the schema loads of any object, and what is wrong with each of the other fields."""
+        """What the schema loads from any object, and what is wrong with its other fields."""
         values: dict[str, Any] = {}
         errors: dict[str, Any] = {}
         if not isinstance(given, dict):
@@ -190,11 +191,11 @@ class _Rules:
 
 
 class EventReader:
-    """Turns what a client sent into events.
+    """Turns what clients sent into events.
 
-    `timezone` decides the day and month of an event; `clock` returns seconds since the epoch.
-    Events of `excluded_users` are invalid traffic.
-    `hash_user` is what user ids go through; `keep_time` has events of every kind hold their time.
+    `timezone` decides the day and month of an event, and `clock` returns seconds since the epoch.
+    Events of `excluded_users` are invalid traffic. `hash_user` hashes user ids. With `keep_time`
+    events of every kind hold their time.
     """
 
     def __init__(
@@ -215,7 +216,7 @@ class EventReader:
         self._decode = msgspec.json.Decoder(self._rules.shape).decode
 
     def of_kept_users(self) -> "EventReader":
-        """A reader like this one that takes user ids as they are kept, hashed already."""
+        """A reader like this one, but for user ids that are hashed already."""
         reader = copy.copy(self)
         reader._hash_user = None
         return reader
@@ -226,11 +227,11 @@ class EventReader:
         received: datetime | None = None,
         invalid: str | Callable[[bytes], str] = "",
     ) -> tuple[list[Event], list[Rejection]]:
-        """The valid ones of these events, each given as JSON, and a rejection for each other.
+        """The valid events among these, each given as JSON, and a rejection for every other one.
 
-        `received` (with a zone) is when they came in, by default now: it is the time of an event
-        that does not tell its own, and what `SentAt` is compared with. `invalid` is why all of them
-        are invalid traffic, if they are, or tells why one is.
+        `received` (with a zone) is when they came in, by default now. It is the time of an event
+        without a Timestamp, and `SentAt` is compared with it. `invalid` is the reason why all of
+        them are invalid traffic (empty if they are not), or a function that returns it for one.
         """
         receipt = int(received.timestamp() * 1000) if received else self._schema.now_ms()
         events: list[Event] = []
@@ -250,7 +251,7 @@ class EventReader:
         return events, rejections
 
     def _if_valid(self, event: bytes, receipt: int, reason: str) -> Event | None:
-        """The event if it surely is valid."""
+        """The event, or None if it may not be valid."""
         if len(event) > MAX_AT_ONCE_BYTES:
             return None
         try:

@@ -11,17 +11,17 @@ MAX_REMEMBERED = 4_096
 HTTP_LIBRARY = "http-library"
 
 _ROBOTS = [robot for robot in CRAWLER_USER_AGENTS_DATA if HTTP_LIBRARY not in robot["tags"]]
-# Those of Facebook's and Instagram's own browser, the latter's by a version of Android.
+# The in-app browsers of Facebook and Instagram; the latter is listed by a version of Android.
 _PEOPLE = {"MetaIAB Facebook", r"AP3A\.240617\.008"}
 _BROWSER = re.compile(r"Mozilla/5\.0 \([^)]*\).* (AppleWebKit|Gecko)/").match
 _OF_ITSELF = re.compile(r"compatible;|://|@|bot\b|crawl|spider", re.IGNORECASE).search
-"""What robots say of themselves, and hardly a browser does."""
-# Searching for all at once takes twice as long, and each on its own takes long to compile.
+"""What robots say of themselves, and browsers hardly ever do."""
+# One pattern of them all searches half as fast, and single patterns take long to compile.
 _AT_ONCE = 25
 
 
 class _Search:
-    """Looks for any of these patterns, compiled when it is first asked."""
+    """Looks for any of these patterns, which are compiled at the first search."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = list(patterns)
@@ -34,7 +34,7 @@ class _Search:
         ]
 
     def finds(self, text: str) -> bool:
-        """Whether any of them is in the text."""
+        """Whether the text matches any of the patterns."""
         return any(search(text) for search in self._searches)
 
 
@@ -47,12 +47,13 @@ _like_browsers = _Search(
 
 
 def is_robot(user_agent: str) -> bool:
-    """Whether the list of crawler-user-agents names this robot; only its first letters matter.
+    """Whether crawler-user-agents lists this agent (its first 512 characters) as a robot.
 
-    Libraries for HTTP, such as curl, are in the list too, but are no robots here: servers post
-    the events of people with them. Apps are in it as well, by what fetches a page for them. People
-    read pages in them too: what calls itself a browser, and no robot, is one only by the name of a
-    robot that does so.
+    The list also names HTTP libraries such as curl. Here they are not robots, because servers use
+    them to post the events of people. It also names apps, for the fetchers of their link previews,
+    but people read pages in these apps too. So an agent that looks like a browser, and does not
+    call itself a robot, is a robot only if it has the name of one that looks like a browser as
+    well.
     """
     return _is_robot(user_agent[:MAX_AGENT_LENGTH])
 

@@ -20,15 +20,15 @@ MAX_FIELD_BYTES = 6 * MAX_URL_LENGTH + 2
 MAX_AGE_MS = 35 * 24 * 3_600_000
 MAX_AHEAD_MS = 24 * 3_600_000
 MAX_SKEW_MS = 60_000
-"""By more than so much a client's clock is wrong, and not its post on the way."""
+"""If times differ by more, it is the client's clock and not the time the post was on its way."""
 
 _LEAP_SECOND = re.compile(r"(.*[T ]\d\d:\d\d:)60(.*)")
 
 _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES.values()}
 
 
-# Each field has a method `convert`: its rule, for a value of one of the types that `shape` names.
-# A faster way to load events is made of these (see `app.domain.reader`).
+# Each field has a method `convert`, its rule, for a value of one of the types that `shape` names.
+# `app.domain.reader` makes a faster way to load events from these.
 
 
 class _Kind(fields.String):
@@ -106,12 +106,12 @@ class _Moment(fields.Field[int]):
 
 
 def _moment(text: str) -> datetime:
-    """What an ISO 8601 time says, also as RFC 3339 writes it: t and z, and the leap second 60."""
+    """The moment of an ISO 8601 time, also in RFC 3339's forms: with t and z, and second 60."""
     text = text.upper()
     leap = _LEAP_SECOND.fullmatch(text)
     try:
         moment = datetime.fromisoformat(f"{leap[1]}59{leap[2]}" if leap else text)
-        # It takes any letter there; these two are the standards'.
+        # fromisoformat takes any letter between date and time; the standards allow these two.
         if not {"T", " "} & set(text):
             raise ValueError(text)
         if moment.tzinfo is None:
@@ -137,7 +137,7 @@ MISSING = ["Missing data for required field."]
 
 
 def absent_fields(kind: type[Event] | None, event: Any) -> list[str]:
-    """The fields that an event of this kind needs in its Meta and, as it was sent, lacks there."""
+    """The fields of Meta that an event of this kind needs, but was sent without."""
     if kind not in (AdImpression, AdClick):
         return []
     meta = event.get("Meta")
@@ -146,7 +146,7 @@ def absent_fields(kind: type[Event] | None, event: Any) -> list[str]:
     return [name for name in ("UserId", "AdId") if (meta or {}).get(name) is None]
 
 
-# Metadata is what JSON Schema can say of a rule, for the description of the API.
+# Metadata is what JSON Schema can express of a rule, for the description of the API.
 _LENGTH = {"minLength": 1, "maxLength": MAX_ID_LENGTH}
 _IDENTIFIER = _LENGTH | {
     "type": ["string", "integer", "null"],
@@ -163,7 +163,7 @@ class _Meta(Schema):
 
 
 class EventSchema(Schema):
-    """A list of events, by what `clock` says: seconds since the epoch."""
+    """A list of events. `clock` returns seconds since the epoch."""
 
     class Meta:
         """Fields without a rule are ignored."""
@@ -193,8 +193,8 @@ class EventSchema(Schema):
         allow_none=True,
         metadata={
             "description": "Required for AdImpression and AdClick. A server that posts for others "
-            "with a write key may tell its visitor's UserAgent and Address, which only tell "
-            "invalid traffic and are not kept."
+            "with a write key may give its visitor's UserAgent and Address, which only serve to "
+            "recognise invalid traffic and are not kept."
         },
     )
     EventId = _EventId(
@@ -214,8 +214,9 @@ class EventSchema(Schema):
         allow_none=True,
         metadata={
             "type": ["string", "number", "null"],
-            "description": "What your clock says as you send this, in the same forms. Where it is "
-            "wrong by more than a minute, so is Timestamp, which is corrected by as much.",
+            "description": "What your clock says when you send this, in the same forms. If it is "
+            "wrong by more than a minute, so is Timestamp, which is then corrected by the "
+            "difference.",
         },
     )
 
@@ -228,9 +229,9 @@ class EventSchema(Schema):
         return int(self._clock() * 1000)
 
     def time_of(self, values: dict[str, Any], receipt: int) -> int:
-        """When an event happened, given its valid fields and when it came in; in milliseconds.
+        """When an event happened, from its valid fields and its time of receipt (milliseconds).
 
-        Raises ValidationError, for Timestamp, where that is too long ago, or ahead.
+        Raises ValidationError, for Timestamp, if that is too far in the past or ahead.
         """
         time, sent = values.get("Timestamp"), values.get("SentAt")
         if time is None:
@@ -246,11 +247,11 @@ class EventSchema(Schema):
 
     @validates_schema(skip_on_field_errors=False)
     def happened_lately(self, data: dict[str, Any], **_: Any) -> None:
-        """Raise ValidationError if the time of one that comes in now is none to be counted."""
+        """Raise ValidationError if an event received now has a time that does not count."""
         self.time_of(data, self.now_ms())
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def names_user_and_ad(self, data: dict[str, Any], original: Any, **_: Any) -> None:
-        """Raise ValidationError if the kind in `data` needs what the event as sent lacks."""
+        """Raise ValidationError if the event was sent without what its kind in `data` needs."""
         if absent := absent_fields(data.get("Type"), original):
             raise ValidationError({"Meta": dict.fromkeys(absent, MISSING)})

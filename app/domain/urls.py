@@ -1,4 +1,4 @@
-"""What a URL means: which website, and which page of it."""
+"""What a URL names: a website, and a page of it."""
 
 import re
 from collections.abc import Collection
@@ -7,11 +7,12 @@ from functools import lru_cache
 import can_ada
 
 MAX_HOST_BYTES = 253
-"""What 255 octets leave for a name that is written with dots (RFC 1035, section 2.3.4)."""
+"""The length of a name, written with dots, that takes 255 octets (RFC 1035, section 2.3.4)."""
 MAX_LABEL_BYTES = 63
 MAX_PAGE_BYTES = 4_096
 MAX_REMEMBERED = 512
-"""Addresses, so that those that come often, or twice as a wrong event's do, are read once."""
+"""How many addresses are remembered. Common ones, and those of wrong events, are read
+repeatedly."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _HOST_AND_PORT = re.compile(
@@ -23,16 +24,16 @@ _CONTROLS_AND_SPACE = "".join(map(chr, range(0x21)))
 _INVISIBLE = "".join(
     map(chr, (0xA0, 0xAD, *range(0x200B, 0x2010), *range(0x2028, 0x202F), 0x2060, 0xFEFF))
 )
-"""What comes along unseen where an address is copied or read from a file."""
+"""Invisible characters that addresses have when they were copied or read from a file."""
 
-# IDNA makes one letter of at most four characters (UAX #15, "Maximum Expansion Factors").
+# IDNA makes one letter from at most four characters (UAX #15, "Maximum Expansion Factors").
 _MAX_UNMAPPED_HOST = 4 * MAX_HOST_BYTES
-# With its dot, a label with other letters than those of ASCII has at least eight: "xn--tda.".
+# A label that is not ASCII takes at least eight octets with its dot: "xn--tda.".
 _MAX_UNMAPPED_LABELS = (MAX_HOST_BYTES + 1) // 8
-# Each stands for a phrase of up to 18 letters with spaces, which no host has.
+# Each becomes a phrase of up to 18 letters with spaces, which no host has.
 _PHRASES = "\ufdfa", "\ufdfb", "%EF%B7%BA", "%EF%B7%BB"
 _NO_HOSTS = frozenset({"undefined", "null", "nan", "http", "https"})
-"""What scripts write where they have none, and what is left of a scheme that is written wrong."""
+"""What scripts write if they have no host, and what remains of a misspelt scheme."""
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HEX_DIGITS = "0123456789ABCDEFabcdef"
@@ -47,18 +48,19 @@ _NORMALISED = {
     digits: _normalised(digits)
     for digits in (f"{high}{low}" for high in _HEX_DIGITS for low in _HEX_DIGITS)
 }
-"""Each escape by its digits."""
+"""The normalised form of each escape, by its digits."""
 
 
 def website_and_page(url: str) -> tuple[str, str]:
-    """The website and page an address names, each in the one form that is counted.
+    """The website and the page that an address names, each in the one form in which it is counted.
 
-    Parsed by the WHATWG URL standard; no scheme means http. The website is the host in lower-case
-    ASCII, without a leading `www.`, a trailing dot and the scheme's own port. The page is the path
-    with its percent escapes normalised (RFC 3986, section 6.2.2) and no trailing slash, `/` for the
-    root. Both are ASCII: the host at most 253 octets, the page at most 4,096.
+    The address is parsed by the WHATWG URL standard, as http if it has no scheme. The website is
+    the host in lower-case ASCII, without a leading `www.`, a trailing dot and the scheme's own
+    port. The page is the path with its percent escapes normalised (RFC 3986, section 6.2.2) and
+    without a trailing slash, or `/` for the root. Both are ASCII: the host has at most 253 octets,
+    the page at most 4,096.
 
-    Raises ValueError, its text for the sender, where the address is not one of a web page.
+    Raises ValueError, with a text for the sender, if the address is not that of a web page.
     """
     found = _read(url)
     if isinstance(found, str):
@@ -67,10 +69,10 @@ def website_and_page(url: str) -> tuple[str, str]:
 
 
 def origin_of(text: str) -> str:
-    """An origin as browsers send it (RFC 6454, section 6.2), given without a path.
+    """An origin in the form that browsers send (RFC 6454, section 6.2).
 
-    The host of http and https is brought to ASCII and small letters, the scheme's own port dropped.
-    Raises ValueError.
+    For http and https the host becomes lower-case ASCII, and the scheme's own port is dropped.
+    Raises ValueError if the text is not an origin, or has a path.
     """
     if "*" in text:
         raise ValueError("Must name each origin; * is not understood.")
@@ -88,7 +90,7 @@ def origin_of(text: str) -> str:
 
 
 def is_among(website: str, names: Collection[str]) -> bool:
-    """Whether these names hold a website. `*.site1.com` holds site1.com and all its subdomains."""
+    """Whether a website is among these names. `*.site1.com` means site1.com and its subdomains."""
     return website in names or any(
         name.startswith("*.") and f".{website}".endswith(name[1:]) for name in names
     )
@@ -104,7 +106,7 @@ def _read(url: str) -> tuple[str, str] | str:
 
 
 def _parsed(url: str) -> tuple[str, str]:
-    # The standard has a parser drop these first; here it decides whether there is a scheme.
+    # The standard's parser drops these first. Here they decide whether there is a scheme.
     url = url.strip(_CONTROLS_AND_SPACE + _INVISIBLE)
     for dropped in "\t\n\r":
         url = url.replace(dropped, "")
@@ -123,7 +125,7 @@ def _parsed(url: str) -> tuple[str, str]:
     if parsed.username or parsed.password:
         raise ValueError("Credentials are not allowed in a URL.")
     host = parsed.hostname.removeprefix("www.").rstrip(".")
-    # The standard lets a host be "*", which in the reports means all websites together.
+    # The standard allows the host "*", which in reports means all websites together.
     if not host or host == "*" or host in _NO_HOSTS:
         raise ValueError("Not the host of a website.")
     if _is_too_long(parsed.hostname.rstrip(".")):
@@ -135,7 +137,7 @@ def _parsed(url: str) -> tuple[str, str]:
 
 
 def _check_host(url: str) -> None:
-    """Raise ValueError if the host can't be one, before IDNA takes long to find that out."""
+    """Raise ValueError if the host surely is wrong, which IDNA would take long to find out."""
     if len(url) <= MAX_LABEL_BYTES and url.isascii():
         return
     authority = url.partition(":")[2].lstrip("/\\")
@@ -165,7 +167,7 @@ def _is_too_long(host: str) -> bool:
 
 def _page(path: str) -> str:
     page = path.rstrip("/") or "/"
-    # An escape becomes shorter by two characters at most.
+    # Normalising shortens an escape by two characters at most.
     if "%" not in page or len(page) - 2 * page.count("%") > MAX_PAGE_BYTES:
         return page
     parts = page.split("%")
@@ -174,5 +176,5 @@ def _page(path: str) -> str:
 
 
 def _with_escape(part: str) -> str:
-    """What follows a percent sign in an address, and that sign, with the escape normalised."""
+    """A percent sign and what follows it in an address, with the escape normalised."""
     return _NORMALISED.get(part[:2], f"%{part[:2]}") + part[2:]

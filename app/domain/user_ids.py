@@ -1,25 +1,25 @@
-"""User ids as they are kept: keyed hashes, from which nobody without the key finds the id again.
+"""User ids as they are kept: keyed hashes, which lead nobody without the key back to the id.
 
-A plain hash would not do: whoever has a list of ids could hash these (Article 29 Working Party,
-Opinion 05/2014 on anonymisation techniques, 4: a keyed hash is pseudonymisation, and stays
-personal data for who has the key).
+A plain hash would not do, because anybody with a list of ids could hash them. A keyed hash is
+pseudonymisation: it stays personal data for whoever has the key (Article 29 Working Party, Opinion
+05/2014 on anonymisation techniques, section 4).
 """
 
 import base64
 import hmac
 
 DIGEST_BYTES = 16
-"""128 bits: of a million million users, two have the same hash with a probability of 1 in 10^15."""
+"""128 bits: among 10^12 users, two have the same hash with a probability of about 10^-15."""
 
 FIRST_MONTH = "2026-01"
-"""No event can be of a month before: it was before the first release."""
+"""The month of the first release: no event can belong to an earlier one."""
 
 
 class UserHash:
     """Hashes user ids with HMAC-SHA256 (RFC 2104), truncated as its section 5 allows.
 
-    `monthly` derives the key from the secret and the month: a user then has another hash each
-    month, and can't be followed over months.
+    With `monthly` the key is derived from the secret and the month. A user then has a different
+    hash in each month, and can't be followed over months.
     """
 
     def __init__(self, secret: str, *, monthly: bool = False) -> None:
@@ -30,7 +30,7 @@ class UserHash:
     def __call__(self, user_id: str, month: str) -> str:
         """The hash of a user's id, 22 letters, digits, "-" and "_", in a month (YYYY-MM)."""
         name = month if self._monthly else ""
-        # A copy of one that has taken in the key already is made in half the time of a new one.
+        # Copying one that has taken in the key takes half the time of making a new one.
         keyed = (self._keyed.get(name) or self._key(name)).copy()
         # An id is any text that JSON can hold, lone surrogates included.
         keyed.update(user_id.encode(errors="surrogatepass"))
