@@ -14,13 +14,13 @@ MAX_BATCH = 1_000
 MAX_BATCH_BYTES = 1024**2
 TAKEN_AT_ONCE = 500
 TAKEN_BYTES = 512 * 1024
-"""A worker that has taken this much takes no further batch: so many bytes and one batch at most."""
+"""A worker that has taken so many bytes takes no further batch."""
 
 
 class Batch(NamedTuple):
-    """Events of one kind, as a JSON list. Its id is the Celery task's too.
+    """Events of one kind, as a JSON list. Its id is also that of the Celery task.
 
-    `due` is set if they are late: see `app.journal.shares`.
+    `due` is set if the events are late: see `app.journal.shares`.
     """
 
     id: str
@@ -30,17 +30,17 @@ class Batch(NamedTuple):
 
 
 Encoded = Mapping[str, Sequence[bytes]]
-"""Events as JSON, in order, by their queue."""
+"""Events as JSON, in order, by queue."""
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def encode(events: Iterable[Event]) -> Encoded:
-    """These events as they are written."""
+    """Events as they are written."""
     by_queue: dict[str, list[Event]] = {}
     for event in events:
         by_queue.setdefault(QUEUE_OF[type(event)], []).append(event)
-    # Encoding all of them in one call takes half the time. JSON contains no line break.
+    # Encoding all of them in one call halves the time. JSON contains no line break.
     return {
         queue: _encode_lines(of_queue).removesuffix(b"\n").split(b"\n")
         for queue, of_queue in by_queue.items()
@@ -69,7 +69,7 @@ def batches_of(encoded: Iterable[Encoded]) -> list[Batch]:
 
 
 def took_all_it_may(taken: Sequence[Batch]) -> bool:
-    """Whether a worker took as many batches as it may at once, so that more may wait."""
+    """Whether a worker took as many batches as it may at once; then more may be waiting."""
     size = sum(len(batch.payload) for batch in taken)
     return len(taken) >= TAKEN_AT_ONCE or size >= TAKEN_BYTES
 

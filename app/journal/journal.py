@@ -1,8 +1,8 @@
 """The journal: every accepted batch that has not been counted yet.
 
-Celery's messages are only doorbells. Each one says that batches wait here, and the worker that gets
-it takes all it can. If a message is lost, `tasks.sweep` sends another. If it comes twice, the
-second one finds nothing to do.
+Celery's messages are only doorbells. Each says that batches wait here, and the worker that gets it
+takes all it can. If a message is lost, `tasks.sweep` sends another. If it comes twice, the second
+finds nothing to do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,18 @@ from app.journal.batches import Batch
 from app.redis.commands import Command
 
 AHEAD_SECONDS = 60
-"""A worker is called for a batch that is dated so far ahead: a wrong clock may have dated it."""
+"""A worker is called for a batch dated so far ahead, as a wrong clock may have dated it."""
 TAKEN_SECONDS = 20
-"""Counting may take this long. If it takes longer, another worker counts the same batches, and the
-ledger tells it that they are counted."""
+"""Counting may take this long. If it takes longer, another worker gets the same batches, and learns
+from the ledger that they are counted."""
 NOTHING: Mapping[str, int] = {}
 
 
 class QueueState(NamedTuple):
     """How many batches wait for a worker, and whether a worker must be called for them.
 
-    The first and the last of them are due then, in seconds since the epoch; 0 if none waits.
+    `first` and `last` are when the first and the last of them are due, in seconds since the epoch,
+    or 0 if none waits.
     """
 
     waiting: int
@@ -33,7 +34,7 @@ class QueueState(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """How many batches wait, how many workers have taken, and how long the first one has waited."""
+    """How many batches wait, how many workers have, and how long the first one has waited."""
 
     waiting: int
     taken: int
@@ -41,18 +42,18 @@ class Backlog(NamedTuple):
 
 
 class TooLate(Unavailable):
-    """Redis came to a write too late, by its own clock, and wrote nothing."""
+    """By its own clock, Redis came to a write too late. It wrote nothing."""
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection broke during a write: all of it may have been written, or nothing."""
+    """The connection broke during a write. All of it was written, or nothing."""
 
 
 class Journal(Protocol):
     """Every method raises Unavailable if a server that it needs is away or full.
 
-    Batches are taken by one thread at a time; everything else may be shared by threads. `counts`
-    are what the process counted for operators (`app.redis.counters`): they are written along.
+    One thread at a time takes batches; threads may share everything else. `counts` are operational
+    counters (`app.redis.counters`) that are written together with the rest.
     """
 
     def write(
@@ -70,7 +71,7 @@ class Journal(Protocol):
 
     @property
     def is_crowded(self) -> bool:
-        """Whether only events of senders within their share should be written."""
+        """Whether there is only room for events of senders within their share."""
         return False
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
@@ -80,27 +81,27 @@ class Journal(Protocol):
         """The batches that have waited longest, as many as are counted at once.
 
         They are this worker's for TAKEN_SECONDS, unless it gives them back earlier. A worker that
-        `stops_if_empty` must be called for the next batch. Late batches come alone, and without
-        `late` not at all.
+        `stops_if_empty` must be called for the next batch. Late batches never come together with
+        others, and without `late` they don't come at all.
         """
 
     def release(self) -> None:
         """Close what is held open to take batches, until the next ones are taken."""
 
     def give_back(self, taken: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
-        """Let batches that were taken wait again, because they can't be counted now."""
+        """Make batches that were taken wait again, because they can't be counted now."""
 
     def remove(self, taken: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
-        """Remove batches, because they have been counted."""
+        """Remove batches that have been counted."""
 
     def bury(self, batch: Batch, reason: str) -> None:
         """Move a batch to the dead letters, because it can never be counted as it is."""
 
     def holds(self, batch: Batch) -> bool:
-        """Whether a batch has been written and not been counted yet."""
+        """Whether a batch was written and is not counted yet."""
 
     def waiting(self) -> dict[str, int]:
-        """The number of batches not yet counted, by queue, those that workers have included."""
+        """How many batches are not counted yet, by queue, including those that workers have."""
 
     def backlog(self) -> dict[str, Backlog]:
         """What is in the journal, by queue."""
@@ -112,7 +113,7 @@ class Journal(Protocol):
         """
 
     def check_writable(self) -> None:
-        """Raise Unavailable unless events can be written, over the connection that they take."""
+        """Raise Unavailable unless events can be written over the connection that writes them."""
 
     def clean_up(self) -> None:
-        """Clear away what processes left when they died. Called every few seconds."""
+        """Clear away what processes left behind when they died. Called every few seconds."""

@@ -1,4 +1,4 @@
-"""What BROKER_URL decides: where the journal is, and how Celery's queues are looked at."""
+"""What BROKER_URL decides: where the journal is, and how to look at Celery's queues."""
 
 import logging
 import ssl
@@ -24,22 +24,22 @@ logger = logging.getLogger(__name__)
 
 
 def is_rabbit(broker_url: str) -> bool:
-    """Whether this is the URL of a RabbitMQ, else it is a Redis."""
+    """Whether this is the URL of a RabbitMQ; otherwise it is that of a Redis."""
     return broker_url.startswith("amqp")
 
 
 def journal_of(config: Settings, redis: Redis) -> Journal:
-    """The journal: in RabbitMQ if that is the broker, else in this Redis, that of REDIS_URL."""
+    """The journal, in RabbitMQ if that is the broker, else in this Redis, that of REDIS_URL."""
     if is_rabbit(config.broker_url):
         return RabbitJournal(redis, config.broker_url)
     return RedisJournal(redis)
 
 
 def tls_of(broker_url: str) -> dict[str, Any] | None:
-    """What Celery is to be told of TLS, so that it verifies who is at a rediss:// URL.
+    """The TLS options that make Celery verify the server of a rediss:// URL, None for other URLs.
 
-    The URL's own options, all of which begin with ssl_, hold where there are any: Celery reads
-    them itself, but Flower knows none but these.
+    Options in the URL itself, all of which begin with ssl_, take precedence. Celery reads these by
+    itself, but Flower only knows the options returned here.
     """
     if urlsplit(broker_url).scheme != "rediss":
         return None
@@ -49,31 +49,31 @@ def tls_of(broker_url: str) -> dict[str, Any] | None:
 
 
 def check_urls(config: Settings) -> None:
-    """Raise SettingsError if the URL of a Redis can't be used, without asking any."""
+    """Raise SettingsError if the URL of a Redis can't be used. Connects to none."""
     for url in _redis_urls(config).values():
         connect(url)
 
 
 def warnings(config: Settings) -> Iterator[str]:
-    """What operators should know of the Redis of these settings, a sentence each.
+    """What operators should know about the Redis of these settings, one sentence each.
 
-    Raises SettingsError if one can't be used, and Unavailable if it is away or does not say.
+    Raises SettingsError if a Redis can't be used, and Unavailable if it is away or does not answer.
     """
     for variable, url in _redis_urls(config).items():
         yield from _warnings(variable, url)
 
 
 def log_warnings(config: Settings) -> None:
-    """Log these warnings, where Redis is there to be asked. Raises SettingsError."""
+    """Log these warnings if Redis can be asked. Raises SettingsError."""
     try:
         for warning in warnings(config):
             logger.warning("%s", warning)
     except Unavailable as error:
-        logger.info("not looked at: %s", error)
+        logger.info("Redis could not be checked: %s", error)
 
 
 def _redis_urls(config: Settings) -> dict[str, str]:
-    """The URL of each Redis by the variable that gives it."""
+    """The URL of each Redis, by the variable that holds it."""
     urls = {"REDIS_URL": config.redis_url}
     if not is_rabbit(config.broker_url) and config.broker_url != config.redis_url:
         urls["BROKER_URL"] = config.broker_url
@@ -108,7 +108,7 @@ def _warnings(variable: str, url: str) -> Iterator[str]:
 
 
 def _unfit(found: dict[str, Any]) -> str | None:
-    """Why a Redis that says this of itself can't be used."""
+    """Why a Redis with this INFO can't be used, or None."""
     version = str(found.get("redis_version", OLDEST_REDIS))
     if int(version.partition(".")[0]) < OLDEST_REDIS:
         return f"is {version}; it must be {OLDEST_REDIS} or newer."
@@ -118,7 +118,7 @@ def _unfit(found: dict[str, Any]) -> str | None:
 
 
 def lengths(broker_url: str) -> Callable[[str], int]:
-    """A function that says how many messages a Celery queue holds, those at workers not included.
+    """A function that says how many messages a Celery queue holds, without those at workers.
 
     It raises Unavailable if the broker is away.
     """
@@ -138,9 +138,9 @@ def lengths(broker_url: str) -> Callable[[str], int]:
 def consumption(broker_url: str, client_name: str) -> Callable[[str], bool]:
     """A function that says whether a worker consumes a Celery queue.
 
-    With Redis: whether the worker's connection asked for a message lately, as it does each second
-    but while it has a task. With RabbitMQ: whether any worker does, since a connection that does
-    not answer ends there. It raises Unavailable if the broker is away.
+    With Redis: whether the worker's connection asked for a message lately, as it does every second
+    while it has no task. With RabbitMQ: whether any worker consumes, as RabbitMQ ends connections
+    that don't answer. It raises Unavailable if the broker is away.
     """
     if is_rabbit(broker_url):
         rabbit = Rabbit(broker_url)

@@ -1,8 +1,8 @@
-"""A connection to RabbitMQ for the journal's queues: publishes with confirms, gets, acknowledges.
+"""A connection to RabbitMQ for the journal's queues, which publishes with confirms.
 
-For each queue of events there is a quorum queue `journal.{queue}`, whose persistent messages are
-batches: the message id is the batch's, the type its queue. A message that was delivered
-DELIVERY_LIMIT times, each time to a worker that ended with it, goes to `journal.dead`.
+Each queue of events has a quorum queue `journal.{queue}`, whose persistent messages are batches:
+the message id is the batch's, the type is the batch's queue. A message that was delivered
+DELIVERY_LIMIT times, each time to a worker that died with it, goes to `journal.dead`.
 """
 
 import time
@@ -21,8 +21,8 @@ CONNECT_SECONDS = 0.5
 REPLY_SECONDS = 2.0
 CONFIRM_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10
-"""RabbitMQ gives up a connection, and hands on what it had, two to three of these after its last
-sign of life; counting, which gives none, may take as long as two."""
+"""RabbitMQ closes a connection, and delivers its messages to others, two to three of these after
+its last sign of life. Counting, during which there is none, may take as long as two."""
 DELIVERY_LIMIT = 20
 DEAD = "journal.dead"
 
@@ -32,7 +32,7 @@ _ARGUMENTS = {
     "x-delivery-limit": DELIVERY_LIMIT,
     "x-dead-letter-exchange": "",
     "x-dead-letter-routing-key": DEAD,
-    # A dead message is in both queues until the second one has confirmed it.
+    # A dead message stays in its queue until the other one has confirmed it.
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",
 }
@@ -43,7 +43,7 @@ class Unconfirmed(Unavailable):
 
 
 class Message(NamedTuple):
-    """A message in this process's hands; `returns` is how often others had it in vain."""
+    """A message that this process has; `returns` is how often others got it and did not finish."""
 
     tag: int
     id: str
@@ -53,7 +53,7 @@ class Message(NamedTuple):
 
 
 class State(NamedTuple):
-    """How many messages of a queue wait for someone to get them, and how many consume from it."""
+    """How many messages of a queue are ready, and how many consumers it has."""
 
     ready: int
     consumers: int
@@ -65,10 +65,10 @@ def name_of(queue: str) -> str:
 
 
 class Rabbit:
-    """One connection, made when it is needed; for one thread at a time.
+    """One connection, made when it is needed, for one thread at a time.
 
-    Methods raise Unavailable if RabbitMQ is away or does not answer. The connection is then
-    closed, and what was delivered over it is handed out again.
+    Methods raise Unavailable if RabbitMQ is away or does not answer. The connection is then closed,
+    and RabbitMQ delivers again what it had delivered over it.
     """
 
     def __init__(self, url: str, heartbeat: int = 0) -> None:
@@ -82,10 +82,10 @@ class Rabbit:
         self._rejected = False
 
     def publish(self, messages: Iterable[tuple[str, str, bytes]]) -> None:
-        """Publish (queue, id, body) to their queues and wait for the confirms of all together.
+        """Publish messages (queue, id, body) to their queues, and wait for all confirms together.
 
-        Raises Unconfirmed if they were sent, but perhaps not all of them arrived. Any other error
-        means that none was sent.
+        Raises Unconfirmed if they were sent but perhaps did not all arrive. Any other error means
+        that none was sent.
         """
         self._open_to_publish()
         self._unconfirmed, self._rejected = set(), False
@@ -98,17 +98,17 @@ class Rabbit:
                 self._channel.basic_publish(message, routing_key=name_of(queue), mandatory=True)
             while self._unconfirmed:
                 self._connection.drain_events(timeout=max(0.001, until - time.monotonic()))
-        except Exception as error:  # whatever it is, some of it may have arrived
-            # Blocked, RabbitMQ reads no further, and says on this connection when it will.
+        except Exception as error:  # whatever it is, some messages may have arrived
+            # If RabbitMQ blocks it stops reading, and says on this connection when it goes on.
             if not (self._blocked and isinstance(error, TimeoutError)):
                 self._drop()
             raise Unconfirmed("broker", f"{type(error).__name__}: {error}"[:500]) from error
         if self._rejected:
-            self._drop()  # the next one declares the queues again, should they be gone
+            self._drop()  # the next connection declares the queues again, in case they are gone
             raise Unconfirmed("broker", "RabbitMQ refused a message")
 
     def get(self, name: str) -> Message | None:
-        """The next message of a RabbitMQ queue, None if none is ready."""
+        """The next message of a RabbitMQ queue, or None if none is ready."""
         with self._errors():
             self._open()
             found = self._channel.basic_get(name)
@@ -125,13 +125,13 @@ class Rabbit:
         )
 
     def acknowledge(self, tags: Iterable[int], *, up_to: bool = False) -> None:
-        """Be done with messages; `up_to` the highest tag means: with all that came before it."""
+        """Acknowledge messages; with `up_to` all messages up to the highest tag."""
         with self._errors():
             for tag in [max(tags)] if up_to else tags:
                 self._channel.basic_ack(tag, multiple=up_to)
 
     def state(self, name: str) -> State:
-        """What is known of a RabbitMQ queue, which may not be there yet."""
+        """The state of a RabbitMQ queue, which may not exist yet."""
         with self._errors():
             self._open()
             try:
@@ -147,7 +147,7 @@ class Rabbit:
         self.state(DEAD)
 
     def close(self) -> None:
-        """Give up the connection, if there is one."""
+        """Close the connection, if there is one."""
         if self._connection is not None:
             with suppress(AMQPError, OSError):
                 self._connection.close()
@@ -176,7 +176,7 @@ class Rabbit:
                 self._channel.queue_declare(name_of(queue), arguments=_ARGUMENTS, **_DURABLE)
 
     def _connected(self) -> Any:
-        """A connection to the first of these addresses that answers."""
+        """A connection to the first of the addresses that answers."""
         for place, url in enumerate(self._urls, start=1):
             client = Connection(
                 url,
@@ -203,7 +203,7 @@ class Rabbit:
             raise Unavailable("broker", f"{type(error).__name__}: {error}"[:500]) from error
 
     def _open_to_publish(self) -> None:
-        """Open the connection, and find out what RabbitMQ said on it in the meantime."""
+        """Open the connection, and read what RabbitMQ has sent on it meanwhile."""
         self._open()
         try:
             with suppress(TimeoutError):

@@ -1,17 +1,18 @@
 """The journal in RabbitMQ: the batches are messages of its quorum queues (`app.journal.rabbit`).
 
-Redis beside it knows no events, but which batches there are, so that a write whose confirm did not
-come can be called off, and `drain` and operators know what is not counted yet. Should it lose that,
-the batches are counted all the same.
+Redis holds no events then, but knows which batches there are. So a write without a confirm can be
+withdrawn, and `drain` and operators know what is not counted yet. If Redis loses this, the batches
+are counted all the same.
 
-Redis keys, for each queue, all sorted sets of batch ids unless said otherwise:
-- `journal:{queue}:writing`: those on the way to RabbitMQ, scored by when they left;
-- `journal:{queue}:waiting`: those it confirmed that no worker has, scored by when that was;
-- `journal:{queue}:taken`: those a worker has, scored by when it must have done with them;
+Redis keys for each queue, sorted sets of batch ids unless stated otherwise:
+- `journal:{queue}:writing`: batches on their way to RabbitMQ, scored by when they were sent;
+- `journal:{queue}:waiting`: confirmed batches that no worker has, scored by when they were
+  confirmed;
+- `journal:{queue}:taken`: batches that a worker has, scored by when it must be done with them;
 - `journal:{queue}:receiving`: not batches but workers that are about to take some, scored by when
   they have surely ended or lost their connection;
 - `journal:{queue}:rung`: as in `app.journal.redis_journal`.
-And `journal:withdrawn:{id}` for a batch that was called off, for as long as the ledger knows ids.
+And `journal:withdrawn:{id}` for a batch that was withdrawn, for as long as the ledger knows ids.
 """
 
 import threading
@@ -52,12 +53,12 @@ from app.redis.connection import broker_errors
 from app.redis.scripts import script
 
 RECEIVING_SECONDS = 6 * HEARTBEAT_SECONDS
-"""Longer than RabbitMQ takes to give up the connection of a worker that was stopped."""
+"""Longer than RabbitMQ takes to close the connection of a worker that was stopped."""
 ORPHANED_SECONDS = 10.0
-"""Longer than a write to RabbitMQ takes, whatever its outcome."""
+"""Longer than any write to RabbitMQ takes."""
 WITHDRAWN_SECONDS = 8 * 24 * 3600
 ALONE_AFTER = 3
-"""A batch that so many workers had in vain may be why they ended: it is counted on its own."""
+"""A batch that so many workers did not finish may be why they died: it is counted alone."""
 
 _CALL_OFF = script("call_off", even_if_full=True)
 
@@ -82,9 +83,9 @@ class RabbitJournal(Journal):
         self._publishing = threading.Lock()
         self._incoming = Rabbit(url, HEARTBEAT_SECONDS)
         self._tags: dict[str, list[int]] = {}
-        """Of the messages of each batch that was taken and not acknowledged."""
+        """The tags of the messages of each batch that was taken and is not acknowledged."""
         self._next: Message | None = None
-        """Was got with those, to be taken after them."""
+        """A message that was got with these, but is to be taken after them."""
 
     def write(
         self,
@@ -111,7 +112,7 @@ class RabbitJournal(Journal):
         return states
 
     def _publish(self, new: Sequence[Batch]) -> None:
-        """Return if all of these are accepted, raise Unavailable if none is."""
+        """Return once RabbitMQ has accepted all of these. Raises Unavailable if it has none."""
         messages = [(batch.queue, batch.id, batch.payload) for batch in new]
         try:
             self._outgoing.publish(messages)
@@ -122,7 +123,7 @@ class RabbitJournal(Journal):
                 with broker_errors():
                     called_off: Any = self._call_off(keys, [WITHDRAWN_SECONDS, *names])
                 if not called_off:
-                    # A worker has one already. So all must get there; twice does no harm.
+                    # A worker already has one, so all must arrive. Arriving twice does no harm.
                     self._outgoing.publish(messages)
                     return
             except Unavailable:
@@ -141,7 +142,7 @@ class RabbitJournal(Journal):
         moves = [(f"journal:{batch.queue}", batch.id, now) for batch in new]
         try:
             return self._writer.run_for_states(CONFIRM, counters.adding(counts), written, moves)
-        except Unavailable:  # they are accepted nevertheless
+        except Unavailable:  # the batches are accepted nevertheless
             return {queue: QueueState(0, queue in written) for queue in QUEUES}
 
     def take(
@@ -151,7 +152,7 @@ class RabbitJournal(Journal):
         stops_if_empty: bool = True,
         late: bool = True,  # noqa: ARG002
     ) -> list[Batch]:
-        """See Journal. They are this worker's until it ends or calls `release`; none is late."""
+        """See Journal. Batches are this worker's until it ends or calls `release`. None is late."""
         keys = _keys(queue)
         receiver = uuid.uuid4().hex
         with broker_errors():
@@ -161,7 +162,7 @@ class RabbitJournal(Journal):
             if not found and stops_if_empty:
                 with broker_errors():
                     self.redis.delete(f"journal:{queue}:rung")
-                # Whoever wrote before that did not ring.
+                # Whoever wrote just before that did not ring.
                 found = self._get(queue)
             with broker_errors():
                 names = [message.id for message in found]
@@ -195,15 +196,15 @@ class RabbitJournal(Journal):
         return found
 
     def release(self) -> None:
-        """See Journal. What was taken and is not done with is handed out again."""
+        """See Journal. RabbitMQ delivers again what was taken and is not acknowledged."""
         self._tags.clear()
         self._next = None
         self._incoming.close()
 
     def give_back(self, taken: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
-        """See Journal. They come after what is there now."""
+        """See Journal. The batches come after those that are there now."""
         try:
-            # Copies, as handing them back would use up their deliveries.
+            # As copies, because returning them would use up their deliveries.
             self._incoming.publish([(batch.queue, batch.id, batch.payload) for batch in taken])
             commands = counters.adding(counts)
             written = time.time()
@@ -239,11 +240,11 @@ class RabbitJournal(Journal):
         self._acknowledge([batch.id])
 
     def _acknowledge(self, names: Iterable[str]) -> None:
-        """Be done with the messages of these batches."""
+        """Acknowledge the messages of these batches."""
         tags = [tag for name in names for tag in self._tags.pop(name, ())]
         if not tags:
             return
-        # If this does not arrive they come again, and the ledger knows them.
+        # If this gets lost they come again, but the ledger knows them.
         try:
             self._incoming.acknowledge(tags, up_to=not self._tags and self._next is None)
         except Unavailable:
@@ -287,7 +288,7 @@ class RabbitJournal(Journal):
         return read_backlog(self.redis)
 
     def overdue(self, queue: str, seconds: float) -> bool:
-        """See Journal. Also whether a message waits that Redis does not know of."""
+        """See Journal. A message that waits and that Redis does not know is overdue too."""
         now = time.time()
         with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
             writing, waiting, taken, _ = _keys(queue)
@@ -300,16 +301,16 @@ class RabbitJournal(Journal):
         return any(late) or (not known and self._incoming.state(name_of(queue)).ready > 0)
 
     def clean_up(self) -> None:
-        """Bury what was delivered too often, and forget of each empty queue what it lost."""
+        """Bury what was delivered too often. Forget batches that empty queues have lost."""
         try:
             while message := self._incoming.get(DEAD):
                 batch = Batch(message.id, message.queue, message.body)
-                reason = f"each of {DELIVERY_LIMIT} workers that had it ended with it"
+                reason = f"each of {DELIVERY_LIMIT} workers that had it died with it"
                 self._move_to_letters(batch, reason)
                 self._incoming.acknowledge([message.tag])
             for queue in QUEUES:
                 name = name_of(queue)
-                # A count is only what is thought; to get none is to know.
+                # The count is only an estimate; getting none is certain.
                 if self._incoming.state(name).ready == 0 and self._incoming.get(name) is None:
                     with broker_errors():
                         late = [ORPHANED_SECONDS, RECEIVING_SECONDS]
@@ -332,5 +333,5 @@ def _withdrawing(batch: Batch) -> list[Command]:
 
 
 def _forgetting(batch: Batch) -> list[Command]:
-    """The commands by which Redis knows a batch no more."""
+    """The commands that make Redis forget a batch."""
     return [("ZREM", key, batch.id) for key in _keys(batch.queue)[:3]]

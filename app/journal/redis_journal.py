@@ -3,12 +3,12 @@
 Redis keys, for each queue:
 - `journal:{queue}`: a hash from batch id to the batch's events, a JSON list;
 - `journal:{queue}:waiting`: a sorted set of the ids that no worker has, scored by when they were
-  written, in seconds since the epoch, or later if their sender brought too many
+  written, in seconds since the epoch, or later if their sender sent too much
   (`app.journal.shares`);
-- `journal:{queue}:rung`: there from when a worker is called until it finds nothing waiting;
+- `journal:{queue}:rung`: set from when a worker is called until it finds nothing waiting;
 - `journal:{queue}:taken`: a sorted set of the ids that a worker has, scored by the time at which
-  they wait again unless it is done with them.
-And `journal:check`, written to see whether Redis takes writes.
+  they wait again if the worker is not done with them.
+And `journal:check`, written to find out whether Redis takes writes.
 """
 
 import time
@@ -68,7 +68,7 @@ class RedisJournal(Journal):
         try:
             return self._writer.run_for_states(WRITE, commands, written, in_time=True)
         except TooLate:
-            # Nothing was written. If a clock was set or is wrong, this write is in time.
+            # Nothing was written. If it was because of a clock, the second write is in time.
             return self._writer.run_for_states(WRITE, commands, written, in_time=True)
 
     @property

@@ -1,4 +1,4 @@
-"""The connection over which a process writes to Redis, once for many requests."""
+"""The connection over which a process writes to Redis for many requests at once."""
 
 import socket
 import struct
@@ -27,13 +27,13 @@ from app.redis.connection import broker_errors, unavailable
 from app.redis.scripts import Script
 
 IN_TIME_SECONDS = 0.4
-"""A write that Redis comes to later than this does not take place. Whoever waits for its answer
-will soon be gone, and a worker might count it before it can be withdrawn."""
+"""Redis drops a write that it comes to later than this. Whoever waits for the answer has given up
+by then, and a worker might count the events before they can be withdrawn."""
 FULL_SHARE = 0.9
-"""Events take no more of `maxmemory` than this: counting writes too, and could not at the limit."""
+"""Events may take this share of `maxmemory`. Counting writes too, and needs the rest."""
 SHARED_SHARE = FULL_SHARE / 2
-"""Events of senders beyond their share (`app.journal.shares`) take no more of `maxmemory` than
-this, so that there is room for everybody else."""
+"""Events of senders beyond their share (`app.journal.shares`) may take this share of `maxmemory`,
+so that there is room for everybody else."""
 LOOK_EVERY_SECONDS = 0.25
 
 
@@ -42,19 +42,19 @@ class RedisWriter:
 
     def __init__(self, redis: Redis) -> None:
         self._look_again = 0.0
-        """When to see whether Redis has memory left, by the monotonic clock."""
+        """When to look again whether Redis has memory left, by the monotonic clock."""
         self._used_share = 0.0
-        """Of `maxmemory`, as it was then."""
+        """The used share of `maxmemory` at the last look."""
         self._connection: Any = redis.connection_pool.make_connection()
         self._clock_ahead = 0.0
-        """Redis's clock, in seconds since the epoch, less the monotonic one."""
+        """Redis's clock (seconds since the epoch) minus the monotonic one."""
         register: Any = self._connection.register_connect_callback
         register(self._drop_unsent_on_close)
         register(self._compare_clocks)
         self._in_use = threading.Lock()
 
     def room(self) -> list[Command]:
-        """What ends a write if little memory is left: only now and then, because it takes time."""
+        """The command that fails a write if little memory is left; only now and then, as it is slow."""
         if time.monotonic() < self._look_again:
             return []
         self._look_again = time.monotonic() + LOOK_EVERY_SECONDS
@@ -82,7 +82,7 @@ class RedisWriter:
         *,
         in_time: bool = False,
     ) -> dict[str, QueueState]:
-        """Run these; each queue's state afterwards. Only the `written` ones may need a bell."""
+        """Run these. Returns the state of each queue; only `written` queues may need a bell."""
         keys: list[str] = []
         for queue in QUEUES:
             keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)
@@ -104,15 +104,15 @@ class RedisWriter:
         *,
         in_time: bool = False,
     ) -> list[Any]:
-        """Run these, with `in_time` only if Redis comes to them within IN_TIME_SECONDS."""
-        # Requests wait for this. The client's usual way takes four times as long: a connection
-        # of the pool, and a transaction, or an argument for each word of each command. (cmsgpack
-        # knows texts but no bytes.)
+        """Run these commands; with `in_time` only if Redis comes to them within IN_TIME_SECONDS."""
+        # Requests wait for this. The client's usual way takes four times as long: it takes a
+        # connection from the pool, and needs a transaction, or an argument for each word of each
+        # command. (cmsgpack knows texts, but not bytes.)
         more = [msgspec.msgpack.encode(moves)] if moves else []
         with self._in_use:
             connection = self._connection
             with broker_errors():
-                # Whatever fails until here surely wrote nothing.
+                # Whatever fails up to here surely wrote nothing.
                 connection.connect()
                 if _is_closed(connection):
                     connection.disconnect()
@@ -136,11 +136,11 @@ class RedisWriter:
                 if "little memory" in str(error):
                     self._look_again = 0.0
                     raise Unavailable("broker", "Redis has little memory left") from error
-                # Another Redis may have taken its place, or a clock may be wrong: connecting again
-                # finds the other one, and compares the clocks.
+                # Another Redis may have taken its place, or a clock may have been set: connecting
+                # again finds the new one, and compares the clocks.
                 connection.disconnect()
                 if "too late" in str(error):
-                    raise TooLate("broker", "it came to a write too late") from error
+                    raise TooLate("broker", "Redis came to a write too late") from error
                 raise unavailable(error) from error
 
     def _compare_clocks(self, connection: Any) -> None:
@@ -149,14 +149,14 @@ class RedisWriter:
         self._clock_ahead = seconds + microseconds / 1e6 - time.monotonic()
 
     def _drop_unsent_on_close(self, connection: Any) -> None:
-        # Otherwise the kernel goes on sending what a host that is cut off did not get, minutes
-        # after the write failed and was withdrawn (Linux, socket(7)).
+        # Otherwise the kernel goes on sending what a disconnected host did not get, minutes after
+        # the write failed and was withdrawn (Linux, socket(7)).
         at_once = struct.pack("ii", 1, 0)
         connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
 
 
 def read_backlog(redis: Redis) -> dict[str, Backlog]:
-    """What Redis says of the batches in the journal, by queue."""
+    """How many batches are in the journal, by queue, as Redis knows them."""
     now = time.time()
     with broker_errors(), redis.pipeline(transaction=True) as pipe:
         for queue in QUEUES:
@@ -174,6 +174,6 @@ def read_backlog(redis: Redis) -> dict[str, Backlog]:
 
 def _is_closed(connection: Any) -> bool:
     try:
-        return bool(connection.can_read())  # no answer is due that could be read
+        return bool(connection.can_read())  # only an end of the connection can be read
     except ConnectionError:
         return True

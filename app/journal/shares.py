@@ -1,25 +1,28 @@
-"""Shares: whose events go first where more comes than is counted.
+"""Shares: whose events go first if more events come than can be counted.
 
-Each sender has a share of each queue, SHARE_BYTES of events a second. What it brings within that is
-dated when it came, what it brings beyond it is late: dated when its share would have come to it,
-and after all that is not late. Workers take what is dated first. So events of a sender within its
-share never wait behind those of one that brings too many, and where nobody else has any the latter
-are taken at once. (As Zhang, "VirtualClock", 1990, dates packets. What one took that nobody else
-needed is not held against it: none goes on from later than the last that waits, as in self-clocked
-fair queueing by Golestani, 1994.)
+Each sender has a share of each queue, SHARE_BYTES of events a second. What it sends within its
+share is dated when it came. What it sends beyond that is late: it is dated when the share would
+have reached it, and after everything that is not late. Workers take the earliest dates first. So a
+sender within its share never waits behind one that sends too much, and if nobody else sends
+anything, late events are taken at once.
+
+Dates are given as "VirtualClock" does for packets (Zhang, 1990). Capacity that nobody else needed
+is not held against a sender: its dates never start later than the last one that waits, as in
+self-clocked fair queueing (Golestani, 1994).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SHARE_BYTES = 64 * 1024
-"""Some 400 events; of the dearest, on pages of 4 kB that are new, still fewer than are counted."""
+"""About 400 events. Even of the costliest, on new pages of 4 kB, more can be counted in a
+second."""
 BURST_SECONDS = 8.0
-"""A share of so long may come at once."""
+"""So many seconds of a share may come at once."""
 LATE = 2.0**33
-"""Late ones are dated so many seconds later, which is after all others."""
+"""Late events are dated so many seconds later, which puts them after all others."""
 MAX_SENDERS = 10_000
-"""That a process remembers; of more, those that used most."""
+"""How many senders a process remembers: those that used most."""
 
 
 @dataclass
@@ -27,26 +30,27 @@ class Shares:
     """The shares of the senders in one queue, for one process. Times are since the epoch."""
 
     first: float = 0.0
-    """When the first late batch that waits is dated, but for LATE, and the last."""
+    """The date of the first late batch that waits, without LATE."""
     last: float = 0.0
+    """The date of the last one."""
     _used: dict[str, float] = field(default_factory=dict)
     """Until when each sender has used its share."""
 
     def note(self, first: float, last: float) -> None:
-        """Note when the first and the last batch are dated that wait, late or not."""
+        """Note the dates of the first and the last waiting batch, whether late or not."""
         self.first, self.last = max(0.0, first - LATE), max(0.0, last - LATE)
 
     def left(self, sender: str, now: float) -> float:
-        """How many bytes of what a sender brings now are within its share."""
+        """How many bytes of what a sender sends now are within its share."""
         ends = now + BURST_SECONDS
         return max(0.0, ends - self._used_until(sender, now)) * SHARE_BYTES
 
     def use(self, sender: str, size: int, now: float) -> None:
-        """Take so many bytes off the share of a sender."""
+        """Use so many bytes of a sender's share."""
         self._set(sender, self._used_until(sender, now) + size / SHARE_BYTES, now)
 
     def use_late(self, sender: str, size: int, now: float) -> float:
-        """Take so many bytes off the later share of a sender; when they are dated."""
+        """Use so many bytes of a sender's later share. Returns their date."""
         due = max(self._used_until(sender, now), self.first) + size / SHARE_BYTES
         self._set(sender, due, now)
         return due + LATE
@@ -61,6 +65,6 @@ class Shares:
 
 
 def _ahead(used: Mapping[str, float], now: float) -> dict[str, float]:
-    """Until when senders have used their shares, of those that used most."""
+    """Until when senders have used their shares: those that used most."""
     ahead = sorted((until, sender) for sender, until in used.items() if until > now)
     return {sender: until for until, sender in ahead[-MAX_SENDERS // 2 :]}

@@ -20,12 +20,12 @@ from app.errors import SettingsError, Unavailable
 REDIS_SECONDS = 0.5
 
 _END_OF_CONNECTION = (ConnectionError, TimeoutError, ReadOnlyError, ClusterDownError)
-"""After these errors a connection is closed. A Redis that was replaced behind its name answers with
+"""A connection is closed after these errors. A Redis that was replaced behind its name answers with
 one of the last two; connecting again finds the new one."""
 
 
 def connect(url: str) -> Redis:
-    """A client that answers within REDIS_SECONDS or fails: a caller knows better when to retry.
+    """A client that answers or fails within REDIS_SECONDS. Callers know best when to try again.
 
     Raises SettingsError if the URL can't be used.
     """
@@ -37,7 +37,7 @@ def connect(url: str) -> Redis:
             protocol=2,
             retry=Retry(NoBackoff(), 0, _END_OF_CONNECTION),
         )
-        redis.connection_pool.make_connection()  # nothing else looks at all options
+        redis.connection_pool.make_connection()  # nothing else checks all options
         options = redis.connection_pool.connection_kwargs
         for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
             if options.get(option):
@@ -57,5 +57,5 @@ def broker_errors() -> Iterator[None]:
 
 
 def unavailable(error: RedisError) -> Unavailable:
-    """What an error of Redis is to whoever needs it."""
+    """An error of Redis as Unavailable."""
     return Unavailable("broker", f"{type(error).__name__}: {error}"[:500])

@@ -1,12 +1,12 @@
 """Operational counters, kept in Redis by all web and worker processes together.
 
-Redis key `metrics`: a hash from `name|value of the label`, and `|bucket` or `|sum` for a histogram,
-to a whole number; sums are in millionths.
+The Redis key `metrics` is a hash from `name|value of the label`, followed by `|bucket` or `|sum`
+for a histogram, to a whole number. Sums are in millionths.
 
-A process adds to it along with a write that it does anyway: accepted and rejected events with their
-own, the rest once in EVERY_SECONDS. What it has not written is lost when it is killed, and a write
-whose answer gets lost may count twice: the numbers can be off by a batch for each death, but only
-ever grow. What must be exact is in the reports.
+A process adds to it together with a write that it does anyway: accepted and rejected events with
+their own write, the rest once in EVERY_SECONDS. A process that is killed loses what it has not
+written, and a write whose answer gets lost may count twice. So the numbers can be off by a batch
+for each death, but they only ever grow. What must be exact is in the reports.
 """
 
 import threading
@@ -29,13 +29,13 @@ EVERY_SECONDS = 1.0
 TYPES = tuple(kind.__name__ for kind in QUEUES.values())
 NO_OBJECT = "event"
 FIELDS = ("Type", "Url", "Meta", "Meta.UserId", "Meta.AdId", "EventId", "Timestamp", NO_OBJECT)
-"""The fields that can be wrong; the last stands for an event that has none."""
+"""The fields that can be wrong. The last one stands for an event that is not an object."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 EVENTS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 
 
 class Counted(NamedTuple):
-    """A counter for each of some values of a label."""
+    """A counter for each of these values of a label."""
 
     name: str
     help: str
@@ -44,7 +44,7 @@ class Counted(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A histogram for each of some values of a label, or one without; `bounds` are its buckets'."""
+    """A histogram for each of these values of a label, or a single one; `bounds` of its buckets."""
 
     name: str
     help: str
@@ -175,9 +175,9 @@ class Counts:
 
     @contextmanager
     def taken(self, every: float = EVERY_SECONDS) -> Iterator[dict[str, int]]:
-        """Hand out what was counted, to be written inside; where that raises it is kept.
+        """Hand out what was counted, to be written inside the context. If that raises, keep it.
 
-        Nothing is handed out if that was done in the last `every` seconds.
+        Nothing is handed out if that happened in the last `every` seconds.
         """
         now = time.monotonic()
         if now < self._taken_at + every:
@@ -195,12 +195,12 @@ class Counts:
 
 @cache
 def _series(measured: Measured, value: str) -> list[str]:
-    """The names of a histogram's buckets, then of its sum."""
+    """The names of the series of a histogram: those of its buckets, then that of its sum."""
     return [f"{measured.name}|{value}|{end}" for end in (*measured.bounds, "+Inf", "sum")]
 
 
 def of_events(events: Iterable[Event], errors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The counts of accepted events, and of rejected ones, given by what is wrong with each."""
+    """The counts of accepted events, and of rejected ones by the errors of each."""
     counts: dict[str, int] = Counter(map(_ACCEPTED_SERIES.__getitem__, map(type, events)))
     for wrong in errors:
         series = f"{REJECTED.name}|{_wrong_field(wrong)}"
@@ -214,7 +214,7 @@ def adding(counts: Mapping[str, int]) -> list[Sequence[str | float]]:
 
 
 def values(redis: Redis, counted: Counted) -> dict[str, int]:
-    """What a counter has come to, by the values of its label. Raises RedisError."""
+    """The present numbers of a counter, by the values of its label. Raises RedisError."""
     found: Any = redis.hmget(KEY, [f"{counted.name}|{value}" for value in counted.values])
     return {value: int(number or 0) for value, number in zip(counted.values, found, strict=True)}
 

@@ -1,22 +1,22 @@
-"""Dead letters: rejected events and batches that can never be applied, kept for an operator.
+"""Dead letters: rejected events and batches that can never be applied, kept for operators.
 
-Redis keys; the first two are streams, whose ids hold the time an entry came in:
-- `dead_letters:events`: rejected events; fields `reason` (JSON), `event` (its JSON), `truncated`
-  where that was cut short, `invalid` (a reason) where it is invalid traffic, `refused` where its
-  sender may not write it, and `collides` where its EventId is that of another event;
+Redis keys; the first two are streams, whose ids hold the time at which an entry came in:
+- `dead_letters:events`: rejected events; fields `reason` (JSON), `event` (its JSON), `truncated` if
+  that was cut short, `invalid` (a reason) if it is invalid traffic, `refused` if its sender may not
+  write it, and `collides` if its EventId belongs to another event;
 - `dead_letters:batches`: failed batches; fields `reason` (JSON), `queue`, `id` and `batch` (the
-  events, JSON).
-- `dead_letters:kept:{batch}`: the positions of the events of a batch that were kept, until it has
-  left the journal, for KEPT_ONCE_SECONDS at most;
-- `dead_letters:sizes`: a hash from each stream to the most bytes of Redis's memory it may take;
-- `dead_letters:kafka`: a hash from topic, partition and group to the offset up to which what was
-  rejected has been kept.
+  events, JSON);
+- `dead_letters:kept:{batch}`: the positions of those events of a batch that were kept, until the
+  batch has left the journal, for KEPT_ONCE_SECONDS at most;
+- `dead_letters:sizes`: a hash from each stream to an upper bound of the bytes of memory it takes;
+- `dead_letters:kafka`: a hash from topic, partition and group to the offset up to which rejected
+  events have been kept.
 
-Letters are kept for KEPT_SECONDS. Both streams have a bound in letters and one in bytes of memory
-(EVENTS, BATCHES), so that the rest of Redis is the journal's; beyond it the oldest letters go.
-Anybody can have events rejected, so these never push out a batch. A failed batch holds accepted
-events, which must not go unnoticed: an alert rings when the first one is there, and one that goes
-because there are too many is an error in the log.
+Letters are kept for KEPT_SECONDS. Both streams have a limit in letters and one in bytes of memory
+(EVENTS, BATCHES), so that the rest of Redis stays the journal's. Beyond the limits the oldest
+letters go. Anybody can send events that are rejected, so these never push out a batch. A failed
+batch holds accepted events, which must not go unnoticed: an alert rings for the first one, and
+dropping one because there are too many is an error in the log.
 """
 
 import logging
@@ -41,7 +41,7 @@ from app.redis.scripts import script
 
 
 class Budget(NamedTuple):
-    """The letters and the bytes of memory that a stream may hold."""
+    """How many letters a stream may hold, and how many bytes of memory it may take."""
 
     letters: int
     bytes: int
@@ -51,15 +51,15 @@ EVENTS = Budget(10_000, 32 * 1024**2)
 BATCHES = Budget(1_000, 64 * 1024**2)
 MAX_EVENT_BYTES = 8_192
 MAX_REASON_BYTES = 1_024
-"""Both are of JSON as it is kept."""
+"""Both limit JSON as it is kept."""
 ESCAPED = 6
-"""As many bytes JSON makes of one at most."""
+"""JSON makes at most so many bytes from one."""
 AT_ONCE = 500
 UNPUBLISHED_REASON = "Counted, but too large for the topic of KAFKA_PUBLISH, which lacks it."
 COLLISION_REASON = "Another event of this website with the same EventId was counted."
 KEPT_SECONDS = 7 * 24 * 3600
 KEPT_ONCE_SECONDS = 3600
-"""A batch whose worker dies comes again within seconds; after an outage of hours, some letters may
+"""A batch whose worker dies comes again within seconds. After an outage of hours, some letters may
 be there twice, which does no harm."""
 ID_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})(b?)\Z"
 """What ids look like, as a regular expression; those of batches end in b."""
@@ -71,7 +71,7 @@ KINDS = tuple(_STREAMS)
 _SIZES = "dead_letters:sizes"
 _KAFKA = "dead_letters:kafka"
 _ENTRY_BYTES = 256
-"""What Redis adds to the words of a letter, at most."""
+"""How many bytes Redis adds to the words of a letter, at most."""
 
 _KEEP_ONCE = script("run", "keep_letters_once")
 
@@ -83,12 +83,12 @@ logger = logging.getLogger(__name__)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry: a rejected event, or else a failed batch of a queue.
+    """A rejected event, or a failed batch of a queue.
 
-    `time` is UTC. `event` and `batch` are JSON as it came, a text where it was none or cut short;
-    `truncated` means that it is not there in whole, so can't be replayed. `invalid` and `refused`
-    are those of a Rejection. An event that `collides` was accepted, and then found to have the
-    EventId of another; its user is as it is kept, mostly hashed.
+    `time` is UTC. `event` and `batch` are the JSON that came, or a text if that was not JSON or had
+    to be cut short. A `truncated` letter is not complete and can't be replayed. For `invalid` and
+    `refused` see Rejection. An event that `collides` was accepted before it was found to have the
+    EventId of another event; its user id is as it is kept, usually hashed.
     """
 
     id: str
@@ -135,13 +135,13 @@ def most_bytes(rejection: Rejection) -> int:
 
 
 def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejection]]) -> None:
-    """Keep rejected events of a topic's partition that a group reads, each with its offset.
+    """Keep rejected events from a partition that a group reads, in the order of their offsets.
 
-    In order of these. Those of a message that comes again have been kept.
+    Events of a message that comes again are not kept again.
     """
     offsets = [offset for offset, _ in rejections]
     commands = keeping([rejection for _, rejection in rejections])
-    # What holds them to the budget goes with the last one.
+    # The command that limits the stream goes with the last one.
     letters = msgspec.msgpack.encode(list(zip([*offsets, offsets[-1]], commands, strict=True)))
     redis.register_script(_KEEP_ONCE.text)([_KAFKA], [place, offsets[-1] + 1, letters])
 
@@ -154,10 +154,10 @@ def bury(
     reason: str,
     with_commands: Sequence[Command] = (),
 ) -> None:
-    """Keep a batch of this queue that can't be counted, and run these commands, all or nothing.
+    """Keep a batch that can't be counted, and run these commands: all or nothing.
 
-    Even if Redis is full: those mostly take the batch out of the journal. A dead letter that
-    has to go for this one is an error in the log.
+    Works even if Redis is full, because the commands take the batch out of the journal. If an older
+    batch has to go for this one, that is an error in the log.
     """
     said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
     words: list[str | bytes] = ["reason", said, "queue", queue, "id", batch_id, "batch", payload]
@@ -174,8 +174,8 @@ def keep_event(
 ) -> None:
     """Keep an event of a batch, as JSON, that can't be counted.
 
-    It is kept once, however often this is called until `forget_kept`. Its letter is that of a batch
-    of its own, which can be replayed. Even if Redis is full.
+    It is kept once, however often this is called before `forget_kept`. Its letter is a batch of its
+    own, which can be replayed. Works even if Redis is full.
     """
     said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
     words = ("reason", said.decode(), "queue", queue, "id", f"{batch_id}:{position}")
@@ -188,13 +188,14 @@ def keep_event(
 def keep_collisions(redis: Redis, collisions: Sequence[Collision]) -> None:
     """Keep accepted events that have the EventId of another event.
 
-    Each is kept once, however often this is called until `forget_kept`. Even if Redis is full.
+    Each is kept once, however often this is called before `forget_kept`. Works even if Redis is
+    full.
     """
     _keep_events(redis, collisions, {"EventId": [COLLISION_REASON]}, "collides")
 
 
 def keep_unpublished(redis: Redis, events: Sequence[Refused]) -> None:
-    """Keep likewise what counted but Kafka will never take. It can't be replayed."""
+    """Keep events that counted but that Kafka will never accept. They can't be replayed."""
     _keep_events(redis, events, {"_schema": [UNPUBLISHED_REASON]}, "truncated")
 
 
@@ -218,7 +219,7 @@ def _keep_events(
 
 
 def forget_kept(redis: Redis, batch_ids: Collection[str]) -> None:
-    """Forget which events of these batches were kept: the batches do not come again."""
+    """Forget which events of these batches were kept, because the batches don't come again."""
     if batch_ids:
         redis.delete(*map(_kept, batch_ids))
 
@@ -226,7 +227,7 @@ def forget_kept(redis: Redis, batch_ids: Collection[str]) -> None:
 def _keep_once_each(
     redis: Redis, batch_id: str, letters: Sequence[tuple[int, Command]], trim: Command
 ) -> int:
-    """Keep letters by the positions of their events; how many others had to go for them."""
+    """Keep letters by the positions of their events. Returns how many others had to go for them."""
     encode = msgspec.msgpack.encode
     arguments: list[Any] = [KEPT_ONCE_SECONDS, encode(letters), encode(trim)]
     dropped: Any = redis.register_script(_KEEP_ONCE_EACH.text)([_kept(batch_id)], arguments)
@@ -248,7 +249,7 @@ def _trim(kind: str, budget: Budget, added: int) -> Command:
 
 
 def _as_text(raw: bytes, most: int) -> bytes:
-    """The beginning of this as a JSON text, so much that it takes at most so many bytes."""
+    """The beginning of `raw` as a JSON string of at most so many bytes."""
     text = raw[:most].decode(errors="replace")
 
     def beginning(length: int) -> bytes:
@@ -267,18 +268,18 @@ def numbers(redis: Redis) -> dict[str, int]:
 
 
 def expire(redis: Redis) -> None:
-    """Drop the letters that have been kept long enough by Redis's clock, which dated them."""
+    """Drop letters older than KEPT_SECONDS by Redis's clock, which dated them."""
     now, _ = redis.time()
     for stream in _STREAMS.values():
         redis.xtrim(stream, minid=(now - KEPT_SECONDS) * 1000, approximate=False)
 
 
 def newest(redis: Redis, limit: int, before: str | None = None) -> list[DeadLetter]:
-    """At most `limit` letters, newest first, only those that come after the id `before`."""
+    """At most `limit` letters, newest first, older than the one with the id `before`."""
     of_events = of_batches = "+"
     if before is not None:
         number = before.removesuffix("b")
-        # Of the same id, the batch comes first.
+        # If a batch and an event have the same number, the batch comes first.
         of_batches = _before(number)
         of_events = number if before.endswith("b") else of_batches
     letters = []
@@ -289,7 +290,7 @@ def newest(redis: Redis, limit: int, before: str | None = None) -> list[DeadLett
 
 
 def get(redis: Redis, letter_id: str) -> DeadLetter | None:
-    """The letter with this id, None if there is none."""
+    """The letter with this id, or None if there is none."""
     if not re.match(ID_PATTERN, letter_id):
         return None
     stream, number = _stored(letter_id)
@@ -298,7 +299,7 @@ def get(redis: Redis, letter_id: str) -> DeadLetter | None:
 
 
 def remove(redis: Redis, letter_id: str) -> bool:
-    """Drop the letter with this id; whether it was there."""
+    """Drop the letter with this id. Returns whether it was there."""
     if not re.match(ID_PATTERN, letter_id):
         return False
     stream, number = _stored(letter_id)
@@ -306,8 +307,8 @@ def remove(redis: Redis, letter_id: str) -> bool:
 
 
 def remove_all(redis: Redis, kinds: Iterable[str] = KINDS) -> int:
-    """Drop the letters of these kinds, whenever they came; how many there were."""
-    # Not the streams themselves: they remember which ids they have given.
+    """Drop all letters of these kinds. Returns how many there were."""
+    # The streams themselves stay, as they remember which ids they have given.
     with redis.pipeline(transaction=True) as pipe:
         for kind in kinds:
             pipe.xtrim(_STREAMS[kind], maxlen=0, approximate=False)

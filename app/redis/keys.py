@@ -1,23 +1,23 @@
-"""Every key that the collector has in Redis. Each module says more of its own.
+"""Every key that the collector uses in Redis. Each module says more about its own.
 
 Journal (`app.journal`):
-- `journal:{queue}`: a hash of batches by id; none with RabbitMQ, which holds them then;
+- `journal:{queue}`: a hash of batches by id; not with RabbitMQ, which then holds them;
 - `journal:{queue}:waiting`, `journal:{queue}:taken`: sorted sets of batch ids;
 - `journal:{queue}:writing`, `journal:{queue}:receiving`: with RabbitMQ, sorted sets of batch ids
   and of workers;
 - `journal:{queue}:rung`: a worker has been called;
-- `journal:withdrawn:{id}`: with RabbitMQ, a batch that was called off;
-- `journal:check`: written to see whether Redis takes writes.
+- `journal:withdrawn:{id}`: with RabbitMQ, a batch that was withdrawn;
+- `journal:check`: written to find out whether Redis takes writes.
 
 For operators:
-- `metrics`: a hash of what processes counted (`app.redis.counters`);
+- `metrics`: a hash of operational counters (`app.redis.counters`);
 - `dead_letters:events`, `dead_letters:batches`: streams (`app.redis.dead_letters`);
-- `dead_letters:kept:{batch}`, `dead_letters:sizes`, `dead_letters:kafka`: what keeps them once,
-  and bounded;
+- `dead_letters:kept:{batch}`, `dead_letters:sizes`, `dead_letters:kafka`: so that each letter is
+  kept once, and all of them are bounded;
 - `guesses:{network}`: wrong passwords (`app.redis.guesses`);
 - `session:{digest}`: open sessions (`app.web.sessions`).
 
-For those who watch (`app.redis.live`, `app.redis.spikes`):
+For viewers of the live stream (`app.redis.live`, `app.redis.spikes`):
 - `live:minute:{minute}:{queue}`, `live:folds`, `live:told`: what was counted lately;
 - `spikes:announced:{name}`, `spikes:minute:{minute}`, `spikes:latest`, `spikes:to_post`.
 

@@ -1,21 +1,20 @@
-"""Known names, and how many new ones a sender may bring up in a day.
+"""Known names, and how many new ones a sender may use in a day.
 
-A name is a website, or a page or an ad of one. Each costs documents and index entries for ever, and
-whoever may post can make names up. So each sender has a budget of new ones; what goes beyond it
-counts under OTHER. A name that is known costs nothing, whoever sends it.
+A name is a website, or a page or an ad of one. Each name takes documents and index entries for
+ever, and whoever may post can make names up. So each sender has a budget of new names; beyond it,
+events count under OTHER. A known name costs nothing, whoever sends it.
 
 Redis keys:
 - `names:known:{bucket}`: a set of known names, as signed 64-bit hashes. Redis keeps up to
   BUCKET_SIZE of them in 8 bytes each (`set-max-intset-entries`);
-- `names:spent:{day}:{bucket}`: a hash from sender and kind of name to how many of them the sender
-  brought up on that day, kept for SPENT_SECONDS. Redis keeps up to BUCKET_SIZE of them compactly
+- `names:spent:{day}:{bucket}`: a hash from sender and kind of name to how many new ones the sender
+  used on that day, kept for SPENT_SECONDS. Redis keeps up to BUCKET_SIZE of them compactly
   (`hash-max-listpack-entries`);
 - `names:key`: a random text that decides the buckets, so that nobody can fill a chosen one;
-- `names:loaded`: there once all names are known that the database holds. Until then no name is
-  turned away.
+- `names:loaded`: set once all names in the database are known. Until then no name is refused.
 
-Both kinds of bucket are bounded, and so is all the memory: beyond BUCKET_SIZE a bucket takes in no
-new name of a sender with a budget, and no new sender.
+Both kinds of bucket are bounded, and so is their memory: a bucket with BUCKET_SIZE entries takes no
+further name from a sender with a budget, and no further sender.
 """
 
 import os
@@ -38,11 +37,11 @@ KNOWN_BUCKETS = 32_768
 SPENT_BUCKETS = 4_096
 BUCKET_SIZE = 512
 SPENT_SECONDS = 25 * 3600
-"""A day, the longest of a year, from the last time that a sender brought up a name on it."""
+"""The longest day of a year, counted from when a sender last used a new name on it."""
 ASKED_AT_ONCE = 500
-"""Redis answers nobody else meanwhile: some two milliseconds."""
+"""Redis answers nobody else meanwhile, which takes about two milliseconds."""
 MAX_REMEMBERED = 100_000
-"""Names that a process remembers as known, in some 10 MB."""
+"""How many names a process remembers as known, in about 10 MB."""
 
 LOADED_KEY = "names:loaded"
 
@@ -50,9 +49,9 @@ _DECIDE = script("decide_names")
 
 
 class KnownNames:
-    """The names that are known in this Redis. Every method raises Unavailable if it is away.
+    """The names that this Redis knows. Every method raises Unavailable if it is away.
 
-    It remembers some, so that names which come again and again are not asked for.
+    A process remembers some of them, so that it need not ask for names that come again and again.
     """
 
     def __init__(self, redis: Redis, config: Settings) -> None:
@@ -68,10 +67,11 @@ class KnownNames:
     def within_budgets(
         self, events: list[Event], sender: Callable[[], str | None]
     ) -> tuple[list[Event], Mapping[str, int]]:
-        """These events, those beyond a budget of their sender renamed to OTHER; and how many.
+        """These events, with those beyond a budget of their sender renamed to OTHER, and how many.
 
-        Where a website is one too many, its pages and ads are OTHER too. The numbers are by what is
-        too many, one of NAME_KINDS. `sender` is called where a name may be new; None has no budget.
+        If a website is beyond the budget, its pages and ads become OTHER too. The numbers are by
+        the kind of name that is beyond its budget, one of NAME_KINDS. `sender` is called if a name
+        may be new; if it returns None there is no budget.
         """
         remembered = self._remembered
         new = {
@@ -97,21 +97,21 @@ class KnownNames:
         )
 
     def learn(self, names: Iterable[Name]) -> None:
-        """Have these known from now on."""
+        """Make these names known."""
         self._ask([name for name in names if hash(name) not in self._remembered], None)
 
     def note_loaded(self) -> None:
-        """Note that all names are known that the database holds: budgets hold from now on."""
+        """Note that all names in the database are known. From now on budgets hold."""
         with broker_errors():
             self._redis.set(LOADED_KEY, 1)
 
     def are_loaded(self) -> bool:
-        """Whether that was noted in this Redis."""
+        """Whether this Redis has all names of the database."""
         with broker_errors():
             return bool(self._redis.exists(LOADED_KEY))
 
     def _ask(self, names: Iterable[Name], sender: str | None) -> dict[Name, str]:
-        """Have names known, and return those that are too many, each with what is."""
+        """Make names known. Returns those beyond a budget, each with the kind of budget."""
         refused: dict[Name, str] = {}
         rest = iter(names)
         while some := list(islice(rest, ASKED_AT_ONCE)):
@@ -140,12 +140,12 @@ class KnownNames:
 
     def _remember(self, name: Name) -> None:
         if len(self._remembered) >= MAX_REMEMBERED:
-            self._remembered.clear()  # those that come again are asked for once more
+            self._remembered.clear()  # those that come again are simply asked for once more
         self._remembered.add(hash(name))
 
 
 def _hash(*parts: str) -> str:
-    """A number of 64 bits with its sign, as Redis writes those that it keeps in 8 bytes."""
+    """A signed 64-bit number as text, which Redis keeps in 8 bytes."""
     text = " ".join(parts).encode(errors="surrogatepass")
     return str(int.from_bytes(blake2b(text, digest_size=8).digest(), signed=True))
 

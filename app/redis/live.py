@@ -1,15 +1,14 @@
-"""What happens now: counts by the minute, and a channel on which workers tell what they counted.
+"""What happens now: counts by the minute, and a channel on which workers publish what they counted.
 
-All of it is for watching: nothing is counted from here, and what gets lost is missed by nobody. So
-each size has a bound, and an error of Redis is swallowed when events are counted.
+All of it is for viewers only: no report depends on it, and losing some of it does no harm. So each
+size is bounded, and errors of Redis are ignored while events are counted.
 
 Redis keys:
-- `live:minute:{minute}:{queue}`: a sorted set of what events of this queue were counted for in a
-  minute since the epoch, by how many: `*`, each website, and each page or ad (website, space,
-  name). The largest MAX_NAMES of them, for KEPT_SECONDS;
-- `live:folds`: a hash from queue to how often what was counted for it was brought into the
-  reports;
-- `live:told`: a hash from queue to how many transactions were told;
+- `live:minute:{minute}:{queue}`: a sorted set of the names that this queue's events were counted
+  for in a minute since the epoch, by how many: `*`, each website, and each page or ad (website,
+  space, name). It holds the largest MAX_NAMES of them for KEPT_SECONDS;
+- `live:folds`: a hash from queue to how often its counts were folded into the reports;
+- `live:told`: a hash from queue to how many transactions were published;
 - channel `live:counted`: what one transaction counted, see `CountsMessage`;
 - channel `live:spike`: what `app.redis.spikes` found, as JSON.
 """
@@ -40,9 +39,9 @@ MAX_NAMES = 2_000
 MAX_NAMES_AT_ONCE = 100
 MAX_NAME_BYTES = 256
 MAX_ROWS = 50
-"""In each table of a message."""
+"""The rows of each table in a message."""
 MAX_ROW_BYTES = 320
-"""A row whose names are longer as JSON is left to the reports."""
+"""Rows with longer names (as JSON) are left to the reports."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ _RECORD = script("record_live")
 
 
 class Table(NamedTuple):
-    """The columns of rows of counts: those that name a row, and those that count."""
+    """The columns of a table of counts: those that name a row, and those that count."""
 
     names: tuple[str, ...]
     counts: tuple[str, ...]
@@ -63,13 +62,13 @@ TABLES = {
     "clicks": Table(("website",), ("hits", "clicks")),
     "ads": Table(("website", "ad_id"), ("hits", "clicks")),
 }
-"""Website "*" is all of them together."""
+"""The website "*" stands for all websites together."""
 
 Rows = Mapping[tuple[str, ...], list[int]]
 
 
 class Counts:
-    """What was counted, to be added up: rows of counts by their names, in each of TABLES."""
+    """What was counted, to be added up: the rows of each of TABLES, by their names."""
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[tuple[str, ...], list[int]]] = {name: {} for name in TABLES}
@@ -84,7 +83,7 @@ class Counts:
         rows[names] = list(counts if known is None else map(add, known, counts))
 
     def add_message(self, message: bytes) -> None:
-        """Add what a message of the channel holds."""
+        """Add the counts in a message of the channel."""
         for table, rows in msgspec.json.decode(message).items():
             width = len(TABLES[table].names)
             for row in rows:
@@ -112,7 +111,7 @@ class Counts:
 
 
 class Counted(NamedTuple):
-    """What a transaction counted: for whom it counted how many events, and rows to show."""
+    """What a transaction counted: how many events for each name, and rows to show."""
 
     events: Mapping[str, int]
     """By `*`, website, and page or ad: website, space, name."""
@@ -122,8 +121,8 @@ class Counted(NamedTuple):
 class CountsMessage(NamedTuple):
     """A message of the channel.
 
-    What it tells is in the reports once they were folded more than `folds` times for this queue,
-    and in the minutes once `number` were told.
+    Reports include it once this queue was folded more than `folds` times, and the minutes include
+    it once `number` transactions were published.
     """
 
     queue: str
@@ -139,12 +138,12 @@ class CountsMessage(NamedTuple):
 
 
 def record(redis: Redis, queue: str, counted: Counted, now: float, folds: int = 0) -> None:
-    """Add to the present minute, and tell whoever watches. Never fails: it may just be missing.
+    """Add to the present minute, and publish it to viewers. Never fails; it may just be missing.
 
     `folds` is how often the queue's counts had been folded before these were counted.
     """
     names = {name: n for name, n in counted.events.items() if len(name.encode()) <= MAX_NAME_BYTES}
-    # "*" is never less than another, so is always among them.
+    # No other name has more than "*", so that is always among them.
     largest = heapq.nlargest(MAX_NAMES_AT_ONCE, names.items(), key=lambda item: item[1])
     largest.sort(key=lambda item: item[0].count(" "))
     words = [word for item in largest for word in item]
@@ -159,23 +158,23 @@ def record(redis: Redis, queue: str, counted: Counted, now: float, folds: int = 
 
 
 def folded(redis: Redis, queue: str) -> None:
-    """Note that what was counted for a queue is in the reports. Never fails."""
+    """Note that a queue's counts were folded into the reports. Never fails."""
     with suppress(RedisError):
         redis.hincrby(FOLDS_KEY, queue, 1)
 
 
 def folds(redis: Redis) -> dict[str, int]:
-    """How often what was counted for each queue was brought into the reports."""
+    """How often each queue's counts were folded into the reports."""
     return _by_queue(redis.hmget(FOLDS_KEY, list(QUEUES)))
 
 
 def minutes(
     redis: Redis, now: float, name: str = "*"
 ) -> tuple[list[dict[str, int]], dict[str, int]]:
-    """Events by queue in each of the last MINUTES minutes, oldest first, the present one included;
-    and how many transactions were told by then, by queue.
+    """Events by queue in each of the last MINUTES minutes, and the transactions published by then.
 
-    `name` is a website, "*" for all. `time` is when the minute began, in seconds since the epoch.
+    The minutes are from the oldest to the present one. The `time` of each is when it began, in
+    seconds since the epoch. `name` is a website, or "*" for all. Transactions are by queue.
     """
     last = int(now // 60)
     span = range(last - MINUTES + 1, last + 1)
@@ -196,7 +195,7 @@ def minutes(
 def busiest(
     redis: Redis, queue: str, minute: int, at_least: int, most: int = 500
 ) -> dict[str, int]:
-    """The pages or ads (website, space, name) with so many events in a minute since the epoch."""
+    """The pages or ads (website, space, name) with at least so many events in a minute."""
     found: Any = redis.zrevrangebyscore(
         _minute_key(minute, queue), "+inf", at_least, start=0, num=most, withscores=True
     )
@@ -205,9 +204,9 @@ def busiest(
 
 
 def busiest_of_hour(redis: Redis, queue: str, now: float, most: int = 50) -> list[tuple[str, str]]:
-    """The website and page or ad with most events in the last MINUTES minutes, most first.
+    """Websites and pages (or ads) with most events in the last MINUTES minutes, most first.
 
-    Each must be among the `most` of some minute.
+    It only finds those that were among the `most` largest of some minute.
     """
     last = int(now // 60)
     with redis.pipeline(transaction=False) as pipe:
@@ -223,9 +222,9 @@ def busiest_of_hour(redis: Redis, queue: str, now: float, most: int = 50) -> lis
 
 
 def before(redis: Redis, queue: str, minute: int, names: list[str]) -> list[int]:
-    """How many events each of these had in the MINUTES minutes before a minute, all together.
+    """How many events each of these names had in the MINUTES minutes before this one.
 
-    One that is missing from a minute with MAX_NAMES may have had as many as the least of these.
+    A name that is missing from a minute with MAX_NAMES is taken to have had as many as the least.
     """
     keys = [_minute_key(earlier, queue) for earlier in range(minute - MINUTES, minute)]
     with redis.pipeline(transaction=False) as pipe:
@@ -251,6 +250,6 @@ def _minute_key(minute: int, queue: str) -> str:
 
 
 def _largest(rows: Rows) -> list[tuple[tuple[str, ...], list[int]]]:
-    """The largest MAX_ROWS of those that are not too long."""
+    """The largest MAX_ROWS rows, without those that are too long."""
     short = (row for row in rows.items() if len(msgspec.json.encode(row[0])) <= MAX_ROW_BYTES)
     return heapq.nlargest(MAX_ROWS, short, key=lambda row: row[1])

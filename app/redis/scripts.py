@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 
 class Script(NamedTuple):
-    """A Lua script, and the name by which Redis knows it once it has run."""
+    """A Lua script, and the digest by which Redis knows it once it has run."""
 
     text: str
     sha: str
 
 
 def script(*files: str, even_if_full: bool = False) -> Script:
-    """One script of these files of `lua/`, in this order.
+    """One script, made of these files in `lua/` in this order.
 
-    With `even_if_full` Redis runs it at its memory limit too (Redis documentation, "Script flags").
+    With `even_if_full` Redis also runs it at its memory limit (Redis documentation, "Script
+    flags").
     """
     parts = ["#!lua flags=allow-oom" if even_if_full else "#!lua"]
     parts += [_FILES.joinpath(f"{file}.lua").read_text() for file in files]

@@ -1,11 +1,11 @@
-"""Spikes: a page or ad that is asked for far more than in the hour before.
+"""Spikes: a page or an ad has far more events than in the hour before.
 
 Redis keys:
-- `spikes:announced:{queue} {website} {name}`: this one has been announced, for AGAIN_SECONDS;
-- `spikes:minute:{minute}`: how many have been announced in a minute since the epoch;
+- `spikes:announced:{queue} {website} {name}`: set for AGAIN_SECONDS after this was announced;
+- `spikes:minute:{minute}`: how many were announced in a minute since the epoch;
 - `spikes:latest`: a list of the latest KEPT spikes, newest first, as JSON;
-- `spikes:to_post`: a sorted set of bodies for SPIKE_WEBHOOK, scored by when one is to be posted, in
-  seconds since the epoch; at most MAX_TO_POST.
+- `spikes:to_post`: a sorted set of at most MAX_TO_POST bodies for SPIKE_WEBHOOK, scored by when to
+  post them, in seconds since the epoch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ _ANNOUNCE = script("announce_spike")
 MAX_TO_POST = 100
 POST_AGAIN_SECONDS = 30
 POST_SECONDS = 600
-"""Nobody has a use for a spike that is reported later than this after it began."""
+"""A spike that is reported so long after it began is of no use to anybody."""
 
 _TO_POST = script("next_to_post")
 
@@ -38,8 +38,8 @@ _TO_POST = script("next_to_post")
 class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
     """A page (or ad) had `count` events of this queue in the minute that began at `time`.
 
-    `name` is the page or ad, `mean` how many it had in a minute of the hour before, `time` in
-    seconds since the epoch. So many `more` spikes were smaller, and are not announced.
+    `name` is the page or ad, `mean` its events a minute in the hour before, and `time` is in
+    seconds since the epoch. So many `more` spikes were smaller and are not announced.
     """
 
     queue: str
@@ -52,10 +52,11 @@ class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def announce(redis: Redis, now: float, factor: float, at_least: int) -> list[Spike]:
-    """Find spikes, tell the live stream of those not told of lately, and return these.
+    """Find spikes, announce new ones on the live stream, and return those.
 
-    Each is returned to one caller only, once in AGAIN_SECONDS. In a minute the largest MAX_A_MINUTE
-    are, and the last of these says how many more there were. Raises RedisError.
+    Each is announced once in AGAIN_SECONDS, and returned to one caller only. At most MAX_A_MINUTE,
+    the largest, are announced in a minute; the last of them says how many more there were. Raises
+    RedisError.
     """
     counter = f"spikes:minute:{int(now // 60)}"
     told: Any = redis.get(counter)
@@ -85,9 +86,9 @@ def latest(redis: Redis) -> list[Spike]:
 
 
 def add_to_post(redis: Redis, found: Sequence[Spike], now: float) -> None:
-    """Have these posted in one body; of too many, those that have waited longest go unposted.
+    """Leave spikes to be posted in one body. If too many bodies wait, the oldest are dropped.
 
-    Like what follows, raises RedisError.
+    Raises RedisError, as do the functions below.
     """
     with redis.pipeline(transaction=True) as pipe:
         pipe.zadd("spikes:to_post", {msgspec.json.encode({"spikes": found}): now})
@@ -102,18 +103,18 @@ def is_any_to_post(redis: Redis, now: float) -> bool:
 
 
 def next_to_post(redis: Redis, now: float) -> bytes | None:
-    """A body to be posted, or None; it is due again POST_AGAIN_SECONDS later unless removed."""
+    """A body to post, or None. Unless it is removed it is due again after POST_AGAIN_SECONDS."""
     found: Any = redis.register_script(_TO_POST.text)(["spikes:to_post"], [now, POST_AGAIN_SECONDS])
     return found  # type: ignore[no-any-return]
 
 
 def remove_to_post(redis: Redis, body: bytes) -> None:
-    """Have a body posted no more."""
+    """Remove a body, so that it is not posted again."""
     redis.zrem("spikes:to_post", body)
 
 
 def is_late_to_post(body: bytes, now: float) -> bool:
-    """Whether the spikes of a body began POST_SECONDS ago."""
+    """Whether a spike in this body began more than POST_SECONDS ago."""
     return any(now > spike["time"] + POST_SECONDS for spike in msgspec.json.decode(body)["spikes"])
 
 
@@ -121,7 +122,7 @@ def _find(redis: Redis, now: float, factor: float, at_least: int) -> Iterator[Sp
     this_minute = int(now // 60)
     for queue in QUEUES:
         found: set[str] = set()
-        # The minute before too: its last seconds came after the last look.
+        # Also the minute before: its last seconds came after the last look.
         for minute in (this_minute - 1, this_minute):
             counts = live.busiest(redis, queue, minute, at_least)
             if not counts:

@@ -183,6 +183,7 @@ def set_environment(environment: Mapping[str, str]) -> None:
     """Give this process its settings; it was made of one that knows none."""
     os.environ |= environment
     settings.cache_clear()
+    tasks.conf.broker_url = settings().broker_url
 
 
 def run(
