@@ -1,1 +1,1 @@
-"""How events get into the journal, whoever brings them. Nothing here counts them."""
+"""How events get into the journal, whoever sends them. Nothing here counts them."""

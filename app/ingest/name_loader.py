@@ -1,4 +1,4 @@
-"""Having the names known that the database holds, after an upgrade or with a new Redis."""
+"""Making the names in the database known, after an upgrade or with a new Redis."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ START_SECONDS = 2.0
 
 
 class Loading:
-    """Loads names a portion at a time, for one process; another process begins from the start."""
+    """Loads names portion by portion, for one process. Other processes start at the beginning."""
 
     def __init__(self, database: Database, known: KnownNames) -> None:
         self._database = database
@@ -27,9 +27,9 @@ class Loading:
         self._rest: Iterator[Name] | None = None
 
     def go_on(self, seconds: float) -> bool:
-        """Load for so long, and return whether all names are known.
+        """Load for so many seconds, and return whether all names are known.
 
-        Raises Unavailable if the database or Redis is away; then it begins from the start.
+        Raises Unavailable if the database or Redis is away; the next call starts over.
         """
         if self._known.are_loaded():
             return True
@@ -49,8 +49,8 @@ class Loading:
 def load_at_start(config: Settings) -> None:
     """Load for START_SECONDS, so that budgets hold from the first request of a new collector.
 
-    Where something is away, or there is more to load, `tasks.load_names` does the rest. Call it
-    before any fork.
+    If something is away, or there is more to load, `tasks.load_names` does the rest. Call it before
+    any fork.
     """
     with (
         closing(Database(config.mongodb_url)) as database,

@@ -24,23 +24,23 @@ from app.redis.connection import REDIS_SECONDS
 from app.redis.counters import Counts
 
 MAX_WRITE_BYTES = 4 * 1024**2
-"""Requests share a write of at most so many bytes; a larger one is written alone."""
+"""Requests share a write of at most so many bytes. A larger request is written alone."""
 MAX_WAITING_BYTES = 96 * 1024**2
 PUBLISH_SECONDS = 1.0
 WITHDRAW_EVERY_SECONDS = 1.0
 REQUEST_BYTES = 256
-"""What a request costs a queue beside its events."""
+"""What a request adds to the size of its events in a queue."""
 RING_EVERY = 100
-"""A bell more for so many batches that wait: several workers then share them."""
+"""One more bell for every so many waiting batches, so that several workers share them."""
 
 logger = logging.getLogger(__name__)
 
 
 def producer() -> Celery:
-    """A Celery application that knows no tasks, to reach the workers by message."""
+    """A Celery application without tasks, for sending messages to workers."""
     celery = Celery("eventstream-producer")
     celery.config_from_object("celeryconfig")
-    # No waiting for a broker that is away: the message is only a doorbell, and will be sent again.
+    # Don't wait for a broker that is away: the message is only a doorbell, and will be sent again.
     celery.conf.broker_transport_options |= {
         "max_retries": 0,
         "socket_timeout": REDIS_SECONDS,
@@ -52,9 +52,9 @@ def producer() -> Celery:
 
 
 def bell() -> Callable[[Batch], None]:
-    """A function that tells a worker of a batch: a Celery task by its name and the batch's id.
+    """A function that calls a worker for a batch, by a Celery task with the batch's id.
 
-    It raises whatever the broker's client does.
+    It raises whatever the broker's client raises.
     """
     celery = producer()
 
@@ -66,7 +66,7 @@ def bell() -> Callable[[Batch], None]:
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """What one request brings. Its thread waits for `turn` to be released."""
+    """The events of one request. Its thread waits until `turn` is released."""
 
     encoded: Encoded
     letters: Sequence[Command]
@@ -80,7 +80,7 @@ class _Request:
 
 
 def _request(events: Sequence[Event], rejections: Sequence[Rejection], sender: str) -> _Request:
-    # In the request's own thread: the one that writes has the writes of all others to do.
+    # In the request's own thread, because the thread that writes does so for all others.
     encoded, letters = encode(events), dead_letters.keeping(rejections)
     size = sum(sum(map(len, of_queue)) for of_queue in encoded.values())
     size += sum(map(dead_letters.most_bytes, rejections))
@@ -89,25 +89,26 @@ def _request(events: Sequence[Event], rejections: Sequence[Rejection], sender: s
 
 
 class Publisher:
-    """Writes what requests bring to the journal, and rings for the workers.
+    """Writes the events of requests to the journal, and calls workers for them.
 
-    The first request writes for itself. While it does, the next ones gather, and one of them then
-    writes for all of these: no delay at low load, large batches at high load. (Group commit, as in
-    DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984.)
+    The first request writes for itself. Meanwhile the next ones gather, and one of them then writes
+    for all of these. So there is no delay at low load, and batches are large at high load (group
+    commit: DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD
+    1984).
 
-    Large requests do not hold up small ones: where more has gathered than MAX_WRITE_BYTES, the
-    smallest are written first, and what fails in a write fails only for the requests in it. And no
-    request may take more than half of the room that is left of MAX_WAITING_BYTES, so that there is
-    still some for small ones. (As Choudhury and Hahne, "Dynamic queue length thresholds for
-    shared-memory packet switches", 1998, give each queue a share of what is free.)
+    Large requests don't delay small ones. If more than MAX_WRITE_BYTES have gathered, the smallest
+    requests are written first, and a write that fails only fails for the requests in it. No request
+    may take more than half of the room that is left of MAX_WAITING_BYTES, so that some is left for
+    small ones (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+    switches", 1998).
 
-    A worker that was rung for takes all that waits, until nothing does. So no bell is rung while
-    one is at it, but for every RING_EVERY-th batch in line: the length of a Celery queue says how
-    long the line is in these.
+    A worker that is called takes batches until none waits. So no other worker is called meanwhile,
+    except for every RING_EVERY-th batch in the line. The length of a Celery queue is therefore that
+    of the line, in units of RING_EVERY.
 
-    Nothing is written while a queue has `queue_limit` batches waiting, or more. What a sender
-    brings beyond its share (`app.journal.shares`) becomes batches of its own, which are counted
-    after what others bring. While half of what may wait does, it is not written at all.
+    Nothing is written while `queue_limit` or more batches of a queue wait. What a sender sends
+    beyond its share (`app.journal.shares`) goes into batches of its own, which are counted after
+    those of others. While half of `queue_limit` waits, it is not written at all.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Publisher:
         self._ring = ring
         self._queue_limit = queue_limit
         self.counts = Counts()
-        """Written along with the next events."""
+        """Operational counters that are written together with the next events."""
         self._longest_queue = 0
         self._shares = {queue: Shares() for queue in QUEUES}
         self._lock = threading.Lock()
@@ -125,15 +126,16 @@ class Publisher:
         self._gathered: list[_Request] = []
         self._waiting_bytes = 0
         self._unsure: list[Batch] = []
-        """Written with no answer, so not known to be in or out; their ids do to withdraw them."""
+        """Batches of writes without an answer, which may be written or not; only ids, to withdraw
+        them."""
 
     def publish(
         self, events: Sequence[Event], rejections: Sequence[Rejection] = (), sender: str = ""
     ) -> None:
-        """Return once these are durably kept: the events to be counted, the others to be seen.
+        """Return once the events and rejections are durably kept.
 
-        Raises Unavailable if the broker is away or full, or too much waits for it; none of these
-        events is then counted.
+        Raises Unavailable if the broker is away or full, or if too much waits to be written. None
+        of these events is then counted.
         """
         request = _request(events, rejections, sender)
         request.turn.acquire()
@@ -151,22 +153,23 @@ class Publisher:
             try:
                 raise request.error
             finally:
-                # The error's traceback holds all that was written, and would be held by it.
+                # The error's traceback refers to all that was written, and the request to the
+                # error.
                 request.error = None
 
     def resubmit(self, batch: Batch) -> None:
-        """Publish a batch that exists already, on its own. Raises Unavailable like `publish`."""
+        """Publish a batch that already exists, alone. Raises Unavailable like `publish`."""
         self._journal.write([batch])
         _log_written([logs.request_id.get()], [batch])
         self._ring_for(batch)
 
     def write_counts(self) -> None:
-        """Write what was counted. Raises Unavailable if the broker is away or full."""
+        """Write the counters. Raises Unavailable if the broker is away or full."""
         with self.counts.taken(every=0) as counted:
             self._journal.add_counts(counted)
 
     def _wait(self, request: _Request) -> None:
-        """Return when the request is written, or its thread is to write what has gathered."""
+        """Return once the request is written, or its thread is the next one to write."""
         if request.turn.acquire(timeout=PUBLISH_SECONDS):
             return
         with self._lock:
@@ -182,7 +185,7 @@ class Publisher:
         bells: list[Batch] = []
         try:
             bells = self._write(requests)
-        except Exception as error:  # whatever it is, each of these requests waits for an outcome
+        except Exception as error:  # each of these requests waits for an outcome
             for request in requests:
                 request.error = error
         finally:
@@ -198,7 +201,7 @@ class Publisher:
             self._ring_for(batch)
 
     def _take(self, own: _Request) -> list[_Request]:
-        """This request, and the smallest of the others that can share its write; the rest stay."""
+        """This request, and the smallest of the others that fit into its write. The rest stay."""
         requests, self._gathered = self._gathered, []
         if sum(request.size for request in requests) <= MAX_WRITE_BYTES:
             return requests
@@ -211,9 +214,9 @@ class Publisher:
         return [own, *requests[:others]]
 
     def _write(self, requests: list[_Request]) -> list[Batch]:
-        """Write what requests bring, and withdraw what was unsure; the batches to ring for.
+        """Write requests' events, and withdraw unsure batches. Returns the batches to ring for.
 
-        Those that can't be written now get an error.
+        Requests that can't be written now get an error.
         """
         brought, requests = requests, self._admitted(requests)
         if brought and not requests:
@@ -252,20 +255,20 @@ class Publisher:
         ]
 
     def _admitted(self, requests: Sequence[_Request]) -> list[_Request]:
-        """These, but for those of senders beyond their share, if little more may wait."""
+        """These requests; if little more may wait, without those of senders beyond their share."""
         if not (self._journal.is_crowded or self._longest_queue >= self._queue_limit / 2):
             return list(requests)
         now = time.time()
         admitted = []
         for request in requests:
             if not all(self._shares[queue].left(request.sender, now) for queue in request.encoded):
-                request.error = Unavailable("broker", "more of this sender waits than its share")
+                request.error = Unavailable("broker", "this sender has more waiting than its share")
             else:
                 admitted.append(request)
         return admitted
 
     def _batches(self, requests: Sequence[_Request]) -> list[Batch]:
-        """What requests bring as batches; those beyond a sender's share are its own, and late."""
+        """The events of requests as batches. Those beyond a sender's share form late batches."""
         now = time.time()
         shared: list[Encoded] = []
         beyond: dict[tuple[str, str], list[bytes]] = {}
@@ -294,7 +297,7 @@ class Publisher:
             self._shares[queue].note(state.first, state.last)
 
     def _withdraw(self) -> None:
-        """Withdraw what is unsure, should no request do so."""
+        """Withdraw unsure batches in case no request does so."""
         while self._unsure:
             time.sleep(WITHDRAW_EVERY_SECONDS)
             with contextlib.suppress(Unavailable):
@@ -303,7 +306,7 @@ class Publisher:
     def _ring_for(self, batch: Batch) -> None:
         try:
             self._ring(batch)
-        except Exception as error:  # it is in the journal, and will be rung for again
+        except Exception as error:  # the batch is in the journal, and will be rung for again
             logger.warning(
                 "no message for a batch: %s",
                 type(error).__name__,
@@ -312,14 +315,14 @@ class Publisher:
 
 
 def _log_written(request_ids: list[str], new: Sequence[Batch]) -> None:
-    """Say which batches hold the events of which requests: workers name only batches."""
+    """Log which batches hold the events of which requests, as workers only name batches."""
     if logger.isEnabledFor(logging.DEBUG):
         names = [batch.id for batch in new]
         logger.debug("written", extra={"request_ids": request_ids, "batches": names})
 
 
 def _first_of_each_queue(new: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:
-    """The first of these batches, and how many there are, by queue."""
+    """The first batch and the number of batches, by queue."""
     found: dict[str, tuple[Batch, int]] = {}
     for batch in new:
         first, number = found.get(batch.queue, (batch, 0))

@@ -1,4 +1,4 @@
-"""Trying dead letters again."""
+"""Replaying dead letters: trying them again."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ PAGE = 100
 
 
 class Replay(NamedTuple):
-    """How many events of a letter were accepted, or else what is still wrong with it."""
+    """How many events of a letter were accepted, or what is still wrong with it."""
 
     accepted: int
     errors: dict[str, Any]
@@ -32,12 +32,12 @@ class Replayer:
         self._publisher = publisher
 
     def replay(self, letter: DeadLetter, corrected: bytes | None = None) -> Replay:
-        """Publish what a letter holds and drop it, or leave it where it is and say why.
+        """Publish a letter's event and drop the letter, or leave it there and say why.
 
-        `corrected` is an event, as JSON, that is published in place of the letter's own. An event
-        that collides needs another EventId than the one it has.
+        `corrected` is an event, as JSON, that is published instead of the letter's own. An event
+        that collides needs a new EventId.
 
-        A letter that is replayed twice, for whatever reason, is counted once: it is the same batch.
+        A letter that is replayed twice counts once, because it is the same batch.
         """
         if corrected is not None and letter.batch_id:
             return Replay(0, {"_schema": ["It holds a batch, which can't be corrected."]})
@@ -64,7 +64,7 @@ class Replayer:
         return Replay(size, {})
 
     def _reader_of(self, letter: DeadLetter, event: bytes) -> EventReader:
-        """What reads an event in place of a letter's; the user of one that collides is kept."""
+        """The reader for a letter's event. Events that collide have a user id as it is kept."""
         if letter.collides and _said_in(event, "Meta") == _said_in(letter.event, "Meta"):
             return self._reader.of_kept_users()
         return self._reader
@@ -72,7 +72,8 @@ class Replayer:
     def replay_all(self) -> Iterator[Replay]:
         """Replay each letter that is there now, newest first.
 
-        Events that a key may not write stay: an operator vouches for one by replaying just that.
+        Events that their sender may not write stay: an operator vouches for one by replaying it
+        alone.
         """
         before = None
         while True:

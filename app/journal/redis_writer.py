@@ -54,7 +54,7 @@ class RedisWriter:
         self._in_use = threading.Lock()
 
     def room(self) -> list[Command]:
-        """The command that fails a write if little memory is left; only now and then, as it is slow."""
+        """The command that fails a write if little memory is left; now and then, as it is slow."""
         if time.monotonic() < self._look_again:
             return []
         self._look_again = time.monotonic() + LOOK_EVERY_SECONDS

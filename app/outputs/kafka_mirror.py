@@ -1,9 +1,8 @@
-"""The mirror: a Kafka topic to which what counted is published, for others to use.
+"""The mirror: a Kafka topic to which events that counted are published, for others to use.
 
-A message is an event in the form in which POST /events takes it; its key is the website. It comes
-at least once: it is published before its batch leaves the journal, and after a crash again, the
-same as before. Each has an `EventId`, of the collector's own making where its sender gave none, by
-which whoever reads the topic can tell.
+A message is an event in the form that POST /events takes; its key is the website. Each event is
+published at least once: after a crash it may come again, exactly as before. Readers can tell by the
+`EventId`, which the collector makes up if the sender gave none.
 """
 
 import time
@@ -21,14 +20,14 @@ from app.store.counting import CountedPiece
 
 DELIVERY_SECONDS = 5.0
 RETRY_SECONDS = 30.0
-"""As long as Kafka counts as away once it was."""
+"""After an error, Kafka is taken to be away for so long."""
 
 
 class Mirror:
-    """Publishes to a topic. `brokers` and `options` are those of librdkafka."""
+    """Publishes to a topic. `brokers` and `options` are librdkafka's."""
 
     def __init__(self, brokers: str, topic: str, options: Mapping[str, str]) -> None:
-        # An extra: only who mirrors has it installed.
+        # An extra that only those who mirror have installed.
         import confluent_kafka  # noqa: PLC0415
 
         self._kafka: Any = confluent_kafka
@@ -47,15 +46,14 @@ class Mirror:
 
     @classmethod
     def of(cls, config: Settings) -> Self | None:
-        """The mirror of these settings, None if there is none."""
+        """The mirror of these settings, or None if there is none."""
         return cls(*config.kafka_publish, config.kafka_config) if config.kafka_publish else None
 
     def write(self, counted: Sequence[CountedPiece]) -> list[Refused]:
-        """Publish what counted of batches; all is in the topic once it returns.
+        """Publish events that counted. Once it returns they are in the topic.
 
-        But for the events it returns, by batch and position: they are larger than the topic takes.
-        Raises Unavailable if some other may not be there, and for RETRY_SECONDS after that at
-        once.
+        Events that are too large for the topic are returned instead. Raises Unavailable if any
+        other event may not have arrived, and then at once for RETRY_SECONDS.
         """
         if time.monotonic() < self._away_until:
             raise Unavailable("Kafka", "it was away a moment ago")
@@ -87,7 +85,7 @@ class Mirror:
                         failed(one, error.args[0])
             waiting = self._producer.flush(DELIVERY_SECONDS * 2)
         except BufferError as error:
-            raise Unavailable("Kafka", "too many events wait for it") from error
+            raise Unavailable("Kafka", "too many events wait to be sent") from error
         if errors or waiting:
             self._away_until = time.monotonic() + RETRY_SECONDS
             if any(error.fatal() for error in errors):

@@ -1,4 +1,4 @@
-"""What a transaction counted, in the form in which viewers get it."""
+"""What a transaction counted, in the form that viewers get."""
 
 import heapq
 from collections import defaultdict
@@ -12,9 +12,9 @@ from app.store.folding import Added, KeyParts
 
 
 def counted(changes: Changes) -> Counted:
-    """What these changes of documents are to watchers: sums, and the largest of their rows.
+    """A summary of changes for viewers: sums, and the largest rows.
 
-    A transaction can have thousands of rows and is not to wait for this.
+    A transaction can have thousands of rows, and must not wait long for this.
     """
     events: defaultdict[str, int] = defaultdict(int)
     counts = Counts()
@@ -51,9 +51,9 @@ def _largest(rows: Added) -> list[Any]:
 
 
 def _sums(rows: Added, website: int, *more: int) -> Iterator[tuple[KeyParts, list[int]]]:
-    """The sums of rows by their website, at this place in the names, and the names at others.
+    """The sums of rows by website (at this place in the names) and by the names at other places.
 
-    Then the same for all websites.
+    Then the same sums for all websites together.
     """
     sums: dict[KeyParts, list[int]] = {}
     for names, numbers in rows.items():

@@ -1,4 +1,4 @@
-"""Posting to an address that an operator named, without lending anybody the collector's network."""
+"""Posting to a URL that an operator named, without giving anybody access to our network."""
 
 import hmac
 import ipaddress
@@ -11,12 +11,13 @@ from app.errors import EventstreamError
 SECONDS = 5.0
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
-"""What `is_global` leaves out: the IPv6 addresses given out, and IPv4's own uses (RFC 6890)."""
+"""Two checks that `is_global` lacks: IPv6 addresses in use, and IPv4's protocol block (RFC
+6890)."""
 SIGNATURE_HEADER = "X-Eventstream-Signature"
 
 
 class WebhookFailed(EventstreamError):
-    """It was not delivered. `again` says whether it may be at another time."""
+    """The post failed. `again` says whether it may succeed later."""
 
     def __init__(self, reason: str, again: bool) -> None:
         super().__init__(reason)
@@ -24,15 +25,15 @@ class WebhookFailed(EventstreamError):
 
 
 def post(url: str, body: bytes, secret: str | None, *, private: bool = False) -> None:
-    """Post JSON to an http(s) URL; with a secret, signed with it.
+    """Post JSON to an http(s) URL, signed if there is a secret.
 
-    The signature is the HMAC-SHA256 of the body, in hexadecimal after `sha256=`. Without
-    `private`, only an address of the public internet is posted to. Redirects are not followed: they
-    could lead elsewhere. Raises WebhookFailed unless it is answered with 2xx.
+    The signature is the HMAC-SHA256 of the body, in hexadecimal after `sha256=`. Without `private`
+    the host must be on the public internet. Redirects are not followed, as they could lead
+    elsewhere. Raises WebhookFailed unless the answer is 2xx.
     """
     target = httpx.URL(url)
     host = target.host
-    # Connects to the address that was checked: another look-up may find another one.
+    # Connect to the address that was checked, because a second look-up may find another one.
     address = _address(host, target.port or (443 if target.scheme == "https" else 80), private)
     headers = {"Content-Type": "application/json", "Host": target.netloc.decode()}
     if secret:
@@ -56,7 +57,7 @@ def post(url: str, body: bytes, secret: str | None, *, private: bool = False) ->
 
 
 def signature(body: bytes, secret: str) -> str:
-    """What the signature header holds for this body."""
+    """The signature header's value for this body."""
     return "sha256=" + hmac.new(secret.encode(), body, "sha256").hexdigest()
 
 
@@ -66,7 +67,7 @@ def _address(host: str, port: int, private: bool) -> str:
     except OSError as error:
         raise WebhookFailed(f"{host} can't be looked up", True) from error
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
-    # All of them: which one is picked must not decide.
+    # All of them, because which one is picked must not decide.
     if not private and not all(map(_is_public, addresses)):
         raise WebhookFailed(f"{host} is not on the public internet (SPIKE_WEBHOOK_PRIVATE)", False)
     return addresses[0]

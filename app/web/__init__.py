@@ -1,1 +1,1 @@
-"""HTTP and WebSocket, in and out. The web process calls workers by message alone."""
+"""HTTP and WebSockets. Web processes reach workers by messages alone."""

@@ -46,11 +46,11 @@ class _Flask(Flask):
     """Flask without coroutines, and without redirects to other hosts."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The function itself: Flask else asks at each call of each whether it is a coroutine."""
+        """The function itself. Flask would ask at each call whether it is a coroutine."""
         return func
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
-        """Raise what is wrong with the path; a redirect, to one of single slashes, names no host.
+        """Raise what is wrong with the path. A redirect (to single slashes) names no host.
 
         The header Host may be made up, and without it the host is one behind the proxies.
         """
@@ -106,7 +106,7 @@ def create_app(config: Settings | None = None) -> Flask:
 
 
 def _rename_paths(app: Flask, config: Settings) -> None:
-    """Have what pages load also at the paths of the settings. Raises SettingsError."""
+    """Serve what pages load also at the paths in the settings. Raises SettingsError."""
     renamed = {
         "TAG_PATH": (config.tag_path, "tag.tag", "GET"),
         "EVENTS_PATH": (config.events_path, "ingest.post_events", "POST"),
@@ -120,7 +120,7 @@ def _rename_paths(app: Flask, config: Settings) -> None:
 
 
 def _name_requests(app: Flask) -> None:
-    """Give each request an id, its own if it has a good one, for the logs and its answer."""
+    """Give each request an id for logs and its answer: its own if that is safe, else a new one."""
 
     def begin() -> None:
         logs.request_id.set(logs.request_id_from(request.environ.get("HTTP_X_REQUEST_ID")))
@@ -138,7 +138,7 @@ def _name_requests(app: Flask) -> None:
 
 
 def _protect_answers(app: Flask) -> None:
-    """Have nobody keep an answer that does not say so itself, nor guess its type."""
+    """Forbid caching answers (unless they allow it) and guessing their types."""
 
     def add_headers(response: Response) -> Response:
         response.headers.setdefault("Cache-Control", "no-store")
@@ -149,16 +149,16 @@ def _protect_answers(app: Flask) -> None:
 
 
 def _allow_browsers(app: Flask, config: Settings) -> None:
-    """Have browsers let pages of ALLOWED_ORIGINS, or any, post events (CORS).
+    """Allow pages of ALLOWED_ORIGINS, or any page, to post events (CORS).
 
-    Any page may load the tag and the pixel, also one that lets in only what says so (the Fetch
-    standard's Cross-Origin-Resource-Policy).
+    Any page may load the tag and the pixel, even one that only accepts resources that allow it
+    (the Fetch standard's Cross-Origin-Resource-Policy).
     """
     cors = get_cors_options(
         app,
         {
             "origins": list(config.allowed_origins) or "*",
-            # Beacons come with credentials, to which a wildcard would be no answer.
+            # Beacons come with credentials, for which a wildcard is not allowed.
             "supports_credentials": True,
             "methods": ["POST", "OPTIONS"],
             "allow_headers": ["Content-Type", "Content-Encoding", "X-Write-Key"],
@@ -173,7 +173,7 @@ def _allow_browsers(app: Flask, config: Settings) -> None:
     options[pixel.blueprint.name] = loading
 
     def add_headers(response: Response) -> Response:
-        # Only browsers send it with a post, and the others need not pay for it.
+        # Only browsers send Origin with a post, and other clients need no such headers.
         is_post = request.blueprint == events.blueprint.name
         if request.blueprint in options and not (is_post and request.origin is None):
             set_cors_headers(response, options[request.blueprint])

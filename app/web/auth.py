@@ -1,4 +1,4 @@
-"""Operators: whoever shows ADMIN_TOKEN or logged in with it; without one, this machine."""
+"""Operators: whoever has ADMIN_TOKEN or has logged in with it; without one, this machine."""
 
 from flask import Request, abort, request
 from werkzeug.datastructures import WWWAuthenticate
@@ -14,10 +14,11 @@ from app.web.context import Context, context, is_one_of
 def require_operator() -> None:
     """Refuse a request that is not an operator's.
 
-    With ADMIN_TOKEN, it must carry that as bearer token (RFC 6750), or a session of one who knew
-    it, else 401. Without, it must come from this machine, and neither through a proxy nor from a
-    page of another site in a browser there, else 403. Behind TRUSTED_PROXIES nobody is taken to:
-    whoever gets round these, or is sent on without saying for whom, would seem to.
+    With ADMIN_TOKEN, the request must carry it as bearer token (RFC 6750), or a session that began
+    with it, else the answer is 401. Without it, the request must come from this machine, neither
+    through a proxy nor from another site's page in a browser here, else the answer is 403. Behind
+    TRUSTED_PROXIES no request counts as coming from this machine: one that bypasses the proxies, or
+    that they forward without saying for whom, would look like it.
     """
     settings = context().settings
     if settings.admin_token is not None:
@@ -40,8 +41,8 @@ def require_operator() -> None:
 def is_from_this_machine(current: Context, sent: Request) -> bool:
     """Whether a request comes from this machine, and neither through a proxy nor from a page.
 
-    A page of this machine itself may send it. Behind TRUSTED_PROXIES no request comes from here,
-    as far as anybody can tell.
+    A page that this machine itself serves may send it. Behind TRUSTED_PROXIES no request counts as
+    coming from this machine.
     """
     if current.settings.trusted_proxies:
         return False
@@ -50,9 +51,9 @@ def is_from_this_machine(current: Context, sent: Request) -> bool:
 
 
 def is_admin_token(given: str) -> bool:
-    """Whether a text is ADMIN_TOKEN; a wrong one is counted and logged.
+    """Whether a text is ADMIN_TOKEN. A wrong one is counted and logged.
 
-    Raises TooManyRequests, whatever the text is, where too many wrong ones came from the client's
+    Raises TooManyRequests, whatever the text is, if too many wrong ones came from the client's
     network.
     """
     current = context()
@@ -70,23 +71,23 @@ def is_admin_token(given: str) -> bool:
 
 
 def has_session() -> bool:
-    """Whether the request is of a session, and from a page of the collector's own.
+    """Whether the request belongs to an open session, and comes from a page of the collector.
 
-    Raises Unavailable while Redis is away, which knows the sessions that have not ended.
+    Raises Unavailable while Redis, which holds the open sessions, is away.
     """
     current = context()
     session, token = request.cookies.get(sessions.COOKIE), current.settings.admin_token
-    # A browser sends the cookie along with what pages of other ports or schemes ask for.
+    # A browser also sends the cookie with requests from pages on other ports or schemes.
     if not session or token is None or request.origin not in (None, _own_origin()):
         return False
     return sessions.is_open(current.redis, token, session)
 
 
 def is_from_own_page() -> bool:
-    """Whether a request that a browser sent comes from a page of the collector's own.
+    """Whether a browser's request comes from a page of the collector.
 
-    By Sec-Fetch-Site (W3C, Fetch Metadata), else by Origin (RFC 6454); what sends neither is taken
-    for no browser.
+    Decided by Sec-Fetch-Site (W3C, Fetch Metadata), else by Origin (RFC 6454). A client that sends
+    neither is taken not to be a browser.
     """
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
@@ -95,5 +96,5 @@ def is_from_own_page() -> bool:
 
 
 def _own_origin() -> str:
-    """The origin (RFC 6454) of the collector's pages; by https where TRUSTED_PROXIES say so."""
+    """The origin (RFC 6454) of the collector's pages, with https if TRUSTED_PROXIES say so."""
     return f"{request.scheme}://{request.host}"

@@ -1,4 +1,4 @@
-"""Answers that cost something, kept for a moment for all who ask the same."""
+"""Expensive answers, kept for a moment for everybody who asks the same."""
 
 import threading
 import time
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 KEPT_SECONDS = 1.0
 SHARE = 0.2
-"""Of the time, making an answer takes no more than this."""
+"""The share of the time that making an answer may take."""
 MAX_KEPT = 100
 OLD_SECONDS = 2.0
 WAIT_SECONDS = 0.3
-"""For an answer that is made just now, where the one before is older than OLD_SECONDS."""
+"""How long to wait for an answer in the making, if the last one is older than OLD_SECONDS."""
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class _Answer:
 
 
 class AnswerCache:
-    """Answers by what was asked, kept for KEPT_SECONDS, or longer if they take long to make."""
+    """Answers by question, kept for KEPT_SECONDS, or longer if they take long to make."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -29,9 +29,9 @@ _CHUNK = re.compile(rb"([0-9a-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n", re.IGNORECASE)
 
 
 class Incoming:
-    """What a client sent that has not been served: it finds the end of the next request.
+    """What a client has sent and we have not served yet. It finds the end of the next request.
 
-    So only a request that has arrived in whole takes up a thread (RFC 9112, sections 6 and 7.1).
+    So only requests that have arrived completely need a thread (RFC 9112, sections 6 and 7.1).
     """
 
     def __init__(self) -> None:
@@ -49,16 +49,16 @@ class Incoming:
 
     @property
     def has_head(self) -> bool:
-        """Whether the head of the next request has arrived in whole."""
+        """Whether the head of the next request has arrived completely."""
         return self._head > 0
 
     @property
     def has_long_head(self) -> bool:
-        """Whether the head of the next request is longer than any that is served."""
+        """Whether the head of the next request is too long to be served."""
         return not self._head and len(self.data) > MAX_HEAD_BYTES
 
     def is_ready(self) -> bool:
-        """Whether the next request has arrived in whole, or enough of it to refuse it."""
+        """Whether the next request has arrived completely, or enough of it to refuse it."""
         if not self._head and not self._find_head():
             return self.has_long_head
         if self._end is None and not self._is_refused:
@@ -66,17 +66,17 @@ class Incoming:
         return self._is_refused or self._is_whole()
 
     def forwarded_for(self, proxies: int) -> str | None:
-        """Whom the last but so many proxies sent the next request on for, None if none says."""
+        """The client that this number of proxies forwarded the next request for, or None."""
         found = b",".join(_FORWARDED.findall(self.data, 0, self._head)).split(b",")
         return found[-proxies].decode("latin-1").strip() if 0 < proxies <= len(found) else None
 
     def is_large(self) -> bool:
-        """Whether the next request, as far as it was looked at, may be long at work."""
+        """Whether the next request, as far as we have looked at it, may take long."""
         size = self._size()
         return self._is_large or size > LARGE_BYTES or _has_many(self.data, self._head, size)
 
     def look_inside(self) -> None:
-        """Look into a body that came packed, for which the poller has no time."""
+        """Look into a compressed body, for which the poller has no time."""
         if not self._is_packed:
             return
         self._is_packed = False
@@ -84,7 +84,7 @@ class Incoming:
         try:
             body = unpacker.decompress(bytes(self.data[self._head : self._size()]), LARGE_BYTES)
         except zlib.error:
-            return  # it will be refused at once
+            return  # it will be refused immediately
         is_whole = unpacker.eof and not unpacker.unused_data
         self._is_large = not is_whole or _has_many(body, 0, len(body))
 
@@ -104,7 +104,7 @@ class Incoming:
         return min(len(self.data), self._end or len(self.data))
 
     def _find_head(self) -> bool:
-        # A head whose lines end without CR is refused at once.
+        # A head whose lines end without CR will be refused.
         for end in (b"\r\n\r\n", b"\n\n"):
             at = self.data.find(end, max(0, self._searched - len(end) + 1))
             if at >= 0:
@@ -116,14 +116,14 @@ class Incoming:
     def _read_head(self, end: int) -> None:
         expected = _EXPECTED.search(self.data, 0, end)
         if expected:
-            # Whoever answers it removes it, so that the client is not told a second time.
+            # Removed, so that the client is not answered a second time.
             self.expects_continue = True
             del self.data[expected.start() : expected.end()]
             end -= expected.end() - expected.start()
         self._head = self._chunk = end
         length = _LENGTH.search(self.data, 0, end)
         if _LENGTH_NAME.search(self.data, 0, end) and not length:
-            # Of its body nothing may be taken for another request.
+            # Nothing of its body may be taken for another request.
             self._is_refused = True
             return
         is_packed = _ENCODED.search(self.data, 0, end) is not None
@@ -168,19 +168,19 @@ class Incoming:
 
 
 def _has_many(body: bytes | bytearray, start: int, end: int) -> bool:
-    """Whether so many events may be here that they are long at work."""
+    """Whether this may hold so many events that they take long."""
     return any(body.count(mark, start, end) > LARGE_MARKS for mark in b",\n")
 
 
 class Request:
-    """What has arrived of one request, to be read like a socket."""
+    """One request as it arrived, to be read like a socket."""
 
     def __init__(self, data: bytes, at_end: Exception | None = None) -> None:
         self._data = BytesIO(data)
         self._at_end = at_end
 
     def recv(self, size: int) -> bytes:
-        """At most so many bytes of it; at its end none, or the exception that it was given."""
+        """At most so many bytes. At the end nothing, or the exception given to the constructor."""
         data = self._data.read(size)
         if not data and self._at_end:
             raise self._at_end
@@ -188,23 +188,23 @@ class Request:
 
 
 class Socket(socket.socket):
-    """A socket that keeps what it is to send, until it is told to send as much as it can now."""
+    """A socket that keeps what it is to send until `flush` sends as much as it can."""
 
     def __init__(self, accepted: socket.socket) -> None:
-        """Take the place of a socket, which is of no use from then on."""
+        """Take the place of a socket, which can't be used any more."""
         family, kind, proto = accepted.family, accepted.type, accepted.proto
         super().__init__(family, kind, proto, fileno=accepted.detach())
         self.unsent = bytearray()
         self.is_broken = False
 
     def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
-        """Keep this to be sent. Never waits, and never raises."""
+        """Keep data to be sent. Never waits and never raises."""
         self.unsent += data
         if len(self.unsent) > SEND_BYTES:
             self.flush(flags)
 
     def flush(self, flags: int = 0) -> None:
-        """Send as much as the client takes in now, nothing more once the connection is broken."""
+        """Send as much as the client takes now, or nothing once the connection is broken."""
         if not self.unsent:
             return
         try:

@@ -1,4 +1,4 @@
-"""What the views share: the parts of the application, answers, and who may post."""
+"""What views share: the parts of the application, answers, and who may post."""
 
 import hmac
 from collections.abc import Collection, Iterable
@@ -57,7 +57,7 @@ def answer(payload: Any, status: int = 200) -> Response:
 
 
 def text_filter(**options: Any) -> fields.String:
-    """A text to filter by; None if it is empty, as a form sends what was left out."""
+    """A text to filter by; None if it is empty, because forms send fields that were left out."""
     return fields.String(load_default=None, post_load=lambda text: text or None, **options)
 
 
@@ -83,7 +83,7 @@ def has_write_key(current: Context, posted: Request) -> bool:
 def require_write_key(current: Context, posted: Request) -> Collection[str]:
     """Refuse a request without one of WRITE_KEYS, if there are any, with 401.
 
-    Returns the websites that it may write for (see `app.domain.urls.is_among`); none: for all.
+    Returns the websites that it may write for (see `app.domain.urls.is_among`), empty for all.
     """
     keys = current.settings.write_keys
     if not keys:
@@ -108,8 +108,8 @@ def is_one_of(given: str, secrets: Iterable[str]) -> bool:
 
 
 def which_of(given: str, secrets: Iterable[str]) -> str | None:
-    """The secret that a text is, None if it is none of these."""
-    # No early end: how long it takes says nothing about the secrets. A header's text holds bytes.
+    """The one of these secrets that the text equals, or None."""
+    # Without an early end, so that the time says nothing about the secrets. Headers may be latin-1.
     forms = {given.encode(), given.encode("latin-1", "replace")}
     found = None
     for secret in secrets:

@@ -1,4 +1,4 @@
-"""Flower as operators are to have it: `python -m app.web.flower`, with Flower's own options."""
+"""Flower with guards: `python -m app.web.flower`, with Flower's own options."""
 
 import base64
 import sys
@@ -18,11 +18,11 @@ from app.redis.connection import connect
 from app.settings import settings
 
 MAX_BODY_BYTES = 64 * 1024
-"""Far more than its own pages send; Tornado would take 100 MiB, before any password is checked."""
+"""Far more than Flower's own pages send. Tornado takes 100 MiB before it checks a password."""
 
 
 class GuardedFlower(Flower):
-    """Flower that no page frames, and that without a password answers to this machine alone."""
+    """Flower that can't be framed, and that without a password only answers this machine."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, transforms=[_Unframed])
@@ -53,7 +53,7 @@ class GuardedFlower(Flower):
 
 
 def _is_ascii(authorization: str) -> bool:
-    """Whether user and password are ASCII; Flower fails at others instead of refusing them."""
+    """Whether user and password are ASCII. Flower crashes on others instead of refusing them."""
     try:
         return base64.b64decode(authorization.partition(" ")[2]).isascii()
     except ValueError:
@@ -97,7 +97,7 @@ class _Later(RequestHandler):
 
 def main() -> None:
     """Run Flower until it is stopped."""
-    # Its command makes the application by this name, and leaves no other way to give it one.
+    # Flower's command makes its application by this name; there is no other way to give it one.
     command.Flower = GuardedFlower
     celery(args=["-A", "tasks", "flower", *sys.argv[1:]], auto_envvar_prefix="CELERY")
 

@@ -1,4 +1,4 @@
-"""Which requests are invalid traffic, as a whole or event by event."""
+"""Finding requests that are invalid traffic, as a whole or event by event."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -14,7 +14,7 @@ MAX_REMEMBERED = 4_096
 
 
 class TrafficFilter:
-    """Finds requests from these networks, and those of robots unless it is to let them be."""
+    """Finds requests from excluded networks, and if `robots` is true those of robots."""
 
     def __init__(self, excluded: Sequence[Network], *, robots: bool) -> None:
         self._excluded = excluded
@@ -22,10 +22,10 @@ class TrafficFilter:
         self._is_excluded = lru_cache(MAX_REMEMBERED)(self._look_up)
 
     def judge(self, sent: Request, *, has_key: bool) -> str | Callable[[bytes], str]:
-        """Why the events of this request are to be counted apart; an empty text if they are not.
+        """Why the events of this request count apart; an empty text if they don't.
 
-        For a server's, which posts for others, what tells so for each: it is judged by what it says
-        of its visitor.
+        A server posts for others, so each of its events is judged by what it says of its visitor:
+        for such a request this returns a function that returns the reason for an event.
         """
         address = sent.remote_addr or ""
         if has_key and _is_of_server(sent):
@@ -37,7 +37,7 @@ class TrafficFilter:
         return self._reason(visitor.get("Address", address), visitor.get("UserAgent", ""))
 
     def _reason(self, address: str, agent: str) -> str:
-        # A trusted proxy may hand on any text as an address.
+        # A trusted proxy may forward any text as an address.
         if self._excluded and self._is_excluded(address[:MAX_LENGTH]):
             return ADDRESS
         return ROBOT if self._robots and is_robot(agent) else ""
@@ -48,7 +48,7 @@ class TrafficFilter:
 
 
 def _is_of_server(sent: Request) -> bool:
-    """Whether no browser sent this: of what it posts it tells where from."""
+    """Whether a server sent this: a browser says where its posts come from."""
     return sent.method == "POST" and not any(
         name in ("HTTP_ORIGIN", "HTTP_REFERER") or name.startswith("HTTP_SEC_FETCH_")
         for name in sent.environ

@@ -1,4 +1,4 @@
-"""The rate limit on posts, for each write key and the network that it is used from."""
+"""The rate limit on posts, for each write key and the network it is used from."""
 
 import logging
 import time
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
-    """Hold requests of some blueprints together to RATE_LIMIT; more get 429 and a Retry-After.
+    """Limit the requests of these blueprints to RATE_LIMIT; more get 429 and Retry-After.
 
-    Each counts as one before its body is read; see `charge` for those of many events. The counts
-    are in Redis, shared by all web processes. While it is away nothing is limited: the events could
-    not be taken anyway.
+    Each request counts as one before its body is read; for many events see `charge`. The counts are
+    in Redis, shared by all web processes. While Redis is away nothing is limited, as no events
+    could be accepted anyway.
     """
-    # It would write the key and the address of each request that it refuses.
+    # It would log the key and the address of each request that it refuses.
     logging.getLogger("flask-limiter").setLevel(logging.WARNING)
     limiter = Limiter(
         lambda: sender(context(), request),
@@ -51,18 +51,18 @@ def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) ->
 
 
 def charge(events: int) -> None:
-    """Count the current request, which holds so many events, once for each 100 that are begun.
+    """Count the current request, which holds so many events, once for each started 100 of them.
 
-    One that is more than the whole RATE_LIMIT counts as that, so it passes as the first of a
-    window. Raises TooManyRequests, with a Retry-After, where it is more than what is left; it has
-    then counted once.
+    A request that would count more than the whole RATE_LIMIT counts as that, so it passes as the
+    first one of a window. Raises TooManyRequests, with a Retry-After, if less than this is left;
+    the request has then counted once.
     """
     weight = -(-events // EVENTS_FOR_ONE)
     if weight <= 1:
         return
     for limiter in current_app.extensions.get("limiter", ()):
         limits = [(each, min(weight, each.limit.amount) - 1) for each in limiter.current_limits]
-        # A hit that is refused counts too, and would take what is left from lighter requests.
+        # A refused hit counts too, and would take from smaller requests what is left.
         for fits in (limiter.limiter.test, limiter.limiter.hit):
             for each, more in limits:
                 try:
@@ -75,7 +75,7 @@ def charge(events: int) -> None:
 
 
 def sender(current: Context, posted: Request) -> str:
-    """Who sent a request: a write key, and the network that it is used from."""
-    # A key that is none would be a new sender for each made-up one.
+    """Who sent a request: the write key, and the network it is used from."""
+    # Otherwise each made-up key would be a new sender.
     key = write_key_given(posted) if has_write_key(current, posted) else ""
     return f"{key} {client_network(posted.remote_addr or '')}"

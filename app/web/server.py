@@ -6,7 +6,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-# Before the processes part: they share its memory, and one started again is there at once.
+# Imported before the fork: processes share its memory, and one that is restarted is up at once.
 import app.web.application  # noqa: F401
 from app.errors import exiting
 from app.ingest.name_loader import load_at_start
@@ -17,7 +17,7 @@ from app.store import migrations
 
 
 class NoAccessLog(Logger):  # type: ignore[misc]
-    """gunicorn's log of what went wrong; else it makes up a line for each request too."""
+    """gunicorn's error log. Without this gunicorn also formats a line for each request."""
 
     access_log_enabled = False
 
@@ -30,15 +30,16 @@ workers = 2
 worker_connections = 1_000
 worker_class = "app.web.worker.BufferingWorker"
 threads = 20
-# Where the processes share one socket, the kernel can hand all connections to one of them.
+# If processes share one socket, the kernel can give all connections to one of them.
 reuse_port = True
 keepalive = 75
-# It would wait, in a thread, until the client has read the file.
+# It would wait in a thread until the client has read the file.
 sendfile = False
 timeout = 30
 graceful_timeout = 5
 limit_request_line = 8190
-# TRUSTED_PROXIES alone says whose X-Forwarded-… is believed; gunicorn would believe this machine.
+# TRUSTED_PROXIES alone decides whose X-Forwarded-… is believed; gunicorn would believe this
+# machine.
 forwarded_allow_ips = ""
 control_socket_disable = True
 logger_class = NoAccessLog
@@ -58,16 +59,16 @@ SEND_BUFFER_BYTES = 64 * 1024
 
 @exiting()
 def on_starting(_server: Any) -> None:
-    """Refuse to start on a database of a newer release, but not to replace a process that died."""
+    """Refuse to start on a newer release's database, though not to replace a process that died."""
     migrations.refuse_newer(settings().mongodb_url)
     log_warnings(settings())
     load_at_start(settings())
 
 
 def post_worker_init(worker: Any) -> None:
-    """Make room for viewers, and bound what the kernel keeps for clients that do not read.
+    """Make room for viewers, and bound what the kernel buffers for clients that don't read.
 
-    Connections inherit that from the socket that accepts them (Linux, socket(7)).
+    Connections inherit the bound from the socket that accepts them (Linux, socket(7)).
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)

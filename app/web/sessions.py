@@ -1,8 +1,8 @@
-"""What a browser shows instead of the admin token: a random text, until it logs out or 12 hours on.
+"""Sessions: what a browser shows instead of the admin token, for 12 hours or until it logs out.
 
-Redis keys: `session:{HMAC of that text}` for each session that is open, with the admin token as the
-HMAC's key. So Redis holds nothing to log in with, and with another token no session is open. Should
-Redis lose them, all have ended. Every function raises Unavailable if Redis is away.
+Redis keys: `session:{HMAC of a session's random text}` for each open session, with the admin token
+as the HMAC's key. So Redis holds nothing that one could log in with, and another token ends all
+sessions. So does losing these keys. Every function raises Unavailable if Redis is away.
 """
 
 import hmac
@@ -17,11 +17,11 @@ COOKIE = "eventstream_session"
 SECONDS = 12 * 3600
 
 _BEGIN = script("begin_session", even_if_full=True)
-"""Even if Redis is full, as that is something to look into."""
+"""Runs even if Redis is full, because operators must be able to look into that."""
 
 
 def begin(redis: Redis, token: str) -> str:
-    """Begin a session, and return what the browser is to show."""
+    """Begin a session, and return the text that the browser is to show."""
     session = secrets.token_urlsafe(32)
     with broker_errors():
         redis.eval(_BEGIN.text, 1, _key(token, session), SECONDS)
@@ -29,13 +29,13 @@ def begin(redis: Redis, token: str) -> str:
 
 
 def is_open(redis: Redis, token: str, session: str) -> bool:
-    """Whether what a browser shows is a session that is open."""
+    """Whether this text is that of an open session."""
     with broker_errors():
         return bool(redis.exists(_key(token, session)))
 
 
 def end(redis: Redis, token: str, session: str) -> None:
-    """End a session, for whoever else knows it too."""
+    """End a session for everybody who has its text."""
     with broker_errors():
         redis.delete(_key(token, session))
 

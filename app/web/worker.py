@@ -1,4 +1,4 @@
-"""The gunicorn worker of the web processes. Only here is anything of gunicorn's inside used."""
+"""The gunicorn worker of the web processes: the one module that uses gunicorn's internals."""
 
 import math
 import select
@@ -32,21 +32,21 @@ from app.web.sockets.places import Lane
 STAY_MILLISECONDS = 2
 GRACE_SECONDS = 10.0
 BYTES_PER_SECOND = 2_048
-"""A request must arrive, and an answer be taken in, within the grace and a second for so much."""
+"""A request must arrive, and an answer be read, within the grace and a second for so many bytes."""
 CLOSE_SECONDS = 2.0
 CLOSE_BYTES = 4 * 1024 * 1024
-"""What a client still sends to a connection that is closed, so that it reads its last answer."""
+"""How much of what a client still sends is read from a closing connection (RFC 9112, 9.6)."""
 LOOK_SECONDS = 0.25
 READ_BYTES = 64 * 1024
 ACCEPTED_AT_ONCE = 64
 CLOSED_AT_ONCE = 16
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 SHARE_OF_LARGE = 0.05
-"""So much of the threads one client may take up with large requests; there is one more thread for
-those of all. They are long at work, and the others, and who writes to the journal for all, get no
-more time than each of these."""
+"""The share of the threads that one client may use for large requests; those of all clients have
+one thread more. Large requests take long, and every other thread, including the one that writes to
+the journal, gets no more of the processor than each of them."""
 SHARE_OF_SMALL = 0.75
-"""So much of the other threads one client may take up; then its next requests wait."""
+"""The share of the other threads that one client may use. Its further requests wait."""
 
 _ANSWER = (
     b"HTTP/1.1 %(status)b\r\n"
@@ -73,7 +73,7 @@ _REFUSALS = {
         b"The only transfer coding understood is chunked.",
     ),
 }
-"""How a request that the parser refuses is answered, where not with 400."""
+"""The answers to requests that the parser refuses, unless they are 400."""
 _OF_ANSWERS = (InvalidResponseHeader, InvalidResponseHeaderName)
 
 
@@ -88,33 +88,33 @@ class Late(NoMoreData, BlockingIOError):  # type: ignore[misc]
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A client's connection, which is a thread's or the poller's, never both."""
+    """A client's connection. It belongs to a thread or to the poller, never to both."""
 
     sock: Socket
 
     def __init__(self, cfg: Any, sock: Socket, client: tuple[Any, ...], server: Any) -> None:
         super().__init__(cfg, sock, client, server)
-        self.initialized = True  # there is nothing more to do before its first request
+        self.initialized = True  # nothing else has to be done before its first request
         self.peer = client_network(client[0])
         self.network = self.peer
-        """The client that sent its last request, which proxies may have sent on."""
+        """The client that sent the last request, which proxies may have forwarded."""
         self.lane: Lane[Connection] | None = None
-        """Where it waits for a thread, or has one, as a connection of this client:"""
+        """The lane in which it waits for a thread, or has one, as a connection of `group`."""
         self.group = self.network
         self.incoming = Incoming()
         self.has_ended = False
-        """Whether the client sends nothing more."""
+        """Whether the client has ended its side of the connection."""
         self.is_late = False
         self.is_kept = True
         self.idle_seconds = GRACE_SECONDS
         self.began = time.monotonic()
-        """When the next request began to arrive, or the connection to be idle."""
+        """When the next request began to arrive, or when the connection became idle."""
         self.buffered = 0
         self.dropped = 0
-        """How many bytes came in since it began to be closed."""
+        """How many bytes came in after closing began."""
 
     def receive(self) -> bool:
-        """Read what has arrived, without waiting; whether there is something to do for a thread."""
+        """Read what has arrived, without waiting. Returns whether a thread has something to do."""
         if self.is_late or (self.incoming.data and self.incoming.is_ready()):
             return True
         try:
@@ -137,13 +137,13 @@ class Connection(TConn):  # type: ignore[misc]
         return ready
 
     def identify(self) -> None:
-        """Find out whose the next request is, if its head is here."""
+        """Find out which client sent the next request, if its head has arrived."""
         if self.incoming.has_head:
             client = self.incoming.forwarded_for(settings().trusted_proxies)
             self.network = client_network(client) if client else self.peer
 
     def deadline(self) -> float:
-        """When the next request must have arrived, or begun where nothing of it has arrived."""
+        """When the next request must have arrived, or begun if nothing of it has arrived."""
         arrived = len(self.incoming.data)
         if not arrived:
             return self.began + self.idle_seconds
@@ -151,20 +151,20 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 class BufferingWorker(ThreadWorker):  # type: ignore[misc]
-    """The poller receives, sends and closes; a thread only serves a request that is there in whole.
+    """The poller receives, sends and closes. A thread only serves requests that have arrived.
 
-    gunicorn's own worker waits in a thread for the rest of a request, until the client has taken in
-    its answer, and for two seconds in the poller, which alone accepts connections, each time that
-    it closes one. A few clients that send, read or close slowly stop it for all.
+    In gunicorn's own worker, a thread waits for the rest of a request and until the client has read
+    the answer, and the poller, which alone accepts connections, waits up to two seconds each time
+    it closes one. A few clients that send, read or close slowly stop it for everybody.
 
-    A thread stays with its connection, if the next request comes at once and nobody waits: to hand
-    the connection to the poller and back costs a sixth to a quarter of a post's CPU time.
+    A thread stays with its connection if the next request comes at once and nobody waits. Passing
+    the connection to the poller and back takes a sixth to a quarter of a post's CPU time.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._polled: dict[Connection, float] = {}
-        """The connections in the poller's hands, the longest first, and until when."""
+        """The connections that the poller has, the longest first, and until when each may stay."""
         self._buffered = 0
         self._look_at = 0.0
         of_one = math.ceil(SHARE_OF_LARGE * self.cfg.threads)
@@ -173,7 +173,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._small = Lane[Connection](small, int(SHARE_OF_SMALL * small))
 
     def accept(self, listener: Any) -> None:
-        """Take new connections into the poller, old ones making room where there are too many."""
+        """Take new connections into the poller; if there are too many, old ones make room."""
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 accepted, client = listener.accept()
@@ -186,7 +186,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             self._poll(conn, EVENT_READ, self._on_readable, conn.deadline())
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Give a connection to a thread, once there is one to spare for its client."""
+        """Give a connection to a thread as soon as there is one for its client."""
         conn.lane, conn.group = self._place_of(conn)
         conn.lane.wait(conn.group, conn)
         self._polled[conn] = math.inf
@@ -203,11 +203,11 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             super().enqueue_req(conn)
 
     def handle(self, conn: Connection) -> None:
-        """Serve the requests that have arrived in whole (in a thread)."""
+        """Serve the requests that have arrived completely (in a thread)."""
         while conn.receive():
             conn.incoming.look_inside()
             if conn.incoming.data and self._place_of(conn) != (conn.lane, conn.group):
-                return  # it waits for a thread that is for such requests
+                return  # it waits for a thread of the lane for such requests
             self._serve(conn)
             if not conn.is_kept or conn.sock.unsent or conn.sock.is_broken or not self.alive:
                 return
@@ -230,7 +230,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             request = Request(data, Late() if conn.is_late else None)
             conn.parser = get_parser(self.cfg, request, conn.client)
             kept = super().handle(conn)
-            # gunicorn leaves none, unless it found another end of the request than is here.
+            # gunicorn leaves nothing, unless it found another end of the request than we did.
             left = conn.parser.unreader.buf.getvalue()
             conn.is_kept = kept is True and whole and not left
             conn.parser = None
@@ -238,9 +238,9 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         conn.sock.flush()
 
     def handle_error(self, req: Any, client: Socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002
-        """Answer a request that failed before the application, or after it (in a thread).
+        """Answer a request that failed before or after the application (in a thread).
 
-        Neither the answer nor the log repeats what was sent, which may hold a user's id or a key.
+        Neither the answer nor the log repeats what was sent, which may hold a user id or a key.
         """
         if isinstance(exc, ParseException) and not isinstance(exc, _OF_ANSWERS):
             reason = type(exc).__name__
@@ -262,7 +262,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._go_on(conn)
 
     def _go_on(self, conn: Connection) -> None:
-        """Send the rest, or close the connection, or serve or wait for the next request."""
+        """Send the rest, close the connection, or serve or await the next request."""
         self._count_buffered(conn)
         unsent = len(conn.sock.unsent)
         if unsent:
@@ -279,7 +279,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self, conn: Connection, event: int, ready: Callable[[Connection], None], until: float
     ) -> None:
         def call(_: Any) -> None:
-            if conn in self._polled:  # else it was closed a moment ago, to make room
+            if conn in self._polled:  # otherwise it was just closed to make room
                 ready(conn)
 
         self.poller.register(conn.sock, event, call)
@@ -290,7 +290,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         del self._polled[conn]
 
     def _on_readable(self, conn: Connection) -> None:
-        # Not in a thread: how many of these a request may have depends on what it says.
+        # Not in a thread, because the number of threads depends on what the request says.
         ready = conn.receive()
         self._count_buffered(conn)
         if not ready:
@@ -309,7 +309,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             self._go_on(conn)
 
     def _begin_close(self, conn: Connection) -> None:
-        # To close while the client still sends would take from it what it has not read
+        # If it were closed while the client still sends, the client would lose what it has not read
         # (RFC 9112, section 9.6).
         try:
             conn.sock.shutdown(socket.SHUT_WR)
@@ -334,7 +334,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         if conn.lane:  # it waits for a thread
             conn.lane.give_up(conn.group, conn)
             conn.lane = None
-        # Then nobody waits for it, and it may have been closed when the application failed.
+        # It may not be in the poller, and may be closed already if the application failed.
         with suppress(KeyError, ValueError):
             self.poller.unregister(conn.sock)
         self._polled.pop(conn, None)
@@ -343,7 +343,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _close_oldest(self, most: int, weight: Callable[[Connection], int]) -> int:
-        """Close those that wait longest, of the client that weighs most; how many these were."""
+        """Close the oldest connections of the client that weighs most. Returns how many."""
         weights = Counter[str]()
         for conn in self._polled:
             weights[conn.network] += weight(conn)
@@ -360,7 +360,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         conn.buffered = buffered
 
     def murder_pending(self) -> None:
-        """Keep the bounds on bytes and on time (at each turn of the poller)."""
+        """Enforce the bounds on bytes and time (at each turn of the poller)."""
         while self._buffered > MAX_BUFFERED_BYTES:
             if not self._close_oldest(1, lambda conn: conn.buffered):
                 break
@@ -377,7 +377,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 self._close(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Let idle connections be closed by then, as the worker stops."""
+        """Have idle connections closed by this time, as the worker stops."""
         for conn, until in self._polled.items():
             if not conn.buffered:
                 self._polled[conn] = min(until, deadline)

@@ -1,1 +1,1 @@
-"""What answers a request: a module for each path, and no rule that would hold without HTTP."""
+"""The views: a module for each path. No rule belongs here that also holds without HTTP."""

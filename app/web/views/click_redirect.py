@@ -1,4 +1,4 @@
-"""GET /click: counts a click, and sends the browser on to where the operator's link leads."""
+"""GET /click: counts a click and redirects the browser to the target of the operator's link."""
 
 from flask import Blueprint, abort, redirect, request
 from marshmallow import fields
@@ -15,24 +15,25 @@ blueprint = Blueprint("click_redirect", __name__)
 
 
 class ClickQuery(EventQuery):
-    """A click, where it leads to, and the operator's signature of `to`, `url` and `ad`."""
+    """A click, its target, and the operator's signature of `to`, `url` and `ad`."""
 
     to = fields.String(required=True, metadata={"description": "An http or https URL."})
     sig = fields.String(required=True)
 
 
 PURPOSES = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
-"""Headers by which browsers say that nobody clicked: prefetch, preview, prerender."""
+"""Headers in which browsers say that nobody clicked: prefetch, preview, prerender."""
 
 
 @blueprint.get("/click")
 def follow() -> AnyResponse:
-    """Send the browser on, and record the click; only if CLICK_SECRET is set.
+    """Redirect the browser and record the click, if CLICK_SECRET is set.
 
-    The user goes on whatever becomes of the event, at the latest after the publisher's time-outs.
+    The user is redirected whatever becomes of the event, at the latest after the publisher's
+    timeouts.
     """
     onwards = _onwards()
-    # A prefetch or a look at the head is no click (MRC Click Measurement Guidelines, 2.0).
+    # Neither a prefetch nor HEAD is a click (MRC Click Measurement Guidelines, 2.0).
     is_prefetch = any(request.headers.get(name, "").startswith("pre") for name in PURPOSES)
     if request.method == "GET" and not is_prefetch and not wants_privacy(request):
         try:
@@ -44,7 +45,7 @@ def follow() -> AnyResponse:
 
 @blueprint.errorhandler(TooManyRequests)
 def follow_uncounted(error: TooManyRequests) -> AnyResponse:
-    """Send the browser on, though not counting it: RATE_LIMIT is for events."""
+    """Redirect the browser without counting the click, as RATE_LIMIT is for events."""
     try:
         onwards = _onwards()
     except (HTTPException, InvalidRequest):

@@ -58,7 +58,7 @@ def login() -> AnyResponse:
     """Begin a session for whoever knows the admin token, and show the dashboard."""
     current = context()
     token = current.settings.admin_token
-    # Only to this address, whatever is asked: its query holds the dashboard's filters.
+    # Always to this path, with the query, which holds the dashboard's filters.
     response: AnyResponse = redirect(f"/?{request.query_string.decode('latin-1')}", 303)
     if token is None:
         return response
@@ -81,7 +81,7 @@ def login() -> AnyResponse:
 
 @blueprint.post("/logout")
 def logout() -> AnyResponse:
-    """End the session, in this browser and for whoever else has its cookie."""
+    """End the session, also for everybody else who has its cookie."""
     current = context()
     if current.settings.admin_token is not None and has_session():
         session = request.cookies[sessions.COOKIE]

@@ -1,4 +1,4 @@
-"""POST /events: decodes, validates, and hands the events to the publisher."""
+"""POST /events: decodes and validates events, and passes them to the publisher."""
 
 import zlib
 from collections import Counter
@@ -37,9 +37,9 @@ MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 PACKED_BYTES = 4 * 1024
 MAX_MEMBERS = 10_000
-"""Of gzip, which take as long to begin as much to unpack."""
+"""The members of a gzip body. Starting each takes some time."""
 MAX_READ_BYTES = 64 * 1024 * 1024
-"""What requests that are being read hold together, unpacked; decoding takes as much again."""
+"""The unpacked bytes of all requests that are being read; decoding takes as much again."""
 
 blueprint = Blueprint("ingest", __name__)
 _room = Room(MAX_READ_BYTES)
@@ -47,8 +47,8 @@ _room = Room(MAX_READ_BYTES)
 
 @blueprint.post("/events")
 def post_events() -> Response:
-    """Accept the valid events of the request; the others are named in the answer, and kept."""
-    # Looking up the one that is current costs more than anything that is asked of it here.
+    """Accept the valid events of the request. The others are kept, and named in the answer."""
+    # Looking up the current request costs more than anything that is asked of it here.
     current, posted = context(), request._get_current_object()  # type: ignore[attr-defined]
     websites = require_write_key(current, posted)
     require_allowed_origin(current, posted)
@@ -68,21 +68,21 @@ def post_events() -> Response:
 
 
 class Taken(NamedTuple):
-    """What became of the events of a request."""
+    """The outcome of the events of a request."""
 
     accepted: Sequence[Event]
     rejected: Sequence[Rejection]
     other: int
-    """How many of the accepted ones count under OTHER."""
+    """How many of the accepted events count under OTHER."""
 
 
 def take(
     current: Context, sent: Request, websites: Collection[str], raw_events: Sequence[bytes]
 ) -> Taken:
-    """Keep the events of a request, the valid ones to be counted.
+    """Keep the events of a request; the valid ones will be counted.
 
-    It has a write key if there are any. `websites` are those that this may write for, none if for
-    every one. Raises Unavailable.
+    The request has a write key if there are any. `websites` are those that the key may write for,
+    empty for all. Raises Unavailable.
     """
     invalid = current.traffic.judge(sent, has_key=bool(current.settings.write_keys))
     events, rejections = current.reader.read(raw_events, invalid=invalid)
@@ -96,7 +96,7 @@ def take(
 
 
 def _sender(current: Context, sent: Request) -> str | None:
-    """Whose budget of new names a request draws on; None if it has none."""
+    """The sender whose budget of new names a request uses, or None if it has no budget."""
     if is_from_this_machine(current, sent):
         return None
     key = which_of(write_key_given(sent), current.settings.write_keys)
@@ -109,10 +109,11 @@ def _only_of(
     events: Sequence[Event],
     rejections: Sequence[Rejection],
 ) -> tuple[list[Event], list[Rejection]]:
-    """The events of these websites; the others join the rejections, in order of position."""
+    """The events of these websites. The others join the rejections, in the order of positions."""
     rejected = {bad.position for bad in rejections}
     places = [place for place in range(len(raw_events)) if place not in rejected]
-    # What makes one wrong may pass, as a time ahead does; that the key may not write it does not.
+    # Other errors may be corrected or pass with time, but the key will never be allowed to write
+    # it.
     found = [bad._replace(refused=not _is_of(websites, bad.event)) for bad in rejections]
     kept = []
     for place, event in zip(places, events, strict=True):
@@ -135,12 +136,12 @@ def _is_of(websites: Collection[str], raw_event: bytes) -> bool:
     try:
         url = msgspec.json.decode(raw_event, type=_Address).Url
         return is_among(website_and_page(url)[0], websites)
-    except (*NOT_JSON, ValueError):  # the latter even if there is no such address
+    except (*NOT_JSON, ValueError):  # the latter if it is not the address of a page
         return False
 
 
 def _raw_events(posted: Request, share: Share) -> list[bytes]:
-    """The events of the request, each still as JSON; a line of NDJSON may turn out to be none."""
+    """The events of the request, each still as JSON. See `events_in`."""
     media_type = posted.mimetype
     if media_type not in ("application/json", "text/plain", "application/x-ndjson"):
         abort(415, "Send application/json, text/plain or application/x-ndjson.")
@@ -159,7 +160,7 @@ def _body(posted: Request, share: Share) -> bytes:
         return packed
     if encoding not in ("gzip", "x-gzip"):  # the same (RFC 9110, section 8.4.1.3)
         abort(415, "The only content encoding understood is gzip.")
-    # It is unpacked twice: pieces held by several of a sender would leave no room for any whole.
+    # Unpacked twice: if several requests held pieces, there might be no room left for any of them.
     _hold(share, _unpacked_size(packed))
     unpacked = BytesIO()
     for piece in _unpacked(packed):
@@ -177,12 +178,12 @@ def _unpacked_size(packed: bytes) -> int:
 
 
 def _unpacked(packed: bytes) -> Iterator[bytes]:
-    """What is in the members of a gzip file, one after the other (RFC 1952, section 2.2)."""
+    """The content of a gzip file's members, one after the other (RFC 1952, section 2.2)."""
     start = 0
     for _ in range(MAX_MEMBERS):
         unpacker = zlib.decompressobj(GZIP)
         while not unpacker.eof:
-            # What is behind a member is copied at its end.
+            # zlib copies what follows a member, so it only gets a little at a time.
             given = packed[start : start + PACKED_BYTES]
             try:
                 piece = unpacker.decompress(given, PIECE_BYTES)
@@ -208,10 +209,10 @@ def _packed_body(posted: Request) -> bytes:
     try:
         body = posted.get_data(cache=False)
         if length is None:
-            # A chunked body ends at the bound without a word; reading on says that it is longer.
+            # A chunked body silently ends at the bound; reading on tells whether it is longer.
             posted.stream.read(1)
     except (ClientDisconnected, OSError, ParseException) as error:
-        # The first is what werkzeug makes of whatever reading raised.
+        # werkzeug turns whatever reading raised into ClientDisconnected.
         if isinstance(error.__context__, BlockingIOError):
             abort(408, "The body did not arrive in time.")
         abort(400, "The body did not arrive in whole.")

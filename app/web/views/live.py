@@ -1,4 +1,4 @@
-"""GET /live: what is counted as it happens; and what a page that shows it begins with."""
+"""GET /live: what is counted as it happens, and the snapshot that a page of it begins with."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +21,14 @@ from app.web.context import Context, context, query, text_filter
 MONTHS = Page(reports.MAX_LIMIT)
 READ_AGAIN = 4
 NOTED_SECONDS = 0.02
-"""Within so long a worker notes that it folded."""
+"""A worker notes within so long that it folded."""
 
 blueprint = Blueprint("live", __name__)
 blueprint.before_request(require_operator)
 
 
 class SnapshotQuery(Schema):
-    """What a snapshot is of."""
+    """The website and the days of a snapshot."""
 
     class Meta:
         """What else is in a query is ignored."""
@@ -42,9 +42,9 @@ class SnapshotQuery(Schema):
 
 @blueprint.get("/live")
 def stream() -> Response:
-    """Server-sent events: `counts`, what was counted since the last one, and `spike`.
+    """Server-sent events: `counts` (what was counted since the last one) and `spike`.
 
-    There is no history: whoever connects again reads the reports or the snapshot anew.
+    There is no history: whoever connects again must read the reports or the snapshot anew.
     """
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
@@ -52,16 +52,16 @@ def stream() -> Response:
     response = Response(mimetype="text/event-stream")
     if request.method != "HEAD":
         context().viewers.join(connection, request.remote_addr or "")
-        # For nobody: what gunicorn writes from now on goes nowhere.
+        # Nobody gets these: what gunicorn writes from now on goes nowhere.
         response.headers["Connection"] = "close"
     return response
 
 
 @blueprint.get("/live/snapshot")
 def snapshot() -> Response:
-    """What the dashboard shows, for a website or for all, views from a day to a day or of today.
+    """What the dashboard shows for a website or all websites, for these days or for today.
 
-    However many dashboards ask, it is read once a second for each choice of these.
+    It is read once a second for each choice of these, however many dashboards ask.
     """
     asked = query(SnapshotQuery())
     current = context()
@@ -116,7 +116,7 @@ def _snapshot(
             }
             for queue, of_queue in backlog.items()
         ],
-        # They are of no website: whoever sees only one must learn nothing of the others.
+        # These belong to no website. Whoever sees only one website must learn nothing of others.
         "other": other if website is None else {},
         "spikes": [spike for spike in found if website in (None, spike.website)],
     }
@@ -124,7 +124,7 @@ def _snapshot(
 
 
 def _busiest_pages(redis: Redis) -> Iterator[tuple[str, str]]:
-    """The website and page of the busiest of the last hour; read once they are asked for."""
+    """The website and page of the busiest pages of the last hour, read when they are needed."""
     with broker_errors():
         yield from live.busiest_of_hour(redis, "page_view", time.time())
 
@@ -132,10 +132,10 @@ def _busiest_pages(redis: Redis) -> Iterator[tuple[str, str]]:
 def _between_folds(
     redis: Redis, reads: Mapping[str, Callable[[], dict[str, Any]]]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """What is read of each queue's reports, and how often these were folded by then.
+    """What each queue's reads return, and how often the queue had been folded by then.
 
-    What is folded meanwhile would be in some of it and not in the rest, so it is read again. A
-    fold is noted a moment after it: where it goes on and on, this may hold less than it says.
+    A fold during the reads would show in some of them only, so they are done again. A fold is noted
+    a moment after it happened, so under constant folding the result may be newer than it says.
     """
     found: dict[str, Any] = {}
     with broker_errors():

@@ -1,4 +1,4 @@
-"""GET /metrics: what all processes counted, and the state of the queues, for Prometheus."""
+"""GET /metrics: the counters of all processes and the state of the queues, for Prometheus."""
 
 import platform
 import time
@@ -36,7 +36,7 @@ blueprint = Blueprint("metrics", __name__)
 
 @blueprint.get("/metrics")
 def show_metrics() -> Response:
-    """200 even while the broker or the database is away, of which it then says just that."""
+    """200 even while the broker or the database is away; the metrics then say so."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Scrape(_metrics()))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -18,13 +18,13 @@ blueprint = Blueprint("operations", __name__)
 
 @blueprint.get("/health")
 def health() -> Response:
-    """200 while the process lives, whatever it depends on."""
+    """200 while the process lives, whatever state its parts are in."""
     return answer({"status": "ok"})
 
 
 @blueprint.get("/ready")
 def ready() -> Response:
-    """200 when all that events need is there, or 503 with the part that is away or unfit."""
+    """200 if everything that events need is there, or 503 with what is away or unfit."""
     parts = {"broker": "ok", "database": "ok"}
     current = context()
     checks = (
@@ -42,7 +42,7 @@ def ready() -> Response:
 
 
 class LettersQuery(Schema):
-    """Which part of the dead letters."""
+    """A part of the dead letters."""
 
     class Meta:
         """What else is in a query is ignored."""
@@ -69,7 +69,7 @@ def list_dead_letters() -> Response:
 
 @blueprint.delete("/dead-letters/<letter_id>")
 def drop_dead_letter(letter_id: str) -> Response:
-    """Drop a dead letter: 204 and it is gone for good."""
+    """Drop a dead letter for good: 204."""
     require_operator()
     with broker_errors():
         dropped = dead_letters.remove(context().redis, letter_id)
@@ -80,7 +80,7 @@ def drop_dead_letter(letter_id: str) -> Response:
 
 @blueprint.post("/dead-letters/<letter_id>/replay")
 def replay_dead_letter(letter_id: str) -> Response:
-    """Try a dead letter again, as it is or corrected: 202 and it is gone, or 400 and why not."""
+    """Try a dead letter again, as it is or corrected: 202 if it is gone, or 400 with errors."""
     require_operator()
     with broker_errors():
         letter = dead_letters.get(context().redis, letter_id)
@@ -95,7 +95,7 @@ def replay_dead_letter(letter_id: str) -> Response:
 
 @blueprint.post("/dead-letters/replay")
 def replay_all_dead_letters() -> Response:
-    """Try every dead letter again; how many events are accepted, and how many letters remain."""
+    """Try every dead letter again. Answers how many events were accepted and how many remain."""
     require_operator()
     replays = list(_replayer().replay_all())
     return answer(

@@ -1,4 +1,4 @@
-"""GET /pixel.gif: an event of a page without script, told in the address of an image."""
+"""GET /pixel.gif: an event of a page without script, in the URL of an image."""
 
 import base64
 import logging
@@ -22,7 +22,7 @@ blueprint = Blueprint("pixel", __name__)
 
 
 class EventQuery(Schema):
-    """An event as an address tells it; its fields are checked like those of a posted one."""
+    """An event in the query of a URL. Its fields are checked like those of a posted event."""
 
     class Meta:
         """What else is in a query is ignored."""
@@ -44,7 +44,7 @@ class PixelQuery(EventQuery):
 
 @blueprint.get("/pixel.gif")
 def pixel() -> Response:
-    """Take the event of the query; always an image, even if the event is bad."""
+    """Take the event in the query. The answer is always an image, even if the event is wrong."""
     current = context()
     private = wants_privacy(request)
     if request.method == "HEAD" or (private and not _is_page_view(request)):
@@ -57,15 +57,16 @@ def pixel() -> Response:
 def wants_privacy(asked: Request) -> bool:
     """Whether the browser's user objects to being tracked.
 
-    Sec-GPC: 1 of the W3C's Global Privacy Control, or DNT: 1 of its Tracking Preference Expression.
+    They do with Sec-GPC: 1 (W3C, Global Privacy Control) or DNT: 1 (W3C, Tracking Preference
+    Expression).
     """
     return "1" in (asked.headers.get("Sec-GPC"), asked.headers.get("DNT"))
 
 
 def record(current: Context, asked: Request, kind: str | None, *, names_user: bool = True) -> None:
-    """Take an event of this kind from the query, or into the dead letters, as POST /events would.
+    """Take an event of this kind from the query, as POST /events would.
 
-    Raises what that would be answered with: Unauthorized, or Unavailable.
+    Raises Unauthorized or Unavailable.
     """
     websites = require_write_key(current, asked)
     given = asked.args
@@ -83,7 +84,7 @@ def record(current: Context, asked: Request, kind: str | None, *, names_user: bo
 @blueprint.errorhandler(HTTPException)
 @blueprint.errorhandler(Unavailable)
 def lose(error: HTTPException | Unavailable) -> Response:
-    """Answer an image too: a browser shows nothing else, and asks no second time."""
+    """Answer with an image too: browsers show nothing else, and don't ask a second time."""
     count_lost(error, "pixel")
     if isinstance(error, HTTPException):
         return _image(error.code or 500)
