@@ -1,4 +1,4 @@
-"""The Celery tasks: thin, they unpack, call the store and tell what happened."""
+"""The Celery tasks. They are thin: each calls one room of the application."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ redis.Channel.QoS = acknowledgement.QoS
 
 app = Celery("eventstream")
 app.config_from_object("celeryconfig")
-# Threads that first touch a lazily made task together can find it half made.
+# Otherwise threads that first use a lazily made task at the same time can find it half made.
 app.finalize()
 
 

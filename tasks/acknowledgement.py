@@ -1,4 +1,4 @@
-"""What a worker does where Redis does not take in that a message is done with."""
+"""Acknowledging messages while Redis does not answer: the one module that changes kombu."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,20 +7,20 @@ from kombu.transport import redis, virtual
 
 
 class QoS(redis.QoS):
-    """Lets go of a message even if Redis could not be told so, as while it hangs.
+    """Releases a message even if Redis can't be told so, as while it hangs.
 
-    kombu's own holds on to it, and as it then has as many as it may have at once, takes no other,
-    for as long as the worker lives. Redis hands the message out again after the visibility timeout;
-    that it says nothing new is found out then.
+    kombu's own class (5.7) keeps the message. The worker then has as many messages as it may have
+    at once, and takes no other for as long as it lives. Redis delivers the message again after the
+    visibility timeout, and whoever gets it finds nothing to do.
     """
 
     def ack(self, delivery_tag: str) -> None:
-        """Tell Redis that a message is done with."""
+        """Acknowledge a message."""
         with self._let_go(delivery_tag):
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Tell Redis that a message is for somebody else, or nobody."""
+        """Reject a message, which somebody else may get then."""
         with self._let_go(delivery_tag):
             super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 

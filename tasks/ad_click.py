@@ -6,5 +6,5 @@ from tasks.base import CountingTask
 
 @app.task(name="tasks.ad_click", base=CountingTask, bind=True)
 def ad_click(self: CountingTask) -> None:
-    """Count all that waits."""
+    """Count everything that waits."""
     self.count_waiting("ad_click")

@@ -21,37 +21,37 @@ from app.store.ledger import Piece
 from tasks import resources
 
 WORK_SECONDS = 4.0
-"""A task that still finds batches after so long leaves them to the next, which it rings for."""
+"""A task that still finds batches after so long leaves them to the next one, which it calls."""
 HALVING_SECONDS = 30.0
-"""So long after the first attempt no further piece is begun: Celery would end the task in it."""
+"""No further piece begins so long after the first attempt, as Celery would end the task in it."""
 LINGER_SECONDS = 0.25
-"""While events come in a trickle, so many seconds of them are counted together."""
+"""While few events come, those of so many seconds are counted together."""
 
 logger = logging.getLogger(__name__)
 
 
 class CountingTask(Task):  # type: ignore[misc]
-    """A task that counts all batches that wait in its queue's journal, then takes them out of it.
+    """A task that counts all batches that wait in its queue's journal, and removes them from it.
 
-    Where Redis, RabbitMQ or the database is away the batches stay in the journal, to be rung for
-    again by `tasks.sweep`, for ever. An event that can never be counted goes to the dead letters
-    alone; the others of its batch count.
+    If Redis, RabbitMQ or the database is away, the batches stay in the journal, and `tasks.sweep`
+    calls for them again, for as long as it takes. An event that can never be counted becomes a dead
+    letter; the others of its batch count.
     """
 
     abstract = True
 
     @cached_property
     def _with_letters(self) -> set[str]:
-        """The batches at work of which events are among the dead letters."""
+        """Those of the current batches that have events among the dead letters."""
         return set()
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """What applies batches to the database, and does what follows."""
+        """The pipeline that counts batches, on this process's own connections."""
         return Pipeline(settings(), resources.database(), resources.redis())
 
     def count_waiting(self, queue: str) -> None:
-        """Count what waits in this queue, until it is empty and the reports hold it all."""
+        """Count what waits in this queue, until it is empty and the reports show everything."""
         stop = time.monotonic() + WORK_SECONDS
         try:
             while True:
@@ -77,7 +77,7 @@ class CountingTask(Task):  # type: ignore[misc]
             resources.journal().release()
 
     def _count(self, queue: str, taken: Sequence[Batch]) -> None:
-        """Count these batches and take them out of the journal."""
+        """Count these batches and remove them from the journal."""
         until = time.monotonic() + HALVING_SECONDS
         try:
             pieces = [piece for batch in taken if (piece := self._decoded(batch)) is not None]
@@ -99,9 +99,9 @@ class CountingTask(Task):  # type: ignore[misc]
         self._with_letters.clear()
 
     def _decoded(self, batch: Batch) -> Piece | None:
-        """The events of a batch; None in the place of one that can't be read, which is buried.
+        """The events of a batch, with None for each that can't be read, which is buried.
 
-        None if the whole batch is none, which is buried then.
+        Returns None if the whole batch can't be read. It is buried then.
         """
         kind = QUEUES[batch.queue]
         try:

@@ -1,4 +1,4 @@
-"""Aggregates the months that have come to their end."""
+"""Aggregates the months that have ended."""
 
 import logging
 import time
@@ -10,20 +10,20 @@ from app.store import clock, months
 from tasks import app, resources
 
 MONTH_END_SECONDS = 2.0
-"""A task that is not done after so long leaves the rest to the next, which it sends: those that
-sweep and fold wait in the same queue."""
+"""A task that takes longer leaves the rest to another one, which it sends. The tasks that sweep and
+fold wait in the same queue."""
 
 logger = logging.getLogger(__name__)
 _begun: dict[str, Iterator[int]] = {}
-"""By month, the portions that are left of an aggregation."""
+"""The remaining portions of each month's aggregation."""
 
 
 @app.task(name="tasks.month_end")
 def month_end(now: str | None = None) -> list[str]:
     """Aggregate each month (YYYY-MM) that is due, and return those that are done.
 
-    `now` (ISO 8601 with a zone) is for trying out another time than the present one; without it,
-    none is due while the clocks of this machine and the database don't agree.
+    `now` (ISO 8601 with a zone) is for trying another time than the present. Without it, no month
+    is due while the clocks of this machine and the database disagree.
     """
     if now is None and not clock.agree(resources.database()):
         return []
@@ -32,7 +32,7 @@ def month_end(now: str | None = None) -> list[str]:
     moment = moment.astimezone(settings().timezone)
     aggregated: list[str] = []
     for month in months.due(resources.database(), moment):
-        # An aggregation that fails is begun anew.
+        # An aggregation that fails starts over.
         portions = _begun.pop(month, None) or months.portions(resources.database(), month, moment)
         for _ in portions:
             if time.monotonic() > until:

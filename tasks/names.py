@@ -1,4 +1,4 @@
-"""Has the names known that the database holds, so that they cost no sender's budget."""
+"""Makes the names in the database known, so that they use no sender's budget."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ LOAD_SECONDS = 2.0
 
 @app.task(base=PeriodicTask, name="tasks.load_names")
 def load_names() -> bool:
-    """Load names for LOAD_SECONDS, unless all are known; whether they are."""
+    """Load names for LOAD_SECONDS, unless all are known. Returns whether they are."""
     return _loading().go_on(LOAD_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""What the tasks have in common that beat sends every few seconds."""
+"""What tasks that beat sends every few seconds have in common."""
 
 import time
 from typing import Any
@@ -7,23 +7,23 @@ from celery import Task
 
 
 class PeriodicTask(Task):  # type: ignore[misc]
-    """A task that, in its process, rests after each run for as long as that took.
+    """A task that pauses after each run, in its process, for as long as the run took.
 
-    One that comes meanwhile is dropped. So each takes half of the time at most, and what piled up
-    while no worker ran does not hold up the others in its queue.
+    Messages that come meanwhile are dropped. So each task takes at most half of the time, and
+    messages that piled up while no worker ran don't delay the other tasks of their queue.
     """
 
     abstract = True
-    _rests_until = 0.0
+    _paused_until = 0.0
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Run it, or return None if it rests. Called by hand it always runs."""
+        """Run it, or return None during its pause. Called directly it always runs."""
         sent = not (self.request.called_directly or self.request.is_eager)
         started = time.monotonic()
-        if sent and started < self._rests_until:
+        if sent and started < self._paused_until:
             return None
         try:
             return super().__call__(*args, **options)
         finally:
             ended = time.monotonic()
-            self._rests_until = ended + (ended - started)
+            self._paused_until = ended + (ended - started)

@@ -1,4 +1,4 @@
-"""What the tasks of a process share. Each is made at its first use, so after Celery's forks."""
+"""What the tasks of a process share. Each is made when it is first used, after Celery's forks."""
 
 from functools import cache
 

@@ -14,14 +14,14 @@ from tasks import app, resources
 from tasks.periodic import PeriodicTask
 
 SOFT_LIMIT_SECONDS = 10
-"""A server that answers byte by byte would otherwise keep this queue from its other tasks."""
+"""Otherwise a server that answers byte by byte would keep this queue from its other tasks."""
 
 logger = logging.getLogger(__name__)
 
 
 @app.task(base=PeriodicTask, name="tasks.spikes")
 def find_spikes() -> int:
-    """Announce the pages and ads that spike: in the log, on the live stream, to SPIKE_WEBHOOK."""
+    """Announce pages and ads that spike: in the log, on the live stream and to SPIKE_WEBHOOK."""
     config = settings()
     redis = resources.redis()
     with broker_errors():
@@ -46,7 +46,7 @@ def find_spikes() -> int:
 def spike_webhook(_of_release_before: object = None) -> None:
     """Post the spikes that are due to SPIKE_WEBHOOK.
 
-    What fails is due again after a while, so that nothing waits for it meanwhile.
+    If posting fails it is due again after a while; nothing waits for it meanwhile.
     """
     config = settings()
     if config.spike_webhook is None:

@@ -1,6 +1,6 @@
-"""Ends a worker that consumes no more, so that whatever runs it starts it again.
+"""Ends a worker that no longer consumes, so that whatever runs it starts it again.
 
-Workers have been seen to reconnect to a broker that came back, and then to consume no more (celery
+Workers have been seen to reconnect to a broker that came back, and then to stop consuming (Celery
 issues 8030 and 9054). Docker restarts a process that ends, but not one that is unhealthy.
 """
 
@@ -17,14 +17,14 @@ from celeryconfig import broker_transport_options
 
 CHECK_SECONDS = 5.0
 CHECKS = 18
-"""So many in a row find the worker stuck: longer than a task may take, during which it asks for no
-other message. Not so many seconds: a process that was stopped meanwhile has missed nothing."""
+"""So many failed checks in a row mean that the worker is stuck: longer than a task, during which it
+asks for no message. Checks and not seconds, because a process that was stopped missed nothing."""
 
 logger = logging.getLogger(__name__)
 
 
 def start(queues: Sequence[str]) -> None:
-    """Watch from now on, in a thread, whether this worker consumes these queues."""
+    """Start a thread that watches whether this worker consumes these queues."""
     Thread(target=_watch, args=(queues,), name="watching", daemon=True).start()
 
 
@@ -35,8 +35,8 @@ def _watch(queues: Sequence[str]) -> None:
         time.sleep(CHECK_SECONDS)
         try:
             missed = 0 if all(map(consumes, queues)) else missed + 1
-        except Unavailable:  # which a restart would not mend
+        except Unavailable:  # a restart would not help
             missed = 0
-    logger.critical("consumes no more, so it ends: it has to be started again")
-    # Not SIGKILL, which the first process of a container does not get from inside.
+    logger.critical("the worker no longer consumes and ends: it must be started again")
+    # Not SIGKILL, which the first process of a container can't get from inside.
     os._exit(1)

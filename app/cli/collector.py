@@ -1,21 +1,21 @@
-"""The collector that commands post to, as the settings name it."""
+"""The collector that commands post to, by the settings."""
 
 from app.domain import click_links
 from app.settings import settings
 
 
 def collector_url(url: str | None) -> str:
-    """This URL, or else that of the collector on this machine."""
+    """This URL, or that of the collector on this machine."""
     return url or f"http://{settings().host}:{settings().port}"
 
 
 def write_key() -> str | None:
-    """The first write key for every website, else the first one, if there is any."""
+    """The first write key for all websites, else the first one, else None."""
     keys = settings().write_keys
     return next((key for key, websites in keys.items() if not websites), next(iter(keys), None))
 
 
 def click_link(url: str | None, to: str, page: str, ad: str, **more: str) -> str:
-    """A signed link that counts a click and leads to `to`. Raises ValueError if it can't be."""
+    """A signed link that counts a click and leads to `to`. Raises ValueError for a bad target."""
     secret, key = settings().click_secret or "", write_key() or ""
     return click_links.link(collector_url(url), secret, to, page, ad, key=key, **more)

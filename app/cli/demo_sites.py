@@ -1,4 +1,4 @@
-"""`eventstream demo`: two small sites with ads, whose pages tell a collector of themselves."""
+"""`eventstream demo`: two small sites with ads, whose pages post events to a collector."""
 
 import mimetypes
 import signal
@@ -17,13 +17,13 @@ SITES = Path(__file__).parent / "sites"
 NAMES = ("gazette", "garden")
 
 Link = Callable[[str, str, str], str]
-"""Makes a link to a target by way of the collector, from a page and an ad."""
+"""Makes a link through the collector from a target, a page and an ad."""
 
 
 def serve(collector: str, port: int, write_key: str, link: Link) -> None:
-    """Serve a site on this port and another on the next, until Ctrl-C, and print their addresses.
+    """Serve a site on this port and another one on the next, until Ctrl-C, and print their URLs.
 
-    Raises a click error where a port is taken.
+    Raises a click error if a port is taken.
     """
     ports = {name: port + number for number, name in enumerate(NAMES)}
     sponsors = dict(zip(NAMES, reversed(ports.values()), strict=True))
@@ -63,7 +63,7 @@ def _server(name: str, port: int, site: str, filled_in: dict[str, str]) -> Threa
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing of each request."""
+            """Don't log requests."""
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)

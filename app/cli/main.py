@@ -23,13 +23,13 @@ COMMANDS = [
     "rebuild",
     "migrate",
 ]
-"""Each is a module of its name in `app.cli.commands`."""
+"""Each command has a module of its name in `app.cli.commands`."""
 
 
 class _Commands(click.Group):
-    """Commands whose own errors end in a sentence.
+    """Commands whose errors end in a sentence.
 
-    What one needs is imported once it is asked for: most need little of the whole.
+    A command is imported when it is called, because most need little of the whole.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002

@@ -12,7 +12,7 @@ class Day(click.ParamType[date]):
     name = "YYYY-MM-DD"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> date:
-        """The day. Ends the command with a sentence if it is none."""
+        """The day. Ends the command with a sentence if the text is not a day."""
         try:
             return date.fromisoformat(value)
         except ValueError:
@@ -25,7 +25,7 @@ class Month(click.ParamType[str]):
     name = "YYYY-MM"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """The month as text. Ends the command with a sentence if it is none."""
+        """The month as text. Ends the command with a sentence if the text is not a month."""
         try:
             return date.fromisoformat(f"{value}-01").isoformat()[:7]
         except ValueError:

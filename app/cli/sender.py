@@ -22,7 +22,7 @@ UNREACHABLE_SECONDS = 30.0
 
 @dataclass
 class Outcome:
-    """How many events were accepted and rejected, and the reasons with how often each was given."""
+    """How many events were accepted and rejected, and how often each reason was given."""
 
     accepted: int = 0
     rejected: int = 0
@@ -32,10 +32,10 @@ class Outcome:
 def send(
     files: Sequence[IO[bytes]], url: str, batch: int, write_key: str | None, progress: Progress
 ) -> Outcome:
-    """Post the events of NDJSON or JSON files to the collector at `url`, so many a request.
+    """Post the events of NDJSON or JSON files to the collector at `url`, `batch` events a request.
 
-    A request that gets 503 or 429 is posted again, for as long as it takes. Raises a click error
-    where the collector can't be reached or does not take events from here.
+    A request that gets 503 or 429 is posted again, however long that takes. Raises a click error if
+    the collector can't be reached or does not accept events from here.
     """
     outcome = Outcome()
     with client_of(url, write_key) as client:
@@ -52,7 +52,7 @@ def send(
 
 
 def client_of(url: str, write_key: str | None) -> httpx.Client:
-    """What posts NDJSON to the collector at `url`. Raises a click error where that is none."""
+    """A client that posts NDJSON to this collector. Raises a click error for a wrong URL."""
     headers = {"Content-Type": "application/x-ndjson"}
     if write_key:
         headers["X-Write-Key"] = write_key
@@ -82,7 +82,7 @@ def _events(file: IO[bytes]) -> Iterator[bytes]:
         events = msgspec.json.decode(first + b"".join(lines), type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise click.ClickException(f"{file.name} is not valid JSON: {error}") from error
-    # Over several lines it would not be one of NDJSON; a JSON text holds no line end of its own.
+    # An event must be one line of NDJSON. The texts in JSON hold no line ends.
     yield from (bytes(event).replace(b"\r", b"").replace(b"\n", b"") for event in events)
 
 
@@ -100,14 +100,14 @@ def _batched(events: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
 
 
 def post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
-    """Post these lines, again while they are refused, and add to the outcome."""
+    """Post these lines, again while they are refused, and add the result to the outcome."""
     give_up = time.monotonic() + UNREACHABLE_SECONDS
     told = False
     while True:
         try:
             response = client.post("/events", content=b"".join(lines))
         except httpx.ConnectError as error:
-            # Not even connected, so nothing was accepted; it may be starting.
+            # There was no connection, so nothing was accepted. The collector may be starting.
             if time.monotonic() > give_up:
                 raise click.ClickException(f"No answer from {client.base_url}: {error}") from error
             if not told:

@@ -1,7 +1,7 @@
-"""`eventstream simulate`: made-up traffic, and the exact reports it must lead to.
+"""`eventstream simulate`: made-up traffic, and the exact reports that it must lead to.
 
-The expectation is worked out from what was meant, not by the collector's own code: each address is
-written in one of the forms that name a page, and the page is known before.
+The expectation does not use the collector's own code: each address is written in one of the forms
+that name a page, and the page is known beforehand.
 """
 
 import random
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 MAX_DAYS = 34
-"""Whole days that lie inside the 35 days which the collector accepts."""
+"""The whole days within the 35 days that the collector accepts."""
 
 HOURS = [2, 1, 1, 1, 1, 2, 4, 6, 8, 9, 9, 9, 10, 9, 9, 9, 9, 10, 11, 12, 12, 10, 7, 4]
 """How busy each hour of the day is."""
@@ -23,7 +23,7 @@ ADS = 60
 
 
 class SimulatedEvent(NamedTuple):
-    """An event as it is sent, and what it means."""
+    """An event as it is sent, with what it means."""
 
     sent: dict[str, Any]
     kind: str
@@ -37,7 +37,7 @@ class SimulatedEvent(NamedTuple):
 def simulate(
     events: int, seed: int, sites: int, users: int, days: int, end: datetime
 ) -> Iterator[SimulatedEvent]:
-    """Events in order of time over so many days before `end` (with a zone); the same for a seed."""
+    """Events in order over so many days before `end` (with a zone), always the same for a seed."""
     rng = random.Random(seed)  # noqa: S311
     start = end.astimezone(UTC) - timedelta(days=days)
     times = sorted(
@@ -54,7 +54,7 @@ def simulate(
 
 
 def simulate_now(seed: int | None, sites: int, users: int) -> Iterator[SimulatedEvent]:
-    """Events without end, each of the moment when it is asked for."""
+    """Endless events, each happening at the moment when it is asked for."""
     rng = random.Random(seed)  # noqa: S311
     while True:
         yield _event(rng, sites, users, datetime.now(UTC))
@@ -76,7 +76,7 @@ def _event(rng: random.Random, sites: int, users: int, time: datetime) -> Simula
 
 
 def _popular(rng: random.Random, number: int) -> int:
-    """One of so many things, the first ones most often, as it is with pages and people."""
+    """One of so many things; the first ones come most often, as with real pages and people."""
     return min(int(rng.paretovariate(0.7)), number)
 
 

@@ -1,1 +1,1 @@
-"""What `eventstream up` runs on this machine. Production starts the same processes without it."""
+"""What `eventstream up` runs on one machine. Production starts the same processes without it."""

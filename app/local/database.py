@@ -1,4 +1,4 @@
-"""The embedded database, for a process of its own: `python -m app.local.database`."""
+"""The embedded database, a process of its own: `python -m app.local.database`."""
 
 import os
 import signal
@@ -13,23 +13,24 @@ from bson import ObjectId
 from secantus import SecantusDBServer, query
 
 IDLE_TRANSACTION_SECONDS = 10.0
-"""After so long without a statement a transaction is given up. Its worker was killed, most likely,
-and the documents it wrote to are closed to all others until then; a live one takes far less."""
+"""A transaction is aborted after so long without a statement. Most likely its worker was killed,
+and until then nobody else can write to its documents. A live worker takes far less."""
 CACHE_SIZE = "1G"
-"""Memory is taken as it is needed."""
+"""Memory is only taken when it is needed."""
 EVICTION = "eviction_dirty_trigger=75,eviction_updates_trigger=75"
-"""The percent of the cache that may be written to before each request must help to clear it. Pages
-that open transactions wrote to can't be cleared, and the ids of one are on thousands of pages: with
-the usual 20 all stood still at some hundred thousand ids in a cache of 256M, with 75 it did not."""
+"""The percentage of the cache that may be dirty before each request must help to clear it. Pages
+that open transactions wrote to can't be cleared, and one transaction's ids lie on thousands of
+pages. With the usual 20, everything stood still at some hundred thousand ids in a cache of 256M;
+with 75 not."""
 
 Matches = Callable[..., bool]
 
 
 def with_quick_in(matches: Matches) -> Matches:
-    """The database's test of a value against an operator, made quick for `$in` with many texts.
+    """The database's test of a value against an operator, made fast for `$in` with many texts.
 
-    By itself it compares each document that an index found with all keys of the list once more:
-    looking up 5,000 took half a minute, in which no transaction went on, and so was given up.
+    The database compares each document that an index found with all keys of the list again. Looking
+    up 5,000 took half a minute, during which every transaction stood still and was then aborted.
     """
     latest = threading.local()
 
@@ -49,11 +50,11 @@ UseTransaction = Callable[[Any], AbstractContextManager[Any]]
 
 
 def with_pages_let_go(use: UseTransaction) -> UseTransaction:
-    """The database's way to run a statement in a transaction, such that it holds no page after it.
+    """The database's way to run a statement in a transaction, changed to hold no page afterwards.
 
-    By itself a transaction's cursors stay where they were until its next statement. Where one then
-    stands on a page that has become too large, each look at this page tries ten times to clear it
-    away, and sleeps in between, 55 ms in all, with everything else waiting for a lock.
+    Between statements, a transaction's cursors stay where they were. If one stands on a page that
+    has become too large, each access to this page tries ten times to clear it and sleeps in
+    between, 55 ms in all, while everything else waits for a lock.
     """
 
     @contextmanager
@@ -69,10 +70,10 @@ def with_pages_let_go(use: UseTransaction) -> UseTransaction:
 
 
 def read_options_once_a_statement(storage: Any) -> None:
-    """Have a statement of a transaction read the options of a collection's indexes once.
+    """Make each statement of a transaction read the options of a collection's indexes only once.
 
-    By itself the database reads them anew for each document that it writes, three times over,
-    which takes more than half of the time.
+    The database reads them three times for each document that it writes, which takes more than half
+    of the time.
     """
     known = threading.local()
     use = storage.use_user_transaction
@@ -105,10 +106,10 @@ def read_options_once_a_statement(storage: Any) -> None:
 
 
 def fetch_no_more_than_asked_for(storage: Any) -> None:
-    """Have the database fetch only as many documents of an index's range as a query is limited to.
+    """Make the database fetch only as many documents of an index range as a query asks for.
 
-    By itself it fetches all of them, with everything else waiting for its lock, and cuts the list
-    at the end: the first page of a report took as long as the whole of it.
+    It fetches all of them, while everything else waits for its lock, and cuts the list afterwards:
+    the first page of a report took as long as all of it.
     """
     find, fetch = storage.find_matching, storage._docs_by_recordids
     asked = threading.local()
@@ -121,7 +122,7 @@ def fetch_no_more_than_asked_for(storage: Any) -> None:
                 found = find(db, coll, where, **options)
             finally:
                 asked.limit = 0
-            if len(found) == limit or not asked.is_cut:  # else an end of the range is not of it
+            if len(found) == limit or not asked.is_cut:  # else a bound was not part of the range
                 return found
         return find(db, coll, where, **options)
 
@@ -136,7 +137,7 @@ def fetch_no_more_than_asked_for(storage: Any) -> None:
 
 
 def _is_one_range(where: Any, sort: Any) -> bool:
-    """Whether a query is for a range of one field, in any order or in that of the field."""
+    """Whether a query asks for a range of one field, unsorted or sorted by that field."""
     if not where or len(where) != 1:
         return False
     [(field, bounds)] = where.items()
@@ -145,15 +146,15 @@ def _is_one_range(where: Any, sort: Any) -> bool:
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", help="It asks nobody for a password.")
+@click.option("--host", default="127.0.0.1", help="It asks for no password.")
 @click.option("--port", type=int, required=True)
 @click.option("--storage-path", required=True)
 def main(host: str, port: int, storage_path: str) -> None:
     """Serve the MongoDB protocol until SIGINT or SIGTERM.
 
-    Each commit is on disk before it is answered: a kill loses nothing.
+    Each commit is on disk before it is answered, so a kill loses nothing.
     """
-    # Blocked before the server starts threads, so that the signals wait for the line that asks.
+    # Blocked before the server starts threads, so that only `sigwait` below gets the signals.
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     os.environ["WIREDTIGER_CONFIG"] = EVICTION
@@ -168,14 +169,14 @@ def main(host: str, port: int, storage_path: str) -> None:
         transaction_lifetime_seconds=IDLE_TRANSACTION_SECONDS,
     )
     storage = server.storage
-    # Nobody follows the changes, so they need not be written down a second time.
+    # Nobody reads the oplog, so changes need not be written twice.
     storage.enable_oplog = False
     storage.use_user_transaction = with_pages_let_go(storage.use_user_transaction)
     read_options_once_a_statement(storage)
     fetch_no_more_than_asked_for(storage)
     with server:
         signal.sigwait(signals)
-        # Closing it, which comes next, would not wake the thread that waits for connections on it.
+        # Closing the socket, which comes next, would not wake the thread that accepts connections.
         server._socket.shutdown(socket.SHUT_RDWR)
 
 

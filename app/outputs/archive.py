@@ -1,13 +1,13 @@
 """The archive: every event that was counted, so that reports can be made anew from it.
 
 It is gzip (RFC 1952) of NDJSON, in a folder for each hour (UTC) in which events were counted:
-`2026-11-24/13/ad_click-{time}-{random}.ndjson.gz`, names in the order of counting. A line is a
-batch, `{"batch": id, "events": [...]}`, and holds those of its events that were new.
+`2026-11-24/13/ad_click-{time}-{random}.ndjson.gz`, with names in the order of counting. A line is a
+batch, `{"batch": id, "events": [...]}`, with those of its events that were new.
 
-A file is written in whole or not at all, and before its batches leave the journal. A worker that is
-killed between the two has its batches come again: the archive can hold a batch several times, each
-time the same, and readers take the first. No two processes ever write the same file; only
-`forget` and `tidy` change files that are there, one process at a time.
+A file is written completely or not at all. A process that is killed before it notes the delivery
+leaves it to another, so the archive can hold a batch several times, each time the same; readers
+take the first. No two processes ever write the same file. Only `forget` and `tidy` change existing
+files, one process at a time.
 """
 
 import base64
@@ -34,10 +34,10 @@ from app.settings import without_secrets
 SUFFIX = ".ndjson.gz"
 UNFINISHED = ".part"
 GZIP_LEVEL = 1
-"""A third of the time of the usual 6, for a tenth more bytes."""
+"""Takes a third of the time of the usual level 6, for a tenth more bytes."""
 SMALL_BYTES = 1024 * 1024
 JOINED_BYTES = 4 * 1024 * 1024
-"""Some hundred thousand events, which whoever reads a file has in memory at once."""
+"""About a hundred thousand events, which a reader of the file holds in memory at once."""
 LOCK_SECONDS = 120.0
 WAIT_SECONDS = 30.0
 
@@ -57,15 +57,14 @@ _LINES = {
 
 @contextmanager
 def rewriting(redis: Redis, wait_seconds: float = WAIT_SECONDS) -> Iterator["RewriteTurn"]:
-    """The turn to change files of the archive, or to read them all while no one does.
+    """The turn to change files of the archive, or to read all of them while nobody changes them.
 
-    Raises Unavailable if another process has it for longer than `wait_seconds`, or Redis is
-    away.
+    Raises Unavailable if another process keeps it for longer than `wait_seconds`, or Redis is away.
     """
     lock = redis.lock("archive:turn", timeout=LOCK_SECONDS, blocking_timeout=wait_seconds)
     with broker_errors():
         if not lock.acquire():
-            raise Unavailable("archive", "another process is at work on it")
+            raise Unavailable("archive", "another process is changing it")
     try:
         yield RewriteTurn(lock)
     finally:
@@ -75,21 +74,21 @@ def rewriting(redis: Redis, wait_seconds: float = WAIT_SECONDS) -> Iterator["Rew
 
 
 class RewriteTurn:
-    """A turn at the archive. It ends by itself LOCK_SECONDS after it was last prolonged."""
+    """A turn to change the archive. It ends LOCK_SECONDS after it was last prolonged."""
 
     def __init__(self, lock: object) -> None:
         self._lock = lock
 
     def prolong(self) -> None:
-        """Have it last longer. Raises Unavailable if it has ended."""
+        """Prolong the turn. Raises Unavailable if it has ended."""
         with broker_errors():
             self._lock.reacquire()  # type: ignore[attr-defined]
 
 
 class Archive:
-    """The archive at this URL: file://, or whatever fsspec has a backend for.
+    """The archive at this URL, of file:// or any other scheme that fsspec has a backend for.
 
-    Every method raises Unavailable if that is away.
+    Every method raises Unavailable if the archive is away.
     """
 
     def __init__(self, url: str) -> None:
@@ -97,7 +96,7 @@ class Archive:
             self._files, self._root = fsspec.url_to_fs(url)
 
     def write(self, queue: str, batches: Mapping[str, Sequence[Event]]) -> None:
-        """Keep these events of a queue, by their batches; durably, once it returns."""
+        """Keep events of a queue, by their batches. Once this returns they are durably kept."""
         lines = [_ArchivedBatch(batch, events) for batch, events in batches.items() if events]
         if lines:
             folder = datetime.now(UTC).strftime("%Y-%m-%d/%H")
@@ -105,7 +104,7 @@ class Archive:
             self._put(_unique(f"{self._root}/{name}"), _packed(lines))
 
     def files(self, queue: str, first: date = date.min) -> list[str]:
-        """The names of the files of a queue that were written from this day (UTC) on, in order."""
+        """The names of a queue's files that were written from this day (UTC) on, in order."""
         return [name for name in self._find(first) if _is_of(name, queue)]
 
     def read(self, name: str) -> dict[str, Sequence[Event]]:
@@ -123,9 +122,9 @@ class Archive:
         return date.fromisoformat(Path(name).parts[-3])
 
     def forget(self, user_ids: Collection[str], turn: RewriteTurn) -> int:
-        """Give the events of these users to nobody: an id drawn at random for each; how many.
+        """Replace the ids of these users by random ones. Returns how many events changed.
 
-        What is counted from them stays the same.
+        A rebuild still counts the same from them.
         """
         nobody = {
             user_id: base64.urlsafe_b64encode(os.urandom(16))[:-2].decode() for user_id in user_ids
@@ -147,9 +146,9 @@ class Archive:
         return changed
 
     def tidy(self, now: datetime, turn: RewriteTurn, seconds: float) -> None:
-        """Join the small files of past hours, today's and yesterday's (UTC), for so many seconds.
+        """Join small files of past hours of today and yesterday (UTC), for so many seconds.
 
-        What a killed worker left unfinished in them is dropped: its batches came again.
+        Files that a killed process left unfinished are dropped, as their batches came again.
         """
         until = time.monotonic() + seconds
         past = {
@@ -167,21 +166,21 @@ class Archive:
                     if time.monotonic() > until:
                         return
                     turn.prolong()
-                    # Gzip files one after another are one (RFC 1952, 2.2).
+                    # Concatenated gzip files are a gzip file (RFC 1952, 2.2).
                     content = self._files.cat(joined)
                     first = joined[0].removesuffix(SUFFIX).rpartition("-")[0]
                     self._put(_unique(first), b"".join(content[name] for name in joined))
                     self._files.rm(joined)
 
     def drop(self, before: date) -> None:
-        """Drop what was written on days (UTC) before this one."""
+        """Drop everything that was written on days (UTC) before this one."""
         with _errors(self._root):
             for name in self._days():
                 if Path(name).name < str(before):
                     self._files.rm(name, recursive=True)
 
     def first_day(self) -> date | None:
-        """The day (UTC) on which the archive begins, None while it is empty."""
+        """The day (UTC) on which the archive begins, or None while it is empty."""
         with _errors(self._root):
             return min((date.fromisoformat(Path(name).name) for name in self._days()), default=None)
 
@@ -192,7 +191,7 @@ class Archive:
         return sorted(self._files.ls(self._root, detail=False))
 
     def _find(self, first: date) -> dict[str, int]:
-        """The files of the days from this one on, in order, and their sizes."""
+        """The files from this day on, in order, with their sizes."""
         with _errors(self._root):
             return {
                 name: found["size"]
@@ -256,13 +255,13 @@ def _is_of(name: str, *queues: str) -> bool:
 
 
 def _of(event: Event, users: Mapping[str, str]) -> Event:
-    """The event, of the user that stands for its own if there is one."""
+    """The event with the id that replaces its user's, if there is one."""
     user_id = event.user_id  # type: ignore[union-attr]
     return msgspec.structs.replace(event, user_id=users.get(user_id, user_id))
 
 
 def _chunks(names: Iterator[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """These names in lists of at least two, whose files are not too large together."""
+    """These names in lists of at least two whose files together are not too large."""
     chunk: list[str] = []
     for name in names:
         if sum(sizes[other] for other in chunk) >= JOINED_BYTES - SMALL_BYTES:

@@ -28,9 +28,9 @@ def test_a_task_that_comes_while_it_rests_is_dropped_and_one_that_comes_later_ru
         for _ in range(20):
             deliver()
         assert len(ran) == 1
-        rests_until = work._rests_until
-        assert rests_until >= time.monotonic() - 1
-        while time.monotonic() < rests_until:
+        paused_until = work._paused_until
+        assert paused_until >= time.monotonic() - 1
+        while time.monotonic() < paused_until:
             deliver()
         deliver()
         assert len(ran) == 2

@@ -25,7 +25,7 @@ def test_a_worker_that_consumes_no_more_ends(settings: Settings, tmp_path: Path)
         assert worker.poll() is None
         app.control.cancel_consumer("ad_click")
         assert worker.wait(timeout=30) == 1
-    assert "consumes no more" in log.read_text()
+    assert "no longer consumes" in log.read_text()
 
 
 def test_a_worker_is_given_longer_than_a_task_may_take() -> None:

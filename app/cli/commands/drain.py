@@ -23,7 +23,7 @@ def drain(timeout: float) -> None:
     until = time.monotonic() + timeout
     with progress_bar() as progress:
         task = progress.add_task("batches waiting", total=None)
-        # In this order: what is counted leaves the journal only once it is there to be folded.
+        # In this order, because events only leave the journal once they are there to be folded.
         while (
             (waiting := sum(journal.waiting().values()))
             or not folding.is_folded(database)

@@ -72,7 +72,7 @@ def _show(read_report: Callable[..., reports.Report], filters: dict[str, Any], c
     if csv:
         if sys.stdout.isatty():
             rows = [{name: _visible(value) for name, value in row.items()} for row in rows]
-        # Else click would drop from a file what is an escape sequence in an AdId.
+        # Otherwise click would strip escape sequences of an AdId from a file.
         click.echo(as_csv(columns, rows), nl=False, color=True)
         return
     table = Table(*columns)
@@ -86,7 +86,7 @@ def _visible(value: Any) -> Any:
 
 
 def _text(value: Any) -> Text:
-    # A Text, unlike a str, is not searched for markup.
+    # Unlike a str, a Text is not searched for markup.
     return Text(f"{value:,}" if type(value) is int else visible(str(value)))
 
 

@@ -92,7 +92,7 @@ def _simulate_live(rate: float, url: str | None, sites: int, users: int) -> None
         while True:
             time.sleep(LIVE_SECONDS)
             now = time.monotonic()
-            # After a time without an answer it goes on at its rate, and does not catch up.
+            # After a time without answers it goes on at its rate and does not catch up.
             owed += min(now - posted_at, 1) * rate
             posted_at = now
             events = [made_up_event.sent for made_up_event in islice(made_up, int(owed))]

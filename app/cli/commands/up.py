@@ -17,10 +17,10 @@ from app.settings import read
 def up(workers: int, **given: Any) -> None:
     """Run everything until Ctrl-C: Redis, database, web server, workers, beat and Flower.
 
-    Redis and the database are not started where REDIS_URL and MONGODB_URL name them. RabbitMQ,
-    where BROKER_URL names it, is never.
+    Redis and the database are not started if REDIS_URL and MONGODB_URL name them. RabbitMQ, if
+    BROKER_URL names it, is never started.
     """
-    # Needs what is installed for running on one machine only, and the help of all commands not.
+    # Imported here because it needs what is only installed for running on one machine.
     from app.local.supervisor import Supervisor  # noqa: PLC0415
 
     os.environ.update(

@@ -1,1 +1,1 @@
-"""Connections that stay: WebSocket, Socket.IO and the live stream, and how many each client has."""
+"""Long-lived connections (WebSocket, Socket.IO, the live stream) and what clients share."""

@@ -1,4 +1,4 @@
-"""What clients share: places for connections that stay, memory for what they send, and turns."""
+"""What clients share: places for long-lived connections, memory for what they send, and turns."""
 
 import threading
 from collections import Counter, deque
@@ -12,7 +12,7 @@ Waiting = TypeVar("Waiting")
 
 
 class Places:
-    """So many places for all clients together, and so many for each (see `client_network`)."""
+    """A number of places for all clients together, and for each client (see `client_network`)."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self.most = most
@@ -21,7 +21,7 @@ class Places:
         self._change = threading.Lock()
 
     def take(self, address: str) -> bool:
-        """Take a place for a client with this address; false if there is none for it."""
+        """Take a place for a client with this address. Returns False if there is none for it."""
         network = client_network(address)
         with self._change:
             if self._taken.total() >= self.most or self._taken[network] >= self.most_of_one:
@@ -30,9 +30,9 @@ class Places:
             return True
 
     def take_over(self, address: str) -> str | None:
-        """Where all are taken, take the place of the client with the most, and return its network.
+        """If all places are taken, take one from the client with the most. Returns its network.
 
-        None if that has no more than this client then would have.
+        Returns None if that client has no more than this one would have then.
         """
         network = client_network(address)
         with self._change:
@@ -46,7 +46,7 @@ class Places:
             return loser
 
     def leave(self, address: str) -> None:
-        """Give back a place that was taken with this address."""
+        """Give back a place that was taken for this address."""
         network = client_network(address)
         with self._change:
             self._taken[network] -= 1
@@ -55,9 +55,9 @@ class Places:
 
 
 class Room:
-    """So many bytes for all clients together, of which each holds at most as many as are left.
+    """A number of bytes for all clients together. Each may hold at most as many as are left.
 
-    So one client gets half of them, two get a third each, and there always are some for another.
+    So one client gets half of them, two get a third each, and there are always some for another.
     """
 
     def __init__(self, most: int) -> None:
@@ -67,7 +67,7 @@ class Room:
 
     @contextmanager
     def share(self, address: str) -> Iterator["Share"]:
-        """What a client with this address holds of it, until the end of the block."""
+        """A client's share of the room, until the end of the context."""
         share = Share(self, client_network(address))
         try:
             yield share
@@ -75,7 +75,7 @@ class Room:
             share.leave()
 
     def change(self, network: str, size: int) -> bool:
-        """Have a client hold so many bytes more, or less; false if there are none for it."""
+        """Let a client hold so many bytes more, or fewer. Returns False if there are not enough."""
         with self._change:
             held = self._held[network] + size
             if size > 0 and held > self.most - self._held.total() - size:
@@ -87,7 +87,7 @@ class Room:
 
 
 class Share:
-    """What one request or message holds of the room."""
+    """The bytes of the room that one request or message holds."""
 
     def __init__(self, room: Room, network: str) -> None:
         self._room = room
@@ -95,20 +95,20 @@ class Share:
         self._size = 0
 
     def grow(self, size: int) -> bool:
-        """Hold so many bytes more; false if there is no room for them."""
+        """Hold so many bytes more. Returns False if there is no room for them."""
         if not self._room.change(self._network, size):
             return False
         self._size += size
         return True
 
     def leave(self) -> None:
-        """Give all of it back."""
+        """Give all bytes back."""
         self._room.change(self._network, -self._size)
         self._size = 0
 
 
 class Lane(Generic[Waiting]):
-    """So many served at once, and so many of each client; the others wait, clients by turns."""
+    """A number served at once, in all and of each client. The others wait, clients taking turns."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self.most = most
@@ -118,22 +118,22 @@ class Lane(Generic[Waiting]):
 
     @property
     def has_waiting(self) -> bool:
-        """Whether somebody waits."""
+        """Whether anything waits."""
         return bool(self._waiting)
 
     def wait(self, network: str, waiting: Waiting) -> None:
-        """Have something of a client wait. Whoever does, or leaves, must ask who is next."""
+        """Let something of a client wait. Call `next` after this, and after `leave`."""
         self._waiting.setdefault(network, deque()).append(waiting)
 
     def next(self) -> Waiting | None:
-        """Begin to serve what is next, if there is room for it."""
+        """Begin to serve the next one, if there is room for it."""
         if self._served.total() >= self.most:
             return None
         may = (one for one in self._waiting if self._served[one] < self.most_of_one)
         network = next(may, None)
         if network is None:
             return None
-        # Those behind it come first the next time.
+        # The other clients come first the next time.
         waiting = self._waiting.pop(network)
         self._served[network] += 1
         served = waiting.popleft()
@@ -142,20 +142,20 @@ class Lane(Generic[Waiting]):
         return served
 
     def leave(self, network: str) -> None:
-        """End to serve something of a client."""
+        """Finish serving something of a client."""
         self._served[network] -= 1
         if not self._served[network]:
             del self._served[network]
 
     def give_up(self, network: str, waiting: Waiting) -> None:
-        """Have something wait no longer."""
+        """Stop waiting for something."""
         self._waiting[network].remove(waiting)
         if not self._waiting[network]:
             del self._waiting[network]
 
 
 class Turns:
-    """So many threads at once, and so many for each client; the others wait, clients by turns."""
+    """A number of threads at once, in all and for each client. The others wait, taking turns."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self._lane = Lane[threading.Lock](most, most_of_one)
@@ -163,7 +163,7 @@ class Turns:
 
     @contextmanager
     def turn(self, address: str) -> Iterator[None]:
-        """Wait for a turn of a client with this address, which lasts until the end of the block."""
+        """Wait for a client's turn, which lasts until the end of the context."""
         network = client_network(address)
         mine = threading.Lock()
         mine.acquire()

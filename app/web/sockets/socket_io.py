@@ -1,7 +1,7 @@
 """GET /socket.io/: a Socket.IO connection over which a site posts its events.
 
-Each message `event` is passed on to POST /events in this process, and acknowledged with what that
-answers and its HTTP status: so there is one way in for events, with one set of rules and limits.
+Each message `event` is passed to POST /events in this process, and acknowledged with its answer and
+HTTP status. So events have one way in, with one set of rules and limits.
 
 The protocols are Socket.IO 5 over Engine.IO 4 (https://socket.io/docs/v4/socket-io-protocol/). Of
 Engine.IO only WebSocket is served: the web processes share no sessions, and the requests of a
@@ -50,15 +50,15 @@ from app.web.sockets.websocket import Text, WebSocket
 MAX_SOCKETS = 500
 MAX_SOCKETS_OF_CLIENT = 100
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-"""What all messages hold together, from their first piece until they are answered."""
+"""The bytes of all messages together, from their first pieces until they are answered."""
 POSTS_AT_ONCE = 8
 POSTS_OF_CLIENT_AT_ONCE = 2
-"""Each connection has a thread; were all of them at work, the other requests had no time."""
+"""Each connection has a thread. If all of them worked at once, other requests would get no time."""
 PING_SECONDS = 20.0
-"""How often a client is asked for a sign of life, and how long that may take to come."""
+"""How often a client is asked for a sign of life, and how long it may take to answer."""
 CONNECT_SECONDS = 10.0
 _AROUND_BODY_BYTES = 256
-"""More than a packet holds before and behind its event: type, namespace, id and name."""
+"""More than a packet holds around its event: type, namespace, id and name."""
 
 _OF_THE_HANDSHAKE = {
     "HTTP_UPGRADE",
@@ -67,7 +67,7 @@ _OF_THE_HANDSHAKE = {
     "HTTP_CONTENT_ENCODING",
     "HTTP_X_REQUEST_ID",
 }
-"""What is not said of each message; the other headers are. Each message is given its own id."""
+"""Headers of the handshake that don't apply to its messages. Each message gets an id of its own."""
 
 blueprint = Blueprint("socket_io", __name__)
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def connect() -> Response:
 
 
 class _Json:
-    """What is inside a packet stays as it came, for the decoder of events."""
+    """Leaves the content of a packet as it came, for the decoder of events."""
 
     @staticmethod
     def loads(text: str) -> str:
@@ -156,11 +156,11 @@ _decode_auth = msgspec.json.Decoder(_Auth | None).decode
 
 
 class _End(Exception):
-    """The connection ends: the client left, was refused, or does not keep to the protocol."""
+    """The connection ends: the client left, was refused, or broke the protocol."""
 
 
 class _Client:
-    """One client, served by a thread of its own: one message at a time, in order."""
+    """A client with a thread of its own, which serves one message at a time, in order."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class _Client:
         self.network = client_network(address)
 
     def drop(self) -> None:
-        """Have the client's thread end (from another thread)."""
+        """Make the client's thread end (from another thread)."""
         self._websocket.drop()
 
     def serve(self, connection: Any) -> None:
@@ -268,7 +268,7 @@ class _Client:
             self._send(_Packet(socketio.packet.ACK, data, id=packet.id))
 
     def _answer(self, data: str, size: int) -> AnyResponse:
-        """What POST /events answers to the message, given what is in its packet."""
+        """The answer of POST /events to a message, given the content of its packet."""
         if size > self._app.config["MAX_CONTENT_LENGTH"] + _AROUND_BODY_BYTES:
             return self._post(b"", size)
         try:
@@ -299,7 +299,7 @@ class _Client:
 
 _change = threading.Lock()
 _placed: dict[_Client, None] = {}
-"""Those that have a place, the oldest first."""
+"""The clients that have a place, the oldest first."""
 
 
 def _take_place(client: _Client) -> bool:

@@ -1,4 +1,4 @@
-"""The browsers that watch this web process: one thread writes what happens to all of them."""
+"""The browsers that watch through this web process. One thread writes to all of them."""
 
 import logging
 import os
@@ -19,13 +19,13 @@ from app.web.sockets.places import Places
 
 TICK_SECONDS = 0.1
 SEND_SECONDS = 0.5
-"""What is counted within so long goes out together."""
+"""Counts of so many seconds are sent together."""
 HEARTBEAT_SECONDS = 15.0
 START_SECONDS = 1.0
 MAX_VIEWERS = 1_000
 MAX_VIEWERS_OF_CLIENT = 200
 MAX_UNSENT_BYTES = 256 * 1024
-"""A viewer that is so far behind is let go; it may come again."""
+"""A viewer that is so far behind is dropped. It may connect again."""
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\n"
@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 class Viewers:
     """Takes over connections, and writes server-sent events to them until they close.
 
-    gunicorn's threads are few, and a viewer stays for hours: so its connection is taken out of
-    gunicorn's hands, and costs no thread. The one thread here begins with the first viewer.
+    gunicorn has few threads, and viewers stay for hours. So their connections are taken away from
+    gunicorn and need no threads of their own. The one thread here starts with the first viewer.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -59,10 +59,10 @@ class Viewers:
         self._thread: threading.Thread | None = None
 
     def join(self, connection: socket.socket, address: str) -> None:
-        """Take over a connection whose request has been read; its own socket is dead from then on.
+        """Take over a connection whose request has been read. Its socket can't be used any more.
 
-        The address is the client's, which may have only so many. Raises Unavailable if there
-        are too many, or Redis is away, and leaves the connection as it is.
+        The address is the client's. Raises Unavailable, and leaves the connection as it is, if
+        the client or all clients have too many, or if Redis is away.
         """
         with self._start:
             if self._thread is None:
@@ -129,7 +129,7 @@ class Viewers:
                     )
                     waiting, send_at = {}, now + SEND_SECONDS
                 if now >= beat_at:
-                    # Finds those who went without a word, and keeps proxies from closing.
+                    # Finds viewers that are gone, and keeps proxies from closing.
                     self._send_all(b": alive\n\n")
                     channels.ping()
                     beat_at = now + HEARTBEAT_SECONDS
@@ -146,7 +146,7 @@ class Viewers:
             self._send(viewer, HEAD)
 
     def _let_go(self) -> None:
-        """Forget the viewers that closed; what else they send is no matter."""
+        """Drop the viewers that closed. Whatever else they send is ignored."""
         for key, _ in self._selector.select(0):
             viewer: socket.socket = key.fileobj  # type: ignore[assignment]
             try:
@@ -184,9 +184,9 @@ class Viewers:
 
 
 def taken_over(connection: socket.socket) -> socket.socket:
-    """Another socket of the same connection, the one given then being that of a closed one.
+    """Another socket for the same connection; the given socket then belongs to a closed one.
 
-    gunicorn shuts down what it closes, which a mere duplicate would share.
+    A duplicate alone would not do, because gunicorn shuts down what it closes.
     """
     taken = socket.socket(fileno=os.dup(connection.fileno()))
     taken.setblocking(False)
@@ -202,5 +202,5 @@ def _counts(queue: str, folds: int, first: int, counts: Counts) -> bytes:
 
 
 def _event(name: str, data: bytes) -> bytes:
-    # JSON holds no line end.
+    # JSON contains no line end.
     return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

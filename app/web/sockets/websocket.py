@@ -1,4 +1,4 @@
-"""A WebSocket (RFC 6455) on a connection that was taken over from the web server."""
+"""A WebSocket (RFC 6455) on a connection taken over from the web server."""
 
 import socket
 import time
@@ -24,33 +24,33 @@ from app.web.sockets.places import Share
 
 READ_BYTES = 64 * 1024
 SEND_SECONDS = 5.0
-"""A client that does not take in what it is sent for so long is given up."""
+"""A client that does not read for so long is dropped."""
 MAX_FRAMES = 200
 FRAMES_PER_SECOND = 20
-"""So many frames may come that bring nothing, beyond as many as MAX_FRAMES at once."""
+"""How many frames that bring nothing may come, with a burst of MAX_FRAMES."""
 PIECE_BYTES = 512
-"""A piece of a message that is as large as this brings something."""
+"""A piece of a message that is at least so large brings something."""
 CLOSE_SECONDS = 1.0
 
 _HANDSHAKE = (b"Connection", b"Upgrade", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
 
 
 class Text(NamedTuple):
-    """A message: its text, or where it is too long the beginning of that, and its size in bytes."""
+    """A message: its text, or if it is too long the beginning of it, and its size in bytes."""
 
     text: str
     size: int
 
 
 class WebSocket:
-    """The server's end, for one thread, which sends and receives by turns.
+    """The server's end, for one thread, which sends and receives alternately.
 
-    Nothing is read ahead: whoever sends more than is taken in waits for it (TCP). No message is
+    Nothing is read ahead: TCP makes a client wait that sends faster than we read. No message is
     compressed, so none grows when it is unpacked.
     """
 
     def __init__(self, headers: Headers, max_bytes: int) -> None:
-        """Raises ValueError if the headers of the request are not those of a handshake."""
+        """Raises ValueError if the headers are not those of a handshake."""
         self._protocol = WSConnection(ConnectionType.SERVER)
         given = [
             (name, value.encode("latin-1"))
@@ -70,13 +70,13 @@ class WebSocket:
         self._share: Share
         self._is_dropped = False
         self.heard = True
-        """Whether anything came in, since somebody last set this to false."""
+        """Whether anything came in since this was last set to False."""
 
     def open(self, connection: socket.socket, share: Share) -> None:
-        """Answer the handshake on this connection, which is the WebSocket's from then on.
+        """Answer the handshake on this connection, which now belongs to the WebSocket.
 
-        A message is in its share of memory from its first piece until the next one is received.
-        Like all that follows, it raises OSError if the connection broke or was closed.
+        A message uses its share of memory from its first piece until the next message is received.
+        Raises OSError if the connection is broken or closed, as do all methods below.
         """
         self._connection, self._share = connection, share
         if self._is_dropped:
@@ -84,15 +84,15 @@ class WebSocket:
         self._write(AcceptConnection())
 
     def send(self, text: str) -> None:
-        """Send a message. Raises OSError, even if the client does not take it in."""
+        """Send a message. Raises OSError, also if the client does not read."""
         self._write(TextMessage(data=text))
 
     def receive(self, until: float) -> Text | None:
-        """The next message, None if there is none in whole by this time of the monotonic clock.
+        """The next message, or None if none is complete by this time of the monotonic clock.
 
-        Pings, pongs and small pieces of messages are spent (see `spend`). Where there is no room
-        for a message the client is told to come again later (1013), and ConnectionAbortedError is
-        raised.
+        Pings, pongs and small pieces count against the client's budget (see `spend`). If there is
+        no room for a message, the client is asked to come again later (1013) and
+        ConnectionAbortedError is raised.
         """
         if not self._message:
             self._share.leave()
@@ -127,8 +127,8 @@ class WebSocket:
     def spend(self) -> None:
         """Count a frame that brings nothing against the client's budget.
 
-        Raises ConnectionAbortedError if that is used up, and has told the client by then
-        (RFC 6455, section 7.4.1: 1008).
+        If the budget is used up, closes the connection with 1008 (RFC 6455, section 7.4.1) and
+        raises ConnectionAbortedError.
         """
         now = time.monotonic()
         self.give_back((now - self._refilled) * FRAMES_PER_SECOND)
@@ -138,17 +138,17 @@ class WebSocket:
             self._refuse(CloseReason.POLICY_VIOLATION)
 
     def give_back(self, frames: float) -> None:
-        """Add to the client's budget of frames, which holds MAX_FRAMES at most."""
+        """Add to the client's budget of frames, up to MAX_FRAMES."""
         self._frames_left = min(self._frames_left + frames, MAX_FRAMES)
 
     def drop(self) -> None:
-        """Break the connection, which ends what its own thread waits for."""
+        """Break the connection, so that its own thread stops waiting (from another thread)."""
         self._is_dropped = True
         with suppress(OSError, AttributeError):  # the latter before it is open
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close it and its connection, whatever state these are in."""
+        """Close the WebSocket and its connection, whatever state they are in."""
         with suppress(OSError, ProtocolError):
             self._write(CloseConnection(code=CloseReason.NORMAL_CLOSURE))
         with suppress(OSError):
@@ -172,7 +172,7 @@ class WebSocket:
         self._share.leave()
         self._write(CloseConnection(code=reason))
         self._connection.shutdown(socket.SHUT_WR)
-        # Closed at once, what still comes in would take the reason from the client.
+        # If it were closed at once, data that still comes in would keep the reason from the client.
         until = time.monotonic() + CLOSE_SECONDS
         while (remaining := until - time.monotonic()) > 0:
             self._connection.settimeout(remaining)
