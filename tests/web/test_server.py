@@ -183,11 +183,7 @@ def test_a_chunked_body_is_taken_and_bounded(server: str) -> None:
     chunk = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
     assert b" 202 " in exchange(server, head, chunk + b"0\r\n\r\n")
     spaces = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    try:
-        answer = exchange(server, head, *[spaces] * 33, chunk, b"0\r\n\r\n")
-    except ConnectionError:  # it may close on what it does not want to read
-        answer = b"HTTP/1.1 413 "
-    assert b" 413 " in answer
+    assert b" 413 " in exchange(server, head, *[spaces] * 33, chunk, b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize(

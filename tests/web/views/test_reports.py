@@ -215,7 +215,8 @@ def test_a_page_of_another_site_in_a_browser_on_this_machine_is_no_operator(
     client: FlaskClient, headers: dict[str, str], status: int
 ) -> None:
     assert client.get("/reports/clicks", headers=headers).status_code == status
-    assert client.post("/dead-letters/replay", headers=headers).status_code in (202, status)
+    replayed = client.post("/dead-letters/replay", headers=headers)
+    assert replayed.status_code == (202 if status == 200 else status)
 
 
 def test_a_token_may_be_of_any_letters(client_with: MakeClient) -> None:
