@@ -186,6 +186,8 @@ class Harness:
         plain = {0, 1} if step == "post" else {1}
         for before in BEFORE[step]:
             self.step(before, website)
+        if step == "fold" and not self.database[documents.Change].count_documents({}):
+            outcome.wrong.append("there was nothing to fold")
         result = self.step(step, website, plan, broken=broken)
         if step == "post":
             if result == 202:
