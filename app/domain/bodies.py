@@ -40,7 +40,9 @@ def events_in(body: bytes, *, lines: bool = False) -> list[bytes]:
     ValueError, with a text for the sender, if the body is not JSON, holds no event, or holds too
     many. No more objects are made than there may be events.
     """
-    if lines:
+    if not body or body.isspace():
+        events = []
+    elif lines:
         events = [line[1] for line in islice(_LINE.finditer(body.rstrip()), MAX_EVENTS + 1)]
     else:
         events = _split(body.removeprefix(BYTE_ORDER_MARK))

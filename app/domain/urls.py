@@ -32,8 +32,11 @@ _MAX_UNMAPPED_HOST = 4 * MAX_HOST_BYTES
 _MAX_UNMAPPED_LABELS = (MAX_HOST_BYTES + 1) // 8
 # Each becomes a phrase of up to 18 letters with spaces, which no host has.
 _PHRASES = "\ufdfa", "\ufdfb", "%EF%B7%BA", "%EF%B7%BB"
-_NO_HOSTS = frozenset({"undefined", "null", "nan", "http", "https"})
-"""What scripts write if they have no host, and what remains of a misspelt scheme."""
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
+"""What hosts of websites consist of (RFC 1123, section 2.1, and underscores). The URL standard also
+allows `{{page_url}}`, `(null)` or `site1.com&x=1`: templates that nobody filled in, and typos."""
+_NO_HOSTS = frozenset({"undefined", "null", "nan", "none", "nil", "http", "https"})
+"""What programs write if they have no host, and what remains of a misspelt scheme."""
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HEX_DIGITS = "0123456789ABCDEFabcdef"
@@ -125,8 +128,7 @@ def _parsed(url: str) -> tuple[str, str]:
     if parsed.username or parsed.password:
         raise ValueError("Credentials are not allowed in a URL.")
     host = parsed.hostname.removeprefix("www.").rstrip(".")
-    # The standard allows the host "*", which in reports means all websites together.
-    if not host or host == "*" or host in _NO_HOSTS:
+    if not _HOST.fullmatch(host) or host in _NO_HOSTS:
         raise ValueError("Not the host of a website.")
     if _is_too_long(parsed.hostname.rstrip(".")):
         raise ValueError("The host is too long.")

@@ -30,8 +30,6 @@ def test_a_longer_one_is_refused(number: int) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b" ",
         b"[1,",
         array(MAX_EVENTS) + b"x",
         array(3 * MAX_EVENTS) + b"x",
@@ -109,6 +107,12 @@ def test_a_byte_order_mark_is_skipped(lines: bool) -> None:
 def test_a_byte_order_mark_before_any_line_is_skipped() -> None:
     body = b"\xef\xbb\xbf{}\n\xef\xbb\xbf\xef\xbb\xbf {}\n\n\xef\xbb\xbf\n5"
     assert events_in(body, lines=True) == [b"{}", b"{}", b"5"]
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"\n\t ", b"[]"])
+def test_a_body_without_an_event_is_refused_as_such(body: bytes) -> None:
+    with pytest.raises(ValueError, match="There is no event"):
+        events_in(body)
 
 
 def test_lines_that_hold_nothing_are_no_events() -> None:

@@ -88,6 +88,16 @@ def test_an_address_names_its_website_and_page(url: str, website: str, page: str
         "about:blank",
         "<other>",
         "http://<other>/",
+        "None",
+        "nil",
+        "(null)",
+        "{{page_url}}",
+        "${PAGE_URL}",
+        "'https://site1.com/'",
+        "https://site1.com&utm_source=x",
+        "https://site1.com,/x",
+        "http://!site1.com/",
+        "http://a..b/",
     ],
 )
 def test_an_address_of_no_web_page_is_refused(url: str) -> None:

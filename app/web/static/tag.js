@@ -142,16 +142,27 @@
 
   // The ad is what is drawn: the largest part that paints something, not the box of the marked
   // element, which may be empty, or as wide as the page. What clips its contents counts whole, if
-  // any of them is drawn.
-  const paints = (node) => {
-    const { backgroundColor, backgroundImage } = getComputedStyle(node);
-    return (
-      /img|video|canvas|iframe|svg|object|embed/.test(node.localName) ||
-      backgroundImage !== "none" ||
-      !/^rgba.* 0\)/.test(backgroundColor) ||
-      [...node.childNodes].some(({ nodeType, data }) => nodeType === 3 && data.trim())
-    );
-  };
+  // any of them is drawn. A picture is drawn once it has come, a frame if there is room in it.
+  const isClear = (color) => /^rgba.* 0\)|\/ 0\)/.test(color);
+  const paints = (node) =>
+    /video|canvas|svg|object|embed|input/.test(node.localName) ||
+    node.naturalWidth ||
+    /svg/.test(node.currentSrc) ||
+    (node.localName === "iframe" && node.clientWidth * node.clientHeight > 1) ||
+    ["", ":before", ":after"].some((pseudo) => {
+      const style = getComputedStyle(node, pseudo);
+      const { content } = style;
+      // That of a pseudo-element may be an empty text, or there is none.
+      const text = pseudo
+        ? content[2]
+        : [...node.childNodes].some(({ wholeText }) => wholeText?.trim());
+      return (
+        !(pseudo && content === "none") &&
+        (style.backgroundImage !== "none" ||
+          !isClear(style.backgroundColor) ||
+          (text && parseFloat(style.fontSize) && !isClear(style.color)))
+      );
+    });
   const isVisible = (node) =>
     node.checkVisibility?.({ checkOpacity: true, checkVisibilityCSS: true }) !== false;
   const drawn = (node, found = { area: 1, left: 200 }) => {
@@ -263,10 +274,11 @@
     seen = new Set();
     unwatchAll();
   };
-  const moved = () => {
-    const address = location.href.split("#")[0];
-    if (address === page) return;
-    page = address;
+  // To replace only the query is to tidy it up, and no other page.
+  const moved = (replaces) => {
+    const before = page;
+    page = location.href.split("#")[0];
+    if (page === before || (replaces && page.split("?")[0] === before.split("?")[0])) return;
     view();
     watch();
   };
@@ -286,16 +298,18 @@
   const start = () => {
     recall(objects);
     if (window.navigation) {
-      navigation.addEventListener("currententrychange", moved);
+      navigation.addEventListener("currententrychange", ({ navigationType }) =>
+        moved(navigationType === "replace"),
+      );
     } else {
       for (const name of ["pushState", "replaceState"]) {
         const original = history[name];
         history[name] = function (...given) {
           original.apply(this, given);
-          moved();
+          moved(name === "replaceState");
         };
       }
-      addEventListener("popstate", moved);
+      addEventListener("popstate", () => moved());
     }
     // Ads come, and styles, images and shadow roots change what is drawn. And where a router kept
     // the history's own methods, only this shows that it moved.

@@ -484,7 +484,8 @@ def test_no_more_is_kept_than_200_events_and_none_for_longer_than_ids_are_known(
 
 # Pages of other kinds.
 
-IMAGE = "<img id='drawn' width='300' height='200' src='data:,' style='{}'>"
+PICTURE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+IMAGE = f"<img id='drawn' width='300' height='200' src='{PICTURE}' style='{{}}'>"
 IN_SHADOW = f"""<div id="host"></div><script>
     host.attachShadow({{ mode: "open" }}).innerHTML =
         `<a data-ad-id="x" href="#clicked">{IMAGE.format("")}</a>`;
@@ -497,12 +498,17 @@ KINDS = {
     "overflowing": f"<div data-ad-id='x' style='height: 9px'>{IMAGE.format('')}</div>",
     "in a tall box": f"<div data-ad-id='x' style='height: 4000px'>{IMAGE.format('')}</div>",
     "clipped": "<div id='drawn' data-ad-id='x' style='width: 300px; height: 200px; overflow: "
-    "hidden'><img width='300' height='900' src='data:,'></div>",
+    f"hidden'><img width='300' height='900' src='{PICTURE}'></div>",
     "in a shadow root": IN_SHADOW,
     "large": "<div id='drawn' data-ad-id='x' style='width: 700px; height: 400px; background: red'>",
     "in a slot": f"""<div id="host" data-ad-id="x">{IMAGE.format("")}</div><script>
         host.attachShadow({{ mode: "open" }}).innerHTML = "<p style='margin: 0'><slot></slot></p>";
     </script>""",
+    "a pseudo-element": "<style>#drawn::before { content: ''; display: block; height: 200px; "
+    "background: red }</style><div id='drawn' data-ad-id='x' style='width: 300px'></div>",
+    "text of a pseudo-element": "<style>#drawn::after { content: 'Shoes' }</style>"
+    "<div id='drawn' data-ad-id='x' style='width: 300px; height: 200px'></div>",
+    "an input": f"<p data-ad-id='x'>{IMAGE.format('').replace('img', 'input type=image')}</p>",
 }
 
 
@@ -564,6 +570,25 @@ def test_an_ad_that_nobody_can_see_has_no_impression(
     assert not is_counted(noted)
     noted.locator("#ad").evaluate("(ad) => ad.removeAttribute('style')")
     assert is_counted(noted, "#ad")
+
+
+@pytest.mark.parametrize(
+    "ad",
+    [
+        "<div style='background: color(srgb 1 0 0 / 0); height: 200px'></div>",
+        "<div style='color: transparent; height: 200px'>text</div>",
+        "<div style='font-size: 0; height: 200px'>text</div>",
+        "<div style='border: 9px solid red; height: 200px'></div>",
+        "<iframe width='0' height='0'></iframe>",
+        "<img width='300' height='200' src='http://127.0.0.1:9/blocked.gif'>",
+        "<img width='300' height='200' src='data:,'>",
+    ],
+)
+def test_an_ad_that_has_not_come_or_draws_nothing_has_no_impression(
+    site: Site, noted: Page, collector: str, ad: str
+) -> None:
+    show(noted, site, collector, f"<p id='drawn'>text</p><div data-ad-id='x'>{ad}</div>")
+    assert not is_counted(noted)
 
 
 def test_an_ad_that_something_lies_over_has_no_impression_until_it_is_gone(
@@ -644,6 +669,23 @@ def test_a_router_is_seen_whenever_it_was_loaded(
         move(page, f"push(null, '', '{path}')")
         wait_until(lambda path=path: path in site.told("page_view"))  # type: ignore[misc]
     site.is_told("page_view", "/", "/b", "/c")
+
+
+@pytest.mark.parametrize("api", ["with the Navigation API", "without"])
+def test_replacing_only_the_query_is_no_view(
+    site: Site, page: Page, collector: str, api: str
+) -> None:
+    if api == "without":
+        page.add_init_script("Object.defineProperty(window, 'navigation', { value: undefined })")
+    site.html = BARE.format(body="", collector=collector)
+    page.goto(f"{site.url}/a?utm_source=x")
+    page.wait_for_function(IS_THERE)
+    for step in ("replaceState(null, '', '/a')", "replaceState(null, '', '/a?tab=2')"):
+        move(page, f"history.{step}")
+    for step in ("pushState(null, '', '/a?q=1')", "replaceState(null, '', '/b')"):
+        move(page, f"history.{step}")
+    move(page, "history.pushState(null, '', '/last')")
+    site.is_told("page_view", "/a", "/a", "/b", "/last")
 
 
 def test_a_navigation_that_the_page_intercepts_is_a_view(
