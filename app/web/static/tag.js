@@ -111,7 +111,7 @@
       // One of them may be to blame.
       if (isRefused && sending[1]) most = 1;
       else sending.forEach(forget);
-      if (isRefused) warns &&= console.warn("eventstream: refused with", status);
+      if (isRefused) warns &&= console.warn("eventstream: refused", status);
     }
     sending = [];
     wait = later ? Math.min(2 * wait || 2e3, 3e5) : 0;
