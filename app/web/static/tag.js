@@ -145,22 +145,21 @@
   // any of them is drawn. A picture is drawn once it has come, a frame if there is room in it.
   const isClear = (color) => /^rgba.* 0\)|\/ 0\)/.test(color);
   const paints = (node) =>
-    /video|canvas|svg|object|embed|input/.test(node.localName) ||
+    node.matches("video,canvas,svg,object,embed,input") ||
     node.naturalWidth ||
-    /svg/.test(node.currentSrc) ||
-    (node.localName === "iframe" && node.clientWidth * node.clientHeight > 1) ||
+    (node.matches("iframe") && node.clientHeight > 1) ||
     ["", ":before", ":after"].some((pseudo) => {
       const style = getComputedStyle(node, pseudo);
       const { content } = style;
       // That of a pseudo-element may be an empty text, or there is none.
       const text = pseudo
-        ? content[2]
+        ? /"[^"]/.test(content)
         : [...node.childNodes].some(({ wholeText }) => wholeText?.trim());
       return (
-        !(pseudo && content === "none") &&
+        content !== "none" &&
         (style.backgroundImage !== "none" ||
           !isClear(style.backgroundColor) ||
-          (text && parseFloat(style.fontSize) && !isClear(style.color)))
+          (text && style.fontSize !== "0px" && !isClear(style.color)))
       );
     });
   const isVisible = (node) =>
@@ -283,13 +282,18 @@
     watch();
   };
 
-  // A person's: a script's are not trusted. One on a label is its control's too, at the same time.
+  // A person's: a script's are not trusted. One on a label is its control's too, at the same place.
   let last;
+  let lastX;
   const clicked = (event) => {
-    if (!event.isTrusted || event.button > 1 || event.timeStamp === last) return;
-    for (const node of event.composedPath()) {
+    const path = event.composedPath();
+    const [target] = path;
+    if (target.labels && target !== last && event.x === lastX) return;
+    if (!event.isTrusted || event.button > 1) return;
+    for (const node of path) {
       if (!node.matches?.(ADS)) continue;
-      last = event.timeStamp;
+      last = target;
+      lastX = event.x;
       record("AdClick", node.dataset.adId);
       return now();
     }
