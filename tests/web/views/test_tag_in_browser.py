@@ -746,9 +746,7 @@ def test_of_what_is_refused_together_the_good_ones_are_told(
 
     wait_until(is_all_told)
     site.is_told("page_view", "/", "/b", "/c")
-    assert [text for text in said if text.startswith("eventstream")] == [
-        "eventstream: refused 400"
-    ]
+    assert [text for text in said if text.startswith("eventstream")] == ["eventstream: refused 400"]
 
 
 @pytest.mark.parametrize(
