@@ -274,7 +274,7 @@ class _Client:
         try:
             name, *events = events_in(data.encode())
         except ValueError:
-            return self._post(b"")
+            return self._post(b"{")  # refused like any body that is not JSON
         if name != b'"event"':
             return answer({"error": "There is no such message."}, 404)
         if len(events) != 1:
