@@ -1,6 +1,7 @@
 """Puts the web application together, and turns errors into HTTP."""
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -157,7 +158,9 @@ def _allow_browsers(app: Flask, config: Settings) -> None:
     cors = get_cors_options(
         app,
         {
-            "origins": list(config.allowed_origins) or "*",
+            # As patterns: a text with the brackets of an IPv6 address would be taken for one.
+            "origins": [re.compile(rf"{re.escape(name)}\Z") for name in config.allowed_origins]
+            or "*",
             # Beacons come with credentials, for which a wildcard is not allowed.
             "supports_credentials": True,
             "methods": ["POST", "OPTIONS"],

@@ -340,6 +340,17 @@ def test_only_listed_origins_may_post_where_some_are_listed(client_with: MakeCli
     assert post(client, VIEW).status_code == 202, "a server sends no origin"
 
 
+def test_an_origin_may_be_an_ipv6_address(client_with: MakeClient) -> None:
+    origin = "http://[2001:db8::1]:3000"
+    client = client_with(allowed_origins=(origin,))
+    answer = post(client, VIEW, headers={"Origin": origin})
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (202, origin)
+    for other in ("http://2:3000", "http://[2001:db8::2]:3000", f"{origin}0"):
+        answer = post(client, VIEW, headers={"Origin": other})
+        assert answer.status_code == 403
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
 def test_a_write_key_is_asked_for_where_there_are_some(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
