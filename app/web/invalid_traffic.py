@@ -34,7 +34,10 @@ class TrafficFilter:
 
     def _reason_of_visitor(self, address: str, event: bytes) -> str:
         visitor = visitor_in(event)
-        return self._reason(visitor.get("Address", address), visitor.get("UserAgent", ""))
+        given = visitor.get("Address", "")[:MAX_LENGTH]
+        # A server that does not know it may send an empty text, or "unknown".
+        is_known = client_address(given) is not None
+        return self._reason(given if is_known else address, visitor.get("UserAgent", ""))
 
     def _reason(self, address: str, agent: str) -> str:
         # A trusted proxy may forward any text as an address.

@@ -186,6 +186,15 @@ def test_a_server_that_does_not_tell_its_visitors_address_is_judged_by_its_own(
     assert reasons(journal) == ["address", None]
 
 
+@pytest.mark.parametrize("unknown", ["", "unknown", "_hidden", "-", "x" * 100_000])
+def test_an_address_that_is_none_is_as_if_the_server_told_none(
+    with_key: FlaskClient, journal: RedisJournal, unknown: str
+) -> None:
+    here: Any = {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}, "headers": SERVER}
+    post(with_key, visit(Address=unknown), **here)
+    assert reasons(journal) == ["address"]
+
+
 @pytest.mark.parametrize("title", ["short", "cut \ud83d", "x" * 10_000])
 def test_a_visitors_agent_and_address_are_not_kept(with_key: FlaskClient, title: str) -> None:
     bad = {
