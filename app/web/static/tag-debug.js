@@ -2,19 +2,29 @@
 // before the tag, which calls `note`; each note says what and about what.
 const panel = document.createElement("aside");
 const root = panel.attachShadow({ mode: "open" });
-root.innerHTML = `
-  <style>
-    :host { all: initial; position: fixed; inset: auto 8px 8px auto; z-index: 2147483647 }
-    div { width: 340px; max-height: 60vh; overflow: auto; padding: 8px 12px; border-radius: 6px;
-      background: #111; color: #eee; font: 12px/1.5 system-ui; pointer-events: none }
-    h1 { margin: 4px 0; font-size: 13px }
-    p { margin: 2px 0; overflow-wrap: anywhere }
-  </style>
-  <div><h1>Ads</h1><section></section><h1>Events</h1><section></section></div>`;
-const [adsShown, eventsShown] = root.querySelectorAll("section");
+// Neither markup nor a style element: a page's Content-Security-Policy may forbid both.
+const style = new CSSStyleSheet();
+style.replaceSync(`
+  :host { all: initial; position: fixed; inset: auto 8px 8px auto; z-index: 2147483647 }
+  div { width: 340px; max-height: 60vh; overflow: auto; padding: 8px 12px; border-radius: 6px;
+    background: #111; color: #eee; font: 12px/1.5 system-ui; pointer-events: none }
+  h1 { margin: 4px 0; font-size: 13px }
+  p { margin: 2px 0; overflow-wrap: anywhere }
+`);
+root.adoptedStyleSheets = [style];
+const box = document.createElement("div");
+root.append(box);
+const section = (title) => {
+  const heading = document.createElement("h1");
+  heading.textContent = title;
+  const shown = document.createElement("section");
+  box.append(heading, shown);
+  return shown;
+};
+const adsShown = section("Ads");
+const eventsShown = section("Events");
 const MOST_LINES = 50;
 const lines = new WeakMap();
-const covered = new WeakSet();
 
 const line = (parent, text) => {
   const element = document.createElement("p");
@@ -39,12 +49,10 @@ const NOTES = {
   view(ad, ratio, least) {
     const shown = `${Math.round(ratio * 100)} % of its pixels are in view`;
     if (ratio < least) say(ad, `${shown}, it takes ${least * 100} %`);
-    else if (covered.has(ad)) say(ad, "something covers it");
     else say(ad, `${shown}: wait a second`);
   },
   count(ad, isCovered) {
-    if (isCovered) covered.add(ad);
-    else covered.delete(ad);
+    if (isCovered) say(ad, "something covers it");
   },
   event(type, ad) {
     line(eventsShown, `${new Date().toLocaleTimeString()} ${type} ${ad ?? ""}`);

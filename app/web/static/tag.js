@@ -1,21 +1,20 @@
 // Reports page views, viewable ad impressions and ad clicks to an eventstream collector.
 (() => {
-  // A module is no current script.
-  let script = document.currentScript;
-  if (!script) for (const one of document.scripts) if (one.src.includes("TAG_NAME")) script = one;
-  const { dataset: data, src } = script;
+  // A module is no current script. Others' scripts may have the same name, but are hardly modules.
+  const { dataset: data, src } =
+    document.currentScript || document.querySelector('[MODULE][src*="TAG_NAME"]');
+  // Not by URL, as pages have variables of that name.
+  const beside = (path) => src.replace(/[^/]*([?#].*)?$/, path);
   // Included twice.
   if (window.eventstream?.consent) return;
-  if (/[?&]eventstream-debug\b/.test(location.search) || "debug" in data) {
-    // The same, but it shows what it does.
-    if (!window.eventstream) return import((window.eventstream = new URL("DEBUG_NAME", src)));
-  }
+  // The same, but it shows what it does.
+  if (/[?&]eventstream-debug\b/.test(location.search)) data.debug = "";
+  if ("debug" in data) return import(beside("DEBUG_NAME"));
 
-  // As it is now: pages wrap it later.
-  const { fetch } = window;
-  const path = "EVENTS_PATH" + (data.key ? "?key=" + encodeURIComponent(data.key) : "");
-  const collector = new URL(path, src).href;
-  const ADS = '[data-ad-id]:not([data-ad-id=""])';
+  // As they are now: pages wrap fetch later. Constants of a page may hide the others.
+  const { fetch, crypto, navigation } = window;
+  const key = data.key ? "?key=" + encodeURIComponent(data.key) : "";
+  const collector = beside("EVENTS_PATH" + key);
   // As long as they can be, these still fit the 64 KiB of fetch's keepalive.
   const AT_ONCE = 15;
 
@@ -52,7 +51,9 @@
   // site don't overwrite each other's. It is kept as text that is made by hand, as pages with an old
   // Prototype change what JSON.stringify makes of a list or a text.
   const prefix = `eventstream ${collector} `;
-  const queue = new Map();
+  // Neither Map nor Set is used, as old pages have classes of these names.
+  const queue = {};
+  const waiting = () => Object.keys(queue);
   let sending = [];
   let most = AT_ONCE;
   let warns = true;
@@ -63,7 +64,7 @@
   const quoted = (text) => `"${text.replace(/[^ !#-[\]-~]/g, escaped)}"`;
 
   const forget = (name) => {
-    queue.delete(name);
+    delete queue[name];
     storage?.removeItem(name);
   };
 
@@ -72,7 +73,7 @@
     if (never) {
       own = 0;
       storage?.removeItem(OWN);
-      for (const [name, text] of queue) if (NAMED.test(text)) forget(name);
+      for (const name in queue) if (NAMED.test(queue[name])) forget(name);
     }
     for (const name in storage) {
       if (name.indexOf(prefix)) continue;
@@ -80,14 +81,14 @@
       const time = /(\d+)}$/.exec(text)?.[1];
       const named = NAMED.test(text);
       if (!(Date.now() - time < 6 * 864e5) || (named && never)) forget(name);
-      else if (!named || !anonymous()) queue.set(name, text);
+      else if (!named || !anonymous()) queue[name] = text;
     }
   };
 
   const body = (names) => {
     let all = "";
     for (const name of names) {
-      all += `${all && ","}${queue.get(name).slice(0, -1)},"SentAt":${Date.now()}}`;
+      all += `${all && ","}${queue[name].slice(0, -1)},"SentAt":${Date.now()}}`;
     }
     return `[${all}]`;
   };
@@ -95,8 +96,9 @@
   const send = async () => {
     clearTimeout(timer);
     timer = 0;
-    if (sending.length || !queue.size) return;
-    sending = [...queue.keys()].slice(0, most);
+    if (sending[0]) return;
+    sending = waiting().slice(0, most);
+    if (!sending[0]) return;
     // 0: no connection.
     let status = 0;
     try {
@@ -114,8 +116,8 @@
       if (isRefused) warns &&= console.warn("eventstream: refused", status);
     }
     sending = [];
-    wait = later ? Math.min(2 * wait || 2e3, 3e5) : 0;
-    if (queue.size) soon();
+    wait = later && Math.min(2 * wait || 2e3, 3e5);
+    if (waiting()[0]) soon();
   };
   const soon = () => {
     timer ||= setTimeout(send, wait || 500);
@@ -129,12 +131,11 @@
     const id = random();
     // Longer than is allowed stays so, and is among the collector's dead letters.
     const url = location.href.split(/[?#]/)[0].slice(0, 2049);
-    let meta = who ? `"UserId":${quoted(who)}` : "";
-    if (ad) meta += `,"AdId":${quoted(ad)}`;
+    const meta = (who ? `"UserId":${quoted(who)}` : "") + (ad ? `,"AdId":${quoted(ad)}` : "");
     const name = prefix + id;
     const text = `{"Type":"${type}","Url":${quoted(url)},"Meta":{${meta}},"EventId":"${id}","Timestamp":${Date.now()}}`;
-    queue.set(name, text);
-    if (queue.size > 200) forget(queue.keys().next().value);
+    queue[name] = text;
+    if (waiting()[200]) forget(waiting()[0]);
     store(name, text);
     soon();
     return true;
@@ -145,9 +146,9 @@
   // any of them is drawn. A picture is drawn once it has come, a frame if there is room in it.
   const isClear = (color) => /^rgba.* 0\)|\/ 0\)/.test(color);
   const paints = (node) =>
-    node.matches("video,canvas,svg,object,embed,input") ||
+    /^(video|canvas|svg|object|embed|input)$/.test(node.localName) ||
     node.naturalWidth ||
-    (node.matches("iframe") && node.clientHeight > 1) ||
+    (node.localName === "iframe" && node.clientHeight > 1) ||
     ["", ":before", ":after"].some((pseudo) => {
       const style = getComputedStyle(node, pseudo);
       const { content } = style;
@@ -163,40 +164,50 @@
       );
     });
   const isVisible = (node) =>
-    node.checkVisibility?.({ checkOpacity: true, checkVisibilityCSS: true }) !== false;
-  const drawn = (node, found = { area: 1, left: 200 }) => {
+    node.checkVisibility?.({ checkOpacity: 1, checkVisibilityCSS: 1 }) !== false;
+  const drawn = (node, found = { area: 1, left: 999 }) => {
     const { width, height } = node.getBoundingClientRect();
-    const clips = width * height && getComputedStyle(node).overflowX !== "visible";
+    const area = width * height;
+    const { display, overflowX } = getComputedStyle(node);
+    const clips = area && overflowX !== "visible" && display !== "inline";
     const inside = clips ? { area: 1, left: found.left } : found;
     const assigned = node.assignedElements?.({ flatten: true });
-    for (const child of assigned || (node.shadowRoot || node).children) {
-      if (inside.left-- > 0) drawn(child, inside);
+    // Not its children, as a form may have a field of that name.
+    for (const child of assigned || (node.shadowRoot || node).childNodes) {
+      if (child.localName && inside.left-- > 0) drawn(child, inside);
     }
     found.left = inside.left;
-    if (width * height > found.area && isVisible(node) && ((clips && inside.part) || paints(node))) {
-      found.area = width * height;
+    if (area > found.area && isVisible(node) && ((clips && inside.part) || paints(node))) {
+      found.area = area;
       found.part = node;
     }
     return found;
   };
 
-  // By most of the points of a diagonal: whether something else that paints lies over the part.
-  const isCovered = (part, ad) => {
+  // By the points of a diagonal: whether less than this share of the part is in view, with nothing
+  // else over it that paints.
+  const isCovered = (part, ad, least) => {
     const { x, y, width, height } = part.getBoundingClientRect();
-    let over = 0;
-    for (let i = 0.5; i < 9; i++) {
-      const node = document.elementFromPoint(x + (width * i) / 9, y + (height * i) / 9);
+    let shown = 0;
+    for (let i = 0.025; i < 1; i += 0.05) {
+      const left = x + width * i;
+      const top = y + height * i;
+      const node = document.elementFromPoint(left, top);
+      if (!node) continue;
+      // A link may be stretched over more than its box, and a dialog has a backdrop.
+      const box = node.getBoundingClientRect();
+      const isThere = left >= box.x && left <= box.right && top >= box.y && top <= box.bottom;
       // Neither in the ad nor around it, nor in another tree.
-      over +=
-        node && /^[24]$/.test(ad.compareDocumentPosition(node)) && isVisible(node) && paints(node);
+      const isOther = /^[24]$/.test(ad.compareDocumentPosition(node));
+      shown += !(isOther && isThere && isVisible(node) && paints(node));
     }
-    return over > 4;
+    return shown < 20 * least;
   };
 
   // Also those in open shadow roots.
   const ads = (root, found = []) => {
     for (const node of root.querySelectorAll("*")) {
-      if (node.matches(ADS)) found.push(node);
+      if (node.dataset?.adId) found.push(node);
       if (node.shadowRoot) ads(node.shadowRoot, found);
     }
     return found;
@@ -204,21 +215,16 @@
 
   // Once a page view for each ad and slot: that which is named, or else the first, second, … of
   // this ad in the page.
-  let seen = new Set();
-  const watched = new Map();
+  let seen = {};
+  const watched = new WeakMap();
 
   const unwatch = (ad) => {
-    watched.get(ad).stop();
+    watched.get(ad)?.stop();
     watched.delete(ad);
   };
-  const unwatchAll = () => {
-    for (const [ad] of watched) unwatch(ad);
-  };
-  const observe = (ad, slot, { part, area }) => {
+  const unwatchAll = () => ads(document).forEach(unwatch);
+  const observe = (ad, slot, part, least) => {
     const id = ad.dataset.adId;
-    // MRC Viewable Impression Guidelines: half of the pixels, or 30 % of a large ad, for one
-    // continuous second.
-    const least = area < 242500 ? 0.5 : 0.3;
     let second;
     const observer = new IntersectionObserver(
       (entries) => {
@@ -230,54 +236,54 @@
       { threshold: [0.3, 0.5] },
     );
     const count = () => {
-      second = 0;
-      const shown = drawn(ad).part === part;
-      const covered = shown && isCovered(part, ad);
-      note("count", ad, covered);
-      if (shown && !covered && record("AdImpression", id)) {
-        seen.add(slot);
-        unwatch(ad);
-      } else {
-        // It may be in another second.
-        observer.unobserve(part);
-        observer.observe(part);
-      }
+      const isHidden = drawn(ad).part !== part || isCovered(part, ad, least);
+      note("count", ad, isHidden);
+      // Another element may have stood for it meanwhile.
+      if (!isHidden && (seen[slot] ||= record("AdImpression", id))) unwatch(ad);
+      // It may be seen in another second.
+      else second = setTimeout(count, 1000);
     };
     observer.observe(part);
-    const stop = () => {
-      clearTimeout(second);
-      observer.disconnect();
-    };
-    watched.set(ad, { part, slot, stop });
+    watched.set(ad, {
+      part,
+      what: slot + least,
+      stop() {
+        clearTimeout(second);
+        observer.disconnect();
+      },
+    });
   };
   const watch = () => {
     if (document.hidden) return;
     const numbers = { __proto__: null };
-    for (const [ad] of watched) if (!ad.isConnected) unwatch(ad);
     for (const ad of ads(document)) {
       const { adId, adSlot } = ad.dataset;
       numbers[adId] = -~numbers[adId];
       const slot = `${adSlot || numbers[adId]} ${adId}`;
-      const shown = drawn(ad);
+      const { part, area } = drawn(ad);
+      // MRC Viewable Impression Guidelines: half of the pixels, or 30 % of a large ad, for one
+      // continuous second.
+      const least = area < 242500 ? 0.5 : 0.3;
       const before = watched.get(ad);
-      note("ad", ad, shown.part, seen.has(slot), anonymous());
-      if (before?.part === shown.part && before?.slot === slot) continue;
-      if (before) unwatch(ad);
-      if (shown.part && !seen.has(slot)) observe(ad, slot, shown);
+      note("ad", ad, part, seen[slot], anonymous());
+      if (before?.part === part && before?.what === slot + least) continue;
+      unwatch(ad);
+      if (part && !seen[slot]) observe(ad, slot, part, least);
     }
   };
 
   let page;
   const view = () => {
     record("PageView");
-    seen = new Set();
+    seen = {};
     unwatchAll();
   };
   // To replace only the query is to tidy it up, and no other page.
-  const moved = (replaces) => {
+  const moved = (how) => {
     const before = page;
     page = location.href.split("#")[0];
-    if (page === before || (replaces && page.split("?")[0] === before.split("?")[0])) return;
+    if (page === before) return;
+    if (/^replace/.test(how) && page.split("?")[0] === before.split("?")[0]) return;
     view();
     watch();
   };
@@ -291,29 +297,31 @@
     if (target.labels && target !== last && event.x === lastX) return;
     if (!event.isTrusted || event.button > 1) return;
     for (const node of path) {
-      if (!node.matches?.(ADS)) continue;
+      const ad = node.dataset?.adId;
+      if (!ad) continue;
       last = target;
       lastX = event.x;
-      record("AdClick", node.dataset.adId);
+      record("AdClick", ad);
       return now();
     }
   };
 
   const start = () => {
     recall(objects);
-    if (window.navigation) {
+    // Where it tells nothing it has no entry, and it may be a variable of the page.
+    if (navigation?.currentEntry) {
       navigation.addEventListener("currententrychange", ({ navigationType }) =>
-        moved(navigationType === "replace"),
+        moved(navigationType),
       );
     } else {
       for (const name of ["pushState", "replaceState"]) {
         const original = history[name];
         history[name] = function (...given) {
           original.apply(this, given);
-          moved(name === "replaceState");
+          moved(name);
         };
       }
-      addEventListener("popstate", () => moved());
+      addEventListener("popstate", moved);
     }
     // Ads come, and styles, images and shadow roots change what is drawn. And where a router kept
     // the history's own methods, only this shows that it moved.
@@ -333,8 +341,8 @@
       else watch();
     });
     addEventListener("pagehide", () => {
-      const rest = [...queue.keys()].filter((name) => !sending.includes(name)).slice(-AT_ONCE);
-      if (rest.length) navigator.sendBeacon(collector, body(rest));
+      const rest = waiting().filter((name) => !sending.includes(name)).slice(-AT_ONCE);
+      if (rest[0]) navigator.sendBeacon(collector, body(rest));
     });
   };
 

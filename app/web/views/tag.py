@@ -16,6 +16,8 @@ from app.web.context import context
 STATIC = Path(__file__).parents[1] / "static"
 NOTES = re.compile(r"^ *note\(.*\);\n", re.MULTILINE)
 """What the tag notes for whoever looks for errors, each note on a line of its own."""
+IMPORT = re.compile(r'^ *if \("debug" in data\) .*\n', re.MULTILINE)
+"""How the tag imports the one that shows what it does."""
 MAX_AGE_SECONDS = 3600
 
 blueprint = Blueprint("tag", __name__)
@@ -41,8 +43,9 @@ def scripts(tag_path: str, events_path: str) -> tuple[Script, Script]:
         "EVENTS_PATH": events,
     }.items():
         source = source.replace(word, value)
-    debug = (STATIC / "tag-debug.js").read_text() + source
-    return _packed(NOTES.sub("", source)), _packed(debug)
+    tag = NOTES.sub("", source).replace("MODULE", "type=module")
+    debug = (STATIC / "tag-debug.js").read_text() + IMPORT.sub("", source)
+    return _packed(tag), _packed(debug.replace("MODULE", "data-debug"))
 
 
 def _packed(source: str) -> Script:

@@ -1,12 +1,14 @@
 """The tag in a headless Chromium, on pages of two sites that are not the collector's."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -508,6 +510,13 @@ KINDS = {
     "background: red }</style><div id='drawn' data-ad-id='x' style='width: 300px'></div>",
     "text of a pseudo-element": "<style>#drawn::after { content: 'Shoes' }</style>"
     "<div id='drawn' data-ad-id='x' style='width: 300px; height: 200px'></div>",
+    "an inline box that clips nothing": "<a data-ad-id='x' style='overflow: hidden' href='/'>"
+    f"{IMAGE.format('')}</a>",
+    "behind a picture of many parts": "<div data-ad-id='x'>"
+    f"<svg width='9' height='9' style='position: absolute'>{'<path/>' * 300}</svg>"
+    f"{IMAGE.format('display: block')}</div>",
+    "a form": "<form id='drawn' data-ad-id='x' style='height: 200px; background: red'>"
+    "<input name='children' type='number'><input name='matches'></form>",
     "an input": f"<p data-ad-id='x'>{IMAGE.format('').replace('img', 'input type=image')}</p>",
 }
 
@@ -582,6 +591,7 @@ def test_an_ad_that_nobody_can_see_has_no_impression(
         "<iframe width='0' height='0'></iframe>",
         "<img width='300' height='200' src='http://127.0.0.1:9/blocked.gif'>",
         "<img width='300' height='200' src='data:,'>",
+        "<video-slot style='display: block; height: 200px'></video-slot>",
     ],
 )
 def test_an_ad_that_has_not_come_or_draws_nothing_has_no_impression(
@@ -609,6 +619,55 @@ def test_an_empty_place_for_an_ad_has_no_impression_until_it_is_filled(
     assert not is_counted(noted)
     noted.locator("#drawn p").evaluate("(inside) => { inside.style.background = 'red' }")
     assert is_counted(noted)
+
+
+AD = "<div id='drawn' data-ad-id='x' style='width: 300px; height: 200px; background: red'></div>"
+BAR = "<div style='position: fixed; bottom: 0; width: 100%; height: {}px; background: white'></div>"
+
+
+@pytest.mark.parametrize(
+    ("above", "bar", "counts"),
+    [(450, 0, True), (400, 50, True), (450, 60, False), (400, 150, False)],
+)
+def test_what_is_covered_and_what_is_out_of_view_are_missing_together(
+    site: Site, noted: Page, collector: str, above: int, bar: int, counts: bool
+) -> None:
+    body = f"<div style='height: {above}px'></div>{AD}{BAR.format(bar)}"
+    show(noted, site, collector, body)
+    assert is_counted(noted) is counts
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "<style>a::after { content: ''; position: absolute; inset: 0 }</style>"
+        "<a href='/' style='background: blue'>Read more</a>",
+        "<dialog style='margin: 500px 0 0'>cookies</dialog>"
+        "<script>document.querySelector('dialog').showModal()</script>",
+    ],
+)
+def test_what_is_stretched_over_an_ad_without_being_drawn_there_does_not_cover_it(
+    site: Site, noted: Page, collector: str, beside: str
+) -> None:
+    show(noted, site, collector, f"<div style='position: relative'>{AD}{beside}</div>")
+    assert is_counted(noted)
+
+
+def test_an_ad_that_becomes_a_large_one_needs_only_the_share_of_one(
+    site: Site, noted: Page, collector: str
+) -> None:
+    noted.set_viewport_size({"width": 1_000, "height": 600})
+    show(noted, site, collector, f"<div style='height: 500px'></div>{AD}")
+    noted.clock.run_for(500)
+    noted.evaluate("Object.assign(drawn.style, { width: '970px', height: '250px' })")
+    assert is_counted(noted, inside=False)
+
+
+def test_two_elements_of_one_slot_count_once(site: Site, noted: Page, collector: str) -> None:
+    twin = AD.replace("id='drawn'", "data-ad-slot='side'")
+    show(noted, site, collector, f"<p id='drawn'>text</p>{twin}{twin}")
+    assert is_counted(noted)
+    site.is_told("ad_impression", "x")
 
 
 def test_a_layer_that_nobody_can_see_covers_no_ad(site: Site, noted: Page, collector: str) -> None:
@@ -713,6 +772,40 @@ def test_a_page_that_changed_what_every_page_has_is_told_right(
     site.is_told("ad_impression", '"ü\\🙂')
 
 
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "var navigation = {}",
+        "const navigation = []",
+        "var URL = 'https://api.site1.com/'",
+        "function Map() { this.size = () => 0 }",
+        "class Set { constructor(element) { element.id } }",
+        "const crypto = ['BTC']",
+    ],
+)
+def test_a_page_may_have_variables_of_the_names_that_browsers_give(
+    site: Site, page: Page, collector: str, variable: str
+) -> None:
+    moves = "onclick = () => history.pushState(null, '', '/b')"
+    site.html = BARE.format(body=f"<script>{variable}; {moves}</script>{AD}", collector=collector)
+    page.goto(f"{site.url}/a")
+    site.is_told("page_view", "/a")
+    site.is_told("ad_impression", "x")
+    page.mouse.click(50, 50)
+    site.is_told("ad_click", "x")
+    site.is_told("page_view", "/a", "/b")
+
+
+def test_a_module_is_told_from_a_script_of_the_same_name(
+    site: Site, context: BrowserContext, page: Page, collector: str
+) -> None:
+    context.route("https://other.example/**", lambda route: route.fulfill(headers=ANY_ORIGIN))
+    other = "<script async src='https://other.example/metrika/tag.js'></script>"
+    site.html = BARE.format(body="", collector=collector).replace("async", "type='module'") + other
+    page.goto(site.url)
+    site.is_told("page_view", "/")
+
+
 def test_a_module_runs_in_a_page_that_changed_what_lists_have(
     site: Site, page: Page, collector: str
 ) -> None:
@@ -793,7 +886,19 @@ def test_without_consent_only_views_are_told_and_it_can_be_taken_back(
     assert "UserId" not in "".join(sent)
 
 
-@pytest.mark.parametrize("asked", ["query", "attribute"])
+def test_who_agrees_before_the_tag_has_come_has_agreed(
+    site: Site, page: Page, collector: str
+) -> None:
+    (snippet,) = re.findall(r"(?s)  const agree = .*?;\n", Path("docs/tag.md").read_text())
+    # By its id the script is window.eventstream until it has run.
+    attributes = 'async data-consent="wait" id="eventstream"'
+    site.html = BARE.format(body=AD, collector=collector).replace("async", attributes)
+    site.html += f"<script>{snippet} agree(true)</script>"
+    page.goto(site.url)
+    site.is_told("ad_impression", "x")
+
+
+@pytest.mark.parametrize("asked", ["query", "attribute", "query with id", "query under a policy"])
 def test_the_owner_of_a_site_is_shown_what_the_tag_does(
     site: Site, page: Page, collector: str, asked: str
 ) -> None:
@@ -808,7 +913,12 @@ def test_the_owner_of_a_site_is_shown_what_the_tag_does(
     site.html = BARE.format(body=body + over, collector=collector)
     if asked == "attribute":
         site.html = site.html.replace("async", "async data-debug")
-    page.goto(site.url + ("/?eventstream-debug" if asked == "query" else "/"))
+    elif asked == "query with id":
+        site.html = site.html.replace("async", "async id='eventstream'")
+    elif asked == "query under a policy":
+        policy = "style-src 'unsafe-inline'; require-trusted-types-for 'script'"
+        site.headers = {"Content-Security-Policy": policy}
+    page.goto(site.url + ("/" if asked == "attribute" else "/?eventstream-debug"))
     shown = page.locator("aside")
     for line in (
         "seen: counted in this page view",
