@@ -23,6 +23,7 @@ from app.settings import read
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
 from app.web.application import create_app
+from app.web.context import context, install
 from tests.support.counting import count_batch
 from tests.web.conftest import MakeClient
 
@@ -92,10 +93,9 @@ def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(
 
 
 schemathesis.serializer.alias("application/x-ndjson", "text/plain")
+APP = create_app(replace(read(os.environ), admin_token="secret"))
 API = (
-    schemathesis.openapi.from_wsgi(
-        "/openapi.json", create_app(replace(read(os.environ), admin_token="secret"))
-    )
+    schemathesis.openapi.from_wsgi("/openapi.json", APP)
     # These need the real server: see test_live.py and ../sockets/test_socket_io.py.
     .exclude(path=["/live", "/socket.io/"])
 )
@@ -103,6 +103,8 @@ API = (
 
 @pytest.fixture
 def _stores(database: Database, journal: Journal) -> None:
+    with APP.app_context():
+        install(APP, context()._replace(database=database))
     rejection = Rejection(0, b"5", {"_schema": ["Not a JSON object."]})
     journal.write([], dead_letters.keeping([rejection]))
     counting = Counting(database, ClickRule(3, "user"))
