@@ -30,24 +30,26 @@ class TrafficFilter:
         address = sent.remote_addr or ""
         if has_key and _is_of_server(sent):
             return partial(self._reason_of_visitor, address)
-        return self._reason(address, sent.environ.get("HTTP_USER_AGENT", ""))
+        return self._reason(sent.environ.get("HTTP_USER_AGENT", ""), address)
 
     def _reason_of_visitor(self, address: str, event: bytes) -> str:
         visitor = visitor_in(event)
-        given = visitor.get("Address", "")[:MAX_LENGTH]
-        # A server that does not know it may send an empty text, or "unknown".
-        is_known = client_address(given) is not None
-        return self._reason(given if is_known else address, visitor.get("UserAgent", ""))
+        # A server that does not know its visitor's address may send an empty text, or "unknown".
+        return self._reason(visitor.get("UserAgent", ""), visitor.get("Address", ""), address)
 
-    def _reason(self, address: str, agent: str) -> str:
-        # A trusted proxy may forward any text as an address.
-        if self._excluded and self._is_excluded(address[:MAX_LENGTH]):
-            return ADDRESS
+    def _reason(self, agent: str, *addresses: str) -> str:
+        """The reason for this agent and the first of these texts that is an address."""
+        if self._excluded:
+            # A trusted proxy may forward any text as an address.
+            found = (self._is_excluded(address[:MAX_LENGTH]) for address in addresses)
+            if next((is_excluded for is_excluded in found if is_excluded is not None), False):
+                return ADDRESS
         return ROBOT if self._robots and is_robot(agent) else ""
 
-    def _look_up(self, address: str) -> bool:
+    def _look_up(self, address: str) -> bool | None:
+        """Whether an address is excluded, or None if the text is not an address."""
         parsed = client_address(address)
-        return parsed is not None and any(parsed in network for network in self._excluded)
+        return None if parsed is None else any(parsed in network for network in self._excluded)
 
 
 def _is_of_server(sent: Request) -> bool:
