@@ -1,7 +1,7 @@
 """Making the reports anew from the archive, by today's rules, in another database."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
@@ -116,7 +116,10 @@ def rebuild(
     for queue in sorted(plan.queues):
         counting = Counting(database, plan.click_rule, plan.timezone)
         done.events[queue] = 0
-        for batches in _some(database, archive, archive.files(queue, written_from), turn, plan):
+        for batches, recent in _some(archive, archive.files(queue, written_from)):
+            turn.prolong()
+            if recent:
+                _claim(database, batches.values(), plan)
             renewed = {
                 name: [new for event in events if plan.holds(new := _renewed(event, plan, done))]
                 for name, events in batches.items()
@@ -157,13 +160,12 @@ def _count(
 
 
 def _some(
-    database: Database,
-    archive: Archive,
-    files: Sequence[str],
-    turn: RewriteTurn,
-    plan: Plan,
-) -> Iterator[dict[str, Sequence[Event]]]:
-    """Yield the batches in these files, some thousand events at once, after claiming recent ids."""
+    archive: Archive, files: Sequence[str]
+) -> Iterator[tuple[dict[str, Sequence[Event]], bool]]:
+    """Yield the batches in these files, some thousand events at once, and whether they are recent.
+
+    The ids of recent events must be known to workers.
+    """
     week_ago = datetime.now(UTC).date() - timedelta(seconds=SEEN_SECONDS, days=1)
     batches: dict[str, Sequence[Event]] = {}
     for name in files:
@@ -171,28 +173,18 @@ def _some(
         for batch, events in archive.read(name).items():
             batches.setdefault(batch, events)
             if sum(map(len, batches.values())) >= EVENTS_AT_ONCE:
-                yield _claimed(database, batches, recent, turn, plan)
+                yield batches, recent
                 batches = {}
     if batches:
-        yield _claimed(database, batches, recent, turn, plan)
+        yield batches, recent
 
 
-def _claimed(
-    database: Database,
-    batches: dict[str, Sequence[Event]],
-    recent: bool,
-    turn: RewriteTurn,
-    plan: Plan,
-) -> dict[str, Sequence[Event]]:
-    turn.prolong()
-    if recent:
-        events = [event for of_batch in batches.values() for event in of_batch]
-        with deadline(APPLY_SECONDS):
-            claim = partial(
-                ledger.claim, events, with_user=not plan.hashed_monthly, seen_events=False
-            )
-            database.transaction(claim)
-    return batches
+def _claim(database: Database, batches: Iterable[Sequence[Event]], plan: Plan) -> None:
+    """Claim the ids of the events in these batches."""
+    events = [event for of_batch in batches for event in of_batch]
+    claim = partial(ledger.claim, events, with_user=not plan.hashed_monthly, seen_events=False)
+    with deadline(APPLY_SECONDS):
+        database.transaction(claim)
 
 
 def _renewed(event: Event, plan: Plan, done: Rebuilt) -> Event:
