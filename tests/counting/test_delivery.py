@@ -38,6 +38,14 @@ def make(config: Settings, outbox: Outbox, journal: RedisJournal) -> Any:
     return lambda: Delivery(config, journal.redis, outbox)
 
 
+@pytest.fixture
+def in_the_way(tmp_path: Path) -> Path:
+    """A file in place of the archive's folder: while it is there the archive is away."""
+    file = tmp_path / "archive"
+    file.touch()
+    return file
+
+
 def archived(config: Settings) -> list[dict[str, Any]]:
     archive = Archive(config.archive_url)
     return [archive.read(file) for file in archive.files("page_view")]
@@ -86,12 +94,10 @@ def test_while_the_archive_is_away_counting_goes_on_until_too_much_is_left(
     config: Settings,
     outbox: Outbox,
     make: Any,
+    in_the_way: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(delivery, "LOOK_SECONDS", 0.0)
-    in_the_way = tmp_path / "archive"
-    in_the_way.touch()
     mine = make()
     mine.add(left_by(database, outbox, "b1", view()))
     with pytest.raises(Unavailable):
@@ -112,15 +118,13 @@ def test_what_is_mirrored_is_not_mirrored_again_because_the_archive_is_away(
     config: Settings,
     outbox: Outbox,
     make: Any,
+    in_the_way: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
 ) -> None:
     published: list[str] = []
     mine = make()
     monkeypatch.setattr(mine, "_publish", lambda new: published.extend(one.row for one in new))
     left: list[Undelivered] = left_by(database, outbox, "b1", view())
-    in_the_way = tmp_path / "archive"
-    in_the_way.touch()
     for _ in range(2):
         mine.add(left)
         with pytest.raises(Unavailable):

@@ -76,12 +76,13 @@ def test_it_waits_for_a_database_that_is_away(
     database: Database, known: KnownNames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(name_loader, "READ_SECONDS", 0.1)
-    away = Loading(Database("mongodb://127.0.0.1:1/eventstream"), known)
+    loading = Loading(database, known)
+    monkeypatch.setattr(loading, "_database", Database("mongodb://127.0.0.1:1/eventstream"))
     with pytest.raises(Unavailable):
-        away.go_on(10)
+        loading.go_on(10)
     assert not known.are_loaded()
     monkeypatch.undo()
-    assert Loading(database, known).go_on(10)
+    assert loading.go_on(10)
     assert known.within_budgets(EVENTS, lambda: "a") == (EVENTS, {})
 
 
