@@ -4,6 +4,7 @@ A claim that is dropped days too early lets its event count twice. One wrong clo
 """
 
 import logging
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from weakref import WeakKeyDictionary
@@ -30,7 +31,7 @@ def difference(database: Database) -> timedelta:
 
     It is compared again after LOOK_SECONDS. Raises Unavailable if the database is away.
     """
-    compared_at, ahead = _compared.get(database, (-LOOK_SECONDS, timedelta()))
+    compared_at, ahead = _compared.get(database, (-math.inf, timedelta()))
     if time.monotonic() > compared_at + LOOK_SECONDS:
         before = own()
         with deadline(ASK_SECONDS):
