@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -52,6 +53,20 @@ def test_all_that_expired_is_dropped_chunk_by_chunk(
     )
     assert ledger.expire(database, datetime.now(UTC) + WEEK + timedelta(hours=1)) == 35
     assert known(database, documents.Claim) == 1
+
+
+def test_a_run_that_is_late_leaves_an_id_that_was_claimed_anew(
+    database: Database, counting: Counting
+) -> None:
+    view = PageView("e1", "a.com", "/", "2026-11-24")
+    count_batch(database, counting, "b1", PageView, [view])
+    expired = database[documents.Expiry].find_one({"of": "claims"})
+    assert expired is not None
+    drop = partial(ledger._drop, expired)
+    assert database.transaction(drop) == 1
+    assert count_batch(database, counting, "b2", PageView, [view]) == 1
+    assert database.transaction(drop) == 0
+    assert count_batch(database, counting, "b3", PageView, [view]) == 0
 
 
 def test_there_is_an_index_to_find_what_expired(database: Database) -> None:
