@@ -1,4 +1,4 @@
-"""Configuration: the environment, read once into one typed object."""
+"""The configuration: the environment, read once into one typed object."""
 
 import contextlib
 import importlib.util
@@ -23,7 +23,7 @@ from app.errors import SettingsError
 
 ADDRESSES_FILE = "addresses.json"
 SECRET_FILE = "user-hash-secret"  # noqa: S105
-"""In DATA_DIR, where `eventstream up` made USER_HASH_SECRET itself."""
+"""The file in DATA_DIR with the USER_HASH_SECRET that `eventstream up` made itself."""
 
 _KAFKA_TOPIC = re.compile(r"([^/\s]+)/([A-Za-z0-9._-]{1,249})")
 _SECRET = {
@@ -31,17 +31,17 @@ _SECRET = {
     *("ADMIN_TOKEN", "WRITE_KEYS", "CLICK_SECRET", "USER_HASH_SECRET", "FLOWER_BASIC_AUTH"),
     *("SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET"),
 }
-"""Settings that are or may hold a secret, so that no error shows their value."""
+"""Settings that are or may contain a secret. No error message shows their value."""
 _MIN_SECRET = validate.Length(min=16, error="Must have at least {min} characters.")
 _IS_PATH = validate.Regexp(
     r"(/(?!\.+(/|\Z))[A-Za-z0-9._~-]+)+\Z",
-    error="Must be a path such as /js/main.js, of letters, digits and . _ ~ - alone.",
+    error="Must be a path such as /js/main.js, with only letters, digits and . _ ~ -",
 )
 _KEY_OF_WEBSITES = re.compile(r"([^=,]+=*)=([^=,]+(?:,[^=,]+)*)")
 
 
 class KafkaTopic(NamedTuple):
-    """A topic, and the brokers (host:port, more of them after commas) through which to reach it."""
+    """A topic, and the brokers that lead to it (host:port, separated by commas)."""
 
     brokers: str
     topic: str
@@ -49,7 +49,7 @@ class KafkaTopic(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Settings:
-    """Every setting, checked; docs/settings.md lists them. No `repr` shows the secrets."""
+    """All settings, checked; docs/settings.md lists them. There is no `repr`, to hide secrets."""
 
     redis_url: str
     broker_url: str
@@ -72,7 +72,7 @@ class Settings:
     events_path: str
     pixel_path: str
     write_keys: Mapping[str, frozenset[str]]
-    """Websites by the key that may write for them; none: for every website."""
+    """The websites that each key may write for. An empty set means every website."""
     admin_token: str | None
     rate_limit: str | None
     trusted_proxies: int
@@ -101,7 +101,7 @@ class _TimeZone(fields.String):
         try:
             return ZoneInfo(super()._deserialize(*args, **kwargs))
         except (KeyError, ValueError, OSError) as error:
-            raise ValidationError("Not a time zone of the IANA database.") from error
+            raise ValidationError("Not a time zone in the IANA database.") from error
 
 
 class _Names(fields.String):
@@ -110,8 +110,8 @@ class _Names(fields.String):
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(*args, **kwargs)
         names = tuple(name.strip() for name in text.split(",") if name.strip())
-        if not names:  # which must not mean the same as none set
-            raise ValidationError("Names nothing.")
+        if not names:  # which must not mean the same as a variable that is not set
+            raise ValidationError("The list is empty.")
         return names
 
 
@@ -126,7 +126,7 @@ class _Networks(_Names):
 
 
 class _Origins(_Names):
-    """A comma-separated list of origins, in the form in which browsers send them."""
+    """A comma-separated list of origins, converted to the form in which browsers send them."""
 
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -136,14 +136,14 @@ class _Origins(_Names):
 
 
 class _WriteKeys(_Names):
-    """Keys, separated by commas; or key=website,… separated by spaces or semicolons."""
+    """Keys separated by commas, or entries key=website,… separated by spaces or semicolons."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         alone = super()._deserialize(value, *args, **kwargs)
         if all("=" not in key.rstrip("=") for key in alone):  # Base64 ends in =
             return dict.fromkeys(alone, frozenset())
         keys: dict[str, frozenset[str]] = {}
-        # A website after a comma and a space must not be taken for a key of its own.
+        # A website after a comma and a space must not be taken for another key.
         entries = re.split(r"[;\s]+", re.sub(r"\s*,\s*", ",", value).strip("; \n"))
         for place, entry in enumerate(entries, start=1):
             found: dict[str, frozenset[str]]
@@ -152,23 +152,28 @@ class _WriteKeys(_Names):
                 if any("." in key for key in found):
                     raise ValidationError(
                         f"Entry {place} looks like a website without a key. Separate the websites "
-                        "of a key by commas; here a key for every website must not hold a dot."
+                        "of a key by commas. In such a list, a key alone must not contain a dot."
                     )
             elif match := _KEY_OF_WEBSITES.fullmatch(entry):
                 try:
                     found = {match[1]: frozenset(map(_website, match[2].split(",")))}
                 except ValueError as error:
-                    raise ValidationError(f"Entry {place} names what is no website.") from error
+                    raise ValidationError(
+                        f"Entry {place} names a website that is not valid."
+                    ) from error
             else:
-                raise ValidationError(f"Entry {place} is not key=website,….")
+                raise ValidationError(f"Entry {place} must have the form key=website,…")
             if found.keys() & keys.keys():
-                raise ValidationError(f"Entry {place} names a key that was named before.")
+                raise ValidationError(f"Entry {place} repeats the key of an earlier entry.")
             keys |= found
         return keys
 
 
 def _website(text: str) -> str:
-    """A website as it is counted, *. before it kept. Raises ValueError if it is none."""
+    """The website in the form in which it is counted; a *. in front is kept.
+
+    Raises ValueError if the text is not a website.
+    """
     name = text.removeprefix("*.")
     website, page = website_and_page(name)
     if page != "/" or "*" in website:
@@ -177,9 +182,9 @@ def _website(text: str) -> str:
 
 
 def _is_sendable(token: str) -> None:
-    # A header has no blanks around what it holds (RFC 9110, section 5.5).
+    # A header has no blanks around its value (RFC 9110, section 5.5).
     if token != token.strip():
-        raise ValidationError("Must not begin or end with a blank.")
+        raise ValidationError("Must not begin or end with whitespace.")
 
 
 def _is_rate(text: str) -> None:
@@ -188,7 +193,7 @@ def _is_rate(text: str) -> None:
     except ValueError as error:
         raise ValidationError("Not a rate such as 600/minute.") from error
     if not all(rate.amount for rate in rates):
-        raise ValidationError("Would take nothing.")
+        raise ValidationError("Must allow at least one request.")
 
 
 def _scheme(*schemes: str) -> validate.Regexp:
@@ -198,7 +203,7 @@ def _scheme(*schemes: str) -> validate.Regexp:
 
 
 def _is_encoded(urls: str) -> None:
-    """Refuse URLs that are cut elsewhere than meant, as errors would show parts of a password."""
+    """Refuse URLs that are split at the wrong place, as errors would show parts of a password."""
     for url in urls.split(";"):
         try:
             parts = urlsplit(url)
@@ -209,8 +214,8 @@ def _is_encoded(urls: str) -> None:
             cut = True
         if cut:
             raise ValidationError(
-                "Not a URL: percent-encode its user and password (RFC 3986), and give its port "
-                "as a number."
+                "Not a URL. Percent-encode the user and password (RFC 3986), and give the port as "
+                "a number."
             )
 
 
@@ -229,7 +234,9 @@ class _KafkaTopic(fields.String):
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
         found = _KAFKA_TOPIC.fullmatch(super()._deserialize(*args, **kwargs))
         if found is None:
-            raise ValidationError("Must be host:port/topic, more of host:port after commas.")
+            raise ValidationError(
+                "Must be host:port/topic, with more host:port after commas if there are several."
+            )
         _require_kafka()
         return KafkaTopic(*found.groups())
 
@@ -265,7 +272,7 @@ _port = validate.Range(1, 65535)
 
 
 class _Environment(Schema):
-    """One field for each variable."""
+    """Has one field for each variable."""
 
     class Meta:
         unknown = EXCLUDE
@@ -289,7 +296,8 @@ class _Environment(Schema):
         validate=[
             validate.Regexp(
                 r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*\Z",
-                error="Must be user:password, more of them after commas, without a comma in any.",
+                error="Must be user:password, or several of these separated by commas. Names and "
+                "passwords must not contain a comma.",
             ),
             validate.Regexp(r"[ -~]+\Z", error="Must be ASCII."),
         ],
@@ -328,7 +336,7 @@ class _Environment(Schema):
     USER_HASH_ROTATION = fields.String(
         load_default="never", validate=validate.OneOf(["never", "month"])
     )
-    # An event may be 35 days old when it comes, and wait 7 among the dead letters.
+    # An event may be 35 days old when it arrives, and wait 7 days among the dead letters.
     RETENTION_DAYS = fields.Integer(load_default=None, validate=validate.Range(43, 36_500))
     ARCHIVE = fields.Boolean(load_default=False)
     ARCHIVE_URL = fields.String(load_default=None, validate=_has_backend)
@@ -345,10 +353,11 @@ class _Environment(Schema):
 
 
 def read(environment: Mapping[str, str]) -> Settings:
-    """Settings from environment variables; an empty variable counts as unset.
+    """Read the settings from environment variables; an empty variable counts as unset.
 
-    Where the environment does not name Redis or MongoDB, the ones that `eventstream up` runs in
-    DATA_DIR are meant; it leaves their addresses there in a file, and so USER_HASH_SECRET.
+    If the environment does not name Redis or MongoDB, the settings name the ones that
+    `eventstream up` runs in DATA_DIR. It leaves their addresses there in a file, and
+    USER_HASH_SECRET in another.
 
     Raises SettingsError, with a sentence for each wrong variable that names it.
     """
@@ -370,7 +379,7 @@ def read(environment: Mapping[str, str]) -> Settings:
 
 
 def without_secrets(text: str) -> str:
-    """A text without what may be secret in the URLs in it: user, password and query."""
+    """The text without the parts of its URLs that may be secret: user, password and query."""
     return re.sub(r"://(?:[^\s;]*@)?([^\s;?]*)(?:\?[^\s;]*)?", r"://\1", text)
 
 
@@ -380,7 +389,7 @@ def _secret_in(file: Path) -> dict[str, str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
-        # Ids must not be kept as they are because of a file that is another's, or damaged.
+        # Ids must not be stored unhashed only because the file is damaged or another user's.
         raise SettingsError(f"USER_HASH_SECRET can't be read from {file}: {error}") from error
 
 
@@ -390,5 +399,5 @@ def _shown(name: str, given: Mapping[str, str]) -> str:
 
 @cache
 def settings() -> Settings:
-    """This process's settings, read from its environment at the first call."""
+    """The settings of this process, read from its environment at the first call."""
     return read(os.environ)

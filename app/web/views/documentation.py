@@ -1,6 +1,7 @@
-"""GET /openapi.json and /docs: what can be asked for and what is answered, told by the code itself.
+"""GET /openapi.json and /docs: every request and its answers, described from the code itself.
 
-Summaries are the views' docstrings, and the fields those of the schemas that check requests.
+The summaries are the docstrings of the views, and the fields are those of the schemas that check
+requests.
 """
 
 from functools import lru_cache
@@ -44,7 +45,7 @@ def _object(**properties: Json) -> Json:
 
 
 def _and_maybe(described: Json, **properties: Json) -> Json:
-    """The object with these properties too, which may be missing."""
+    """The object with these additional properties, which may be missing."""
     return {**described, "properties": {**described["properties"], **properties}}
 
 
@@ -54,7 +55,7 @@ def _list_of(items: Json) -> Json:
 
 _TEXT: Json = {"type": "string"}
 _NUMBER: Json = {"type": "integer", "minimum": 0}
-_ERRORS: Json = {"type": "object", "description": "What is wrong, by field."}
+_ERRORS: Json = {"type": "object", "description": "The errors, by field."}
 _ERROR = {**_object(error=_TEXT), "properties": {"error": _TEXT, "errors": _ERRORS}}
 _REJECTED = _object(index={**_NUMBER, "maximum": MAX_EVENTS - 1}, errors=_ERRORS)
 _RECEIPT = _object(accepted=_NUMBER, rejected=_list_of(_REJECTED))
@@ -63,14 +64,15 @@ _LETTER: Json = {
     "properties": {
         "id": _TEXT,
         "time": {**_TEXT, "format": "date-time"},
-        "reason": {"description": "The errors of an event, or the text of a batch's."},
-        "event": {"description": "As it came; a text where it was no JSON or too long."},
-        "invalid": {**_TEXT, "description": "Why it would have been counted apart."},
+        "reason": {"description": "The errors of an event, or the error message of a batch."},
+        "event": {"description": "The event as it came; a string if it was not JSON or too long."},
+        "invalid": {**_TEXT, "description": "Why it would have been counted separately."},
         "refused": {"type": "boolean", "description": "Its key may not write for its website."},
-        "truncated": {"type": "boolean", "description": "Not kept in whole, can't be replayed."},
+        "truncated": {"type": "boolean", "description": "It was cut short and can't be replayed."},
         "collides": {
             "type": "boolean",
-            "description": "Accepted, but with the EventId of another event; its user is hashed.",
+            "description": "It was accepted, but has the EventId of another event. Its user id is "
+            "hashed.",
         },
         "queue": _TEXT,
         "batch_id": _TEXT,
@@ -83,10 +85,10 @@ _EXAMPLE = {"Type": TYPES[0], "Url": "site1.com/page1", "Meta": {"UserId": "u1",
 
 
 class _Operation(NamedTuple):
-    """What is to be said of a view: its good answer, and the statuses that it may have instead."""
+    """The description of a view: its good answer, and the other statuses that it may have."""
 
     good: Json | None
-    """None: no body."""
+    """If None, there is no body."""
     bad: tuple[int, ...] = ()
     status: int = 200
     media: str = "application/json"
@@ -94,7 +96,7 @@ class _Operation(NamedTuple):
     body: Json | None = None
     key: str | None = None
     always_good: bool = False
-    """The content is the same for each status."""
+    """Whether the content is the same for each status."""
 
 
 def _rows(**columns: Json) -> Json:
@@ -107,7 +109,7 @@ def _report(query: type[Schema], **columns: Json) -> _Operation:
 
 _BODY = {
     "required": True,
-    "description": f"One event, or up to {MAX_EVENTS}; may be packed with Content-Encoding: gzip.",
+    "description": f"One event, or up to {MAX_EVENTS} events. Content-Encoding may be gzip.",
     "content": {
         "application/json": {
             "schema": {
@@ -115,19 +117,19 @@ _BODY = {
             },
             "example": _EXAMPLE,
         },
-        "text/plain": {"schema": {**_TEXT, "description": "The same, as JSON."}},
-        "application/x-ndjson": {"schema": {**_TEXT, "description": "A line for each event."}},
+        "text/plain": {"schema": {**_TEXT, "description": "The same JSON."}},
+        "application/x-ndjson": {"schema": {**_TEXT, "description": "One event on each line."}},
     },
 }
 _CORRECTED = {
     "required": False,
-    "description": "The event to send in place of the rejected one. An event with the EventId of "
-    "another needs a new one.",
+    "description": "The event to send instead of the rejected one. If it was rejected because it "
+    "has the EventId of another event, give it a new EventId.",
     "content": {"application/json": {"schema": _EVENT, "example": _EXAMPLE}},
 }
 _MONTH = _object(
     month=_TEXT,
-    website={**_TEXT, "description": f"{documents.ALL_WEBSITES}: all together."},
+    website={**_TEXT, "description": f"{documents.ALL_WEBSITES}: all websites together."},
     impressions=_NUMBER,
     visitors=_NUMBER,
     closed={"type": "boolean"},
@@ -143,10 +145,10 @@ _OPERATIONS = {
     "ingest.post_events": _Operation(
         _and_maybe(
             _RECEIPT,
-            other={**_NUMBER, "description": "How many of the accepted count under <other>."},
+            other={**_NUMBER, "description": "How many accepted events count under <other>."},
             filtered={
                 "type": "object",
-                "description": "How many of the accepted count apart, by reason.",
+                "description": "How many accepted events are counted separately, by reason.",
                 "properties": dict.fromkeys(REASONS, _NUMBER),
             },
         ),
@@ -193,12 +195,13 @@ _OPERATIONS = {
             ads=_list_of(_object(website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER)),
             filtered=_list_of(_object(**_FILTERED)),
             partial={
-                "description": "Tables that have too many rows to be read: others may be larger.",
+                "description": "Tables with too many rows to read. Rows left out may be larger.",
                 **_list_of({**_TEXT, "enum": ["pages", "filtered"]}),
             },
             other={
                 "type": "object",
-                "description": "How many events ever counted under <other>, by what was too many.",
+                "description": "How many events ever counted under <other>, by the kind of name "
+                "that was over budget.",
                 "properties": dict.fromkeys(NAME_KINDS, _NUMBER),
             },
             months=_list_of(_MONTH),
@@ -219,7 +222,7 @@ _OPERATIONS = {
                         mean={"type": "number", "minimum": 0},
                         time=_NUMBER,
                     ),
-                    more={**_NUMBER, "description": "How many smaller ones are not announced."},
+                    more={**_NUMBER, "description": "How many smaller spikes are not announced."},
                 )
             ),
         ),
@@ -257,15 +260,15 @@ _OPERATIONS = {
     "documentation.docs": _Operation(_TEXT, media="text/html"),
 }
 _MEANING = {
-    400: "The request is wrong.",
-    401: "The key or token is missing.",
-    403: "Not from here.",
-    404: "There is no such thing.",
+    400: "The request is not valid.",
+    401: "The key or token is missing or wrong.",
+    403: "Requests from this origin or address are not allowed.",
+    404: "It does not exist.",
     408: "The body did not arrive in time.",
-    413: "Too large.",
-    415: "Another media type or content encoding.",
-    429: "Too many requests.",
-    503: "A part is away or full. Try again after Retry-After.",
+    413: "The body is too large.",
+    415: "The media type or content encoding is not supported.",
+    429: "There were too many requests.",
+    503: "A part is unavailable or full. Try again after Retry-After seconds.",
 }
 _OWN_BODY = {
     ("ingest.post_events", 400): {"anyOf": [_RECEIPT, _ERROR]},
@@ -357,11 +360,11 @@ def _responses(endpoint: str, operation: _Operation) -> Json:
 
 
 def _as_query(parameter: Json) -> Json:
-    """A parameter as it is in a query: a text that is there or not, but never null."""
+    """The parameter as it is in a query: a text that may be missing, but is never null."""
     schema = {name: value for name, value in parameter["schema"].items() if value is not None}
     if isinstance(schema["type"], list):
         schema["type"] = schema["type"][0]
     if "pattern" in schema:
-        # As JSON Schema knows patterns, which Python's `match` begins at the start.
+        # JSON Schema searches for a pattern anywhere, but Python's `match` begins at the start.
         schema["pattern"] = "^" + schema["pattern"].removesuffix(r"\Z").removesuffix("$") + "$"
     return parameter | {"schema": schema}
