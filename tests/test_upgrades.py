@@ -262,5 +262,5 @@ def test_migrate_says_what_it_did(
         "schema 3: clicks of each website, 0 documents changed",
         "schema 4: event ids of each website, 0 documents changed",
         "schema 5: an outbox for the archive and the mirror, 0 documents changed",
-        "the database is of schema 5",
+        "the database has schema 5",
     ]

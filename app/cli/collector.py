@@ -1,4 +1,4 @@
-"""The collector that commands post to, by the settings."""
+"""The collector that commands post to, according to the settings."""
 
 from app.domain import click_links
 from app.settings import settings
@@ -10,12 +10,12 @@ def collector_url(url: str | None) -> str:
 
 
 def write_key() -> str | None:
-    """The first write key for all websites, else the first one, else None."""
+    """The first write key for all websites, otherwise the first one, otherwise None."""
     keys = settings().write_keys
     return next((key for key, websites in keys.items() if not websites), next(iter(keys), None))
 
 
 def click_link(url: str | None, to: str, page: str, ad: str, **more: str) -> str:
-    """A signed link that counts a click and leads to `to`. Raises ValueError for a bad target."""
+    """A signed link that counts a click and leads to `to`. Raises ValueError if `to` is invalid."""
     secret, key = settings().click_secret or "", write_key() or ""
     return click_links.link(collector_url(url), secret, to, page, ad, key=key, **more)

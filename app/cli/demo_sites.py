@@ -21,7 +21,7 @@ Link = Callable[[str, str, str], str]
 
 
 def serve(collector: str, port: int, write_key: str, link: Link) -> None:
-    """Serve a site on this port and another one on the next, until Ctrl-C, and print their URLs.
+    """Serve one site on this port and another on the next, until Ctrl-C, and print their URLs.
 
     Raises a click error if a port is taken.
     """
@@ -39,7 +39,7 @@ def serve(collector: str, port: int, write_key: str, link: Link) -> None:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
             click.echo(f"{name:7} {site}")
-        click.echo(f"They tell {collector} of their views, ads and clicks, until Ctrl-C.")
+        click.echo(f"They report views, impressions and clicks to {collector} until Ctrl-C.")
         signal.pause()
 
 
@@ -69,5 +69,5 @@ def _server(name: str, port: int, site: str, filled_in: dict[str, str]) -> Threa
         return ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
         raise click.ClickException(
-            f"Port {port} on {HOST} can't be used ({error.strerror}); choose another with --port."
+            f"Port {port} on {HOST} can't be used ({error.strerror}). Choose another with --port."
         ) from error

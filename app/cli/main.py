@@ -23,13 +23,13 @@ COMMANDS = [
     "rebuild",
     "migrate",
 ]
-"""Each command has a module of its name in `app.cli.commands`."""
+"""Each command has a module of the same name in `app.cli.commands`."""
 
 
 class _Commands(click.Group):
-    """Commands whose errors end in a sentence.
+    """The commands. An error ends a command with a sentence.
 
-    A command is imported when it is called, because most need little of the whole.
+    A command is imported when it is called, because most need only a small part of the program.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -53,4 +53,4 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands)
 def main() -> None:
-    """Collects ad events over HTTP and counts each of them exactly once."""
+    """Collect ad events over HTTP and count each of them exactly once."""

@@ -1,4 +1,4 @@
-"""`eventstream send`: posts the events of files to a collector."""
+"""`eventstream send`: posts events from files to a collector."""
 
 import codecs
 import time
@@ -32,7 +32,7 @@ class Outcome:
 def send(
     files: Sequence[IO[bytes]], url: str, batch: int, write_key: str | None, progress: Progress
 ) -> Outcome:
-    """Post the events of NDJSON or JSON files to the collector at `url`, `batch` events a request.
+    """Post events from NDJSON or JSON files to the collector at `url`, `batch` events a request.
 
     A request that gets 503 or 429 is posted again, however long that takes. Raises a click error if
     the collector can't be reached or does not accept events from here.
@@ -52,7 +52,7 @@ def send(
 
 
 def client_of(url: str, write_key: str | None) -> httpx.Client:
-    """A client that posts NDJSON to this collector. Raises a click error for a wrong URL."""
+    """A client that posts NDJSON to this collector. Raises a click error if it is not a URL."""
     headers = {"Content-Type": "application/x-ndjson"}
     if write_key:
         headers["X-Write-Key"] = write_key
@@ -71,7 +71,7 @@ def _size(file: IO[bytes]) -> int | None:
 
 
 def _events(file: IO[bytes]) -> Iterator[bytes]:
-    """The file's events, each a line of JSON."""
+    """The file's events, each as a line of JSON."""
     lines = (line for line in file if line.strip())
     first = next(lines, b"").removeprefix(codecs.BOM_UTF8)
     if not first.lstrip().startswith(b"["):
@@ -82,7 +82,7 @@ def _events(file: IO[bytes]) -> Iterator[bytes]:
         events = msgspec.json.decode(first + b"".join(lines), type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise click.ClickException(f"{file.name} is not valid JSON: {error}") from error
-    # An event must be one line of NDJSON. The texts in JSON hold no line ends.
+    # In NDJSON an event must be on one line. Strings in JSON contain no line breaks.
     yield from (bytes(event).replace(b"\r", b"").replace(b"\n", b"") for event in events)
 
 
@@ -100,7 +100,7 @@ def _batched(events: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
 
 
 def post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
-    """Post these lines, again while they are refused, and add the result to the outcome."""
+    """Post these lines, again as long as they are refused, and add the result to the outcome."""
     give_up = time.monotonic() + UNREACHABLE_SECONDS
     told = False
     while True:
@@ -112,7 +112,7 @@ def post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
                 raise click.ClickException(f"No answer from {client.base_url}: {error}") from error
             if not told:
                 seconds = f"{UNREACHABLE_SECONDS:.0f} s"
-                click.echo(f"No answer from {client.base_url}, trying for {seconds}", err=True)
+                click.echo(f"No answer from {client.base_url}. Trying for {seconds}.", err=True)
                 told = True
             time.sleep(1)
             continue
@@ -120,8 +120,8 @@ def post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
             raise click.UsageError(f"{client.base_url} is not the URL of a collector.") from error
         except httpx.HTTPError as error:
             raise click.ClickException(
-                f"The connection to {client.base_url} broke while it had events that it may have "
-                f"accepted: {error!r}. Those with an EventId can be sent again."
+                f"The connection to {client.base_url} broke during a request: {error!r}. The "
+                "events may have been accepted. Those with an EventId can be sent again."
             ) from error
         if response.status_code not in (429, 503):
             break
@@ -139,6 +139,8 @@ def post(client: httpx.Client, lines: list[bytes], outcome: Outcome) -> None:
 
 def _refused(response: httpx.Response, lines: list[bytes], outcome: Outcome) -> None:
     if response.status_code not in (400, 413):
-        raise click.ClickException(f"{response.request.url} answered {response.status_code}.")
+        raise click.ClickException(
+            f"{response.request.url} answered with status {response.status_code}."
+        )
     outcome.rejected += len(lines)
     outcome.reasons[response.text[:200]] += len(lines)

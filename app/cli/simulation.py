@@ -1,7 +1,7 @@
 """`eventstream simulate`: made-up traffic, and the exact reports that it must lead to.
 
-The expectation does not use the collector's own code: each address is written in one of the forms
-that name a page, and the page is known beforehand.
+The expectation does not use the collector's own code: the page is chosen first, and its address is
+then written in one of the forms that name this page.
 """
 
 import random
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 MAX_DAYS = 34
-"""The whole days within the 35 days that the collector accepts."""
+"""How many whole days fit into the 35 days that the collector accepts."""
 
 HOURS = [2, 1, 1, 1, 1, 2, 4, 6, 8, 9, 9, 9, 10, 9, 9, 9, 9, 10, 11, 12, 12, 10, 7, 4]
 """How busy each hour of the day is."""
@@ -23,7 +23,7 @@ ADS = 60
 
 
 class SimulatedEvent(NamedTuple):
-    """An event as it is sent, with what it means."""
+    """An event as it is sent, and what it means."""
 
     sent: dict[str, Any]
     kind: str
@@ -37,7 +37,7 @@ class SimulatedEvent(NamedTuple):
 def simulate(
     events: int, seed: int, sites: int, users: int, days: int, end: datetime
 ) -> Iterator[SimulatedEvent]:
-    """Events in order over so many days before `end` (with a zone), always the same for a seed."""
+    """Events in order over so many days before `end` (with a zone), the same for the same seed."""
     rng = random.Random(seed)  # noqa: S311
     start = end.astimezone(UTC) - timedelta(days=days)
     times = sorted(
@@ -54,7 +54,7 @@ def simulate(
 
 
 def simulate_now(seed: int | None, sites: int, users: int) -> Iterator[SimulatedEvent]:
-    """Endless events, each happening at the moment when it is asked for."""
+    """Endless events, each of which happens at the moment when it is requested."""
     rng = random.Random(seed)  # noqa: S311
     while True:
         yield _event(rng, sites, users, datetime.now(UTC))
@@ -76,7 +76,7 @@ def _event(rng: random.Random, sites: int, users: int, time: datetime) -> Simula
 
 
 def _popular(rng: random.Random, number: int) -> int:
-    """One of so many things; the first ones come most often, as with real pages and people."""
+    """One of this many things; the first are the most frequent, as with real pages and people."""
     return min(int(rng.paretovariate(0.7)), number)
 
 
@@ -89,7 +89,7 @@ def _written(rng: random.Random, website: str, page: str) -> str:
 
 
 class Expectation:
-    """The reports that events lead to, each counted once."""
+    """The reports that events lead to, if each event is counted once."""
 
     def __init__(self, timezone: tzinfo, click_hits: int, click_scope: str, now: datetime) -> None:
         self._timezone = timezone
@@ -119,7 +119,7 @@ class Expectation:
             self._hits[owner].append((event.time, event.website, event.ad))
 
     def reports(self) -> dict[str, list[dict[str, Any]]]:
-        """The rows of each report by its path under /reports, all months aggregated."""
+        """The rows of each report, by its path under /reports, with all months aggregated."""
         page_views = [
             {"website": website, "page": page, "views": views}
             for (website, page), views in self._views.items()

@@ -110,7 +110,7 @@ def test_a_user_is_forgotten_and_a_rebuild_still_leads_to_the_same(
     assert aggregated(archived, "forgotten") == json.loads((folder / "want.json").read_text())
     assert archived.run("eventstream", "forget", "user-1").stdout == (
         "removed 0 rows of visitors, 0 click histories, 0 dead letters; "
-        "0 archived events are nobody's\n"
+        "gave 0 archived events a random id\n"
     )
 
 

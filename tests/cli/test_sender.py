@@ -138,7 +138,7 @@ def test_the_write_key_goes_with_every_request(collector: Collector) -> None:
 
 def test_a_collector_that_does_not_take_events_from_here_is_said(collector: Collector) -> None:
     collector.answers = [(401, {}, {"error": "A write key is needed."})]
-    with pytest.raises(click.ClickException, match="answered 401"):
+    with pytest.raises(click.ClickException, match="answered with status 401"):
         sent(collector, NDJSON)
 
 

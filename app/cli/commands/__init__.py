@@ -1,1 +1,1 @@
-"""The commands, one in each module, imported once they are asked for."""
+"""The commands, one in each module, each imported when it is called."""

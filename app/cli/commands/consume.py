@@ -1,4 +1,4 @@
-"""The command that counts what is in Kafka: `consume`."""
+"""`eventstream consume`."""
 
 import logging
 import signal
@@ -13,11 +13,15 @@ from app.store.database import Database
 
 
 @click.command()
-@click.option("--kafka", "brokers", required=True, help="host:port, more of them after commas.")
-@click.option("--topic", required=True, help="Whose messages hold events, as a post does.")
-@click.option("--group", required=True, help="Consumers with the same one share the topic.")
+@click.option(
+    "--kafka", "brokers", required=True, help="host:port; several are separated by commas."
+)
+@click.option(
+    "--topic", required=True, help="A topic whose messages hold events in the form of a post."
+)
+@click.option("--group", required=True, help="Consumers with the same group share the topic.")
 def consume(brokers: str, topic: str, group: str) -> None:
-    """Count the events of a Kafka topic, until Ctrl-C; run it as often as there is work for."""
+    """Count the events of a Kafka topic until Ctrl-C; run as many of these as you need."""
     try:
         from app.counting.kafka_consumer import TopicConsumer  # noqa: PLC0415
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The command about what was rejected or could not be counted: `dead-letters`."""
+"""`eventstream dead-letters`."""
 
 import sys
 
@@ -20,7 +20,7 @@ from app.settings import settings
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """Rejected events and failed batches."""
+    """List, replay or drop rejected events and failed batches."""
 
 
 @dead_letters.command("list")
@@ -45,7 +45,7 @@ def list_dead_letters(limit: int) -> None:
 @click.argument("ids", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Every dead letter there is.")
 def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
-    """Try dead letters again by their IDS; exit 1 if any remains."""
+    """Try the dead letters with these IDS again; exit with 1 if any remain."""
     if bool(ids) == every:
         raise click.UsageError("Name dead letters, or give --all.")
     redis = connect(settings().redis_url)
@@ -73,11 +73,11 @@ def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
     help="With --all: only rejected events, or only failed batches.",
 )
 def drop_dead_letters(ids: tuple[str, ...], every: bool, kind: str | None) -> None:
-    """Drop dead letters by their IDS, for good; exit 1 if one is not there."""
+    """Drop the dead letters with these IDS for good; exit with 1 if one does not exist."""
     if bool(ids) == every:
         raise click.UsageError("Name dead letters, or give --all.")
     if kind and not every:
-        raise click.UsageError("--kind goes with --all.")
+        raise click.UsageError("--kind needs --all.")
     redis = connect(settings().redis_url)
     with broker_errors():
         if every:

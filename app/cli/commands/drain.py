@@ -15,9 +15,15 @@ POLL_SECONDS = 0.1
 
 
 @click.command()
-@click.option("--timeout", type=float, default=300, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=300,
+    show_default=True,
+    help="How many seconds to wait at most.",
+)
 def drain(timeout: float) -> None:
-    """Return when all that was accepted is counted; exit 1 if it is not by the timeout."""
+    """Wait until all accepted events are counted and delivered; exit with 1 after --timeout."""
     journal = journal_of(settings(), connect(settings().redis_url))
     database = Database(settings().mongodb_url)
     until = time.monotonic() + timeout

@@ -15,7 +15,7 @@ from app.store.database import Database
 @click.command()
 @click.argument("user")
 def forget(user: str) -> None:
-    """Remove what is kept of USER, the id that sites send; all counts stay."""
+    """Remove what is stored about USER, the id that sites send; all counts stay."""
     config = settings()
     found = forget_everywhere(
         user,
@@ -27,5 +27,6 @@ def forget(user: str) -> None:
     )
     click.echo(
         f"removed {found.visitors} rows of visitors, {found.click_histories} click histories, "
-        f"{found.dead_letters} dead letters; {found.archived_events} archived events are nobody's"
+        f"{found.dead_letters} dead letters; "
+        f"gave {found.archived_events} archived events a random id"
     )

@@ -9,7 +9,7 @@ from app.store.database import Database
 
 @click.command()
 def migrate() -> None:
-    """Bring the database to this release's schema, also while workers run."""
+    """Bring the database to this release's schema; workers may keep running."""
     database = Database(settings().mongodb_url)
     migrations.migrate(database, click.echo)
-    click.echo(f"the database is of schema {migrations.version(database)}")
+    click.echo(f"the database has schema {migrations.version(database)}")

@@ -23,7 +23,7 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 
 @click.command()
 @click.option(
-    "--into", required=True, help="An empty database: its URL, or a name beside MONGODB_URL's."
+    "--into", required=True, help="An empty database: its URL, or its name on MONGODB_URL's server."
 )
 @click.option("--from", "first", type=_DAY, help="First day, in TIMEZONE.")
 @click.option("--to", "last", type=_DAY, help="Last day.")
@@ -31,7 +31,7 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 def rebuild(
     into: str, first: datetime | None, last: datetime | None, only: tuple[str, ...]
 ) -> None:
-    """Make the reports anew from the archive, by today's settings, in another database."""
+    """Rebuild the reports from the archive in another database, with the current settings."""
     config = settings()
     plan = Plan(
         only or tuple(QUEUES),
@@ -50,7 +50,7 @@ def rebuild(
         consumed = offsets.known(Database(config.mongodb_url))
     except Unavailable as error:
         click.echo(
-            f"how far Kafka topics were counted is not known: {visible(str(error))}", err=True
+            f"it is unknown how far Kafka topics were counted: {visible(str(error))}", err=True
         )
     with archive.rewriting(connect(config.redis_url)) as turn:
         done = rebuild_from(plan, kept, turn, new, consumed)
@@ -58,4 +58,4 @@ def rebuild(
     for queue, events in done.events.items():
         click.echo(f"{queue}: {events} events")
     if done.without_time:
-        click.echo(f"{done.without_time} events have no time and stay in their day or month")
+        click.echo(f"{done.without_time} events have no time, so they stay in their day or month")

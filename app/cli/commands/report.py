@@ -24,7 +24,7 @@ def report() -> None:
 
 
 _website = click.option("--website", help="Only this website.")
-_csv = click.option("--csv", "csv", is_flag=True, help="As CSV.")
+_csv = click.option("--csv", "csv", is_flag=True, help="Print CSV instead.")
 
 
 @report.command("page-views")
@@ -42,7 +42,7 @@ def report_page_views(csv: bool, **filters: Any) -> None:
 @_website
 @_csv
 def report_impressions(csv: bool, **filters: Any) -> None:
-    """Impressions and visitors of each website and month; * is all websites together."""
+    """Impressions and visitors of each website and month; * means all websites together."""
     _show(reports.impressions, filters, csv)
 
 
@@ -61,7 +61,7 @@ def report_clicks(csv: bool, **filters: Any) -> None:
 @click.option("--to", "last", type=Day(), help="Last day.")
 @_csv
 def report_filtered(csv: bool, **filters: Any) -> None:
-    """Events that count apart as invalid traffic, by website, type and reason."""
+    """Events counted separately as invalid traffic, by website, type and reason."""
     _show(reports.filtered, filters, csv)
 
 
@@ -86,7 +86,7 @@ def _visible(value: Any) -> Any:
 
 
 def _text(value: Any) -> Text:
-    # Unlike a str, a Text is not searched for markup.
+    # rich looks for markup in a str, but not in a Text.
     return Text(f"{value:,}" if type(value) is int else visible(str(value)))
 
 

@@ -15,10 +15,10 @@ from app.cli.progress import progress_bar
 @click.argument("files", nargs=-1, required=True, type=click.File("rb"))
 @click.option("--url", help="The collector.  [http://HOST:PORT]")
 @click.option(
-    "--batch", type=click.IntRange(1, 5_000), default=500, help="Events a request.  [500]"
+    "--batch", type=click.IntRange(1, 5_000), default=500, help="Events in each request.  [500]"
 )
 def send(files: tuple[IO[bytes], ...], url: str | None, batch: int) -> None:
-    """Post the events of NDJSON or JSON FILES (-: standard input), retrying while refused."""
+    """Post events from NDJSON or JSON FILES (-: standard input); retry after 429 and 503."""
     url = collector_url(url)
     with progress_bar() as progress:
         outcome = sender.send(files, url, batch, write_key(), progress)

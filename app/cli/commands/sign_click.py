@@ -12,7 +12,7 @@ from app.settings import settings
 @click.option("--ad", default="", help="The ad that the link belongs to.")
 @click.option("--url", help="The collector.  [http://HOST:PORT]")
 def sign_click(to: str, page: str, ad: str, url: str | None) -> None:
-    """Print a link that counts a click and leads to TO; append &user= for who clicks."""
+    """Print a link that counts a click and leads to TO; append &user= and the user's id."""
     if not settings().click_secret:
         raise click.ClickException("CLICK_SECRET is not set.")
     try:

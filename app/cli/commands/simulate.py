@@ -26,14 +26,20 @@ LIVE_SECONDS = 0.2
 @click.option("--sites", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--users", type=click.IntRange(1), default=500, show_default=True)
 @click.option(
-    "--days", type=click.IntRange(1), default=30, show_default=True, help="Days until today."
+    "--days",
+    type=click.IntRange(1),
+    default=30,
+    show_default=True,
+    help="How many days before today.",
 )
 @click.option(
     "--expect",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to write the reports they must lead to.",
+    help="The file for the reports that the events must lead to.",
 )
-@click.option("--live", is_flag=True, help="Post events of now instead, until Ctrl-C.")
+@click.option(
+    "--live", is_flag=True, help="Post events with the current time instead, until Ctrl-C."
+)
 @click.option(
     "--rate",
     type=click.FloatRange(0, 5_000, min_open=True),
@@ -54,13 +60,13 @@ def simulate(
     rate: float,
     url: str | None,
 ) -> None:
-    """Write realistic events as NDJSON, the same for the same seed and day."""
+    """Write realistic events as NDJSON. The same seed gives the same events on the same day."""
     if live:
         _simulate_live(rate, url, sites, users)
         return
     if days > MAX_DAYS:
         click.echo(
-            f"Events older than 35 days are not accepted: spread over {MAX_DAYS} days.",
+            f"Events older than 35 days are not accepted. Using {MAX_DAYS} days instead.",
             err=True,
         )
     now = datetime.now(UTC)
@@ -92,7 +98,7 @@ def _simulate_live(rate: float, url: str | None, sites: int, users: int) -> None
         while True:
             time.sleep(LIVE_SECONDS)
             now = time.monotonic()
-            # After a time without answers it goes on at its rate and does not catch up.
+            # After a pause without answers it goes on at its rate and does not catch up.
             owed += min(now - posted_at, 1) * rate
             posted_at = now
             events = [made_up_event.sent for made_up_event in islice(made_up, int(owed))]

@@ -1,4 +1,4 @@
-"""The command that runs everything: `up`."""
+"""`eventstream up`."""
 
 import os
 from typing import Any
@@ -9,18 +9,18 @@ from app.settings import read
 
 
 @click.command()
-@click.option("--host", help="Where the web server listens.  [HOST, 127.0.0.1]")
-@click.option("--port", type=int, help="[PORT, 8000]")
-@click.option("--flower-port", type=int, help="[FLOWER_PORT, 5555]")
-@click.option("--data-dir", help="What is kept over restarts.  [DATA_DIR, ./var]")
+@click.option("--host", help="The address of the web server.  [HOST, 127.0.0.1]")
+@click.option("--port", type=int, help="The port of the web server.  [PORT, 8000]")
+@click.option("--flower-port", type=int, help="The port of Flower.  [FLOWER_PORT, 5555]")
+@click.option("--data-dir", help="Where data is kept.  [DATA_DIR, ./var]")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes for each queue.  [1]")
 def up(workers: int, **given: Any) -> None:
     """Run everything until Ctrl-C: Redis, database, web server, workers, beat and Flower.
 
-    Redis and the database are not started if REDIS_URL and MONGODB_URL name them. RabbitMQ, if
-    BROKER_URL names it, is never started.
+    It does not start Redis if REDIS_URL is set, nor the database if MONGODB_URL is set. It never
+    starts RabbitMQ, but uses it if BROKER_URL names it.
     """
-    # Imported here because it needs what is only installed for running on one machine.
+    # Imported here because it needs packages that are installed only to run on one machine.
     from app.local.supervisor import Supervisor  # noqa: PLC0415
 
     os.environ.update(
