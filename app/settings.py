@@ -143,7 +143,7 @@ class _WriteKeys(_Names):
         if all("=" not in key.rstrip("=") for key in alone):  # Base64 ends in =
             return dict.fromkeys(alone, frozenset())
         keys: dict[str, frozenset[str]] = {}
-        # A website after a comma and a space must not be taken for another key.
+        # A website after a comma and a space must not be mistaken for another key.
         entries = re.split(r"[;\s]+", re.sub(r"\s*,\s*", ",", value).strip("; \n"))
         for place, entry in enumerate(entries, start=1):
             found: dict[str, frozenset[str]]
@@ -151,8 +151,8 @@ class _WriteKeys(_Names):
                 found = dict.fromkeys(filter(None, entry.split(",")), frozenset())
                 if any("." in key for key in found):
                     raise ValidationError(
-                        f"Entry {place} looks like a website without a key. Separate the websites "
-                        "of a key by commas. In such a list, a key alone must not contain a dot."
+                        f"Entry {place} looks like a website without a key. Separate a key's "
+                        "websites by commas. In such a list, a lone key must not contain a dot."
                     )
             elif match := _KEY_OF_WEBSITES.fullmatch(entry):
                 try:

@@ -14,11 +14,9 @@ from app.store.database import Database
 
 @click.command()
 @click.option(
-    "--kafka", "brokers", required=True, help="host:port; several are separated by commas."
+    "--kafka", "brokers", required=True, help="The brokers: host:port, separated by commas."
 )
-@click.option(
-    "--topic", required=True, help="A topic whose messages hold events in the form of a post."
-)
+@click.option("--topic", required=True, help="The topic. Its messages hold events, as posts do.")
 @click.option("--group", required=True, help="Consumers with the same group share the topic.")
 def consume(brokers: str, topic: str, group: str) -> None:
     """Count the events of a Kafka topic until Ctrl-C; run as many of these as you need."""

@@ -43,7 +43,7 @@ def list_dead_letters(limit: int) -> None:
 
 @dead_letters.command("replay")
 @click.argument("ids", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="Every dead letter there is.")
+@click.option("--all", "every", is_flag=True, help="All dead letters.")
 def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
     """Try the dead letters with these IDS again; exit with 1 if any remain."""
     if bool(ids) == every:
@@ -66,7 +66,7 @@ def replay_dead_letters(ids: tuple[str, ...], every: bool) -> None:
 
 @dead_letters.command("drop")
 @click.argument("ids", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="Every dead letter there is.")
+@click.option("--all", "every", is_flag=True, help="All dead letters.")
 @click.option(
     "--kind",
     type=click.Choice(letters_kept.KINDS),

@@ -20,7 +20,7 @@ POLL_SECONDS = 0.1
     type=float,
     default=300,
     show_default=True,
-    help="How many seconds to wait at most.",
+    help="Maximum number of seconds to wait.",
 )
 def drain(timeout: float) -> None:
     """Wait until all accepted events are counted and delivered; exit with 1 after --timeout."""

@@ -27,7 +27,12 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 )
 @click.option("--from", "first", type=_DAY, help="First day, in TIMEZONE.")
 @click.option("--to", "last", type=_DAY, help="Last day.")
-@click.option("--only", type=click.Choice(list(QUEUES)), multiple=True, help="Only these events.")
+@click.option(
+    "--only",
+    type=click.Choice(list(QUEUES)),
+    multiple=True,
+    help="Only these events. Can be repeated.",
+)
 def rebuild(
     into: str, first: datetime | None, last: datetime | None, only: tuple[str, ...]
 ) -> None:

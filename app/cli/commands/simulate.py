@@ -30,7 +30,7 @@ LIVE_SECONDS = 0.2
     type=click.IntRange(1),
     default=30,
     show_default=True,
-    help="How many days before today.",
+    help="How many days of events, until today.",
 )
 @click.option(
     "--expect",
