@@ -1,1 +1,1 @@
-"""What is kept in MongoDB, and every transaction on it. Nothing here knows Redis or HTTP."""
+"""The data in MongoDB, and every transaction on it. Nothing here knows about Redis or HTTP."""

@@ -1,6 +1,7 @@
-"""The database's clock beside this machine's: both must agree before anything old is dropped.
+"""Compares this machine's clock with the database's. They must agree before old data is dropped.
 
-A claim that is dropped days too early lets its event count twice. One wrong clock must not do that.
+If a claim is dropped days too early, its event can count twice. One wrong clock must not cause
+that.
 """
 
 import logging
@@ -13,12 +14,12 @@ from app.store.database import Database, deadline
 
 TOLERATED = timedelta(minutes=1)
 LOOK_SECONDS = 60.0
-"""A process compares the clocks again after so long."""
+"""How long a process relies on its last comparison of the clocks."""
 ASK_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 _compared: WeakKeyDictionary[Database, tuple[float, timedelta]] = WeakKeyDictionary()
-"""When each database's clock was last compared (monotonic), and the difference."""
+"""For each database, when its clock was last compared (monotonic seconds), and the difference."""
 
 
 def own() -> datetime:
@@ -29,7 +30,7 @@ def own() -> datetime:
 def difference(database: Database) -> timedelta:
     """How far this machine's clock is ahead of the database's; negative if it is behind.
 
-    It is compared again after LOOK_SECONDS. Raises Unavailable if the database is away.
+    The result is at most LOOK_SECONDS old. Raises Unavailable if the database can't be reached.
     """
     compared_at, ahead = _compared.get(database, (-math.inf, timedelta()))
     if time.monotonic() > compared_at + LOOK_SECONDS:
@@ -50,7 +51,7 @@ def difference(database: Database) -> timedelta:
 
 
 def agree(database: Database) -> bool:
-    """Whether both clocks are right enough to drop what is old. Raises Unavailable."""
+    """Whether the clocks agree well enough to drop old data. Raises Unavailable."""
     return abs(difference(database)) <= TOLERATED
 
 

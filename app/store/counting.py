@@ -1,4 +1,4 @@
-"""Applying batches: one transaction writes their ledger entries and everything that they count."""
+"""Applies batches: one transaction writes their ledger entries and everything they count."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,14 +32,14 @@ from app.store.ledger import Piece
 from app.store.visitors import KnownVisitors
 
 APPLY_SECONDS = 20.0
-"""How long batches may take, the wait for a database that is away included."""
+"""How long applying batches may take, including any wait for a database that can't be reached."""
 
 
 @dataclass(frozen=True)
 class ClickRule:
     """How many hits make a click, and whether a user's hits count over all ads or for each ad.
 
-    A hit that follows another on the same ad within `window` seconds only repeats it.
+    A hit on the same ad within `window` seconds of another only repeats that one.
     """
 
     hits: int
@@ -51,10 +51,10 @@ Changes = Mapping[type[Document], folding.Added]
 
 
 class CountedPiece(NamedTuple):
-    """The events that counted of a batch, or of a piece of it, by their positions in the batch.
+    """The counted events of a batch, or of a piece of it, by their positions in the batch.
 
-    `name` is the batch's id, or the piece's own name if the batch was counted in pieces. A batch
-    that is delivered again gets the same names.
+    `name` is the batch's id, or the piece's own name if the batch was counted in pieces. If a batch
+    is delivered again, the names are the same.
     """
 
     name: str
@@ -63,10 +63,11 @@ class CountedPiece(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """How many batches, and how many of their events, were counted for the first time.
+    """What applying batches did.
 
-    `repeated` events had been counted before, and `collided` events have the ids of others.
-    `retries` is how often the transaction had to be run again.
+    `batches` and `events` are the numbers that were counted for the first time. `repeated` events
+    had been counted before, and `collided` events have ids that belong to other events. `retries`
+    is how often the transaction had to be run again.
     """
 
     batches: int
@@ -77,20 +78,20 @@ class Applied(NamedTuple):
     changes: Changes
     """What these events add to the documents of each kind."""
     counted: Sequence[CountedPiece]
-    """The events that were counted, if there is an archive or a mirror to take them."""
+    """The events that were counted. Empty if no archive or mirror needs them."""
     collisions: Sequence[Collision]
 
 
 AlsoWrite = Callable[[Session, Mapping[type[Event], Applied]], None]
-"""Writes in the same transaction, after the events that were applied."""
+"""A function that writes more in the same transaction, after the events."""
 
 
 class Counting:
-    """Applies batches for one process. It remembers visitors, to save looking them up.
+    """Applies batches for one process. It remembers visitors, so that it looks up fewer of them.
 
-    `timezone` decides the day of a hit that only repeats another. With `archives`, what is applied
-    also lists the events that counted. With `hashed_monthly` a user has a different hash in each
-    month, so that user ids don't help to tell whether two events are the same.
+    `timezone` decides the day of a hit that only repeats another. With `archives`, `Applied` also
+    lists the counted events. With `hashed_monthly`, users have a different hash in each month. User
+    ids are then not used to decide whether two events are the same.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Counting:
         }
 
     def apply(self, kind: type[Event], batches: Mapping[str, Sequence[Event]]) -> Applied:
-        """Count whole batches of one kind of event, by their ids. See `apply_pieces`."""
+        """Count whole batches of one kind of event, given by their ids. See `apply_pieces`."""
         return self.apply_pieces({kind: [Piece(name, batches[name]) for name in batches]})[kind]
 
     def apply_pieces(
@@ -125,15 +126,16 @@ class Counting:
         pieces: Mapping[type[Event], Sequence[Piece]],
         also_write: AlsoWrite | None = None,
     ) -> dict[type[Event], Applied]:
-        """Count what is not done yet of these pieces of batches: all of it or nothing.
+        """Count those events of these pieces that are not counted yet: all of them or none.
 
         Each batch may appear with one piece only. `also_write` writes in the same transaction,
-        after the events; it is called again if the transaction is tried again. Reports show the
+        after the events. If the transaction is run again, so is `also_write`. Reports show the
         events once they are folded (`app.store.folding`).
 
         Raises TransactionTooLarge if the events must be counted in parts, Unavailable if the
-        database is away or belongs to another release (`migrations.prepare`), and DeadlineMissed
-        if it took too long. After any of these the same pieces may safely be applied again.
+        database can't be reached or belongs to another release (`migrations.prepare`), and
+        DeadlineMissed if it took too long. The same pieces may safely be applied again after any of
+        these errors.
         """
         tries = 0
         new_events: dict[type[Event], list[Event]] = {}
@@ -155,7 +157,7 @@ class Counting:
         return applied
 
     def pass_over(self, piece: Piece) -> None:
-        """Mark the events of a piece as done without counting them.
+        """Record the events of a piece as done without counting them.
 
         Raises Unavailable and DeadlineMissed like `apply_pieces`.
         """
@@ -179,7 +181,7 @@ class Counting:
     def _apply(
         self, kind: type[Event], pieces: Sequence[Piece], session: Session, retries: int
     ) -> tuple[Applied, list[Event]]:
-        """Count pieces of one kind. Returns what was applied, and the events that were new."""
+        """Count pieces of one kind. Returns what was applied, and the new events."""
         entries = ledger.entries([piece.batch for piece in pieces], session)
         fresh = [
             part
@@ -258,7 +260,7 @@ class Counting:
             owner = [event.user_id, event.website, event.ad_id] if by_ad else [event.user_id]
             hit = Hit(event.time, event.website, event.ad_id)
             hits_of[msgspec.json.encode(owner).decode()].append(hit)
-        # Unpacked one by one: all hits of many users together would take a hundred times the space.
+        # Unpack one history at a time: unpacked, all of them would take a hundred times the memory.
         known = histories.read(hits_of, session)
         clicks: Counter[tuple[str, str]] = Counter()
         repeats: Counter[Hit] = Counter()
@@ -270,7 +272,8 @@ class Counting:
                 hits,
                 per_click=self._click_rule.hits,
                 window=self._click_rule.window * 1000,
-                # The order of one user's hits on one ad does not matter if none repeats another.
+                # Without a window no hit repeats another, so the order of hits on one ad is
+                # irrelevant.
                 **({"remember": 0} if by_ad and not self._click_rule.window else {}),
             )
             for parts, number in change.clicks.items():
@@ -311,7 +314,7 @@ class Counting:
 
 
 def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:
-    """These changes with those of the events that count apart, without documents that stay."""
+    """Add the events that count apart to these changes, and drop documents without changes."""
     filtered = Counter(
         (event.website, event.invalid.day, type(event).__name__, event.invalid.reason)
         for event in events

@@ -1,7 +1,7 @@
-"""A MongoDB database: its transactions, deadlines, and the errors that mean it is away.
+"""A MongoDB database: its transactions, its deadlines, and the errors if it can't be reached.
 
-mongoengine declares what is in it (`app.store.documents`): collections, fields and indexes. Events
-are counted through pymongo, whose writes by the batch an object for each document would slow down.
+mongoengine declares its collections, fields and indexes (`app.store.documents`). Events are counted
+with pymongo directly, because an object for each document would slow down writing in bulk.
 """
 
 import time
@@ -35,15 +35,15 @@ Result = TypeVar("Result")
 NAMESPACE_EXISTS = 48
 CHECK_SECONDS = 2.0
 LOOK_UP_MS = 5_000
-"""How long pymongo asks DNS for a mongodb+srv:// name, whatever the deadline; its own is 20 s."""
+"""How long pymongo looks up a mongodb+srv:// name, whatever the deadline. Its default is 20 s."""
 MISSED_SHARE = 0.9
-"""pymongo gives up a little before the time is over if the next attempt would take too long."""
+"""pymongo gives up a little before the deadline if the next attempt would miss it."""
 _OPTIONS = {"w": "majority", "readConcernLevel": "majority", "readPreference": "primary"}
 _CONCERNS = (ReadConcern("snapshot"), WriteConcern("majority"))
 
 
 class _PlainInt(TypeDecoder):
-    """Reads numbers from 2^31 on as plain ones: what encodes JSON takes no others."""
+    """Reads numbers from 2^31 on as plain integers, because msgspec can't encode Int64."""
 
     bson_type = Int64
 
@@ -52,14 +52,14 @@ class _PlainInt(TypeDecoder):
 
 
 class Session:
-    """A transaction on a database, or reads of one moment: `session[Document]` takes part in it."""
+    """A transaction or a snapshot of a database. Use `session[Document]` for a collection in it."""
 
     def __init__(self, database: "Database", session: ClientSession) -> None:
         self.database = database
         self._session = session
 
     def __getitem__(self, document: type[Document]) -> Any:
-        """The collection of a document; each of its methods is called in this session."""
+        """The pymongo collection of a document, with every method bound to this session."""
         return _InSession(self.database[document], self._session)
 
 
@@ -73,20 +73,20 @@ class _InSession:
 
 
 class Database:
-    """The database at a URL, which must be made after any fork.
+    """The database at a URL. Create it after any fork.
 
-    It need not be up: pymongo connects at the first command. Some options are set whatever the URL
-    says. A write is answered once a majority keeps it, and only what a majority keeps is read, so
-    that nothing that was seen is ever taken back. All is read from the primary, so that whoever
-    reads after another, in whatever process, sees no less. Raises SettingsError if the URL is
-    wrong, names no database, or names a file that is not there.
+    The server need not be up: pymongo connects at the first command. Some options override those in
+    the URL. A majority must confirm each write, and reads return only what a majority has
+    confirmed, so nothing that was read is ever rolled back. All reads go to the primary, so a later
+    read never sees an older state, even in another process. Raises SettingsError if the URL is
+    wrong, names no database, or names a file that does not exist.
     """
 
     def __init__(self, url: str) -> None:
         try:
             self._client = pymongo.MongoClient[dict[str, Any]](
                 _with_options(url),
-                connect=False,  # else a name that DNS does not know now would end this process
+                connect=False,  # otherwise a failing DNS lookup would end this process
                 tz_aware=True,
                 type_registry=TypeRegistry([_PlainInt()]),
                 uuidRepresentation="standard",
@@ -107,16 +107,16 @@ class Database:
         return self._database[document._get_collection_name()]
 
     def close(self) -> None:
-        """Close its connections, as before a fork."""
-        # pymongo takes leave of the server, and would wait half a minute for one that is away.
+        """Close its connections, for example before a fork."""
+        # pymongo ends its sessions on the server, and would wait half a minute for a missing one.
         with pymongo.timeout(1):
             self._client.close()
 
     def transaction(self, work: Callable[[Session], Result], *, again: bool = True) -> Result:
         """Run `work` in a transaction and return its result.
 
-        If it conflicts with another it is run again, or without `again` raises pymongo's
-        OperationFailure.
+        If the transaction conflicts with another, `work` is run again. Without `again`, pymongo's
+        OperationFailure is raised instead.
         """
         with self._client.start_session() as session:
             if not again:
@@ -129,7 +129,7 @@ class Database:
 
     @contextmanager
     def snapshot(self, seconds: float) -> Iterator[Session]:
-        """Have all that is read in this session be of one moment, and give it so many seconds.
+        """A session whose reads all show the same moment, with a deadline in seconds.
 
         Raises Unavailable and DeadlineMissed like `deadline`.
         """
@@ -139,7 +139,7 @@ class Database:
     def time(self) -> datetime:
         """The time by the server's clock (UTC). Raises pymongo's errors."""
         now: datetime = self._hello()["localTime"]
-        return now.replace(tzinfo=UTC)  # in answers to commands pymongo leaves it out
+        return now.replace(tzinfo=UTC)  # pymongo ignores tz_aware in answers to commands
 
     def ping(self) -> None:
         """Raise Unavailable unless the database answers."""
@@ -147,10 +147,10 @@ class Database:
             self._database.command("ping")
 
     def check_writable(self) -> None:
-        """Raise Unavailable unless the database takes a write and reads it.
+        """Raise Unavailable unless a document can be written and read.
 
-        A ping says little: the embedded database still answers it after its disk was full, but
-        nothing else. Raises Unfit if the database has no transactions.
+        A ping proves little: after its disk was full, the embedded database still answers pings,
+        but nothing else. Raises Unfit if the database has no transactions.
         """
         with deadline(CHECK_SECONDS):
             self._require_transactions()
@@ -159,7 +159,7 @@ class Database:
             self[Schema].find_one(check)
 
     def create_collections(self) -> None:
-        """Make every collection and index that is not there yet."""
+        """Create every collection and index that does not exist yet."""
         for document in COLLECTIONS:
             try:
                 self._database.create_collection(
@@ -169,16 +169,16 @@ class Database:
                 if error.code != NAMESPACE_EXISTS:
                     raise
             for fields in document.list_indexes():
-                if fields != [("_id", 1)]:  # which is there anyway
+                if fields != [("_id", 1)]:  # MongoDB creates this one itself
                     self[document].create_index(fields)
 
     def _require_transactions(self) -> None:
-        """Raise Unfit if the database has none (MongoDB manual, Transactions: Deployments)."""
+        """Raise Unfit if it can't run transactions (MongoDB manual, Transactions: Deployments)."""
         hello = self._hello()
         if not hello.get("setName") and hello.get("msg") != "isdbgrid":
             raise Unfit(
                 "database",
-                "The MongoDB of MONGODB_URL is standalone, without transactions. "
+                "The MongoDB of MONGODB_URL is standalone and has no transactions. "
                 "Make it a replica set.",
             )
 
@@ -197,10 +197,10 @@ def _with_options(url: str) -> str:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Give the database so long for all that is asked of it inside.
+    """Give all database commands in this block so many seconds together.
 
-    Raises Unavailable if it is away or refuses to serve, and DeadlineMissed if the time was
-    over; an error that lies in what was written is left as it is.
+    Raises Unavailable if the database can't be reached or refuses to serve, and DeadlineMissed if
+    the time ran out. If the written data is at fault, pymongo's error is raised as it is.
     """
     started = time.monotonic()
     try:
@@ -210,12 +210,12 @@ def deadline(seconds: float) -> Iterator[None]:
         raise
     except PyMongoError as error:
         of_data = isinstance(error, WriteError)
-        if isinstance(error, BulkWriteError):  # it may be of the write concern alone
+        if isinstance(error, BulkWriteError):  # it may only concern the write concern
             of_data = bool(error.details["writeErrors"])
         if of_data and not error.has_error_label("TransientTransactionError"):
             raise
-        # What follows is pymongo's own state, at length.
-        said = str(error).split(" (configured timeouts", 1)[0]
+        # After this, pymongo describes its own state at length.
+        message = str(error).split(" (configured timeouts", 1)[0]
         missed = time.monotonic() - started > seconds * MISSED_SHARE
         kind = DeadlineMissed if missed else Unavailable
-        raise kind("database", f"{type(error).__name__}: {said}"[:500]) from error
+        raise kind("database", f"{type(error).__name__}: {message}"[:500]) from error

@@ -1,9 +1,10 @@
 """The collections, as mongoengine documents.
 
-A key is made of the parts it names, joined by a space, which no website, page or day contains.
+Each docstring lists the parts of the document's key. They are joined by spaces, because no website,
+page or day contains a space.
 
-Rows that a report lists by count hold their place in it as a text (`rank`), which is indexed. A
-page of the report is then one range of that index, and nothing needs sorting.
+If a report sorts rows by count, each row holds its place in the report as an indexed text (`rank`).
+A page of the report is then one range of that index, and nothing needs sorting.
 """
 
 from typing import Any, ClassVar
@@ -23,17 +24,18 @@ from mongoengine import (
 
 DAY_SECONDS = 24 * 3600
 SEEN_SECONDS = 7 * DAY_SECONDS
-"""How long an event id stands for one event."""
+"""How long an event id is known. After that it may be used for another event."""
 LEDGER_SECONDS = 8 * DAY_SECONDS
-"""Longer than a batch can wait to be delivered again: dead letters are kept for 7 days."""
+"""How long a batch is known: longer than it can wait for another delivery. Dead letters, which may
+be delivered again, are kept for 7 days."""
 
 SHAPE = 1
-"""The `shape` of Change as this release writes it; one without it is of the first."""
+"""The `shape` of a Change that this release writes. A Change without one has shape 1."""
 HISTORY_SHAPE = 2
-"""The same of HitTally.
+"""The `shape` of a HitTally that this release writes.
 
-Workers of two releases run at the same time while one replaces the other. A worker leaves documents
-of a later shape than its own to the newer workers.
+During an upgrade, workers of two releases run at the same time. A worker leaves documents of a
+later shape than its own to the newer workers.
 """
 
 ALL_WEBSITES = "*"
@@ -46,21 +48,22 @@ def key(*parts: object) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name that may contain spaces, quoted so that no other key begins with it."""
+    """A name that may contain spaces, in quotes, so that it is never the start of another name."""
     return msgspec.json.encode(name).decode()
 
 
 def rank(*values: int | str) -> str:
-    """A row's place by these values in order: the highest counts first, names alphabetically."""
+    """A text that sorts rows by these values in turn: highest counts first, names from A to Z."""
     return key(
         *(f"{_HIGHEST_COUNT - value:017}" if isinstance(value, int) else value for value in values)
     )
 
 
 class Change(Document):
-    """What a transaction adds to counters, until `app.store.folding` adds it to their documents.
+    """What a transaction adds to counters. It stays until `app.store.folding` has added it.
 
-    `counts` is JSON: for each collection, a list of rows, each the parts of a key and what to add.
+    `counts` is JSON: a list of rows for each collection. A row holds the parts of a key, then the
+    numbers to add.
     """
 
     kind = StringField(required=True)
@@ -140,8 +143,8 @@ class MonthReport(EmbeddedDocument):
 class MonthCounts(Document):
     """A website's impressions and visitors in a month so far. Key: month, website or "*".
 
-    Visitors are counted in the transaction that first writes their document. Once the month is
-    closed, `reported` is what reports show, and what the ranks go by: see `shown`.
+    The transaction that first writes a visitor's document also counts the visitor. Once the month
+    is closed, reports show `reported`, and the ranks are made from it: see `shown`.
     """
 
     key = StringField(primary_key=True)
@@ -160,7 +163,7 @@ class MonthCounts(Document):
 
 
 def shown(row: Any) -> Any:
-    """The figures that reports show of a row of MonthCounts: the closed ones if there are any."""
+    """The figures of a MonthCounts row that reports show: the closed ones if there are any."""
     reported = row.get("reported")
     return reported if reported and reported["closed"] else row
 
@@ -206,10 +209,10 @@ class Filtered(Document):
 
 
 class HitTally(Document):
-    """A user's hits, as `app.domain.clicks.Tally`; `app.store.histories` packs and unpacks them.
+    """A user's hits: an `app.domain.clicks.Tally`, which `app.store.histories` packs and unpacks.
 
     Key: a JSON list of the user, or of user, website and ad if hits count for each ad. Shape 1
-    has the hits as JSON in `latest` and `before`.
+    stores the hits as JSON in `latest` and `before`.
     """
 
     key = StringField(primary_key=True)
@@ -219,16 +222,17 @@ class HitTally(Document):
     before = BinaryField()
     shape = IntField()
     last_day = StringField(required=True)
-    """The day of the latest hit (UTC). A finer time would change the index at every hit."""
+    """The day of the latest hit (UTC). A finer time would change the index with every hit."""
     meta: ClassVar[dict[str, Any]] = {"collection": "hit_tallies", "indexes": ["last_day"]}
 
 
 class AppliedBatch(Document):
     """The ledger: a batch that has been applied. Key: its id.
 
-    If the batch was counted in pieces, `pieces` is a JSON list of the positions that are done, from
-    the first to before the second, in the order of counting. Without it the whole batch is done.
-    Releases before 0.3 also wrote `repeats` and `collisions`, which nothing reads any more.
+    If the batch was counted in pieces, `pieces` is a JSON list of the spans that are done, in the
+    order of counting. A span is its first position and the one after its last. Without `pieces` the
+    whole batch is done. Releases before 0.3 also wrote `repeats` and `collisions`, which nothing
+    reads any more.
     """
 
     key = StringField(primary_key=True)
@@ -237,9 +241,9 @@ class AppliedBatch(Document):
 
 
 class Claim(Document):
-    """An event id that a client gave to an event that counted. Key: the digest of website and id.
+    """The event id of a counted event. Key: the digest of its website and id.
 
-    `content` is the digest of what else identifies the event; see `app.domain.event_ids`.
+    `content` is a digest of the event's content. `app.domain.event_ids` makes both digests.
     """
 
     key = StringField(primary_key=True)
@@ -250,7 +254,7 @@ class Claim(Document):
 class SeenEvent(Document):
     """An event id that the first release counted, for any website. Key: the id.
 
-    No more are added. They are dropped when they expire, 7 days after they were counted.
+    This release adds none. Each is dropped 7 days after its event was counted.
     """
 
     key = StringField(primary_key=True)
@@ -258,7 +262,7 @@ class SeenEvent(Document):
 
 
 class Expiry(Document):
-    """When the batches or claims of one transaction no longer need to be known.
+    """When the batches or claims of one transaction may be dropped.
 
     `keys` is a JSON list. An index on each single batch or claim would double its cost.
     """
@@ -272,8 +276,8 @@ class Expiry(Document):
 class ConsumedOffset(Document):
     """How far a group has counted a Kafka partition. Key: topic, partition, group.
 
-    `next` is the offset of the first message that is not counted yet. `in_pieces` is true while
-    only pieces of that message are.
+    `next` is the offset of the first message that is not fully counted yet. `in_pieces` is true
+    while that message is counted in pieces.
     """
 
     key = StringField(primary_key=True)
@@ -283,17 +287,17 @@ class ConsumedOffset(Document):
 
 
 class Outgoing(Document):
-    """What was counted of a batch, until it is archived and mirrored.
+    """The counted events of a batch, until they are archived and mirrored.
 
-    `events` (JSON) are the events that counted, `positions` their positions in the batch, and
-    `piece` the name of what was counted at once. With `collides` they are events that did not count
-    because their ids belong to others; they become dead letters. The first release left whole
-    batches, under their ids, without positions.
+    `events` are the events (JSON), `positions` their positions in the batch, and `piece` is the
+    name of the piece that was counted. With `collides`, the events did not count, because their ids
+    belong to other events; they become dead letters. The first release wrote whole batches without
+    positions, with the batch's id as the key.
     """
 
     key = StringField(primary_key=True)
     consumer = StringField(required=True)
-    """Where the events came from: "journal", or a Kafka topic and group."""
+    """The source of the events: "journal", or a Kafka topic and group."""
     queue = StringField(required=True)
     piece = StringField()
     batch = StringField()
@@ -306,9 +310,9 @@ class Outgoing(Document):
 class Schema(Document):
     """The version of this database: how many of `app.store.migrations` it has been through.
 
-    The document "seen_events" says until when those must be looked up. The version of the document
-    "forgotten" changes whenever users are forgotten. The document "check" is written to find out
-    whether the database takes writes.
+    In the document "seen_events", `until` is when looking up SeenEvent may stop. The version of the
+    document "forgotten" changes whenever users are forgotten. The document "check" is only written
+    to test whether the database accepts writes.
     """
 
     key = StringField(primary_key=True)

@@ -1,4 +1,4 @@
-"""Forgetting a user: deleting what the database holds of them. All counts stay."""
+"""Forgetting a user: deleting what the database holds about them. All counts stay."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -16,10 +16,10 @@ AT_ONCE = 500
 
 
 def forget_visitor(database: Database, ids_in: Callable[[str], Collection[str]]) -> int:
-    """Delete a user from the visitors of every month and website, and return how many rows.
+    """Delete a user from the visitors of every month and website. Returns the number of rows.
 
-    `ids_in` returns the ids that the user may have in a month (YYYY-MM). Raises Unavailable if
-    the database is away.
+    `ids_in` returns the ids that the user may have in a month (YYYY-MM). Raises Unavailable if the
+    database can't be reached.
     """
     with deadline(FORGET_SECONDS):
         rows = list(database[MonthCounts].find({}, {"month": 1, "website": 1}))
@@ -32,9 +32,9 @@ def forget_visitor(database: Database, ids_in: Callable[[str], Collection[str]])
 
 
 def forget_hits(database: Database, user_ids: Collection[str]) -> int:
-    """Delete the click histories of these user ids, and return how many. Raises Unavailable."""
+    """Delete the click histories of these user ids. Returns their number. Raises Unavailable."""
     with deadline(FORGET_SECONDS):
-        # All have to be read: if hits count for each ad, the user is only a part of the key.
+        # Read all keys: if hits count for each ad, the user is only a part of the key.
         names = [
             row["_id"]
             for row in database[HitTally].find({}, {"_id": 1})
@@ -46,13 +46,13 @@ def forget_hits(database: Database, user_ids: Collection[str]) -> int:
 def _delete(database: Database, document: type[Document], names: Collection[str]) -> int:
     remaining = iter(names)
     deleted = 0
-    while some := list(islice(remaining, AT_ONCE)):
-        # In a transaction, which is run again if a worker writes the same rows.
-        deleted += database.transaction(partial(_delete_these, document, some))
+    while chunk := list(islice(remaining, AT_ONCE)):
+        # A transaction is run again if a worker writes the same rows.
+        deleted += database.transaction(partial(_delete_chunk, document, chunk))
     return deleted
 
 
-def _delete_these(document: type[Document], names: list[str], session: Session) -> int:
+def _delete_chunk(document: type[Document], names: list[str], session: Session) -> int:
     if document is Visitors:
         forget_remembered(session)
     deleted: int = session[document].delete_many({"_id": {"$in": names}}).deleted_count

@@ -4,7 +4,7 @@ from app.errors import EventstreamError
 
 
 class TransactionTooLarge(EventstreamError):
-    """These events are too many for one transaction. Nothing was changed: count them in parts."""
+    """The events are too many for one transaction. Nothing was changed: count them in parts."""
 
 
 class NewerDatabase(EventstreamError):

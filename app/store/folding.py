@@ -1,6 +1,6 @@
-"""Folding: adding the changes that transactions left to the documents that reports read.
+"""Folding: adding the recorded changes to the documents that reports read.
 
-Counting a batch writes one small document, however many counters it adds to, and so never conflicts
+Counting a batch writes one small document, however many counters it adds to, so it never conflicts
 with another writer. Folding then writes each counter once for all the batches since the last time.
 """
 
@@ -40,17 +40,17 @@ from app.store.documents import (
 
 FOLD_SECONDS = 20.0
 CALL_SECONDS = 10.0
-"""No further transaction begins after so long: whoever folds has other work too."""
+"""After this time no further transaction begins, because whoever folds has other work too."""
 DOCUMENTS_AT_ONCE = 5_000
 LATE_SECONDS = 2.0
 LATE_AT_ONCE = DOCUMENTS_AT_ONCE // 5
-"""The time and the documents for late events are few, as others wait to be folded meanwhile."""
+"""Late events get little time and few documents, because other events wait meanwhile."""
 LATE = " late"
-"""Added to the kind of a change that late events left: events of senders that sent more than their
-share (`app.journal.shares`)."""
+"""The suffix of the kind if a change is of late events. Their senders sent more than their share
+(`app.journal.shares`)."""
 BYTES_AT_ONCE = 4_000_000
 KEYS_AT_ONCE = 500
-"""A page may have 24 kB, and a query for these keys must not be larger than a document."""
+"""A query must not be larger than a document, and one key may have 24 kB."""
 WRITE_CONFLICT = 112
 TRANSACTION_TOO_LARGE_FOR_CACHE = 388
 
@@ -66,8 +66,8 @@ Texts = dict[str, str]
 class Counters:
     """How a collection of counters is written.
 
-    `names` are the parts of its keys and `counts` are what is counted; both are fields of each
-    document. `texts` makes more fields from these: ranks, and keys to search by.
+    `names` are the parts of its keys, and `counts` are the numbers. Both are fields of each
+    document. `texts` returns more fields: ranks, and keys to search by.
     """
 
     document: type[Document]
@@ -132,7 +132,7 @@ _BY_NAME = {document.__name__: document for document in _COUNTERS}
 def record(
     kind: str, added: Mapping[type[Document], Added], session: Session, *, late: bool = False
 ) -> None:
-    """Leave what events of this kind add to counters. Late ones are folded after the others."""
+    """Record what events of this kind add to counters. Late ones are folded after the others."""
     rows = [
         (document.__name__, [*parts, *counts])
         for document, of_document in added.items()
@@ -148,7 +148,7 @@ def _leave(kind: str, rows: list[tuple[str, list[Any]]], session: Session) -> No
 
 
 def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
-    """Rows as JSON, by the document they are for, in several texts if one would be too large."""
+    """Rows as JSON, grouped by document. There are several texts if one would be too large."""
     by_name: defaultdict[str, list[list[Any]]] = defaultdict(list)
     for name, row in rows:
         by_name[name].append(row)
@@ -162,9 +162,10 @@ def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
 def fold(database: Database, kind: str, older_than: datetime | None = None) -> bool:
     """Add the changes of this kind of event to the counters: all, or those before `older_than`.
 
-    Returns whether all of them are in the counters. Some are not if another process is folding
-    them, or if CALL_SECONDS were not enough, or LATE_SECONDS for late events, which come last.
-    Raises Unavailable if the database is away. Each change is folded once, now or later.
+    `older_than` has a zone. Late events come last. Returns whether all of these changes are folded
+    now. Some are not if another process is folding them, or if CALL_SECONDS, or LATE_SECONDS for
+    late events, were not enough. Raises Unavailable if the database can't be reached. Each change
+    is folded once, now or later.
     """
     recorded: dict[str, Any] = {}
     if older_than is not None:
@@ -186,9 +187,9 @@ def _fold(database: Database, recorded: Mapping[str, Any], seconds: float, most:
             except _AnotherFolds:
                 return False
             except OperationFailure as error:
-                if not _may_pass(error):
+                if not _may_succeed_later(error):
                     raise
-                # A smaller one conflicts with fewer others and needs less of the server's cache.
+                # A smaller transaction has fewer conflicts and needs less of the server's cache.
                 most = max(1, most // 2)
     return False
 
@@ -197,11 +198,12 @@ class _AnotherFolds(Exception):
     """Another process is folding the same changes."""
 
 
-def _may_pass(error: OperationFailure) -> bool:
+def _may_succeed_later(error: OperationFailure) -> bool:
     """Whether the transaction, or a smaller one, may succeed if it is tried again.
 
-    It deletes the changes that it folds. So it adds nothing twice, even if it was committed without
-    our knowing. See https://www.mongodb.com/docs/manual/core/transactions-in-applications/.
+    Trying again is safe even if the commit succeeded and its answer was lost: the transaction
+    deletes the changes that it folds, so nothing is added twice.
+    See https://www.mongodb.com/docs/manual/core/transactions-in-applications/.
     """
     return (
         error.code == TRANSACTION_TOO_LARGE_FOR_CACHE
@@ -216,7 +218,7 @@ def is_folded(database: Database) -> bool:
 
 
 def unfolded_since(database: Database) -> datetime | None:
-    """When the oldest change was counted that reports don't show yet (UTC, to the second), or None.
+    """The time (UTC, to the second) of the oldest change that reports don't show yet, or None.
 
     Raises Unavailable.
     """
@@ -228,8 +230,8 @@ def unfolded_since(database: Database) -> datetime | None:
 def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool:
     """Fold some of the changes that this query finds. Returns whether there were any.
 
-    They change `most` documents, and those of one further change. If `most` is less than
-    DOCUMENTS_AT_ONCE it is a limit: a change that adds to more documents is cut in two instead.
+    It takes changes until they add to more than `most` documents. If `most` is less than
+    DOCUMENTS_AT_ONCE it is a strict limit: a change that alone adds to more is cut in two instead.
     """
     taken: list[Any] = []
     sums: dict[type[Document], dict[KeyParts, list[int]]] = defaultdict(dict)
@@ -251,7 +253,7 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
     if too_many and len(taken) > 1:
         return _fold_some({**recorded, "_id": taken[0]["_id"]}, most, session)
     try:
-        # First, so that one of two processes learns of the other at once.
+        # Delete first, so that one of two processes notices the other at once.
         ids = [change["_id"] for change in taken]
         session[Change].delete_many({"_id": {"$in": ids}})
     except OperationFailure as error:
@@ -271,7 +273,7 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
 
 
 def _cut(change: Mapping[str, Any], session: Session) -> None:
-    """Replace a change by two, each with half of its rows."""
+    """Replace a change with two, each with half of its rows."""
     rows = [
         (name, row)
         for name, of_document in msgspec.json.decode(change["counts"]).items()

@@ -1,8 +1,8 @@
-"""Click histories: a user's hits, packed small.
+"""Click histories: a user's hits in compact form.
 
-A history names each website and ad once and refers to them by number, so that a hit takes about
-twelve bytes. Earlier releases wrote hits as JSON with all their names (shape 1). Such a history is
-read as it is, and written in the new form (shape 2) with the user's next hit.
+A history names each website and ad once and refers to them by number, so a hit takes about twelve
+bytes. Earlier releases wrote hits as JSON with all their names (shape 1). This release still reads
+them, and writes the new form (shape 2) with the user's next hit.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from app.store.documents import HISTORY_SHAPE, HitTally
 from app.store.errors import TransactionTooLarge
 
 READ_BYTES = 8 * 1024 * 1024
-"""A transaction reads no more bytes of histories, unless a single one is larger."""
+"""How many bytes of histories a transaction reads at most, unless a single one is larger."""
 
 Ads = list[tuple[str, str]]
 PackedHits = list[tuple[int, int]]
@@ -27,7 +27,7 @@ _unpack: Any = msgspec.msgpack.Decoder(tuple[Ads, PackedHits, PackedHits]).decod
 
 
 def pack(tally: Tally) -> bytes:
-    """Pack the hits of a tally: its websites and ads, then the latest hits and those before."""
+    """Pack a tally as MessagePack: its websites and ads, its latest hits, and those before them."""
     numbers: dict[tuple[str, str], int] = {}
 
     def packed(hits: Iterable[Hit]) -> PackedHits:
@@ -50,10 +50,10 @@ def unpack(row: Mapping[str, Any]) -> Tally:
 
 
 def read(owners: Iterable[str], session: Session) -> dict[str, Mapping[str, Any]]:
-    """The rows of HitTally that these owners have, by key; the hits in them are still packed.
+    """The HitTally rows of these owners, by key. Their hits are still packed.
 
-    Raises TransactionTooLarge if they are larger than READ_BYTES together, and Unavailable if a
-    newer release wrote one of them.
+    Raises TransactionTooLarge if several rows are larger than READ_BYTES together, and Unavailable
+    if a newer release wrote one of them.
     """
     rows: dict[str, Mapping[str, Any]] = {}
     size = 0

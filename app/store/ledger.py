@@ -1,4 +1,4 @@
-"""What has been counted already: batches by their ids, and events by the ids their senders gave."""
+"""The record of what was counted: batches by their ids, and events by their senders' ids."""
 
 import re
 import time
@@ -30,23 +30,24 @@ from app.store.documents import (
 EXPIRED_AT_ONCE = 1_000
 EXPIRE_SECONDS = 3.0
 SEEN_EVENTS = {"_id": "seen_events"}
-"""The document of Schema that says until when SeenEvent must be looked up."""
+"""The document of Schema that holds until when SeenEvent must be looked up."""
 
 _DOCUMENTS = {"batches": AppliedBatch, "claims": Claim, "events": SeenEvent}
 _KEPT_SECONDS = {"batches": LEDGER_SECONDS, "claims": SEEN_SECONDS}
 
 PIECE_NAME = re.compile(r"(.+):(\d+)-(\d+)")
-"""The name of a piece that is not a whole batch: the batch, its first position, and its end."""
+"""The name of a piece that is not a whole batch: the batch, the first position, and the one after
+the last."""
 
 Span = tuple[int, int]
-"""Positions in a batch, from the first number to before the second."""
+"""Positions in a batch: the first one, and the one after the last."""
 
 
 class Piece(NamedTuple):
-    """Consecutive events of a batch, often all of them; the first is at position `start`.
+    """Consecutive events of a batch, often all of them. The first is at position `start`.
 
-    None stands for an event that is not to be counted. Reports show the events of a `late` piece
-    after those of others.
+    None stands for an event that must not be counted. Reports show the events of `late` pieces
+    after all others.
     """
 
     batch: str
@@ -62,7 +63,7 @@ class Piece(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The batch's id, or if the piece is not the whole batch, a name that never changes."""
+        """The batch's id. If the piece is not the whole batch, the positions follow."""
         return self.batch if self.whole else f"{self.batch}:{self.start}-{self.span[1]}"
 
     def cut(self, start: int, stop: int) -> "Piece":
@@ -85,7 +86,7 @@ class Piece(NamedTuple):
 
 @dataclass
 class Entry:
-    """What the ledger knows of a batch: which positions are done.
+    """What the ledger knows about a batch: which positions are done.
 
     `spans` are None if the whole batch is done.
     """
@@ -103,7 +104,7 @@ class Entry:
             if at < min(start, piece.span[1]):
                 missing.append(piece.cut(at, min(start, piece.span[1])))
             at = max(at, stop)
-        # A batch without events is done once it has an entry.
+        # An empty piece has no missing positions, but its batch still needs an entry.
         return [piece] if self.is_new and not piece.events else missing
 
     def add(self, piece: Piece) -> None:
@@ -120,7 +121,7 @@ class Entry:
 
 
 class Claims(NamedTuple):
-    """What became of the events' claims: the places of the events in the sequence that claimed."""
+    """The results of claiming ids, as the indices of the events in the given sequence."""
 
     new: list[int]
     repeats: list[int]
@@ -128,7 +129,7 @@ class Claims(NamedTuple):
 
 
 def entries(batches: Collection[str], session: Session) -> dict[str, Entry]:
-    """What the ledger knows of these batches. Write what changes with `write`."""
+    """The ledger's entries for these batches, by id. Pass entries that change to `write`."""
     found = session[AppliedBatch].find({"_id": {"$in": list(batches)}})
     known = {
         row["_id"]: Entry(
@@ -142,7 +143,7 @@ def entries(batches: Collection[str], session: Session) -> dict[str, Entry]:
 
 
 def write(changed: Iterable[Entry], session: Session) -> None:
-    """Write entries that changed."""
+    """Write changed entries."""
     new, known = [], []
     for entry in changed:
         document = entry.document()
@@ -161,9 +162,9 @@ def claim(
 ) -> Claims:
     """Claim the ids of events in order. The first event with an id claims it.
 
-    An event without an id is always new. `with_user` is passed to `content_of`. `seen_events` says
-    that ids of the first release must be looked up; those hold for every website, and have no
-    content that another event could differ from.
+    An event without an id is always new. `with_user` is passed to `content_of`. With `seen_events`,
+    the ids of the first release are looked up too. They are valid for every website, and have no
+    content, so an event with such an id is always a repeat.
     """
     keys = {place: claim_of(event) for place, event in enumerate(events) if event.event_id}
     contents: dict[str, str | None] = _claimed(keys.values(), session)
@@ -200,11 +201,11 @@ def seen_until(database: Database) -> datetime | None:
 
 
 def expire(database: Database, now: datetime) -> int:
-    """Drop the entries that no longer need to be known at `now` (with a zone), and return how many.
+    """Drop the entries that have expired at `now` (with a zone). Returns their number.
 
-    Stops after EXPIRE_SECONDS; the next call goes on. A TTL index would not do: the embedded
-    database stands still while it looks for what has expired. Raises Unavailable if the database
-    is away.
+    It stops after EXPIRE_SECONDS; the next call continues. There is no TTL index, because the
+    embedded database stops answering while it looks for expired documents. Raises Unavailable if
+    the database can't be reached.
     """
     dropped = 0
     until = time.monotonic() + EXPIRE_SECONDS
@@ -218,7 +219,7 @@ def expire(database: Database, now: datetime) -> int:
 
 
 def _drop(expired: dict[str, Any], session: Session) -> int:
-    # If another process dropped it meanwhile, the keys may have been claimed anew.
+    # If another process dropped this expiry meanwhile, the keys may have been claimed again.
     if not session[Expiry].delete_one({"_id": expired["_id"]}).deleted_count:
         return 0
     keys = msgspec.json.decode(expired["keys"])
@@ -228,7 +229,7 @@ def _drop(expired: dict[str, Any], session: Session) -> int:
 
 
 def _claimed(keys: Collection[str], session: Session) -> dict[str, str | None]:
-    """The contents of these claims, as far as they were made."""
+    """The contents of those claims that exist, by key."""
     if not keys:
         return {}
     found = session[Claim].find({"_id": {"$in": list(set(keys))}})

@@ -1,8 +1,9 @@
 """The schema: the version of a database, and the steps that bring it to this release's version.
 
-The version is the number of MIGRATIONS that the database has been through. A step is safe while
-workers of this release and the one before run. Running it again changes nothing more, so the next
-`migrate` completes one that was interrupted. Each change of a document or an index adds a step.
+The version is the number of MIGRATIONS that were applied to the database. A step is safe while
+workers of this release and of the previous one are running. Running a step again changes nothing
+more, so the next `migrate` completes one that was interrupted. Add a step for each change of a
+document or an index.
 """
 
 from collections.abc import Callable
@@ -41,7 +42,7 @@ _THIS = {"_id": "version"}
 
 
 class Step(NamedTuple):
-    """What a step does, and the function that does it, which returns how many documents changed."""
+    """A step: a short description, and a function that returns how many documents it changed."""
 
     does: str
     run: Callable[[Database], int]
@@ -50,7 +51,8 @@ class Step(NamedTuple):
 def prepare(database: Database) -> None:
     """Set up the database for this release if it is empty.
 
-    Raises Unavailable if it is away or has another release's schema. The error says what to do.
+    Raises Unavailable if the database can't be reached or has another release's schema. The error
+    says what to do.
     """
     with deadline(PREPARE_SECONDS):
         version = _version(database)
@@ -59,9 +61,9 @@ def prepare(database: Database) -> None:
 
 
 def migrate(database: Database, say: Callable[[str], None]) -> None:
-    """Bring the database to this release's schema. `say` is called with what each step did.
+    """Bring the database to this release's schema. Calls `say` with a sentence after each step.
 
-    Raises Unavailable if the database is away or belongs to a newer release.
+    Raises Unavailable if the database can't be reached or belongs to a newer release.
     """
     with deadline(PREPARE_SECONDS):
         version = _version(database)
@@ -75,7 +77,7 @@ def migrate(database: Database, say: Callable[[str], None]) -> None:
 
 
 def version(database: Database) -> int:
-    """The version of the database. Raises Unavailable if it is away."""
+    """The schema version of the database. Raises Unavailable if it can't be reached."""
     with deadline(PREPARE_SECONDS):
         return _version(database)
 
@@ -83,7 +85,8 @@ def version(database: Database) -> int:
 def refuse_newer(url: str) -> None:
     """Raise NewerDatabase if the database at this URL belongs to a newer release.
 
-    A database that is away is no hindrance: accepted events wait for it. Call this before any fork.
+    If the database can't be reached, nothing is raised: accepted events wait for it. Call this
+    before any fork.
     """
     try:
         with closing(Database(url)) as database, deadline(START_SECONDS):
@@ -109,7 +112,7 @@ def _version(database: Database) -> int:
         made = {"$setOnInsert": {"version": len(MIGRATIONS)}}
         with suppress(DuplicateKeyError):  # another process was faster
             database[Schema].update_one(_THIS, made, upsert=True)
-    # Read again: another process may have set it up just now.
+    # Read the version again, because another process may have set up the database just now.
     return _stamp(database) or 0
 
 
@@ -130,9 +133,6 @@ def _sentence(version: int) -> str:
     )
 
 
-# The steps.
-
-
 def _make_indexes(database: Database) -> int:
     with deadline(INDEX_SECONDS):
         database.create_collections()
@@ -140,17 +140,17 @@ def _make_indexes(database: Database) -> int:
 
 
 def _date_click_histories(database: Database) -> int:
-    """Give click histories the day of their last hit; without it they would never expire."""
+    """Add the day of the last hit to click histories, which would never expire without it."""
     changed = 0
     while True:
         with deadline(CHUNK_SECONDS):
-            found = database.transaction(_date_some)
+            found = database.transaction(_date_chunk)
         if not found:
             return changed
         changed += found
 
 
-def _date_some(session: Session) -> int:
+def _date_chunk(session: Session) -> int:
     undated = session[HitTally].find({"last_day": {"$exists": False}}, {"latest": 1})
     updates = [
         UpdateOne({"_id": tally["_id"]}, {"$set": {"last_day": _last_day(tally)}})
@@ -167,14 +167,14 @@ def _last_day(tally: dict[str, Any]) -> str:
 
 
 def _sum_up_clicks(database: Database) -> int:
-    """Count the clicks of each website anew, as the sums over its ads."""
+    """Recompute the clicks of each website as the sums over its ads."""
     with deadline(CHUNK_SECONDS):
         return database.transaction(_sum_up_websites)
 
 
 def _sum_up_websites(session: Session) -> int:
-    # Within one snapshot. Folding clicks writes the total of all websites too, so one of the two
-    # transactions conflicts and runs again.
+    # Folding clicks also writes the total of all websites. So if both happen at the same time, the
+    # transactions conflict, and one of them runs again.
     totals: dict[str, dict[str, Any]] = {}
     for row in session[Clicks].find({}):
         for website in (row["website"], ALL_WEBSITES):
@@ -191,7 +191,7 @@ def _sum_up_websites(session: Session) -> int:
 
 
 def _limit_seen_events(database: Database) -> int:
-    """Have the ids of the first release looked up until the last of them has expired."""
+    """Set when the last id of the first release expires. Workers look them up until then."""
     database.create_collections()
     with deadline(CHUNK_SECONDS):
         if database[SeenEvent].find_one({}, {"_id": 1}) is None:
@@ -204,7 +204,7 @@ def _limit_seen_events(database: Database) -> int:
 
 
 def _begin_outbox(_: Database) -> int:
-    """Change nothing, but make workers of 0.2, which know no outbox, stop counting."""
+    """Change nothing but the version: workers of 0.2 must stop counting, as they know no outbox."""
     return 0
 
 

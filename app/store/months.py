@@ -1,13 +1,13 @@
-"""Month end: the counts of a month that is over become its report, and again if they change later.
+"""Month end: turns the counts of a month that is over into its report, again if they change later.
 
 A month may have any number of websites, so it is aggregated in portions, each in its own
-transaction. The row of all websites together comes last, and gets what had been counted before the
-first portion. A month is due until the report in this row equals what is counted. So it is still
-due if the process was killed on the way, or an event came meanwhile. The next aggregation skips
-what is done already.
+transaction. The row of all websites comes last. Its report gets the counts that it had before the
+first portion. A month is due until this report equals the current counts. So it is still due if the
+process was killed halfway, or if an event arrived meanwhile. The next aggregation skips the
+websites that are done already.
 
-Until a month is over, reports show what has been counted so far. Only the row of all websites then
-holds an aggregation.
+Until a month is over, reports show the current counts, and only the row of all websites is
+aggregated.
 """
 
 from collections.abc import Iterator
@@ -29,15 +29,12 @@ FIND_SECONDS = 50.0
 
 
 def aggregate(database: Database, month: str, now: datetime) -> int:
-    """Aggregate a month (YYYY-MM), however long it takes, and return the number of its websites.
-
-    See `portions`.
-    """
+    """Aggregate a whole month (YYYY-MM). Returns the number of its websites. See `portions`."""
     return sum(portions(database, month, now))
 
 
 def aggregate_due(database: Database, now: datetime) -> list[str]:
-    """Aggregate each month that is due at `now`, and return these months. See `due`."""
+    """Aggregate each month that is due at `now`. Returns these months (YYYY-MM). See `due`."""
     months = due(database, now)
     for month in months:
         aggregate(database, month, now)
@@ -45,11 +42,11 @@ def aggregate_due(database: Database, now: datetime) -> list[str]:
 
 
 def due(database: Database, now: datetime) -> list[str]:
-    """The months that are due for aggregation at `now`, in the collector's zone.
+    """The months (YYYY-MM) that are due for aggregation at `now`, in the collector's zone.
 
-    A month is due if it has reached its provisional or final stage, however long ago, and has no
-    report of that stage, or if a late event has changed its counts since the report. Raises
-    Unavailable if the database is away.
+    A month is due if it is provisional or closed and has no report of that stage yet, or if a late
+    event has changed its counts since the report. Raises Unavailable if the database can't be
+    reached.
     """
     with deadline(FIND_SECONDS):
         months = _months_until(database, month_of(now))
@@ -57,19 +54,20 @@ def due(database: Database, now: datetime) -> list[str]:
 
 
 def portions(database: Database, month: str, now: datetime) -> Iterator[int]:
-    """Aggregate a month (YYYY-MM), one portion a step, and yield the number of websites in each.
+    """Aggregate a month (YYYY-MM) portion by portion. Yields the number of websites in each.
 
-    `now`, in the collector's zone, decides whether the month is over and so is closed. The month is
-    due until the last step, and may be started over after any. Idempotent. Raises Unavailable if
-    the database is away.
+    `now`, in the collector's zone, decides whether the month is over and thus closed. The month is
+    due until the last portion is done. Aggregation may be stopped after any portion and started
+    again; it is idempotent. Raises Unavailable if the database can't be reached.
     """
     closed = is_over(month, now)
     rows = database[MonthCounts]
     within = {"month_rank": {"$gt": key(month, ""), "$lt": key(month, "~")}}
     with deadline(FIND_SECONDS):
         counted = rows.find_one({"_id": key(month, ALL_WEBSITES)})
-        # A website that is counted meanwhile may be missed, but then the month is due again. Not a
-        # query for each portion: for each, the embedded database would read all that is left.
+        # This may miss a website that is counted meanwhile, but then the month is due again. There
+        # is only one query, because the embedded database would read all the remaining rows for
+        # each.
         found = rows.find(within, {"website": 1, "impressions": 1, "reported": 1})
         portion = list(islice(found, PORTION))
     while portion:
@@ -95,11 +93,11 @@ def _aggregate_websites(ids: list[str], session: Session) -> None:
 
 
 def _aggregate_total(counted: Any, closed: bool, session: Session) -> None:
-    """Report for all websites together what their row had `counted` at the beginning."""
+    """Store the report of all websites together. `counted` is their row as it was at the start."""
     row = session[MonthCounts].find_one({"_id": counted["_id"]})
     known = row.get("reported")
     if known and (known["closed"], known["impressions"]) > (closed, counted["impressions"]):
-        return  # another process started later and was quicker
+        return  # another process started later but finished first
     row = _with_report(row, counted, closed=closed)
     session[MonthCounts].replace_one({"_id": row["_id"]}, row)
 
@@ -111,9 +109,9 @@ def _with_report(row: Any, counted: Any, *, closed: bool) -> Any:
 
 
 def _is_reported(row: Any, *, closed: bool) -> bool:
-    """Whether a row's report holds what is counted, and is closed if it should be."""
+    """Whether a row's report equals its counts, and is closed if it should be."""
     reported = row.get("reported")
-    # Every impression adds one, so no late one goes unnoticed.
+    # Comparing impressions is enough: every late impression changes their number.
     return bool(
         reported
         and reported["impressions"] == row["impressions"]

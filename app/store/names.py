@@ -1,4 +1,4 @@
-"""The names that the database holds: pages and ads, each of a website."""
+"""The names in the database: pages and ads, each with its website."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,9 @@ from app.store.documents import Clicks, Impressions, PageTotals
 
 
 def names(database: Database) -> Iterator[tuple[str, str, str]]:
-    """Yield `page` or `ad`, the website, and the page or ad; the same ones maybe several times.
+    """Yield (`page` or `ad`, website, page or ad id). The same name may appear several times.
 
-    It reads while it is iterated over. Raises pymongo's errors.
+    Rows are read during the iteration, which raises pymongo's errors.
     """
     for document, kind, field in (
         (PageTotals, "page", "page"),

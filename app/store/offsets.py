@@ -23,21 +23,21 @@ class Overtaken(EventstreamError):
 
 
 class BegunInPieces(EventstreamError):
-    """Pieces of this message are counted. Nothing was changed: count the rest in pieces too."""
+    """Pieces of this message were counted. Nothing was changed: count the rest in pieces too."""
 
 
 Records = Mapping[type[Document], Sequence[Mapping[str, Any]]]
-"""What a database knows of every group and topic, as documents of each collection."""
+"""What a database knows about every group and topic: the documents of each collection."""
 
 
 def known(database: Database) -> Records:
-    """What this database knows of every group and topic. Raises Unavailable."""
+    """What this database knows about every group and topic. Raises Unavailable."""
     with deadline(OFFSETS_SECONDS):
         return {kind: list(database[kind].find({})) for kind in (ConsumedOffset, Outgoing)}
 
 
 def put(database: Database, rows: Records) -> None:
-    """Give this database, which knows nothing, what another one knew. Raises Unavailable."""
+    """Insert the records of another database into this empty one. Raises Unavailable."""
     with deadline(OFFSETS_SECONDS):
         for kind, of_kind in rows.items():
             if of_kind:
@@ -47,7 +47,7 @@ def put(database: Database, rows: Records) -> None:
 class Progress:
     """How far a group has counted a topic.
 
-    Methods without a session raise Unavailable if the database is away.
+    Methods without a session raise Unavailable if the database can't be reached.
     """
 
     def __init__(self, database: Database, topic: str, group: str) -> None:
@@ -56,20 +56,20 @@ class Progress:
         self._group = group
 
     def read(self, partitions: Iterable[int]) -> dict[int, int]:
-        """The offsets of these partitions; 0 if the group has not counted any of it."""
+        """The next offset of each partition, 0 if the group has counted nothing of it."""
         by_key = {self._key(partition): partition for partition in partitions}
         with deadline(OFFSETS_SECONDS):
             migrations.prepare(self._database)
             offsets = self._database[ConsumedOffset]
-            # Made before any transaction looks for them, so that it only has to update them.
-            begun = [
+            # Create the documents now, so that a transaction only has to update them.
+            inserts = [
                 UpdateOne({"_id": name}, {"$setOnInsert": {"next": 0}}, upsert=True)
                 for name in by_key
             ]
-            if begun:
+            if inserts:
                 try:
-                    offsets.bulk_write(begun, ordered=False)
-                except BulkWriteError as error:  # another consumer made them too
+                    offsets.bulk_write(inserts, ordered=False)
+                except BulkWriteError as error:  # another consumer created them too
                     if any(one["code"] != DUPLICATE_KEY for one in error.details["writeErrors"]):
                         raise
             found = offsets.find({"_id": {"$in": list(by_key)}})
@@ -80,8 +80,8 @@ class Progress:
     ) -> None:
         """Move offsets in a transaction. Raises Overtaken unless they are at `before`.
 
-        Raises BegunInPieces if pieces of the next message are counted, unless the transaction
-        counts the rest of them (`in_pieces`).
+        Raises BegunInPieces if the next message is already being counted in pieces. Set `in_pieces`
+        if this transaction counts the rest of them.
         """
         for partition, offset in after.items():
             query: dict[str, Any] = {"_id": self._key(partition), "next": before[partition]}
@@ -99,9 +99,9 @@ class Progress:
                 raise Overtaken(f"partition {partition} is no longer at {before[partition]}")
 
     def begin_pieces(self, partition: int, offset: int) -> None:
-        """Note that the next message, at this offset, is counted in pieces from now on.
+        """Record that the next message, at this offset, is counted in pieces from now on.
 
-        Raises Overtaken if it is not the next one.
+        Raises Overtaken if the message is not the next one.
         """
         with deadline(OFFSETS_SECONDS):
             noted = self._database[ConsumedOffset].update_one(

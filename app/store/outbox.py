@@ -1,7 +1,7 @@
-"""What was counted and must still reach the archive, the mirror or the dead letters.
+"""Events that were counted and must still reach the archive, the mirror or the dead letters.
 
-The transaction that counts events writes them here. Whoever delivers them then deletes them. If a
-process dies in between, another one delivers what it left: everything arrives at least once.
+The transaction that counts events writes them here. Whoever delivers them deletes them afterwards.
+If a process dies in between, another process delivers them: every event arrives at least once.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ _DECODE = {
 
 
 class Undelivered(NamedTuple):
-    """The events of a batch that counted, or with `collides` those that had the ids of others."""
+    """The counted events of a batch, or with `collides` those whose ids belong to other events."""
 
     row: str
     queue: str
@@ -36,9 +36,10 @@ class Undelivered(NamedTuple):
 
 
 class Outbox:
-    """What one source of events must still deliver. Methods without a session raise Unavailable.
+    """The undelivered events of one source. Methods without a session raise Unavailable.
 
-    With `keeps_counted`, for an archive or a mirror, it holds what counted; else only collisions.
+    With `keeps_counted` it holds the counted events, for an archive or a mirror. Otherwise it holds
+    only collisions.
     """
 
     def __init__(self, database: Database, source: str, *, keeps_counted: bool) -> None:
@@ -47,27 +48,26 @@ class Outbox:
         self._keeps_counted = keeps_counted
 
     def leave(self, applied: Mapping[type[Event], Applied], session: Session) -> list[Undelivered]:
-        """Write, in a transaction, what is to be delivered after it. Returns that."""
-        left = []
+        """Write, in a transaction, the events to deliver after it. Returns them."""
+        outgoing = []
         for kind, of_kind in applied.items():
             queue = QUEUE_OF[kind]
             for piece in of_kind.counted if self._keeps_counted else ():
-                left.append(Undelivered(piece.name, queue, piece, collides=False))
+                outgoing.append(Undelivered(piece.name, queue, piece, collides=False))
             by_batch: defaultdict[str, dict[int, Event]] = defaultdict(dict)
             for batch, position, event in of_kind.collisions:
                 by_batch[batch][position] = event
             for batch, events in by_batch.items():
                 piece = CountedPiece(batch, batch, events)
                 row = f"{batch} collisions {min(events)}"
-                left.append(Undelivered(row, queue, piece, collides=True))
-        left = [one for one in left if one.piece.events]
-        if left:
-            rows = [self._row(one) for one in left]
-            session[Outgoing].insert_many(rows, ordered=False)
-        return left
+                outgoing.append(Undelivered(row, queue, piece, collides=True))
+        outgoing = [undelivered for undelivered in outgoing if undelivered.piece.events]
+        if outgoing:
+            session[Outgoing].insert_many(list(map(self._row, outgoing)), ordered=False)
+        return outgoing
 
     def rows_left(self, queue: str | None = None) -> list[str]:
-        """The rows that are not delivered yet, of a queue or of all queues."""
+        """The keys of the rows that are not delivered yet, of one queue or of all queues."""
         of_queue = {} if queue is None else {"queue": queue}
         with deadline(OUTBOX_SECONDS):
             found = self._database[Outgoing].find(
@@ -76,28 +76,29 @@ class Outbox:
             return [row["_id"] for row in found]
 
     def read(self, rows: Sequence[str]) -> list[Undelivered]:
-        """The contents of these rows, without those that were delivered meanwhile."""
+        """The contents of these rows, except those that were delivered meanwhile."""
         with deadline(OUTBOX_SECONDS):
             found = self._database[Outgoing].find({"_id": {"$in": list(rows)}})
             return sorted(map(undelivered_in, found), key=attrgetter("queue"))
 
     def done(self, delivered: Collection[Undelivered]) -> None:
-        """Delete what has been delivered."""
+        """Delete these rows, which were delivered."""
         if delivered:
-            names = [one.row for one in delivered]
+            names = [undelivered.row for undelivered in delivered]
             with deadline(OUTBOX_SECONDS):
                 self._database[Outgoing].delete_many({"_id": {"$in": names}})
 
-    def _row(self, one: Undelivered) -> dict[str, Any]:
+    def _row(self, undelivered: Undelivered) -> dict[str, Any]:
+        piece = undelivered.piece
         return {
-            "_id": one.row,
+            "_id": undelivered.row,
             "consumer": self._source,
-            "queue": one.queue,
-            "piece": one.piece.name,
-            "batch": one.piece.batch,
-            "positions": msgspec.json.encode(list(one.piece.events)),
-            "events": msgspec.json.encode(list(one.piece.events.values())),
-            "collides": one.collides,
+            "queue": undelivered.queue,
+            "piece": piece.name,
+            "batch": piece.batch,
+            "positions": msgspec.json.encode(list(piece.events)),
+            "events": msgspec.json.encode(list(piece.events.values())),
+            "collides": undelivered.collides,
         }
 
 

@@ -1,4 +1,4 @@
-"""The reports: pages of rows, sorted by count. Everything one call reads is of one moment."""
+"""The reports: pages of rows, sorted by count. Each call reads from one snapshot."""
 
 import base64
 import heapq
@@ -35,7 +35,7 @@ DEFAULT_LIMIT = 100
 REPORT_SECONDS = 10.0
 MAX_CURSOR_BYTES = 65_536
 FEW_VIEWS = 5_000
-"""So few views, and so at most as many rows, are simply summed up."""
+"""Up to this many views, which are at most as many rows, are simply summed up."""
 PAGES_AT_ONCE = 1_000
 KEYS_AT_ONCE = 500
 MAX_KEYS = 50_000
@@ -46,7 +46,7 @@ _Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 
 @dataclass(frozen=True)
 class Page:
-    """A part of a report: at most `limit` rows, from after `cursor` (None: from the start)."""
+    """A part of a report: at most `limit` rows after `cursor`, or from the start if it is None."""
 
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
@@ -54,7 +54,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows of a report, their columns, and the cursor of the next rows, None at the end."""
+    """Rows of a report, their columns, and the cursor for the next rows (None at the end)."""
 
     columns: tuple[str, ...]
     items: list[Row]
@@ -70,8 +70,8 @@ def page_views(
 ) -> Report:
     """Rows of website, page and views, most viewed first, over the days from `first` to `last`.
 
-    Raises InvalidRequest for a bad cursor, and Unavailable if the database is away, like every
-    report here.
+    Like every report here, it raises InvalidRequest for a bad cursor, and Unavailable if the
+    database can't be reached.
     """
     columns = ("website", "page", "views")
     if first or last:
@@ -104,14 +104,14 @@ def _by_totals(
         bounds = {"$gt": ""} if website is None else _within(website)
         while True:
             totals = session[PageTotals].find({field: bounds}).sort(field, 1)
-            # One more than is needed, so that no further query has to ask whether there are more.
-            *some, following = [*totals.limit(PAGES_AT_ONCE + 1), None][: PAGES_AT_ONCE + 1]
-            keys += len(some) * len(views)
+            # Reading one row more shows whether there are more, without another query.
+            *chunk, following = [*totals.limit(PAGES_AT_ONCE + 1), None][: PAGES_AT_ONCE + 1]
+            keys += len(chunk) * len(views)
             if keys > MAX_KEYS:
                 return None
             rows = [
                 (_place(website, (number, of)), dict(zip(columns, (*of, number), strict=True)))
-                for of, number in _views_on(some, list(views), session).items()
+                for of, number in _views_on(chunk, list(views), session).items()
                 if number > 0
             ]
             later = [row for row in rows if row[0] > after]
@@ -119,19 +119,19 @@ def _by_totals(
             is_whole = len(best) > page.limit
             if following is None or (is_whole and best[page.limit][0] <= following[field]):
                 break
-            bounds = {**bounds, "$gt": some[-1][field]}
+            bounds = {**bounds, "$gt": chunk[-1][field]}
     found = [row for _, row in best]
     return _report(page, columns, found, lambda row: [row["views"], [row["website"], row["page"]]])
 
 
 def _place(website: str | None, row: tuple[int, tuple[str, ...]]) -> str:
-    """The rank of a page with so many views, among the pages of a website or of all."""
+    """The rank of a page with so many views, among the pages of one website or of all."""
     number, (of, path) = row
     return rank(number, of, path) if website is None else rank(of, number, path)
 
 
 def _views_by_day(website: str | None, days: Row, session: Session) -> dict[str, int]:
-    """The views by day, without the days that had none."""
+    """The views of each day that had any."""
     query = {"website_day": of_website(website or ALL_WEBSITES, days)}
     return {row["day"]: row["views"] for row in session[DayTotals].find(query)}
 
@@ -154,7 +154,7 @@ def filtered(
     first: date | None = None,
     last: date | None = None,
 ) -> Report:
-    """Rows of website, type, reason and events: those that count apart, most events first."""
+    """Rows of website, type, reason and events, for events that count apart; most events first."""
     columns = ("website", "type", "reason", "events")
     return _summed(database, page, columns, Filtered, website, on_days(first, last))
 
@@ -203,7 +203,7 @@ def daily_page_views(
 ) -> Report:
     """Rows of day and views in order, including days without views.
 
-    They reach from `first` to `last`, or without these from the first to the last day with a view.
+    The default of `first` is the first day with a view, and that of `last` the last day with one.
     """
     columns = ("day", "views")
     days = on_days(first, last)
@@ -255,7 +255,7 @@ def impressions(
 ) -> Report:
     """Rows of month, website ("*": all together), impressions, visitors and closed.
 
-    Until a month is closed its figures are those counted so far; then they are its aggregation's.
+    Until a month is closed, it shows the current counts; after that, those of its aggregation.
     """
     columns = ("month", "website", "impressions", "visitors", "closed")
     if month is not None and website is not None:
@@ -294,7 +294,7 @@ def on_days(first: date | None, last: date | None) -> Row:
 
 
 def of_website(website: str, days: Row) -> Row:
-    """The bounds of a query for a website on the days of these bounds."""
+    """The bounds of a query for a website on the days within these bounds."""
     return {bound: key(website, day) for bound, day in days.items()}
 
 
@@ -308,7 +308,7 @@ def _ranked(
 ) -> Report:
     """A page of the documents whose rank begins with `within`, in the order of that rank.
 
-    The cursor is the rank of the last row returned. So the next page starts right after it,
+    The cursor is the rank of the last row returned, so the next page starts right after it,
     whatever was counted in between.
     """
     bounds = {"$gt": ""} if within is None else _within(within)
@@ -336,7 +336,7 @@ def _one(
 def _report(
     page: Page, columns: tuple[str, ...], rows: list[Row], cursor: Callable[[Row], Any]
 ) -> Report:
-    """A report of these rows; there is one more than the page holds if more are to come."""
+    """A report of these rows. If there is a next page, they include its first row."""
     items = [
         {name: values[name] for name in columns}
         for row in rows[: page.limit]
@@ -348,12 +348,12 @@ def _report(
 
 
 def _encode(value: Any) -> str:
-    # Compressed, because it goes into a URL and a page can be long.
+    # Compress the cursor, because it becomes part of a URL, and a page can be long.
     return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(value), 9)).decode()
 
 
 def _after(cursor: str, number: int) -> tuple[int, tuple[str, ...]]:
-    """The count, and this number of names, of the row that a cursor stands for."""
+    """The count and the names (this many) of the row that a cursor stands for."""
     count, names = _decode(cursor, tuple[_Count, tuple[str, ...]])
     if len(names) != number:
         raise InvalidRequest({"cursor": ["Not a cursor of this report."]})

@@ -1,8 +1,7 @@
-"""Retention: deleting rows that are older than they may be kept, a few at a time.
+"""Retention: deleting rows that have been kept too long, a few at a time.
 
-It deletes the rows that name a user, and the views of a page by day. Deleting the former changes no
-count that a report shows: a month's visitors are counted when they are first written, and clicks
-when they are made.
+It deletes rows that name a user, and the views of a page on a day. Deleting the former changes no
+count in a report: visitors are counted when they are first written, and clicks when they are made.
 """
 
 import time
@@ -31,35 +30,35 @@ class Retention:
         self._looked_for = ""
 
     def expire(self, now: datetime, seconds: float) -> int:
-        """Delete what is older than the days to keep at `now` (in the collector's zone).
+        """Delete rows that are older than the days to keep at `now` (in the collector's zone).
 
-        Stops after so many seconds; the next call goes on. Returns how many rows it deleted. Raises
-        Unavailable if the database is away. These go if they are older:
+        It stops after so many seconds; the next call continues. Returns how many rows it deleted.
+        Raises Unavailable if the database can't be reached. It deletes:
 
-        - Views of a page on a day. Its views on all days, and those of all pages on the day, stay.
-        - The visitors of a month that ended before.
-        - The history of a user whose last hit was before. The next hit is then the first again.
+        - Views of a page on an older day. The page's total and the day's total stay.
+        - Visitors of months that ended before the first day to keep.
+        - Histories of users without a later hit. Their next hit is the first again.
         """
         first_kept = now.date() - timedelta(days=self._days)
         until = time.monotonic() + seconds
         deleted = self._expire_visitors(first_kept, until)
         for document, query in (
             (PageViews, {"day": {"$lt": str(first_kept)}}),
-            # This day is UTC's.
+            # `last_day` is in UTC, which may be a day behind the collector's zone.
             (HitTally, {"last_day": {"$lt": str(first_kept - timedelta(days=1))}}),
         ):
             while time.monotonic() < until:
                 with deadline(FIND_SECONDS):
-                    found = self._database.transaction(partial(_delete_some, document, query))
+                    found = self._database.transaction(partial(_delete_chunk, document, query))
                 deleted += found
                 if not found:
                     break
         return deleted
 
     def _expire_visitors(self, first_kept: date, until: float) -> int:
-        """Delete the visitors of months before that of this day.
+        """Delete the visitors of months before the month of `first_kept`.
 
-        The embedded database reads all visitors to find these, so they are looked for once a month.
+        The embedded database reads all visitors to find them, so this looks only once a month.
         """
         first_month = str(first_kept)[:7]
         deleted = 0
@@ -74,14 +73,14 @@ class Retention:
                     self._looked_for = first_month
                     break
             with deadline(FIND_SECONDS):
-                some = {"_id": {"$in": self._visitors[:AT_ONCE]}}
-                deleted += self._database[Visitors].delete_many(some).deleted_count
+                chunk = {"_id": {"$in": self._visitors[:AT_ONCE]}}
+                deleted += self._database[Visitors].delete_many(chunk).deleted_count
             del self._visitors[:AT_ONCE]
         return deleted
 
 
-def _delete_some(document: type[Document], query: Mapping[str, Any], session: Session) -> int:
-    # Within one snapshot: if a row changes meanwhile it is no longer old, and this runs again.
+def _delete_chunk(document: type[Document], query: Mapping[str, Any], session: Session) -> int:
+    # If a row changes meanwhile it is no longer old. The transaction then conflicts and runs again.
     found = [row["_id"] for row in session[document].find(query, {"_id": 1}).limit(AT_ONCE)]
     if found:
         session[document].delete_many({"_id": {"$in": found}})

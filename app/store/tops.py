@@ -1,7 +1,7 @@
-"""The largest rows for the dashboard, read within bounds.
+"""The largest rows for the dashboard, read at a bounded cost.
 
-A report sums up all rows of its days, of which there may be any number: anybody can make up pages.
-The dashboard, which many people look at all day, must cost the same however many there are.
+A report sums up all rows of its days. There may be any number of them, because anybody can make up
+pages. Many people look at the dashboard all day, so its cost must not grow with the rows.
 """
 
 import heapq
@@ -20,14 +20,14 @@ from app.store.reports import Page, Row
 TOP = 50
 MAX_ROWS = 2_000
 ALL_TIME = 200
-"""How many of all time's largest are tried as the largest of some days."""
+"""How many of the largest pages of all time are candidates for the largest of some days."""
 MAX_KEYS = 5_000
 KEYS_AT_ONCE = 500
 READ_SECONDS = 5.0
 
 
 class Top(NamedTuple):
-    """The TOP largest rows, and whether they surely are the largest."""
+    """The TOP largest rows, and whether they are certainly the largest."""
 
     rows: list[Row]
     is_exact: bool
@@ -42,9 +42,9 @@ def pages(
 ) -> Top:
     """The most viewed pages of a website, or of all websites, from a first to a last day.
 
-    If the days have more than MAX_ROWS rows, these are the most viewed among the pages seen
-    `lately` (pairs of website and page) and all time's largest; their views are exact. Raises
-    Unavailable if the database is away, like every function here.
+    If the days have more than MAX_ROWS rows, only the pages seen `lately` (pairs of website and
+    page) and the largest pages of all time are compared; their views are exact. Like every function
+    here, it raises Unavailable if the database can't be reached.
     """
     if not first and not last:
         return Top(reports.page_views(database, Page(TOP), website).items, is_exact=True)
@@ -67,9 +67,9 @@ def pages(
 
 
 def filtered(database: Database, website: str | None, first: date | None, last: date | None) -> Top:
-    """The commonest reasons why events of a website, or of all, count apart, for these days.
+    """The most common reasons why events of a website, or of all websites, count apart.
 
-    If the days have more than MAX_ROWS rows, only so many are summed up.
+    If the days have more than MAX_ROWS rows, only that many are summed up.
     """
     return _sums(database, Filtered, ("website", "type", "reason", "events"), website, first, last)
 

@@ -1,4 +1,4 @@
-"""Visitors: the users whom a website's ads reached in a month, each counted once."""
+"""Visitors: the users who saw a website's ads in a month, each counted once."""
 
 import sys
 from collections import Counter
@@ -15,14 +15,14 @@ FORGOTTEN = {"_id": "forgotten"}
 
 
 class KnownVisitors:
-    """Finds out which users are new visitors. It remembers some, to save looking them up."""
+    """Finds out which users are new visitors. It remembers some, so that it looks up fewer."""
 
     def __init__(self) -> None:
         self._recent = _Recent(REMEMBERED_BYTES)
         self._forgotten: dict[str, Any] | None = None
 
     def add(self, events: Sequence[AdImpression], session: Session) -> Counter[tuple[str, str]]:
-        """Write the users who were not visitors yet. Returns how many by month and website."""
+        """Write the users who are new visitors. Returns their number by month and website."""
         forgotten = session[Schema].find_one(FORGOTTEN)
         if forgotten != self._forgotten:
             self._recent = _Recent(REMEMBERED_BYTES)
@@ -42,20 +42,20 @@ class KnownVisitors:
         return Counter(candidates.values())
 
     def remember(self, events: Iterable[Any]) -> None:
-        """Remember the visitors of these events. Call it once their transaction is committed.
+        """Remember the visitors of these events. Call this once their transaction is committed.
 
-        A transaction that fails leaves no visitors.
+        If a transaction fails, its visitors are not in the database.
         """
         self._recent.add(_visitors_in(event for event in events if event.invalid is None))
 
 
 def forget_remembered(session: Session) -> None:
-    """Make every process drop what it remembers, as this transaction deletes visitors."""
+    """Make every process drop its remembered visitors, because this transaction deletes some."""
     session[Schema].update_one(FORGOTTEN, {"$inc": {"version": 1}}, upsert=True)
 
 
 def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:
-    """The keys of the visitors that these impressions make, each with its month and website."""
+    """The keys of the visitors of these impressions, each with its month and website."""
     return {
         key(event.month, website, event.user_id): (event.month, website)
         for event in events
@@ -64,7 +64,7 @@ def _visitors_in(events: Iterable[Any]) -> dict[str, tuple[str, str]]:
 
 
 class _Recent:
-    """The keys added last: at least so many bytes of them, and at most twice as many."""
+    """The keys added last: at least this many bytes of them, at most about twice as many."""
 
     def __init__(self, at_least: int) -> None:
         self._at_least = at_least

@@ -206,7 +206,7 @@ def test_a_standalone_mongodb_is_unfit(tmp_path: Path) -> None:
         with pytest.raises(Unfit) as raised:
             database.check_writable()
     assert raised.value.sentence == (
-        "The MongoDB of MONGODB_URL is standalone, without transactions. Make it a replica set."
+        "The MongoDB of MONGODB_URL is standalone and has no transactions. Make it a replica set."
     )
 
 
