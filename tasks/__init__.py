@@ -1,4 +1,4 @@
-"""The Celery tasks. They are thin: each calls one room of the application."""
+"""The Celery tasks. Each is thin: it calls one package of the application."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ redis.Channel.QoS = acknowledgement.QoS
 
 app = Celery("eventstream")
 app.config_from_object("celeryconfig")
-# Otherwise threads that first use a lazily made task at the same time can find it half made.
+# Celery creates tasks lazily. If two threads first use a task at once, one may see it half created.
 app.finalize()
 
 
-@signals.celeryd_init.connect  # which comes before a worker's first warnings
+@signals.celeryd_init.connect  # this comes before a worker's first warnings
 @signals.setup_logging.connect
 def _log(**_: Any) -> None:
     logs.configure(settings().log_level)
@@ -31,7 +31,7 @@ def _show_no_banner(instance: Any, **_: Any) -> None:
     instance.quiet = True
 
 
-@signals.worker_init.connect  # before it makes the processes that count
+@signals.worker_init.connect  # this comes before the fork of the counting processes
 @exiting()
 def _refuse_newer(**_: Any) -> None:
     migrations.refuse_newer(settings().mongodb_url)

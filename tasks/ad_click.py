@@ -6,5 +6,5 @@ from tasks.base import CountingTask
 
 @app.task(name="tasks.ad_click", base=CountingTask, bind=True)
 def ad_click(self: CountingTask) -> None:
-    """Count everything that waits."""
+    """Count all waiting AdClick events."""
     self.count_waiting("ad_click")

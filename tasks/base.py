@@ -1,4 +1,4 @@
-"""What the three counting tasks have in common."""
+"""The common base of the three counting tasks."""
 
 import logging
 import time
@@ -21,11 +21,11 @@ from app.store.ledger import Piece
 from tasks import resources
 
 WORK_SECONDS = 4.0
-"""A task that still finds batches after so long leaves them to the next one, which it calls."""
+"""If a task still finds batches after this time, it calls another task for them."""
 HALVING_SECONDS = 30.0
-"""No further piece begins so long after the first attempt, as Celery would end the task in it."""
+"""After this time no further piece begins, because Celery would end the task during it."""
 LINGER_SECONDS = 0.25
-"""While few events come, those of so many seconds are counted together."""
+"""If few events come, those of so many seconds are counted together."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +33,16 @@ logger = logging.getLogger(__name__)
 class CountingTask(Task):  # type: ignore[misc]
     """A task that counts all batches that wait in its queue's journal, and removes them from it.
 
-    If Redis, RabbitMQ or the database is away, the batches stay in the journal, and `tasks.sweep`
-    calls for them again, for as long as it takes. An event that can never be counted becomes a dead
-    letter; the others of its batch count.
+    If Redis, RabbitMQ or the database can't be reached, the batches stay in the journal, and
+    `tasks.sweep` calls workers again until they are counted. If an event can never be counted, it
+    becomes a dead letter, and the other events of its batch count.
     """
 
     abstract = True
 
     @cached_property
     def _with_letters(self) -> set[str]:
-        """Those of the current batches that have events among the dead letters."""
+        """The ids of current batches that have events among the dead letters."""
         return set()
 
     @cached_property
@@ -51,7 +51,7 @@ class CountingTask(Task):  # type: ignore[misc]
         return Pipeline(settings(), resources.database(), resources.redis())
 
     def count_waiting(self, queue: str) -> None:
-        """Count what waits in this queue, until it is empty and the reports show everything."""
+        """Count the waiting batches of this queue until it is empty and the reports show them."""
         stop = time.monotonic() + WORK_SECONDS
         try:
             while True:
@@ -99,9 +99,9 @@ class CountingTask(Task):  # type: ignore[misc]
         self._with_letters.clear()
 
     def _decoded(self, batch: Batch) -> Piece | None:
-        """The events of a batch, with None for each that can't be read, which is buried.
+        """The events of a batch. If an event can't be read, it is buried and replaced with None.
 
-        Returns None if the whole batch can't be read. It is buried then.
+        Returns None if the whole batch can't be read, and buries the batch.
         """
         kind = QUEUES[batch.queue]
         try:

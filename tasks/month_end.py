@@ -10,8 +10,8 @@ from app.store import clock, months
 from tasks import app, resources
 
 MONTH_END_SECONDS = 2.0
-"""A task that takes longer leaves the rest to another one, which it sends. The tasks that sweep and
-fold wait in the same queue."""
+"""If a task takes longer, it sends another one for the rest, because the tasks that sweep and fold
+wait in the same queue."""
 
 logger = logging.getLogger(__name__)
 _begun: dict[str, Iterator[int]] = {}
@@ -20,10 +20,10 @@ _begun: dict[str, Iterator[int]] = {}
 
 @app.task(name="tasks.month_end")
 def month_end(now: str | None = None) -> list[str]:
-    """Aggregate each month (YYYY-MM) that is due, and return those that are done.
+    """Aggregate each month that is due. Returns the finished months (YYYY-MM).
 
-    `now` (ISO 8601 with a zone) is for trying another time than the present. Without it, no month
-    is due while the clocks of this machine and the database disagree.
+    `now` (ISO 8601 with a zone) replaces the current time. Without it, no month is aggregated while
+    the clocks of this machine and the database disagree.
     """
     if now is None and not clock.agree(resources.database()):
         return []
@@ -32,7 +32,7 @@ def month_end(now: str | None = None) -> list[str]:
     moment = moment.astimezone(settings().timezone)
     aggregated: list[str] = []
     for month in months.due(resources.database(), moment):
-        # An aggregation that fails starts over.
+        # `pop` makes an aggregation that fails start over.
         portions = _begun.pop(month, None) or months.portions(resources.database(), month, moment)
         for _ in portions:
             if time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""Makes the names in the database known, so that they use no sender's budget."""
+"""Makes the names in the database known, so that they don't use any sender's budget."""
 
 from functools import cache
 

@@ -6,5 +6,5 @@ from tasks.base import CountingTask
 
 @app.task(name="tasks.page_view", base=CountingTask, bind=True)
 def page_view(self: CountingTask) -> None:
-    """Count everything that waits."""
+    """Count all waiting PageView events."""
     self.count_waiting("page_view")

@@ -1,4 +1,4 @@
-"""What tasks that beat sends every few seconds have in common."""
+"""The common base of the tasks that beat sends every few seconds."""
 
 import time
 from typing import Any
@@ -9,15 +9,15 @@ from celery import Task
 class PeriodicTask(Task):  # type: ignore[misc]
     """A task that pauses after each run, in its process, for as long as the run took.
 
-    Messages that come meanwhile are dropped. So each task takes at most half of the time, and
-    messages that piled up while no worker ran don't delay the other tasks of their queue.
+    Messages that come during the pause are dropped. So each task takes at most half of the time. If
+    messages pile up while no worker runs, they don't delay the other tasks of their queue.
     """
 
     abstract = True
     _paused_until = 0.0
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Run it, or return None during its pause. Called directly it always runs."""
+        """Run the task, or return None during its pause. If called directly, it always runs."""
         sent = not (self.request.called_directly or self.request.is_eager)
         started = time.monotonic()
         if sent and started < self._paused_until:

@@ -1,4 +1,7 @@
-"""What the tasks of a process share. Each is made when it is first used, after Celery's forks."""
+"""The connections that the tasks of a process share.
+
+Each is created when it is first used, because that is after Celery's forks.
+"""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Drops what is older than RETENTION_DAYS, and joins small files of the archive."""
+"""Drops data older than RETENTION_DAYS, and joins small files of the archive."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -26,9 +26,9 @@ def _retention() -> Retention | None:
 
 @app.task(base=PeriodicTask, name="tasks.retain")
 def retain() -> int:
-    """Delete rows and archived events older than RETENTION_DAYS. Returns how many rows.
+    """Delete rows and archived events older than RETENTION_DAYS. Returns the number of rows.
 
-    Deletes nothing while the clocks of this machine and the database disagree.
+    It deletes nothing while the clocks of this machine and the database disagree.
     """
     retention = _retention()
     if retention is None or not clock.agree(resources.database()):
@@ -45,7 +45,7 @@ def retain() -> int:
 
 @app.task(base=PeriodicTask, name="tasks.tidy")
 def tidy() -> None:
-    """Join the archive's small files of past hours, unless somebody else is changing it."""
+    """Join the archive's small files of past hours, unless another process is changing it."""
     if not settings().archive:
         return
     try:

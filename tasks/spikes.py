@@ -14,14 +14,14 @@ from tasks import app, resources
 from tasks.periodic import PeriodicTask
 
 SOFT_LIMIT_SECONDS = 10
-"""Otherwise a server that answers byte by byte would keep this queue from its other tasks."""
+"""Without a limit, a server that answers byte by byte would hold up other tasks of the queue."""
 
 logger = logging.getLogger(__name__)
 
 
 @app.task(base=PeriodicTask, name="tasks.spikes")
 def find_spikes() -> int:
-    """Announce pages and ads that spike: in the log, on the live stream and to SPIKE_WEBHOOK."""
+    """Announce spikes in the log, on the live stream and to SPIKE_WEBHOOK. Returns their number."""
     config = settings()
     redis = resources.redis()
     with broker_errors():
@@ -46,7 +46,7 @@ def find_spikes() -> int:
 def spike_webhook(_of_release_before: object = None) -> None:
     """Post the spikes that are due to SPIKE_WEBHOOK.
 
-    If posting fails it is due again after a while; nothing waits for it meanwhile.
+    If posting fails, the spikes are due again after a while. Nothing waits for them meanwhile.
     """
     config = settings()
     if config.spike_webhook is None:

@@ -1,4 +1,4 @@
-"""Replaces lost messages, folds what was left over, and drops what is old."""
+"""Replaces lost messages, folds leftover changes, and drops old data."""
 
 import logging
 from collections.abc import Callable
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @app.task(base=PeriodicTask, name="tasks.sweep")
 def sweep() -> None:
-    """Call a worker for each queue in which something waits, if there is no message for it."""
+    """Call a worker for each queue that has waiting batches or events but no message."""
     undelivered: set[str] = set()
     with suppress(Unavailable):
         undelivered = outbox.queues_left(resources.database())
@@ -41,7 +41,7 @@ def sweep() -> None:
 
 @app.task(base=PeriodicTask, name="tasks.fold")
 def fold() -> None:
-    """Fold what workers counted that died before they folded it."""
+    """Fold changes that are left over because their workers died."""
     left_over = datetime.now(UTC) - timedelta(seconds=LEFT_OVER_SECONDS)
     for kind in QUEUES.values():
         folding.fold(resources.database(), kind.__name__, older_than=left_over)
@@ -49,9 +49,9 @@ def fold() -> None:
 
 @app.task(base=PeriodicTask, name="tasks.expire")
 def expire() -> int:
-    """Drop the batches and event ids that no longer need to be known. Returns how many.
+    """Drop expired batches and event ids. Returns their number.
 
-    Drops nothing while the clocks of this machine and the database disagree.
+    It drops nothing while the clocks of this machine and the database disagree.
     """
     database = resources.database()
     return ledger.expire(database, clock.own()) if clock.agree(database) else 0

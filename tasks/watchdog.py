@@ -1,7 +1,7 @@
-"""Ends a worker that no longer consumes, so that whatever runs it starts it again.
+"""Ends a worker that no longer consumes, so that its supervisor starts it again.
 
-Workers have been seen to reconnect to a broker that came back, and then to stop consuming (Celery
-issues 8030 and 9054). Docker restarts a process that ends, but not one that is unhealthy.
+Some workers have reconnected to a broker after an outage, but then stopped consuming (Celery issues
+8030 and 9054). Docker restarts a process that ends, but not one that is unhealthy.
 """
 
 import logging
@@ -17,8 +17,8 @@ from celeryconfig import broker_transport_options
 
 CHECK_SECONDS = 5.0
 CHECKS = 18
-"""So many failed checks in a row mean that the worker is stuck: longer than a task, during which it
-asks for no message. Checks and not seconds, because a process that was stopped missed nothing."""
+"""After so many failed checks in a row the worker is stuck. This takes longer than any task, during
+which it asks for no message. The limit is in checks, because a suspended process makes none."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,5 +38,5 @@ def _watch(queues: Sequence[str]) -> None:
         except Unavailable:  # a restart would not help
             missed = 0
     logger.critical("the worker no longer consumes and ends: it must be started again")
-    # Not SIGKILL, which the first process of a container can't get from inside.
+    # The first process of a container can't receive SIGKILL from inside, so exit instead.
     os._exit(1)

@@ -1,1 +1,1 @@
-"""How batches become counts: the pipeline of workers and consumers. Nothing here knows Celery."""
+"""Turns batches into counts, for workers and consumers. Nothing here knows about Celery."""

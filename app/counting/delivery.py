@@ -1,4 +1,4 @@
-"""Delivering what was counted to the archive and the mirror, and collisions to the dead letters."""
+"""Delivers counted events to the archive and the mirror, and collisions to the dead letters."""
 
 import logging
 import time
@@ -18,17 +18,17 @@ from app.settings import Settings
 from app.store.outbox import Outbox, Undelivered
 
 LOOK_SECONDS = 10.0
-"""Whoever left a row in the outbox is no longer delivering it after so long."""
+"""If a row has been in the outbox for so long, the process that wrote it no longer delivers it."""
 AT_ONCE = 50
 MAX_LEFT = 1_000
-"""The rows that a queue may have in the outbox. If it has more, no more batches are taken from the
+"""How many rows a queue may have in the outbox. If it has more, no batches are taken from the
 journal, which then fills up to QUEUE_LIMIT."""
 
 logger = logging.getLogger(__name__)
 
 
 class Delivery:
-    """Delivers what is in an outbox at least once. Methods raise Unavailable."""
+    """Delivers each row of an outbox at least once. Methods raise Unavailable."""
 
     def __init__(self, config: Settings, redis: Redis, outbox: Outbox) -> None:
         self._archive = Archive(config.archive_url) if config.archive else None
@@ -39,20 +39,20 @@ class Delivery:
         self._mirrored: set[str] = set()
         """Rows that are in the mirror but not yet in the archive."""
         self._seen: dict[str, set[str]] = {}
-        """The rows that the last look found in the outbox, by queue."""
+        """The rows that were in the outbox at the last check, by queue."""
         self._look_at: dict[str, float] = {}
 
-    def add(self, left: Sequence[Undelivered]) -> None:
-        """Deliver these, which are in the outbox, next."""
-        self._own += left
+    def add(self, undelivered: Sequence[Undelivered]) -> None:
+        """Add rows of the outbox for the next `deliver`."""
+        self._own += undelivered
 
     def deliver(self) -> None:
-        """Deliver what was added. What can't be delivered now just stays in the outbox."""
+        """Deliver the added rows. If that fails, they stay in the outbox."""
         own, self._own = self._own, []
         self._deliver(own)
 
     def deliver_left(self, queue: str) -> None:
-        """Deliver what any process left in this queue LOOK_SECONDS ago or earlier.
+        """Deliver the rows that any process left in this queue at least LOOK_SECONDS ago.
 
         Raises Unavailable only if more than MAX_LEFT rows are left.
         """
@@ -72,29 +72,29 @@ class Delivery:
         self._seen[queue] = set(rows)
 
     def deliver_all_left(self) -> None:
-        """Deliver everything that is in the outbox."""
+        """Deliver every row in the outbox."""
         while rows := self._outbox.rows_left():
             self._deliver(self._outbox.read(rows[:AT_ONCE]))
 
     def _deliver(self, undelivered: Sequence[Undelivered]) -> None:
         for queue, of_queue in groupby(undelivered, key=attrgetter("queue")):
             rows = list(of_queue)
-            counted = [one for one in rows if not one.collides]
+            counted = [row for row in rows if not row.collides]
             if counted:
-                self._publish([one for one in counted if one.row not in self._mirrored])
-                self._mirrored |= {one.row for one in counted}
+                self._publish([row for row in counted if row.row not in self._mirrored])
+                self._mirrored |= {row.row for row in counted}
                 if self._archive:
-                    pieces = {one.piece.name: list(one.piece.events.values()) for one in counted}
+                    pieces = {row.piece.name: list(row.piece.events.values()) for row in counted}
                     self._archive.write(queue, pieces)
-            for one in rows:
-                if one.collides:
-                    self._keep_collisions(one)
+            for row in rows:
+                if row.collides:
+                    self._keep_collisions(row)
             self._outbox.done(rows)
-            self._mirrored -= {one.row for one in rows}
+            self._mirrored -= {row.row for row in rows}
 
     def _publish(self, counted: Sequence[Undelivered]) -> None:
-        """Publish with KAFKA_PUBLISH. What can never be published becomes a dead letter."""
-        if self._mirror and (refused := self._mirror.write([one.piece for one in counted])):
+        """Publish to the mirror, if there is one. Events that it refuses become dead letters."""
+        if self._mirror and (refused := self._mirror.write([row.piece for row in counted])):
             with broker_errors():
                 dead_letters.keep_unpublished(self._redis, refused)
 

@@ -1,4 +1,4 @@
-"""Forgetting a user wherever the collector keeps anything of them."""
+"""Forgets a user wherever the collector keeps data about them."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ PAGE = 100
 
 
 class Forgotten(NamedTuple):
-    """How much was kept of a user."""
+    """How many records of a user were forgotten."""
 
     visitors: int
     click_histories: int
@@ -35,14 +35,14 @@ def forget(
     redis: Redis,
     now: datetime,
 ) -> Forgotten:
-    """Forget the user whom sites call `user_id`, under every id that the collector gave them.
+    """Forget the user whom sites call `user_id`, under every id that the collector has used.
 
-    `now` is in the collector's zone. Events that wait to be counted are not looked at. Raises
-    Unavailable if Redis, the database or the archive is away; it may then be called again.
+    `now` is in the collector's zone. Events that wait to be counted are not included. Raises
+    Unavailable if Redis, the database or the archive can't be reached. It may then be called again.
     """
 
     def ids_in(month: str) -> set[str]:
-        # Also as it was sent, from before there was a secret.
+        # Include the id as it was sent: there may have been no secret at first.
         return {user_id} | ({hash_user(user_id, month)} if hash_user else set())
 
     ids = {found for month in _months(now) for found in ids_in(month)}
@@ -57,7 +57,7 @@ def forget(
 
 
 def _months(now: datetime) -> Iterator[str]:
-    """All months that an event can belong to; events may be 24 hours ahead."""
+    """All months (YYYY-MM) that an event can belong to. Events may be 24 hours ahead."""
     month, last = FIRST_MONTH, month_of(now + timedelta(days=1))
     while month <= last:
         yield month
@@ -65,7 +65,7 @@ def _months(now: datetime) -> Iterator[str]:
 
 
 def _forget_rejected(user_id: str, redis: Redis) -> int:
-    """Drop the user's rejected events from the dead letters, which hold them as they were sent."""
+    """Drop the user's rejected events from the dead letters. They hold the id as it was sent."""
     dropped = 0
     before = None
     with broker_errors():

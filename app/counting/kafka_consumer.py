@@ -1,12 +1,12 @@
-"""Counting the events of a Kafka topic, each once.
+"""Counts the events of a Kafka topic, each once.
 
-A message is what the body of POST /events is, and is checked in the same way. One transaction
-writes what it counts and the offset after it. The transaction fails if the stored offset is no
-longer the one before the message, so a consumer that was taken for dead counts nothing that another
-one has counted. The database alone knows what has been counted. The offsets that the group commits
-to Kafka only show operators how far it is.
+A message has the same form as the body of POST /events, and is checked in the same way. One
+transaction writes its counts and the next offset. It fails if another consumer has moved the stored
+offset meanwhile. So even if the group took a living consumer for dead, nothing is counted twice.
+Only the database knows what was counted. The offsets that the group commits to Kafka just show
+operators its progress.
 
-The same transaction leaves what is to be archived and mirrored in the outbox.
+The same transaction writes the events for the archive and the mirror to the outbox.
 """
 
 import hashlib
@@ -57,18 +57,18 @@ Result = TypeVar("Result")
 
 
 class Broken(EventstreamError):
-    """The topic does not continue from where the group had counted it, or can't be read at all."""
+    """The topic does not continue where the group stopped counting, or can't be read at all."""
 
 
 class _Stopped(Exception):
-    """This consumer was asked to stop while something it needs was away."""
+    """This consumer was asked to stop while it waited for something that it needs."""
 
 
 class TopicConsumer:
     """A member of a consumer group that counts a topic until `stop` is set.
 
-    It waits for whatever it needs, however long that is away. Raises InvalidRequest if the topic is
-    the one that KAFKA_PUBLISH writes to, or an option is wrong.
+    If a server that it needs can't be reached, it waits for as long as that takes. Raises
+    InvalidRequest if KAFKA_PUBLISH writes to the same topic, or if an option is wrong.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TopicConsumer:
         self._pipeline = Pipeline(config, database, redis, key(source.topic, group))
         self._progress = Progress(database, source.topic, group)
         self._positions: dict[int, int] = {}
-        """The offset up to which each partition of this consumer is counted."""
+        """The next offset to count in each partition of this consumer."""
         self._may_be_left = False
         self._complaint = ""
         try:
@@ -116,7 +116,7 @@ class TopicConsumer:
             raise InvalidRequest({"KAFKA_CONFIG": [error.args[0].str()]}) from error
 
     def run(self) -> None:
-        """Count what comes until `stop` is set. Raises Broken if it can't go on."""
+        """Count messages until `stop` is set. Raises Broken if it can't go on."""
         self._client.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked)
         try:
             while not self._stop.is_set():
@@ -157,7 +157,7 @@ class TopicConsumer:
             partition, offset = message.partition() or 0, message.offset() or 0
             if error := message.error():
                 failed.append((partition, error))
-            # Messages fetched before partitions changed hands may be another consumer's.
+            # If partitions changed hands, messages fetched before may belong to another consumer.
             elif partition in ahead and offset >= ahead[partition]:
                 ahead[partition] = offset + 1
                 good.append(message)
@@ -176,7 +176,7 @@ class TopicConsumer:
         """Count some messages. Raises Overtaken if another consumer has counted them."""
         for partition in {one.partition for one in chunk if one.rejections}:
             self._insist(partial(self._keep_rejections, chunk, partition))
-        # Whoever may write to the topic may use any number of new names.
+        # There is no budget here: whoever may write to the topic may use any number of new names.
         names = [name_of(event) for one in chunk for event in one.events]
         self._insist(partial(self._names.learn, names))
         after = {one.partition: one.offset + 1 for one in chunk}
@@ -197,7 +197,7 @@ class TopicConsumer:
             new = sum(of_kind.events for of_kind in applied.values())
         except (Overtaken, _Stopped):
             raise
-        except Exception as error:  # it lies in a message, and would come again
+        except Exception as error:  # caused by a message, so trying again would not help
             if len(chunk) > 1:
                 for one in chunk:
                     self._count([one])
@@ -211,13 +211,11 @@ class TopicConsumer:
         self._counted(chunk, new)
 
     def _count_in_pieces(self, message: MessageRead) -> int:
-        """Count the events of a message; those that can't be counted become dead letters.
+        """Count the events of a message. Returns how many were new.
 
-        Returns how many were new.
-
-        Pieces that are counted stay counted, whatever happens before the offset moves: when the
-        message comes again, its pieces have the same ids and its events the same positions, even if
-        one of them has become valid or invalid with time.
+        Events that can't be counted become dead letters. Whatever happens before the offset moves,
+        counted pieces stay counted: if the message comes again, its pieces have the same ids and
+        its events the same positions, even if an event has become valid or invalid with time.
         """
         name = key(self._topic, message.partition, message.offset, self._group)
         batch = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
@@ -250,7 +248,7 @@ class TopicConsumer:
         )
 
     def _counted(self, chunk: Sequence[MessageRead], new: int) -> None:
-        """Do what follows after messages were counted."""
+        """Finish messages that were counted: log, commit their offsets to Kafka, and deliver."""
         events = [event for one in chunk for event in one.events]
         errors = [bad.errors for one in chunk for bad in one.rejections]
         self._pipeline.counts.add(counters.of_events(events, errors))
@@ -264,7 +262,7 @@ class TopicConsumer:
         self._deliver()
 
     def _deliver(self) -> None:
-        """Archive and mirror what counted, and keep collisions as dead letters."""
+        """Archive and mirror counted events, and keep collisions as dead letters."""
         try:
             self._pipeline.deliver()
         except Unavailable:
@@ -282,7 +280,7 @@ class TopicConsumer:
             dead_letters.keep_once(self._redis, place, rejections)
 
     def _tidy(self, *, busy: bool) -> None:
-        """Fold, and write the figures for operators. What can't be done now is done later."""
+        """Fold, and write the counters. If either can't be done now, it is done later."""
         with suppress(Unavailable):
             for kind in QUEUE_OF:
                 self._pipeline.fold_if_due(kind, busy=busy)
@@ -310,9 +308,9 @@ class TopicConsumer:
         if first <= expected:
             raise Broken(
                 f"Partition {partition} of {self._topic} ends at offset {end}, but {expected} were "
-                "counted: it lost messages or was made anew. Another group counts all of it."
+                "counted: it lost messages or was recreated. Another group would count all of it."
             )
-        logger.error("offsets %d to %d of partition %d are gone", expected, first - 1, partition)
+        logger.error("offsets %d to %d of partition %d are lost", expected, first - 1, partition)
 
         def also_write(session: Session, _: Mapping[type[Event], Applied]) -> None:
             self._progress.move({partition: expected}, {partition: first}, session)
@@ -321,7 +319,7 @@ class TopicConsumer:
         self._begin(self._positions)
 
     def _complain(self, error: KafkaError) -> None:
-        """Log an error of the connection, but only once until messages come again."""
+        """Log an error of the connection. Repeated errors are only logged once."""
         if error.fatal():
             logger.error("Kafka: %s", error.str())
         elif error.name() != self._complaint:
@@ -329,7 +327,7 @@ class TopicConsumer:
             logger.warning("waiting for Kafka: %s", error.str())
 
     def _insist(self, work: Callable[[], Result]) -> Result:
-        """Do `work` again until nothing that it needs is away. Raises _Stopped if `stop` is set."""
+        """Repeat `work` until it raises no Unavailable. Raises _Stopped if `stop` is set."""
         wait, waited = FIRST_RETRY_SECONDS, False
         while True:
             try:

@@ -1,4 +1,4 @@
-"""The messages of a Kafka topic: which events they hold, and which are counted together."""
+"""Reads the events in messages of a Kafka topic, and groups messages that are counted together."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +13,11 @@ from app.domain.reader import EventReader
 from app.domain.rules import MAX_AGE_MS, MAX_AHEAD_MS
 
 BYTES_AT_ONCE = 1024 * 1024
-"""No further message joins a chunk once the messages in it are this large together."""
+"""Once the messages in a chunk are this large together, no further message is added."""
 
 
 class MessageRead(NamedTuple):
-    """What a message holds. Its `place` tells operators where a rejection came from."""
+    """The content of a message. From `place`, operators see where a rejection came from."""
 
     partition: int
     offset: int
@@ -29,19 +29,19 @@ class MessageRead(NamedTuple):
     def events_in_place(self) -> list[Event | None]:
         """The events at their positions in the message, with None for each rejected one."""
         rejected = {bad.position for bad in self.rejections}
-        rest = iter(self.events)
+        events = iter(self.events)
         number = len(self.events) + len(rejected)
-        return [None if place in rejected else next(rest) for place in range(number)]
+        return [None if place in rejected else next(events) for place in range(number)]
 
 
 class MessageReader:
-    """Reads messages. The value of a message is what the body of POST /events is."""
+    """Reads messages. The value of a message has the form of the body of POST /events."""
 
     def __init__(self, reader: EventReader) -> None:
         self._reader = reader
 
     def read(self, message: Message) -> MessageRead:
-        """Read a message. A value that holds no events at all is one rejection."""
+        """Read a message. If its value holds no events at all, that is one rejection."""
         value, partition = message.value() or b"", message.partition() or 0
         offset = message.offset() or 0
         place = f"topic {message.topic()}, partition {partition}, offset {offset}"
@@ -60,7 +60,7 @@ class MessageReader:
 
 
 def chunks(messages: Iterable[MessageRead]) -> Iterator[list[MessageRead]]:
-    """Messages in lists of what is counted together."""
+    """Group messages into lists that are counted together."""
     chunk: list[MessageRead] = []
     size = events = 0
     for message in messages:
@@ -75,7 +75,7 @@ def chunks(messages: Iterable[MessageRead]) -> Iterator[list[MessageRead]]:
 
 
 def _events_of(value: bytes) -> list[bytes]:
-    """The events of a message: one or an array, else one a line. Raises ValueError."""
+    """The events of a message: one event, an array, or one on each line. Raises ValueError."""
     if len(value) > MAX_BODY_BYTES:
         raise ValueError(f"The message is larger than {MAX_BODY_BYTES} bytes.")
     try:
@@ -87,7 +87,7 @@ def _events_of(value: bytes) -> list[bytes]:
 
 
 def _received(message: Message) -> datetime | None:
-    """When Kafka got a message, if it tells and an event may be so old or new."""
+    """When Kafka got a message (UTC). None if that is not known, or out of range for an event."""
     _, milliseconds = message.timestamp()
     age = time.time() * 1000 - milliseconds
     if -MAX_AHEAD_MS < age < MAX_AGE_MS:

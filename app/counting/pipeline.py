@@ -1,4 +1,4 @@
-"""Counting events and what follows from it, for a worker or a consumer."""
+"""Counts events for a worker or a consumer, and does everything that follows from counting."""
 
 import math
 import time
@@ -26,10 +26,10 @@ from app.store.outbox import FROM_JOURNAL, Outbox, Undelivered
 
 FOLD_EVERY_SECONDS = 1.0
 MOST_EVENTS = 1_000_000
-"""More events than a transaction ever gets: not so many bytes are taken at once."""
+"""More events than a transaction ever gets, because the bytes taken at once are limited."""
 FOLD_SHARE = 0.1
-"""The share of the time that folding may take while more waits to be counted than is taken at once.
-It begins again after FOLD_WITHIN_SECONDS at the latest, so that reports don't fall far behind."""
+"""The share of the time that folding may take while many batches wait. It begins again after
+FOLD_WITHIN_SECONDS at the latest, so that reports don't fall far behind."""
 FOLD_WITHIN_SECONDS = 5.0
 
 
@@ -44,10 +44,10 @@ class _Folding:
 
 
 class Pipeline:
-    """What a process does with batches: it counts, leaves to be delivered, announces and folds.
+    """Processes batches: it counts them, delivers and announces their events, and folds.
 
-    `source` is where the events come from: the journal, or a Kafka topic and group. `counts` holds
-    the figures for operators until they are written together with something else.
+    `source` is the source of the events: the journal, or a Kafka topic and group. `counts` holds
+    the operational counters until they are written together with something else.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Pipeline:
     ) -> dict[type[Event], Applied]:
         """Count pieces of batches, given by kind: all or nothing. See `Counting.apply_pieces`.
 
-        After a transaction missed its deadline the next ones may hold half as many events, and more
-        again as they succeed. Raises TransactionTooLarge for more events than that.
+        If a transaction misses its deadline, the next ones may only hold half as many events. The
+        limit rises again as they succeed. Raises TransactionTooLarge for more events than that.
         """
         number = sum(len(piece.events) for of_kind in pieces.values() for piece in of_kind)
         if number > self._most_events:
@@ -87,23 +87,23 @@ class Pipeline:
         self._folds = {}
         with suppress(RedisError):
             self._folds = live.folds(self._redis)
-        left: list[Undelivered] = []
+        undelivered: list[Undelivered] = []
 
         def leave(session: Session, applied: Mapping[type[Event], Applied]) -> None:
             if also_write:
                 also_write(session, applied)
-            left[:] = self._outbox.leave(applied, session)
+            undelivered[:] = self._outbox.leave(applied, session)
 
         started = time.monotonic()
         try:
             applied = self._counting.apply_pieces(pieces, leave)
         except DeadlineMissed:
             with suppress(Unavailable):
-                self._database.ping()  # else the number of events was not the reason
+                self._database.ping()  # otherwise the number of events was not the reason
                 self._most_events = max(1, number // 2)
             raise
         self._most_events = max(self._most_events, min(2 * number, MOST_EVENTS))
-        self._delivery.add(left)
+        self._delivery.add(undelivered)
         seconds = time.monotonic() - started
         for kind, of_kind in applied.items():
             self._note(kind, of_kind, seconds)
@@ -116,14 +116,14 @@ class Pipeline:
         bury: Callable[[Piece, Exception], None],
         until: float = math.inf,
     ) -> int:
-        """Count pieces of batches of one kind, in as many transactions as it takes.
+        """Count pieces of batches of one kind, in as many transactions as necessary.
 
-        If a transaction fails, its events are halved, until an event that can't be counted stands
-        alone. `bury` is called with that event, whose position is then marked as done. It must keep
-        the event durably before it returns, and may be called again for the same event.
+        If a transaction fails, its events are halved until a failing event is alone. `bury` is
+        called with that event, and its position is then marked as done. `bury` must store the event
+        durably before it returns, and may be called again for the same event.
 
-        Returns how many events were new. Raises Unavailable, also once the monotonic clock has
-        reached `until`. What was counted before stays counted.
+        Returns how many events were new. Raises Unavailable, also if the monotonic clock reaches
+        `until`. Events that were counted before that stay counted.
         """
         if time.monotonic() > until:
             raise DeadlineMissed("database", "the rest is counted later")
@@ -143,30 +143,30 @@ class Pipeline:
         self._counting.pass_over(piece)
 
     def deliver(self) -> None:
-        """Deliver what was counted here. Raises Unavailable, and it is delivered later."""
+        """Deliver the events counted here. If it raises Unavailable, they are delivered later."""
         self._delivery.deliver()
 
     def deliver_left(self, queue: str) -> None:
-        """Deliver, now and then, what this or any other process left in a queue.
+        """Deliver, now and then, the undelivered events of all processes in a queue.
 
-        Raises Unavailable if so much is left that nothing more may be counted.
+        Raises Unavailable if so many are undelivered that no more events may be counted.
         """
         self._delivery.deliver_left(queue)
 
     def deliver_all_left(self) -> None:
-        """Deliver at once what others left of this source. Raises Unavailable."""
+        """Deliver all undelivered events of this source now. Raises Unavailable."""
         self._delivery.deliver_all_left()
 
     def is_folded(self, kind: type[Event]) -> bool:
-        """Whether the reports show everything that was applied here."""
+        """Whether the reports show everything that was counted here."""
         return not self._foldings[kind].due
 
     def keeps_up(self, kind: type[Event]) -> bool:
-        """Whether the last folding left nothing over."""
+        """Whether the last fold completed."""
         return not self._foldings[kind].behind
 
     def fold_if_due(self, kind: type[Event], *, busy: bool) -> None:
-        """Fold what was applied here, unless folding ended a moment ago. Raises Unavailable."""
+        """Fold what was counted here, unless the last fold was a moment ago. Raises Unavailable."""
         state = self._foldings[kind]
         started = time.monotonic()
         wait = min(max(FOLD_EVERY_SECONDS, state.took / FOLD_SHARE * busy), FOLD_WITHIN_SECONDS)
@@ -182,7 +182,7 @@ class Pipeline:
                 live.folded(self._redis, QUEUE_OF[kind])
 
     def _note(self, kind: type[Event], applied: Applied, seconds: float) -> None:
-        """Note what a transaction counted, for operators and viewers. Never fails."""
+        """Record the counts of a transaction for operators and viewers. It never fails."""
         name = kind.__name__
         self.counts.observe(counters.APPLY_SECONDS, seconds, name)
         self.counts.observe(counters.APPLY_EVENTS, applied.events, name)

@@ -1,4 +1,4 @@
-"""Making the reports anew from the archive, by today's rules, in another database."""
+"""Rebuilds the reports from the archive, by today's rules, in another database."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ NOTHING_CONSUMED: offsets.Records = {ConsumedOffset: [], Outgoing: []}
 class Plan:
     """What to rebuild: these queues' events on the days from `first` to `last` (in `timezone`).
 
-    `hashed_monthly` says that users have a different id each month (USER_HASH_ROTATION).
+    With `hashed_monthly`, users have a different id in each month (USER_HASH_ROTATION).
     """
 
     queues: Collection[str]
@@ -41,7 +41,7 @@ class Plan:
     retention_days: int | None
 
     def check(self, archive: Archive) -> None:
-        """Raise InvalidRequest unless the archive holds everything that these reports depend on."""
+        """Raise InvalidRequest if the archive lacks events that these reports need."""
         begins = archive.first_day()
         if begins is None:
             raise InvalidRequest({"archive": ["It is empty."]})
@@ -51,16 +51,20 @@ class Plan:
             raise InvalidRequest({"to": ["It comes before `from`."]})
         if "ad_impression" in self.queues:
             if self.first and self.first.day != 1:
-                raise InvalidRequest({"from": ["Visitors are of whole months: give a 1st."]})
+                raise InvalidRequest(
+                    {"from": ["Visitors count by whole months: give the first day of one."]}
+                )
             if self.last and (self.last + timedelta(days=1)).day != 1:
-                raise InvalidRequest({"to": ["Visitors are of whole months: give a last day."]})
+                raise InvalidRequest(
+                    {"to": ["Visitors count by whole months: give the last day of one."]}
+                )
         if "ad_click" in self.queues:
             if self.first:
                 raise InvalidRequest(
-                    {"from": ["Clicks follow from all hits before: leave it off."]}
+                    {"from": ["Clicks depend on all earlier hits: leave this out."]}
                 )
             if self.retention_days:
-                raise InvalidRequest({"only": ["With RETENTION_DAYS, hits before are gone."]})
+                raise InvalidRequest({"only": ["With RETENTION_DAYS, earlier hits are deleted."]})
 
     def holds(self, event: Event) -> bool:
         """Whether an event belongs to these days."""
@@ -76,8 +80,8 @@ class Plan:
 class Rebuilt:
     """How many events of each queue were counted, and how many of them have no known time.
 
-    Those, from before ARCHIVE was on in the web processes, stay in the day or month in which they
-    were counted.
+    Events without a time arrived before ARCHIVE was on in the web processes. They stay in the day
+    or month in which they were counted.
     """
 
     events: dict[str, int] = field(default_factory=dict)
@@ -91,32 +95,34 @@ def rebuild(
     database: Database,
     consumed: offsets.Records = NOTHING_CONSUMED,
 ) -> Rebuilt:
-    """Count what is archived when this begins into this database, which must be empty.
+    """Count all events that are archived now into this database, which must be empty.
 
-    What was `consumed` from Kafka goes there too, so that consumers can go on. First, the part of
-    it that is not archived yet is archived.
+    The `consumed` offsets of Kafka are copied too, so that consumers can continue. Before that,
+    their undelivered events are archived.
 
     Each batch counts once, however often the archive holds it. The new database also knows the
-    batches, and the event ids of the last 7 days for another 7 days, so that workers can go on with
-    it. Months that are due are aggregated. Raises InvalidRequest if the plan can't be exact or the
-    database is not empty, and Unavailable if the archive or the database is away.
+    batches, and keeps the event ids of the last 7 days for another 7 days, so that workers can
+    continue with it. Months that are due are aggregated. Raises InvalidRequest if the result could
+    not be exact or the database is not empty, and Unavailable if the archive or the database can't
+    be reached.
     """
     plan.check(archive)
     with deadline(APPLY_SECONDS):
         if not migrations.is_empty(database):
-            raise InvalidRequest({"into": ["There is something in this database."]})
+            raise InvalidRequest({"into": ["This database is not empty."]})
         migrations.prepare(database)
     for row in consumed[Outgoing]:
-        left = undelivered_in(row)
-        if not left.collides:
-            archive.write(left.queue, {left.piece.name: list(left.piece.events.values())})
+        undelivered = undelivered_in(row)
+        if not undelivered.collides:
+            piece = undelivered.piece
+            archive.write(undelivered.queue, {piece.name: list(piece.events.values())})
     done = Rebuilt()
-    # Events may be dated a day after they were accepted. How late they come has no bound here.
+    # Events may be dated a day ahead. There is no upper limit, because they may be counted late.
     written_from = plan.first - timedelta(days=2) if plan.first else date.min
     for queue in sorted(plan.queues):
         counting = Counting(database, plan.click_rule, plan.timezone)
         done.events[queue] = 0
-        for batches, recent in _some(archive, archive.files(queue, written_from)):
+        for batches, recent in _portions(archive, archive.files(queue, written_from)):
             turn.prolong()
             if recent:
                 _claim(database, batches.values(), plan)
@@ -126,9 +132,9 @@ def rebuild(
             }
             done.events[queue] += _count(database, counting, QUEUES[queue], renewed)
             for name in batches:
-                if piece := PIECE_NAME.fullmatch(name):
+                if match := PIECE_NAME.fullmatch(name):
                     # The rest of its batch may still be in the journal.
-                    batch, start, stop = piece[1], int(piece[2]), int(piece[3])
+                    batch, start, stop = match[1], int(match[2]), int(match[3])
                     nothing = [None] * (stop - start)
                     counting.pass_over(Piece(batch, nothing, start, whole=False))
         while not folding.fold(database, QUEUES[queue].__name__):
@@ -144,7 +150,7 @@ def _count(
     kind: type[Event],
     batches: Mapping[str, Sequence[Event]],
 ) -> int:
-    """Count the batches that are not counted yet, and return how many events."""
+    """Count the batches that are not counted yet. Returns the number of events."""
     try:
         return counting.apply(kind, batches).events
     except TransactionTooLarge:
@@ -159,12 +165,12 @@ def _count(
         return counted
 
 
-def _some(
+def _portions(
     archive: Archive, files: Sequence[str]
 ) -> Iterator[tuple[dict[str, Sequence[Event]], bool]]:
-    """Yield the batches in these files, some thousand events at once, and whether they are recent.
+    """Yield a few thousand events at a time, by their batches, and whether they are recent.
 
-    The ids of recent events must be known to workers.
+    Workers must know the ids of recent events.
     """
     week_ago = datetime.now(UTC).date() - timedelta(seconds=SEEN_SECONDS, days=1)
     batches: dict[str, Sequence[Event]] = {}
@@ -190,7 +196,8 @@ def _claim(database: Database, batches: Iterable[Sequence[Event]], plan: Plan) -
 def _renewed(event: Event, plan: Plan, done: Rebuilt) -> Event:
     """The event as it would be counted today, in its day or month, without its id.
 
-    Every archived event was counted, even both of two that have the same id a week apart.
+    The id is not needed, because every archived event counts. Two events may even have the same id
+    if they were sent more than a week apart.
     """
     replace = msgspec.structs.replace
     event = replace(event, event_id=None)
@@ -205,7 +212,7 @@ def _renewed(event: Event, plan: Plan, done: Rebuilt) -> Event:
     if isinstance(event, AdImpression):
         if plan.hashed_monthly and day[:7] != event.month:
             raise InvalidRequest(
-                {"TIMEZONE": ["Users' ids are of the months of another one (USER_HASH_ROTATION)."]}
+                {"TIMEZONE": ["User ids were hashed by another one's months (USER_HASH_ROTATION)."]}
             )
         return replace(event, month=day[:7])
     return event

@@ -1,1 +1,1 @@
-"""What events, websites, users and clicks are: rules that need no server and know no setting."""
+"""Rules about events, websites, users and clicks. They need no server and read no settings."""

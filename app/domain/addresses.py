@@ -1,4 +1,4 @@
-"""Clients' addresses and networks, for bounds that no client may get around."""
+"""Clients' addresses and networks, for limits that no client may evade."""
 
 import ipaddress
 
@@ -11,9 +11,9 @@ _MAPPED_BITS = 96
 def client_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """A client's address, or None if the text is not an address.
 
-    It may carry a port, brackets or a zone (RFC 3986, section 3.2.2, and RFC 4007, section 11), as
-    some proxies write it. An IPv4 address that is mapped into IPv6 (RFC 4291, section 2.5.5.2) is
-    returned as IPv4.
+    The text may have a port, brackets or a zone, because some proxies add them (RFC 3986, section
+    3.2.2, and RFC 4007, section 11). If an IPv4 address is mapped into IPv6 (RFC 4291, section
+    2.5.5.2), it is returned as IPv4.
     """
     text = address.strip()
     if text.startswith("["):
@@ -31,7 +31,8 @@ def client_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addres
 def network_of(text: str) -> Network:
     """A network (RFC 4632, RFC 4291), or a single address in any form that `client_address` reads.
 
-    A network of IPv4 addresses that are mapped into IPv6 is returned as IPv4. Raises ValueError.
+    If it consists of IPv4 addresses mapped into IPv6, it is returned as IPv4. Raises ValueError if
+    the text is neither.
     """
     network = ipaddress.ip_network(text) if "/" in text else None
     first = client_address(str(network.network_address) if network else text)
@@ -48,8 +49,8 @@ def client_network(address: str) -> str:
     """The network that counts as one client, given the client's address in any of its forms.
 
     Each IPv4 address is one client. An IPv6 address counts as its whole /64, such as
-    `2001:db8::/64`, because that is what one subscriber gets (RFC 6177). Text that is not an
-    address is returned as it is, cut to 64 characters.
+    `2001:db8::/64`, because a subscriber gets at least a /64 (RFC 6177). Text that is not an
+    address is returned unchanged, cut to 64 characters.
     """
     parsed = client_address(address)
     if parsed is None:

@@ -1,4 +1,4 @@
-"""The events in what clients send: the body of a request, or a message of a Kafka topic."""
+"""Splits what clients send into events: the body of a request, or a message of a Kafka topic."""
 
 import re
 from codecs import getincrementaldecoder
@@ -16,8 +16,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-# A list's length is only checked once the list is complete, and millions of objects take a
-# gigabyte. When an array is decoded into a struct, elements beyond the struct's fields are skipped.
+# msgspec checks a list's length only once the list is complete, and millions of objects take a
+# gigabyte. If an array is decoded into a struct, elements beyond the struct's fields are skipped.
 _decode_long_array = msgspec.json.Decoder(
     msgspec.defstruct(
         "Events",
@@ -28,17 +28,18 @@ _decode_long_array = msgspec.json.Decoder(
         array_like=True,
     )
 ).decode
-# Possessive, and used on a body without white space at its end, it reads each byte once.
+# The pattern is possessive, and the body has no white space at its end, so each byte is read once.
 _LINE = re.compile(rb"(?:\s++|\xef\xbb\xbf)*+([^\n]++)")
 
 
 def events_in(body: bytes, *, lines: bool = False) -> list[bytes]:
-    """The events of a body, each still as JSON: one event or an array, or one a line with `lines`.
+    """The events of a body, each still as JSON.
 
-    Not all of them are valid JSON: any line (NDJSON) may be wrong, and an element of an array may
-    hold an unpaired surrogate, a wrong byte or NaN. A byte order mark is skipped. Raises
-    ValueError, with a text for the sender, if the body is not JSON, holds no event, or holds too
-    many. No more objects are made than there may be events.
+    The body is one event or an array of events. With `lines` (NDJSON) each line is an event. Some
+    events may not be valid JSON: any line may be wrong, and an element of an array may hold an
+    unpaired surrogate, a wrong byte or NaN. A byte order mark is skipped. However many events the
+    body holds, only about as many objects are made as there may be events. Raises ValueError, with
+    a message for the sender, if the body is not JSON, or holds no event or too many.
     """
     if not body or body.isspace():
         events = []
@@ -65,7 +66,7 @@ def _split(body: bytes) -> list[bytes]:
 
 
 def _raw_events(body: bytes) -> Iterable[msgspec.Raw]:
-    """The events of a body that is JSON, at most one more than allowed."""
+    """The events of a JSON body: all of them, or one more than allowed."""
     if not body.lstrip().startswith(b"["):
         return [_decode_any(body)]
     if body.count(b",") < MAX_EVENTS:
@@ -75,7 +76,7 @@ def _raw_events(body: bytes) -> Iterable[msgspec.Raw]:
 
 
 def _require_utf8(body: bytes) -> None:
-    """Raise UnicodeDecodeError unless this is UTF-8, without decoding all of it at once."""
+    """Raise UnicodeDecodeError unless this is UTF-8. It is decoded in chunks to save memory."""
     decode = getincrementaldecoder("utf-8")().decode
     for start in range(0, len(body), CHUNK_BYTES):
         decode(body[start : start + CHUNK_BYTES])

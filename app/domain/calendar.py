@@ -1,4 +1,4 @@
-"""Days and months as they are counted: dates in the collector's time zone, in ISO 8601."""
+"""The days and months that events count for: ISO 8601 dates in the collector's time zone."""
 
 from datetime import datetime, timedelta, tzinfo
 
@@ -7,7 +7,7 @@ PROVISIONAL_HOUR, PROVISIONAL_MINUTE = 23, 55
 
 
 def day_of(milliseconds: int, timezone: tzinfo) -> str:
-    """The day (YYYY-MM-DD) of a moment given in milliseconds since the epoch."""
+    """The day (YYYY-MM-DD) in this zone of a moment in milliseconds since the epoch."""
     return datetime.fromtimestamp(milliseconds / 1000, timezone).date().isoformat()
 
 

@@ -1,4 +1,4 @@
-"""Links that lead to an advertiser through the collector, which counts the click.
+"""Links to an advertiser that go through the collector, so that it can count the click.
 
 The operator signs each link, so that nobody else can make the collector redirect people.
 """
@@ -10,20 +10,21 @@ import can_ada
 
 
 def signature(secret: str, to: str, url: str = "", ad: str = "") -> str:
-    """The HMAC-SHA256 (RFC 2104), in hex, of a link's target, page and ad, one a line in UTF-8.
+    """The HMAC-SHA256 (RFC 2104), in hex, of a link's target, page and ad: three lines in UTF-8.
 
-    Raises ValueError if one of them holds a line end, as it could then pass for another link.
+    Raises ValueError if one of them contains a line break, because a different link could then have
+    the same signature.
     """
     signed = (to, url, ad)
     if any("\n" in text for text in signed):
-        raise ValueError("No line end may be in it.")
+        raise ValueError("Must not contain a line break.")
     return hmac.new(secret.encode(), "\n".join(signed).encode(), "sha256").hexdigest()
 
 
 def link(collector: str, secret: str, to: str, url: str = "", ad: str = "", **more: str) -> str:
-    """A signed link to a target through the collector. Anyone may set the parameters in `more`.
+    """A signed link to a target through the collector. The parameters in `more` are not signed.
 
-    Raises ValueError if the target is not a `destination`, or something can't be signed.
+    Raises ValueError if `destination` or `signature` refuses one of the texts.
     """
     destination(to)
     sig = signature(secret, to, url, ad)
@@ -33,7 +34,7 @@ def link(collector: str, secret: str, to: str, url: str = "", ad: str = "", **mo
 
 
 def destination(to: str) -> str:
-    """A target as browsers read it (WHATWG), in ASCII. Raises ValueError if it is not http(s)."""
+    """A target in ASCII, parsed as in browsers (WHATWG URL). Raises ValueError unless http(s)."""
     try:
         parsed = can_ada.parse(to)
     except ValueError as error:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 REMEMBERED_HITS = 1_000
 REMEMBERED_BYTES = 64 * 1024
-"""A user's remembered hits take no more bytes, however long their websites' and ads' names are."""
+"""How many bytes a user's remembered hits take at most, however long the names in them are."""
 _HIT_BYTES = 24
-"""An upper bound for a remembered hit, and for its website and ad without their names, once packed
-(see `app.store.histories`)."""
+"""The most bytes that a packed hit takes, and that its website and ad add to their names' own
+(`app.store.histories`)."""
 
 
 class Hit(NamedTuple):
@@ -21,10 +21,10 @@ class Hit(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What is known of a user's hits: the latest ones in order, and how many came before them.
+    """What is known about a user's hits: the latest ones in order, and how many came before them.
 
-    `before` holds the last earlier hit on each ad, as long as a later hit may repeat it. Hits that
-    repeat others are among the latest, but are not counted otherwise.
+    `before` holds the last earlier hit on each ad if a later hit may still repeat it. `latest` also
+    holds hits that repeat others; `earlier` does not count these.
     """
 
     earlier: int = 0
@@ -33,7 +33,7 @@ class Tally(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What hits add to the clicks of each website and ad, and to the hits that repeat others."""
+    """What new hits change: the clicks of each website and ad, and the hits that repeat others."""
 
     clicks: Counter[tuple[str, str]]
     repeats: Counter[Hit]
@@ -52,12 +52,11 @@ def count_hits(
     A hit that follows a counted hit on the same ad within `window` milliseconds only repeats it and
     does not count.
 
-    Hits are ordered by their own times. So every `per_click`-th of them is the same one, in
-    whatever order they arrive: clicks and repeats depend on the set of hits alone. A hit that
+    Hits are ordered by their own times, and every `per_click`-th one makes a click. So clicks and
+    repeats depend only on the set of hits, and not on the order in which they arrive. A hit that
     arrives late can therefore move a click from one ad to another, and the change then holds
-    negative numbers. Only the latest `remember` hits can still be reordered, or fewer if their
-    names are so long that they take more than REMEMBERED_BYTES. A hit that is older than all of
-    these is put before them.
+    negative numbers. Only the latest `remember` hits can still be reordered, or fewer if they take
+    more than REMEMBERED_BYTES. An even older hit counts as the first of them.
     """
     grown = tally._replace(latest=tuple(sorted((*tally.latest, *hits))))
     clicks, repeats = _counted(grown, per_click, window)
@@ -69,13 +68,13 @@ def count_hits(
 
 
 def _counted(tally: Tally, per_click: int, window: int) -> Change:
-    counts, repeats = _told_apart(tally.latest, _last_on_ads(tally.before), window)
+    counts, repeats = _split_repeats(tally.latest, _last_on_ads(tally.before), window)
     first = -(tally.earlier + 1) % per_click
     clicks = Counter((hit.website, hit.ad_id) for hit in counts[first::per_click])
     return Change(clicks, Counter(repeats))
 
 
-def _told_apart(
+def _split_repeats(
     hits: tuple[Hit, ...], last: dict[tuple[str, str], Hit], window: int
 ) -> tuple[tuple[Hit, ...] | list[Hit], list[Hit]]:
     """The hits that count, and those that repeat them. Updates `last`, the last hit on each ad."""
@@ -86,7 +85,7 @@ def _told_apart(
     for hit in hits:
         ad = hit.website, hit.ad_id
         known = last.get(ad)
-        # The known one is later only if this hit is older than all remembered ones.
+        # The known hit is the later one only if this hit is older than all remembered hits.
         if known is not None and abs(hit.time - known.time) < window:
             repeats.append(hit)
         else:
@@ -96,11 +95,11 @@ def _told_apart(
 
 
 def _without(tally: Tally, number: int, window: int) -> Tally:
-    """Forget so many of the oldest of the latest hits, except what later hits may repeat."""
+    """Drop this many of the oldest latest hits, but remember those that later hits may repeat."""
     if not number:
         return tally
     last = _last_on_ads(tally.before)
-    counts, _ = _told_apart(tally.latest[:number], last, window)
+    counts, _ = _split_repeats(tally.latest[:number], last, window)
     since = tally.latest[number - 1].time - window
     before = sorted(hit for hit in last.values() if hit.time > since)
     fits = _number_that_fits(before, REMEMBERED_HITS)
@@ -110,7 +109,7 @@ def _without(tally: Tally, number: int, window: int) -> Tally:
 
 
 def _number_that_fits(hits: Sequence[Hit], most: int) -> int:
-    """How many of the last hits fit into REMEMBERED_BYTES; at most `most`."""
+    """How many of the last hits fit into REMEMBERED_BYTES, up to `most`."""
     names: set[tuple[str, str]] = set()
     size = 0
     for number, hit in enumerate(reversed(hits[-most:] if most else ())):

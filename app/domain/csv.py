@@ -8,16 +8,16 @@ from typing import Any
 
 _WIDE = "\uff1d\uff0b\uff0d\uff20"
 _FORMULA = re.compile(rf"""(^|["',;|\t\r\n])(?= *[=+\-@{_WIDE}\t\r\n])""")
-"""The start of a cell, or of what may become one, followed by a character that starts a formula.
-Some East Asian spreadsheets also take the wide forms of = + - @."""
+"""The place before a character that starts a formula, at the start of a cell or of text that may
+become one. Some East Asian spreadsheets also accept the wide forms of = + - @."""
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV (RFC 4180) with a header line.
 
-    Whatever a spreadsheet would take for the start of a formula gets an apostrophe before it
-    (OWASP, CSV Injection). That may be inside a text too, because a program that separates cells by
-    semicolons, say, starts a new cell there.
+    If a spreadsheet could read something as the start of a formula, an apostrophe is put before it
+    (OWASP, CSV Injection). This also applies inside a text, because a program that separates cells
+    by semicolons, for example, may start a new cell there.
     """
     out = io.StringIO()
     writer = csv.writer(out)

@@ -1,7 +1,7 @@
 """Event ids: when two events are the same event.
 
-A client gives an event an id so that it may send the event again. Two events with the same id and
-website are the same event. If they say different things they collide, and only the first counts.
+A client gives an event an id so that it can send the event again. Two events with the same id and
+website are the same event. If their contents differ they collide, and only the first one counts.
 """
 
 import base64
@@ -12,27 +12,27 @@ import msgspec
 from app.domain.events import Event, PageView, actual_name
 
 CLAIM_BYTES = 16
-"""128 bits: no two ids have the same digest by chance, and nobody can find a second id for a
-digest."""
+"""128 bits are enough: two ids never have the same digest by chance, and nobody can find a second
+id with a given digest."""
 CONTENT_BYTES = 8
 
 
 def claim_of(event: Event) -> str:
-    """What an event with an id claims: a digest of its website and id, 22 characters.
+    """The claim of an event with an id: a digest of its website and id, 22 characters.
 
-    The website is the event's own, even if the event counts under OTHER. A digest has the same
-    length for every id, and reveals nothing of the id.
+    The website is the actual one, even if the event counts under OTHER. A digest has the same
+    length for every id, and does not reveal the id.
     """
     _, website, _ = actual_name(event)
     return _digest(CLAIM_BYTES, website, event.event_id)
 
 
 def content_of(event: Event, *, with_user: bool) -> str:
-    """A digest of what must be equal when an event is sent again, 11 characters.
+    """A digest, 11 characters, of what must stay the same if an event is sent again.
 
     That is its type, its page or ad, and its user. Times are not compared, because an event without
-    a Timestamp gets another time whenever it is sent. The user is left out if `with_user` is false,
-    as when users have a different hash in each month.
+    a Timestamp gets a new time whenever it is sent. Set `with_user` to false if users have a
+    different hash in each month.
     """
     user = None if isinstance(event, PageView) or not with_user else event.user_id
     _, _, name = actual_name(event)

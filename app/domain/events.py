@@ -1,4 +1,4 @@
-"""The three kinds of event, as they are counted."""
+"""The three kinds of event, in the form in which they are counted."""
 
 from typing import Any, NamedTuple
 
@@ -9,14 +9,14 @@ from app.domain.invalid_traffic import Invalid
 OTHER = "<other>"
 """The website, page or ad that an event counts under if its sender has used too many new names.
 
-No URL has such a website or page, and no ad may have this id.
+No URL contains it as a website or page, and no ad may have it as its id.
 """
 
 NAME_KINDS = ("website", "page", "ad")
 
 
 class Actual(Struct, frozen=True):
-    """The website, and the page or ad, that an event counting under OTHER really names."""
+    """The website, and the page or ad, that an event names although it counts under OTHER."""
 
     website: str
     name: str
@@ -25,8 +25,8 @@ class Actual(Struct, frozen=True):
 class PageView(Struct, frozen=True, omit_defaults=True):
     """A page was seen on a day (YYYY-MM-DD in the collector's time zone).
 
-    `actual` is set if the event counts under OTHER, here and in the other kinds of event. `time` is
-    in milliseconds since the epoch, or None if there is no archive that needs it.
+    `time` is in milliseconds since the epoch, or None if no archive needs it. `actual` is set if
+    the event counts under OTHER. The other kinds of event have the same field.
     """
 
     event_id: str | None
@@ -41,7 +41,7 @@ class PageView(Struct, frozen=True, omit_defaults=True):
 class AdImpression(Struct, frozen=True, omit_defaults=True):
     """An ad was shown to a user in a month (YYYY-MM in the collector's time zone).
 
-    `time` is in milliseconds since the epoch, or None if there is no archive that needs it.
+    `time` is in milliseconds since the epoch, or None if no archive needs it.
     """
 
     event_id: str | None
@@ -73,7 +73,7 @@ QUEUES: dict[str, type[Event]] = {
     "ad_impression": AdImpression,
     "ad_click": AdClick,
 }
-"""The queue of each kind of event."""
+"""The kind of event in each queue."""
 
 QUEUE_OF: dict[type[Event], str] = {kind: queue for queue, kind in QUEUES.items()}
 
@@ -83,14 +83,14 @@ Name = tuple[str, str, str]
 
 
 def name_of(event: Event) -> Name:
-    """The name that an event counts for."""
+    """The name that an event counts under."""
     if isinstance(event, PageView):
         return "page", event.website, event.page
     return "ad", event.website, event.ad_id
 
 
 def actual_name(event: Event) -> Name:
-    """The name that an event really has, even if it counts under OTHER."""
+    """The name that an event was sent with, even if it counts under OTHER."""
     kind, website, name = name_of(event)
     return (
         (kind, event.actual.website, event.actual.name) if event.actual else (kind, website, name)
@@ -101,8 +101,8 @@ class Rejection(NamedTuple):
     """An event that was not accepted: its position in the request, its JSON, and what is wrong.
 
     `errors` maps a field's name to its messages, or to such a map for the fields inside it.
-    `invalid` is the reason why the event would have counted apart. A `refused` event is good, but
-    its sender may not write it.
+    `invalid` is the reason why the event would have counted apart, or empty. A `refused` event is
+    valid, but its sender has no right to write it.
     """
 
     position: int

@@ -1,7 +1,7 @@
 """Invalid traffic: events that are accepted, but count apart.
 
-The Media Rating Council calls what lists and parameters can identify general invalid traffic
-(Invalid Traffic Detection and Filtration Standards Addendum, 2020). All reasons here are of it.
+If lists and parameters can identify invalid traffic, the Media Rating Council calls it general
+(Invalid Traffic Detection and Filtration Standards Addendum, 2020). All reasons here belong to it.
 """
 
 from msgspec import Struct
@@ -11,9 +11,9 @@ ADDRESS = "address"
 ROBOT = "robot"
 """Posted by a known robot."""
 USER = "user"
-"""Sent of a user whom the operator excludes."""
+"""Names a user whom the operator excludes."""
 REPEAT = "repeat"
-"""A user's hit on an ad shortly after one that counts."""
+"""A user's hit on an ad shortly after one that counted."""
 
 REASONS = (ADDRESS, ROBOT, USER, REPEAT)
 

@@ -1,26 +1,26 @@
-"""Whether a request comes from this machine, for what otherwise needs a password."""
+"""Decides whether a request comes from this machine and so needs no password."""
 
 import ipaddress
 import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-_OF_PROXIES = re.compile(
+_PROXY_HEADERS = re.compile(
     r"(^|-)(forwarded(-|$)|envoy-)|(^|-|client)ip$|^via$|^cdn-loop$|^x-original-host$",
     re.IGNORECASE,
 )
-"""Headers in which proxies say that they forward a request (RFC 7239; RFC 9110, section 7.6.3; RFC
-8586), or for whom, such as X-Forwarded-For, X-Real-IP, True-Client-IP and CF-Connecting-IP."""
+"""Headers that proxies add to a request (RFC 7239; RFC 9110, section 7.6.3; RFC 8586), such as
+X-Forwarded-For, X-Real-IP, True-Client-IP and CF-Connecting-IP."""
 
 
 def is_local(address: str | None, host: str, header_names: Iterable[str]) -> bool:
-    """Whether this machine itself sent a request, to a name of its own and not through a proxy.
+    """Whether this machine itself sent a request, to its own name and not through a proxy.
 
-    `address` is where the connection comes from, `host` is the header Host. The latter shows if a
-    page made its own host name resolve to this machine (DNS rebinding).
+    `address` is the other end of the connection, and `host` is the Host header. Without the latter,
+    a web page could make its own host name resolve to this machine (DNS rebinding).
     """
-    passed_on = any(map(_OF_PROXIES.search, header_names))
-    return is_loopback(address) and is_loopback(host_in(f"//{host}")) and not passed_on
+    is_forwarded = any(map(_PROXY_HEADERS.search, header_names))
+    return is_loopback(address) and is_loopback(host_in(f"//{host}")) and not is_forwarded
 
 
 def is_loopback(host: str | None) -> bool:

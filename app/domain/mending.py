@@ -1,7 +1,7 @@
-"""Mending JSON with unpaired surrogates, wrong bytes or NaN in it, so that it can be taken apart.
+"""Makes JSON with unpaired surrogates, wrong bytes or NaN valid, so that it can be split.
 
-A parser refuses the whole text for one of these. Here each becomes something valid that can be
-turned back, so that only the part that holds it is wrong.
+A parser refuses the whole text because of one of these. Here each is replaced with something valid,
+and the replacement is reversible. So only the event or field that contains it is rejected.
 """
 
 import re
@@ -10,19 +10,18 @@ from io import BytesIO
 
 CHUNK_BYTES = 64 * 1024
 MAX_MENDED_BYTES = 4 * 1024 * 1024
-"""Twice the size of an uncompressed body. Mending takes memory, so longer texts stay as they
-are."""
+"""Twice the size of an uncompressed body. Mending takes memory, so longer texts are not mended."""
 
-# Each byte becomes the character with its number. Characters after these serve as marks.
+# Each byte becomes the character with its number. Characters above U+00FF serve as marks.
 _MARKS = (
     ("\\\\", "\u0100"),
     ("\\ud", "\u0101"),
     ("\\uD", "\u0102"),
-    # Numbers written in a way that nobody uses. Inside a text they do no harm.
+    # Nobody writes numbers in this form. Inside a text they do no harm.
     ("NaN", "9.0e+08"),
     ("Infinity", "9.0e+09"),
 )
-# A byte that continues neither a mark, nor what it stands for, nor a character.
+# A byte that is part of neither a mark, nor a replaced text, nor a multi-byte character.
 _BORDER = re.compile(rb"[^\\udDNaInfity]")
 _BORDER_OF_MENDED = re.compile(rb"[^.0e+89\x80-\xbf]")
 
@@ -38,7 +37,7 @@ def mended(text: bytes) -> bytes:
 
 
 def original(part: bytes) -> bytes:
-    """What a part of a mended text was before."""
+    """A part of a mended text as it was before mending."""
     if len(part) <= CHUNK_BYTES:
         text = bytes(part)
         return text if text.isascii() and b"9.0e+0" not in text else _turn_back(text)
@@ -48,7 +47,7 @@ def original(part: bytes) -> bytes:
 def _converted(
     text: bytes | memoryview, border: re.Pattern[bytes], convert: Callable[[bytes], bytes]
 ) -> bytes:
-    """The text converted chunk by chunk, because decoded text may take four times the memory."""
+    """Convert the text chunk by chunk, because decoded text may take four times the memory."""
     if len(text) <= CHUNK_BYTES:
         return convert(bytes(text))
     whole = BytesIO()

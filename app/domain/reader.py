@@ -1,4 +1,4 @@
-"""Reading events: checking what clients sent by the rules."""
+"""Reading events: checks what clients sent against the rules."""
 
 import copy
 import re
@@ -24,7 +24,7 @@ from app.domain.user_ids import UserHash
 class _Given(Struct):
     """An event as it was sent: the fields that have a rule, still as JSON.
 
-    Other fields are skipped, so that nobody can make us build large objects from them.
+    Other fields are skipped, so that nobody can make the collector build large objects from them.
     """
 
     Type: Raw | UnsetType = UNSET
@@ -55,18 +55,18 @@ _decode_visit = msgspec.json.Decoder(_Visit).decode
 _decode_visitor = msgspec.json.Decoder(_Visitor).decode
 _OF_VISITOR = re.compile(rb'("(?:UserAgent|Address)"\s*+:\s*+)"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises if a text is not JSON, or is nested too deep."""
+"""The errors of decoding if a text is not JSON, or is nested too deeply."""
 MAX_AT_ONCE_BYTES = 4 * MAX_FIELD_BYTES
-"""A larger event is decoded field by field, so that no field is built that is too long for its
-rule."""
+"""A larger event is decoded field by field, so that a field that is too long for its rule is never
+decoded."""
 
 
 def _decoded(event: bytes) -> Any:
-    """An event's fields, at least those with a rule, or None if the event is not a JSON object."""
+    """An event's fields by name, at least those with a rule. None if it is not a JSON object."""
     if len(event) <= MAX_FIELD_BYTES:
         with suppress(*NOT_JSON):
             return msgspec.json.decode(event)
-    # It is large, or some field is not valid JSON, which does no harm if it has no rule.
+    # The event is large, or a field is not valid JSON, which does no harm if it has no rule.
     try:
         return {name: _value(name, text) for name, text in _fields(event, _decode_given)}
     except NOT_JSON:
@@ -74,7 +74,7 @@ def _decoded(event: bytes) -> Any:
 
 
 def _fields(text: bytes, decode: Callable[[bytes], Struct]) -> list[tuple[str, bytes]]:
-    """The fields of an object, each still as JSON, which may not be valid."""
+    """The fields of an object, each still as JSON, which may be invalid."""
     try:
         return [(name, bytes(raw)) for name, raw in _present(decode(text))]
     except NOT_JSON:
@@ -94,11 +94,11 @@ def _value(name: str, text: bytes) -> Any:
     try:
         return msgspec.json.decode(text)
     except NOT_JSON:
-        return object()  # no rule takes it
+        return object()  # every rule refuses it
 
 
 def visitor_in(event: bytes) -> dict[str, str]:
-    """The `UserAgent` and `Address` in an event's Meta, if they are texts."""
+    """The `UserAgent` and `Address` in an event's Meta, as far as they are texts, by name."""
     try:
         meta = dict(_fields(event, _decode_visit)).get("Meta", b"{}")
         given = {name: _value(name, text) for name, text in _fields(meta, _decode_visitor)}
@@ -108,16 +108,16 @@ def visitor_in(event: bytes) -> dict[str, str]:
 
 
 def without_visitor(event: bytes) -> bytes:
-    """The event without what `visitor_in` finds, which must not be kept."""
+    """The event (JSON) with null for `UserAgent` and `Address`, which must not be kept."""
     if b'"UserAgent"' in event or b'"Address"' in event:
         return _OF_VISITOR.sub(rb"\1null", event)
     return event
 
 
-class _Otherwise:
-    """What a field makes of values of wrong types, which only depends on the type.
+class _WrongTypes:
+    """The messages of a field for values of wrong types. They depend only on the type.
 
-    It is found out once for each type, as marshmallow takes long to say what is wrong.
+    They are remembered for each type, because marshmallow takes long to make them.
     """
 
     def __init__(self, field: Field[Any]) -> None:
@@ -125,7 +125,7 @@ class _Otherwise:
         self._wrong: dict[type, Any] = {}
 
     def load(self, value: Any) -> Any:
-        """What the field loads. Raises ValidationError with messages that the caller may change."""
+        """The loaded value. Raises ValidationError with messages that the caller may change."""
         wrong = self._wrong.get(type(value))
         if wrong is None:
             try:
@@ -136,11 +136,11 @@ class _Otherwise:
 
 
 class _Rules:
-    """Loads objects as a schema does, derived from its fields, but in a fraction of the time."""
+    """Loads objects like a schema, from whose fields it is made, in a fraction of the time."""
 
     def __init__(self, schema: Schema) -> None:
         self._no_object = {"_schema": [schema.error_messages["type"]]}
-        self._fields: list[tuple[str, str, Any, Callable[[Any], Any], _Otherwise]] = []
+        self._fields: list[tuple[str, str, Any, Callable[[Any], Any], _WrongTypes]] = []
         self._nested: dict[str, _Rules] = {}
         members: list[Any] = []
         for name, field in schema.fields.items():
@@ -151,14 +151,14 @@ class _Rules:
                 shape, convert = nested.shape, nested.load
             else:
                 shape, convert = field.shape, field.convert  # type: ignore[attr-defined]
-            self._fields.append((key, name, shape, convert, _Otherwise(field)))
+            self._fields.append((key, name, shape, convert, _WrongTypes(field)))
             members.append((key, shape) if field.required else (key, shape | None, None))
         self.shape: type[Struct] = msgspec.defstruct(type(schema).__name__, members)
 
     def load(self, given: Struct) -> dict[str, Any]:
-        """What the schema loads from a valid object.
+        """The values of a valid object, by the schema's names.
 
-        Raises ValidationError if the object may not be valid, without saying what is wrong.
+        Raises ValidationError if the object may be invalid. `check` then finds all the errors.
         """
         return {
             name: convert(value)
@@ -167,12 +167,12 @@ class _Rules:
         }
 
     def check(self, given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the schema loads from any object, and what is wrong with its other fields."""
+        """The values of any object's valid fields, and the errors of its other fields."""
         values: dict[str, Any] = {}
         errors: dict[str, Any] = {}
         if not isinstance(given, dict):
             return values, dict(self._no_object)
-        for key, name, shape, convert, otherwise in self._fields:
+        for key, name, shape, convert, wrong_types in self._fields:
             value = given.get(key, missing)
             if key in self._nested and isinstance(value, dict):
                 value, wrong = self._nested[key].check(value)
@@ -181,7 +181,7 @@ class _Rules:
                     continue
             else:
                 try:
-                    value = convert(value) if isinstance(value, shape) else otherwise.load(value)
+                    value = convert(value) if isinstance(value, shape) else wrong_types.load(value)
                 except ValidationError as error:
                     errors[key] = error.messages
                     continue
@@ -194,8 +194,8 @@ class EventReader:
     """Turns what clients sent into events.
 
     `timezone` decides the day and month of an event, and `clock` returns seconds since the epoch.
-    Events of `excluded_users` are invalid traffic. `hash_user` hashes user ids. With `keep_time`
-    events of every kind hold their time.
+    Events of `excluded_users` (ids before hashing) are invalid traffic. `hash_user` hashes user
+    ids. With `keep_time` events of every kind hold their time.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class EventReader:
         self._decode = msgspec.json.Decoder(self._rules.shape).decode
 
     def of_kept_users(self) -> "EventReader":
-        """A reader like this one, but for user ids that are hashed already."""
+        """A reader like this one for events whose user ids are hashed already."""
         reader = copy.copy(self)
         reader._hash_user = None
         return reader
@@ -227,11 +227,12 @@ class EventReader:
         received: datetime | None = None,
         invalid: str | Callable[[bytes], str] = "",
     ) -> tuple[list[Event], list[Rejection]]:
-        """The valid events among these, each given as JSON, and a rejection for every other one.
+        """Read events, each given as JSON. Returns the valid ones, and a rejection for each other.
 
-        `received` (with a zone) is when they came in, by default now. It is the time of an event
-        without a Timestamp, and `SentAt` is compared with it. `invalid` is the reason why all of
-        them are invalid traffic (empty if they are not), or a function that returns it for one.
+        `received` (with a zone, default: now) is when they arrived. It is the time of events
+        without a Timestamp, and it is compared with `SentAt`. `invalid` is the reason why all the
+        events are invalid traffic (empty if they are not), or a function that returns the reason
+        for one event (JSON).
         """
         receipt = int(received.timestamp() * 1000) if received else self._schema.now_ms()
         events: list[Event] = []
@@ -251,7 +252,7 @@ class EventReader:
         return events, rejections
 
     def _if_valid(self, event: bytes, receipt: int, reason: str) -> Event | None:
-        """The event, or None if it may not be valid."""
+        """The event, or None if it may be invalid."""
         if len(event) > MAX_AT_ONCE_BYTES:
             return None
         try:
@@ -260,7 +261,7 @@ class EventReader:
             return None
 
     def _check(self, event: bytes, receipt: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The valid fields of an event, and what is wrong with the others."""
+        """The values of an event's valid fields, and the errors of the others."""
         given = _decoded(event)
         values, errors = self._rules.check(given)
         if absent := absent_fields(values.get("Type"), given):

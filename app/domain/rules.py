@@ -1,4 +1,4 @@
-"""The rules that the fields of an event obey, as a schema."""
+"""The rules for the fields of an event, as a marshmallow schema."""
 
 import math
 import re
@@ -15,20 +15,21 @@ from app.domain.urls import website_and_page
 MAX_ID_LENGTH = 128
 MAX_URL_LENGTH = 2_048
 MAX_FIELD_BYTES = 6 * MAX_URL_LENGTH + 2
-"""The longest text that any field may hold as JSON, each character escaped as \\uXXXX."""
+"""The longest JSON that any valid field can have: a URL with each character escaped as \\uXXXX."""
 
 MAX_AGE_MS = 35 * 24 * 3_600_000
 MAX_AHEAD_MS = 24 * 3_600_000
 MAX_SKEW_MS = 60_000
-"""If times differ by more, it is the client's clock and not the time the post was on its way."""
+"""If SentAt and the time of receipt differ by more, the client's clock is wrong. A smaller
+difference may be the time that the post took."""
 
 _LEAP_SECOND = re.compile(r"(.*[T ]\d\d:\d\d:)60(.*)")
 
 _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES.values()}
 
 
-# Each field has a method `convert`, its rule, for a value of one of the types that `shape` names.
-# `app.domain.reader` makes a faster way to load events from these.
+# The rule of each field is its method `convert`, which takes a value of a type in `shape`.
+# `app.domain.reader` builds a faster loader from both.
 
 
 class _Kind(fields.String):
@@ -60,7 +61,7 @@ class _Address(fields.String):
 
 
 class _Identifier(fields.Field[str]):
-    """A string or an integer; 7 and "7" are the same."""
+    """A string or an integer. 7 and "7" are the same id."""
 
     shape = str | int
 
@@ -70,7 +71,7 @@ class _Identifier(fields.Field[str]):
     def convert(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValidationError("Not a string or an integer.")
-        # The digits of a large number take long to work out.
+        # Converting a large number to decimal digits takes long.
         is_too_long = isinstance(value, int) and value.bit_length() > 4 * MAX_ID_LENGTH
         text = "" if is_too_long else str(value)
         if not 1 <= len(text) <= MAX_ID_LENGTH:
@@ -87,7 +88,7 @@ class _AdIdentifier(_Identifier):
 
 
 class _Moment(fields.Field[int]):
-    """ISO 8601 with a zone, or milliseconds since the epoch; loaded as the latter."""
+    """ISO 8601 with a zone, or milliseconds since the epoch. The loaded value is the latter."""
 
     shape = str | int | float
 
@@ -106,12 +107,12 @@ class _Moment(fields.Field[int]):
 
 
 def _moment(text: str) -> datetime:
-    """The moment of an ISO 8601 time, also in RFC 3339's forms: with t and z, and second 60."""
+    """The moment (UTC) of an ISO 8601 time. RFC 3339's t, z and second 60 are allowed too."""
     text = text.upper()
     leap = _LEAP_SECOND.fullmatch(text)
     try:
         moment = datetime.fromisoformat(f"{leap[1]}59{leap[2]}" if leap else text)
-        # fromisoformat takes any letter between date and time; the standards allow these two.
+        # fromisoformat accepts any letter between date and time. The standards allow only these.
         if not {"T", " "} & set(text):
             raise ValueError(text)
         if moment.tzinfo is None:
@@ -137,7 +138,7 @@ MISSING = ["Missing data for required field."]
 
 
 def absent_fields(kind: type[Event] | None, event: Any) -> list[str]:
-    """The fields of Meta that an event of this kind needs, but was sent without."""
+    """The fields of Meta that an event of this kind needs, but that are missing from `event`."""
     if kind not in (AdImpression, AdClick):
         return []
     meta = event.get("Meta")
@@ -146,7 +147,7 @@ def absent_fields(kind: type[Event] | None, event: Any) -> list[str]:
     return [name for name in ("UserId", "AdId") if (meta or {}).get(name) is None]
 
 
-# Metadata is what JSON Schema can express of a rule, for the description of the API.
+# The metadata holds the part of a rule that JSON Schema can express, for the API description.
 _LENGTH = {"minLength": 1, "maxLength": MAX_ID_LENGTH}
 _IDENTIFIER = _LENGTH | {
     "type": ["string", "integer", "null"],
@@ -229,9 +230,10 @@ class EventSchema(Schema):
         return int(self._clock() * 1000)
 
     def time_of(self, values: dict[str, Any], receipt: int) -> int:
-        """When an event happened, from its valid fields and its time of receipt (milliseconds).
+        """When an event happened. All times are in milliseconds since the epoch.
 
-        Raises ValidationError, for Timestamp, if that is too far in the past or ahead.
+        `values` are its valid fields, and `receipt` is when it arrived. Raises ValidationError, for
+        Timestamp, if the event happened too long ago or too far in the future.
         """
         time, sent = values.get("Timestamp"), values.get("SentAt")
         if time is None:
@@ -247,11 +249,11 @@ class EventSchema(Schema):
 
     @validates_schema(skip_on_field_errors=False)
     def happened_lately(self, data: dict[str, Any], **_: Any) -> None:
-        """Raise ValidationError if an event received now has a time that does not count."""
+        """Raise ValidationError if the event's time is out of range and it was received now."""
         self.time_of(data, self.now_ms())
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def names_user_and_ad(self, data: dict[str, Any], original: Any, **_: Any) -> None:
-        """Raise ValidationError if the event was sent without what its kind in `data` needs."""
+        """Raise ValidationError if the event lacks a field of Meta that its kind needs."""
         if absent := absent_fields(data.get("Type"), original):
             raise ValidationError({"Meta": dict.fromkeys(absent, MISSING)})

@@ -1,4 +1,4 @@
-"""What a URL names: a website, and a page of it."""
+"""The website and the page that a URL names."""
 
 import re
 from collections.abc import Collection
@@ -7,11 +7,11 @@ from functools import lru_cache
 import can_ada
 
 MAX_HOST_BYTES = 253
-"""The length of a name, written with dots, that takes 255 octets (RFC 1035, section 2.3.4)."""
+"""A name of this length, written with dots, takes 255 octets (RFC 1035, section 2.3.4)."""
 MAX_LABEL_BYTES = 63
 MAX_PAGE_BYTES = 4_096
 MAX_REMEMBERED = 512
-"""How many addresses are remembered. Common ones, and those of wrong events, are read
+"""How many addresses are remembered. Common addresses, and those of invalid events, are read
 repeatedly."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
@@ -24,19 +24,19 @@ _CONTROLS_AND_SPACE = "".join(map(chr, range(0x21)))
 _INVISIBLE = "".join(
     map(chr, (0xA0, 0xAD, *range(0x200B, 0x2010), *range(0x2028, 0x202F), 0x2060, 0xFEFF))
 )
-"""Invisible characters that addresses have when they were copied or read from a file."""
+"""Invisible characters that get into addresses if they are copied or read from a file."""
 
 # IDNA makes one letter from at most four characters (UAX #15, "Maximum Expansion Factors").
 _MAX_UNMAPPED_HOST = 4 * MAX_HOST_BYTES
 # A label that is not ASCII takes at least eight octets with its dot: "xn--tda.".
 _MAX_UNMAPPED_LABELS = (MAX_HOST_BYTES + 1) // 8
-# Each becomes a phrase of up to 18 letters with spaces, which no host has.
+# IDNA turns each of these into a phrase of up to 18 letters with spaces, which no host may contain.
 _PHRASES = "\ufdfa", "\ufdfb", "%EF%B7%BA", "%EF%B7%BB"
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
-"""What hosts of websites consist of (RFC 1123, section 2.1, and underscores). The URL standard also
-allows `{{page_url}}`, `(null)` or `site1.com&x=1`: templates that nobody filled in, and typos."""
-_NO_HOSTS = frozenset({"undefined", "null", "nan", "none", "nil", "http", "https"})
-"""What programs write if they have no host, and what remains of a misspelt scheme."""
+"""The hosts of websites (RFC 1123, section 2.1, and underscores). The URL standard also allows
+`{{page_url}}`, `(null)` or `site1.com&x=1`: templates that nobody filled in, and typos."""
+_PLACEHOLDERS = frozenset({"undefined", "null", "nan", "none", "nil", "http", "https"})
+"""What programs write if they have no host, and the host that a misspelt scheme leads to."""
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HEX_DIGITS = "0123456789ABCDEFabcdef"
@@ -51,11 +51,11 @@ _NORMALISED = {
     digits: _normalised(digits)
     for digits in (f"{high}{low}" for high in _HEX_DIGITS for low in _HEX_DIGITS)
 }
-"""The normalised form of each escape, by its digits."""
+"""The normalised form of each percent escape, by its digits."""
 
 
 def website_and_page(url: str) -> tuple[str, str]:
-    """The website and the page that an address names, each in the one form in which it is counted.
+    """The website and the page that an address names, each in the normal form that is counted.
 
     The address is parsed by the WHATWG URL standard, as http if it has no scheme. The website is
     the host in lower-case ASCII, without a leading `www.`, a trailing dot and the scheme's own
@@ -63,7 +63,7 @@ def website_and_page(url: str) -> tuple[str, str]:
     without a trailing slash, or `/` for the root. Both are ASCII: the host has at most 253 octets,
     the page at most 4,096.
 
-    Raises ValueError, with a text for the sender, if the address is not that of a web page.
+    Raises ValueError, with a message for the sender, if it is not the address of a web page.
     """
     found = _read(url)
     if isinstance(found, str):
@@ -85,7 +85,7 @@ def origin_of(text: str) -> str:
     if not _ORIGIN.fullmatch(text):
         raise ValueError(wrong)
     if not text.lower().startswith(("http:", "https:")):
-        return text.lower()  # an extension's, an app's
+        return text.lower()
     try:
         return can_ada.parse(text).origin
     except ValueError as error:
@@ -101,7 +101,7 @@ def is_among(website: str, names: Collection[str]) -> bool:
 
 @lru_cache(MAX_REMEMBERED)
 def _read(url: str) -> tuple[str, str] | str:
-    """The website and page of an address, or what is wrong with it."""
+    """The website and page of an address, or the error message."""
     try:
         return _parsed(url)
     except ValueError as error:
@@ -109,13 +109,14 @@ def _read(url: str) -> tuple[str, str] | str:
 
 
 def _parsed(url: str) -> tuple[str, str]:
-    # The standard's parser drops these first. Here they decide whether there is a scheme.
+    # The standard's parser drops these too, but they must go before the search for a scheme.
     url = url.strip(_CONTROLS_AND_SPACE + _INVISIBLE)
     for dropped in "\t\n\r":
         url = url.replace(dropped, "")
     scheme = _SCHEME.match(url)
     if scheme is None or _HOST_AND_PORT.match(url):
-        if url.startswith("/") and not url.startswith("//"):  # else its first name would be taken
+        # A path has no host. The parser would use its first segment as the host.
+        if url.startswith("/") and not url.startswith("//"):
             raise ValueError("Not the host of a website.")
         url = "http://" + url
     elif scheme[0].lower() not in ("http:", "https:"):
@@ -128,7 +129,7 @@ def _parsed(url: str) -> tuple[str, str]:
     if parsed.username or parsed.password:
         raise ValueError("Credentials are not allowed in a URL.")
     host = parsed.hostname.removeprefix("www.").rstrip(".")
-    if not _HOST.fullmatch(host) or host in _NO_HOSTS:
+    if not _HOST.fullmatch(host) or host in _PLACEHOLDERS:
         raise ValueError("Not the host of a website.")
     if _is_too_long(parsed.hostname.rstrip(".")):
         raise ValueError("The host is too long.")
@@ -139,7 +140,7 @@ def _parsed(url: str) -> tuple[str, str]:
 
 
 def _check_host(url: str) -> None:
-    """Raise ValueError if the host surely is wrong, which IDNA would take long to find out."""
+    """Raise ValueError if the host is certainly wrong, because IDNA would take long to find out."""
     if len(url) <= MAX_LABEL_BYTES and url.isascii():
         return
     authority = url.partition(":")[2].lstrip("/\\")
@@ -147,7 +148,7 @@ def _check_host(url: str) -> None:
         authority = authority.partition(end)[0]
     host = authority.rpartition("@")[2].partition(":")[0]
     if host.isascii() and "%" not in host:
-        too_long = _is_too_long(host.rstrip("."))  # IDNA leaves it as long as it is
+        too_long = _is_too_long(host.rstrip("."))  # IDNA does not change its length
     else:
         upper = host.upper()
         if any(phrase in upper for phrase in _PHRASES):
@@ -169,7 +170,7 @@ def _is_too_long(host: str) -> bool:
 
 def _page(path: str) -> str:
     page = path.rstrip("/") or "/"
-    # Normalising shortens an escape by two characters at most.
+    # Normalising an escape removes at most two characters.
     if "%" not in page or len(page) - 2 * page.count("%") > MAX_PAGE_BYTES:
         return page
     parts = page.split("%")
@@ -178,5 +179,5 @@ def _page(path: str) -> str:
 
 
 def _with_escape(part: str) -> str:
-    """A percent sign and what follows it in an address, with the escape normalised."""
+    """The text after a percent sign, with that sign before it and its escape normalised."""
     return _NORMALISED.get(part[:2], f"%{part[:2]}") + part[2:]

@@ -1,1 +1,1 @@
-"""How events get into the journal, whoever sends them. Nothing here counts them."""
+"""Brings events into the journal, whoever sends them. Nothing here counts them."""

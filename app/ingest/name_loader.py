@@ -1,4 +1,4 @@
-"""Making the names in the database known, after an upgrade or with a new Redis."""
+"""Makes the names in the database known after an upgrade or with a new Redis."""
 
 import time
 from collections.abc import Iterator
@@ -24,33 +24,34 @@ class Loading:
     def __init__(self, database: Database, known: KnownNames) -> None:
         self._database = database
         self._known = known
-        self._rest: Iterator[Name] | None = None
+        self._remaining: Iterator[Name] | None = None
 
     def go_on(self, seconds: float) -> bool:
-        """Load for so many seconds, and return whether all names are known.
+        """Load names for so many seconds. Returns whether all names are known.
 
-        Raises Unavailable if the database or Redis is away; the next call starts over.
+        Raises Unavailable if the database or Redis can't be reached. The next call then starts
+        over.
         """
         if self._known.are_loaded():
             return True
-        rest, self._rest = self._rest or names.names(self._database), None
+        remaining, self._remaining = self._remaining or names.names(self._database), None
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with deadline(READ_SECONDS):
-                some = list(islice(rest, AT_ONCE))
-            if not some:
+                portion = list(islice(remaining, AT_ONCE))
+            if not portion:
                 self._known.note_loaded()
                 return True
-            self._known.learn(some)
-        self._rest = rest
+            self._known.learn(portion)
+        self._remaining = remaining
         return False
 
 
 def load_at_start(config: Settings) -> None:
-    """Load for START_SECONDS, so that budgets hold from the first request of a new collector.
+    """Load names for START_SECONDS, so that budgets apply from a new collector's first request.
 
-    If something is away, or there is more to load, `tasks.load_names` does the rest. Call it before
-    any fork.
+    If Redis or the database can't be reached, or the time is too short, `tasks.load_names` does the
+    rest. Call this before any fork.
     """
     with (
         closing(Database(config.mongodb_url)) as database,

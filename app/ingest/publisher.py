@@ -24,14 +24,14 @@ from app.redis.connection import REDIS_SECONDS
 from app.redis.counters import Counts
 
 MAX_WRITE_BYTES = 4 * 1024**2
-"""Requests share a write of at most so many bytes. A larger request is written alone."""
+"""The most bytes that requests share a write for. A larger request is written alone."""
 MAX_WAITING_BYTES = 96 * 1024**2
 PUBLISH_SECONDS = 1.0
 WITHDRAW_EVERY_SECONDS = 1.0
 REQUEST_BYTES = 256
 """What a request adds to the size of its events in a queue."""
 RING_EVERY = 100
-"""One more bell for every so many waiting batches, so that several workers share them."""
+"""Another worker is called for every so many waiting batches, so that several share them."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def producer() -> Celery:
     """A Celery application without tasks, for sending messages to workers."""
     celery = Celery("eventstream-producer")
     celery.config_from_object("celeryconfig")
-    # Don't wait for a broker that is away: the message is only a doorbell, and will be sent again.
+    # Don't wait for the broker: the message is only a doorbell, and will be sent again.
     celery.conf.broker_transport_options |= {
         "max_retries": 0,
         "socket_timeout": REDIS_SECONDS,
@@ -80,7 +80,7 @@ class _Request:
 
 
 def _request(events: Sequence[Event], rejections: Sequence[Rejection], sender: str) -> _Request:
-    # In the request's own thread, because the thread that writes does so for all others.
+    # Encode here, in the request's own thread: the thread that writes delays all other requests.
     encoded, letters = encode(events), dead_letters.keeping(rejections)
     size = sum(sum(map(len, of_queue)) for of_queue in encoded.values())
     size += sum(map(dead_letters.most_bytes, rejections))
@@ -91,24 +91,24 @@ def _request(events: Sequence[Event], rejections: Sequence[Rejection], sender: s
 class Publisher:
     """Writes the events of requests to the journal, and calls workers for them.
 
-    The first request writes for itself. Meanwhile the next ones gather, and one of them then writes
-    for all of these. So there is no delay at low load, and batches are large at high load (group
-    commit: DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD
-    1984).
+    The first request writes only its own events. Meanwhile other requests gather, and one of them
+    then writes for all of them. So there is no delay at low load, and batches are large at high
+    load (group commit: DeWitt et al., "Implementation techniques for main memory database systems",
+    SIGMOD 1984).
 
     Large requests don't delay small ones. If more than MAX_WRITE_BYTES have gathered, the smallest
-    requests are written first, and a write that fails only fails for the requests in it. No request
-    may take more than half of the room that is left of MAX_WAITING_BYTES, so that some is left for
+    requests are written first. If a write fails, only the requests in it fail. A request may take
+    at most half of the bytes that are left of MAX_WAITING_BYTES, so that there is always room for
     small ones (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
     switches", 1998).
 
-    A worker that is called takes batches until none waits. So no other worker is called meanwhile,
-    except for every RING_EVERY-th batch in the line. The length of a Celery queue is therefore that
-    of the line, in units of RING_EVERY.
+    Once called, a worker takes batches until none waits. So no other worker is called meanwhile,
+    except for every RING_EVERY-th waiting batch. The length of a Celery queue is therefore the
+    number of waiting batches divided by RING_EVERY.
 
-    Nothing is written while `queue_limit` or more batches of a queue wait. What a sender sends
-    beyond its share (`app.journal.shares`) goes into batches of its own, which are counted after
-    those of others. While half of `queue_limit` waits, it is not written at all.
+    Nothing is written while `queue_limit` or more batches of a queue wait. Events beyond a sender's
+    share (`app.journal.shares`) get their own batches, which are counted after all others. While
+    half of `queue_limit` or more batches wait, such events are not written at all.
     """
 
     def __init__(
@@ -126,22 +126,22 @@ class Publisher:
         self._gathered: list[_Request] = []
         self._waiting_bytes = 0
         self._unsure: list[Batch] = []
-        """Batches of writes without an answer, which may be written or not; only ids, to withdraw
-        them."""
+        """Batches that may or may not be written, because the answer got lost. They must be
+        withdrawn, so they have ids but no payloads."""
 
     def publish(
         self, events: Sequence[Event], rejections: Sequence[Rejection] = (), sender: str = ""
     ) -> None:
-        """Return once the events and rejections are durably kept.
+        """Return once the events and rejections are stored durably. `sender` has the share.
 
-        Raises Unavailable if the broker is away or full, or if too much waits to be written. None
-        of these events is then counted.
+        Raises Unavailable if the broker can't be reached or is full, or if too much waits to be
+        written. None of these events is then counted.
         """
         request = _request(events, rejections, sender)
         request.turn.acquire()
         with self._lock:
             if self._waiting_bytes and 2 * request.size > MAX_WAITING_BYTES - self._waiting_bytes:
-                raise Unavailable("broker", "too much waits to be written")
+                raise Unavailable("broker", "too many bytes wait to be written")
             self._waiting_bytes += request.size
             self._gathered.append(request)
             writes, self._somebody_writes = not self._somebody_writes, True
@@ -153,7 +153,7 @@ class Publisher:
             try:
                 raise request.error
             finally:
-                # The error's traceback refers to all that was written, and the request to the
+                # Break the cycle: the error's traceback refers to the request, which refers to the
                 # error.
                 request.error = None
 
@@ -164,12 +164,12 @@ class Publisher:
         self._ring_for(batch)
 
     def write_counts(self) -> None:
-        """Write the counters. Raises Unavailable if the broker is away or full."""
+        """Write the counters. Raises Unavailable if the broker can't be reached or is full."""
         with self.counts.taken(every=0) as counted:
             self._journal.add_counts(counted)
 
     def _wait(self, request: _Request) -> None:
-        """Return once the request is written, or its thread is the next one to write."""
+        """Return once the request is written, or its thread must do the next write."""
         if request.turn.acquire(timeout=PUBLISH_SECONDS):
             return
         with self._lock:
@@ -201,7 +201,7 @@ class Publisher:
             self._ring_for(batch)
 
     def _take(self, own: _Request) -> list[_Request]:
-        """This request, and the smallest of the others that fit into its write. The rest stay."""
+        """Take this request and the smallest others that fit into its write. The rest must wait."""
         requests, self._gathered = self._gathered, []
         if sum(request.size for request in requests) <= MAX_WRITE_BYTES:
             return requests
@@ -214,12 +214,12 @@ class Publisher:
         return [own, *requests[:others]]
 
     def _write(self, requests: list[_Request]) -> list[Batch]:
-        """Write requests' events, and withdraw unsure batches. Returns the batches to ring for.
+        """Write the events of requests, and withdraw unsure batches. Returns batches to ring for.
 
         Requests that can't be written now get an error.
         """
-        brought, requests = requests, self._admitted(requests)
-        if brought and not requests:
+        gathered, requests = requests, self._admitted(requests)
+        if gathered and not requests:
             self._note(self._journal.write([]))
         new = self._batches(requests)
         letters = [letter for request in requests for letter in request.letters]
@@ -255,31 +255,31 @@ class Publisher:
         ]
 
     def _admitted(self, requests: Sequence[_Request]) -> list[_Request]:
-        """These requests; if little more may wait, without those of senders beyond their share."""
+        """The requests to write: if the journal is crowded, only those within a sender's share."""
         if not (self._journal.is_crowded or self._longest_queue >= self._queue_limit / 2):
             return list(requests)
         now = time.time()
         admitted = []
         for request in requests:
             if not all(self._shares[queue].left(request.sender, now) for queue in request.encoded):
-                request.error = Unavailable("broker", "this sender has more waiting than its share")
+                request.error = Unavailable("broker", "this sender has used up its share")
             else:
                 admitted.append(request)
         return admitted
 
     def _batches(self, requests: Sequence[_Request]) -> list[Batch]:
-        """The events of requests as batches. Those beyond a sender's share form late batches."""
+        """Make batches of requests' events. Events beyond a sender's share form late batches."""
         now = time.time()
         shared: list[Encoded] = []
         beyond: dict[tuple[str, str], list[bytes]] = {}
         for request in requests:
             for queue, events in request.encoded.items():
                 shares = self._shares[queue]
-                left = shares.left(request.sender, now)
+                available = shares.left(request.sender, now)
                 size = REQUEST_BYTES + sum(map(len, events))
                 number = len(events)
-                if size > left:
-                    number = bisect_right(list(itertools.accumulate(map(len, events))), left)
+                if size > available:
+                    number = bisect_right(list(itertools.accumulate(map(len, events))), available)
                     size = REQUEST_BYTES + sum(map(len, events[:number]))
                     beyond.setdefault((queue, request.sender), []).extend(events[number:])
                 shares.use(request.sender, size, now)
@@ -297,7 +297,7 @@ class Publisher:
             self._shares[queue].note(state.first, state.last)
 
     def _withdraw(self) -> None:
-        """Withdraw unsure batches in case no request does so."""
+        """Withdraw unsure batches, in case no further request does so."""
         while self._unsure:
             time.sleep(WITHDRAW_EVERY_SECONDS)
             with contextlib.suppress(Unavailable):
@@ -308,14 +308,14 @@ class Publisher:
             self._ring(batch)
         except Exception as error:  # the batch is in the journal, and will be rung for again
             logger.warning(
-                "no message for a batch: %s",
+                "no worker was called for a batch: %s",
                 type(error).__name__,
                 extra={"batch": batch.id, "queue": batch.queue},
             )
 
 
 def _log_written(request_ids: list[str], new: Sequence[Batch]) -> None:
-    """Log which batches hold the events of which requests, as workers only name batches."""
+    """Log which batches hold the events of which requests, because workers log only batches."""
     if logger.isEnabledFor(logging.DEBUG):
         names = [batch.id for batch in new]
         logger.debug("written", extra={"request_ids": request_ids, "batches": names})

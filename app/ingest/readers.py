@@ -1,4 +1,4 @@
-"""How events and user ids are read, as the settings say."""
+"""Makes readers of events and hashes of user ids from the settings."""
 
 from app.domain.reader import EventReader
 from app.domain.user_ids import UserHash
@@ -16,7 +16,7 @@ def reader_with(config: Settings) -> EventReader:
 
 
 def user_hash_with(config: Settings) -> UserHash | None:
-    """What user ids go through with these settings, None if they are kept as they come."""
+    """The hash for user ids with these settings, or None if they are kept as they are sent."""
     if config.user_hash_secret is None:
         return None
     return UserHash(config.user_hash_secret, monthly=config.user_hash_rotation == "month")

@@ -1,4 +1,4 @@
-"""Replaying dead letters: trying them again."""
+"""Replays dead letters: tries them again."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ PAGE = 100
 
 
 class Replay(NamedTuple):
-    """How many events of a letter were accepted, or what is still wrong with it."""
+    """How many events of a letter were accepted, or its remaining errors by field."""
 
     accepted: int
     errors: dict[str, Any]
 
 
 class Replayer:
-    """Replays the letters in this Redis. Every method raises Unavailable if Redis is away."""
+    """Replays the letters in this Redis. Every method raises Unavailable."""
 
     def __init__(self, reader: EventReader, redis: Redis, publisher: Publisher) -> None:
         self._reader = reader
@@ -32,20 +32,19 @@ class Replayer:
         self._publisher = publisher
 
     def replay(self, letter: DeadLetter, corrected: bytes | None = None) -> Replay:
-        """Publish a letter's event and drop the letter, or leave it there and say why.
+        """Publish a letter's events and drop the letter, or keep the letter and return the errors.
 
-        `corrected` is an event, as JSON, that is published instead of the letter's own. An event
-        that collides needs a new EventId.
-
-        A letter that is replayed twice counts once, because it is the same batch.
+        `corrected` is an event (JSON) to publish instead of the letter's own. If the event
+        collides, it needs a new EventId. If a letter is replayed twice it counts once, because it
+        is the same batch.
         """
         if corrected is not None and letter.batch_id:
             return Replay(0, {"_schema": ["It holds a batch, which can't be corrected."]})
         if corrected is None and letter.truncated:
-            return Replay(0, {"_schema": ["It was not kept whole."]})
+            return Replay(0, {"_schema": ["It was not kept completely."]})
         event = bytes(letter.event) if corrected is None else corrected
-        taken = _said_in(letter.event, "EventId")
-        if letter.collides and _said_in(event, "EventId") in (None, taken):
+        used_id = _field_of(letter.event, "EventId")
+        if letter.collides and _field_of(event, "EventId") in (None, used_id):
             return Replay(0, {"EventId": ["Send it with an id that no other event has."]})
         if letter.batch_id:
             batch = Batch(letter.batch_id, letter.queue, bytes(letter.batch))
@@ -64,16 +63,16 @@ class Replayer:
         return Replay(size, {})
 
     def _reader_of(self, letter: DeadLetter, event: bytes) -> EventReader:
-        """The reader for a letter's event. Events that collide have a user id as it is kept."""
-        if letter.collides and _said_in(event, "Meta") == _said_in(letter.event, "Meta"):
+        """The reader for a letter's event. If the event collides, its user id is hashed already."""
+        if letter.collides and _field_of(event, "Meta") == _field_of(letter.event, "Meta"):
             return self._reader.of_kept_users()
         return self._reader
 
     def replay_all(self) -> Iterator[Replay]:
         """Replay each letter that is there now, newest first.
 
-        Events that their sender may not write stay: an operator vouches for one by replaying it
-        alone.
+        Refused events stay, because their senders may not write them. An operator can vouch for
+        such an event by replaying it alone.
         """
         before = None
         while True:
@@ -86,8 +85,8 @@ class Replayer:
             before = letters[-1].id
 
 
-def _said_in(event: bytes, field: str) -> Any:
-    """The value of a field of an event, as JSON; None if there is none."""
+def _field_of(event: bytes, field: str) -> Any:
+    """The value of a field of an event (JSON), or None if there is none."""
     try:
         return msgspec.json.decode(event, type=dict[str, Any]).get(field)
     except NOT_JSON:

@@ -1,1 +1,1 @@
-"""Where accepted batches wait until they are counted. Nothing here looks into an event."""
+"""The journal, where accepted batches wait to be counted. Nothing here reads an event's fields."""

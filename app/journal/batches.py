@@ -14,13 +14,13 @@ MAX_BATCH = 1_000
 MAX_BATCH_BYTES = 1024**2
 TAKEN_AT_ONCE = 500
 TAKEN_BYTES = 512 * 1024
-"""A worker that has taken so many bytes takes no further batch."""
+"""Once a worker has taken this many bytes, it takes no further batch."""
 
 
 class Batch(NamedTuple):
-    """Events of one kind, as a JSON list. Its id is also that of the Celery task.
+    """Events of one kind, as a JSON list. The Celery task has the same id.
 
-    `due` is set if the events are late: see `app.journal.shares`.
+    `due` is set if the events are late: it is their date (`app.journal.shares`).
     """
 
     id: str
@@ -36,7 +36,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def encode(events: Iterable[Event]) -> Encoded:
-    """Events as they are written."""
+    """Encode events. See Encoded."""
     by_queue: dict[str, list[Event]] = {}
     for event in events:
         by_queue.setdefault(QUEUE_OF[type(event)], []).append(event)
@@ -69,7 +69,7 @@ def batches_of(encoded: Iterable[Encoded]) -> list[Batch]:
 
 
 def took_all_it_may(taken: Sequence[Batch]) -> bool:
-    """Whether a worker took as many batches as it may at once; then more may be waiting."""
+    """Whether a worker took as many batches at once as it may, so that more may be waiting."""
     size = sum(len(batch.payload) for batch in taken)
     return len(taken) >= TAKEN_AT_ONCE or size >= TAKEN_BYTES
 

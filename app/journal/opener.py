@@ -1,4 +1,4 @@
-"""What BROKER_URL decides: where the journal is, and how to look at Celery's queues."""
+"""BROKER_URL decides where the journal is, and how to look at Celery's queues."""
 
 import logging
 import ssl
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 def is_rabbit(broker_url: str) -> bool:
-    """Whether this is the URL of a RabbitMQ; otherwise it is that of a Redis."""
+    """Whether this is the URL of a RabbitMQ. Otherwise it is the URL of a Redis."""
     return broker_url.startswith("amqp")
 
 
 def journal_of(config: Settings, redis: Redis) -> Journal:
-    """The journal, in RabbitMQ if that is the broker, else in this Redis, that of REDIS_URL."""
+    """The journal: in RabbitMQ if that is the broker, otherwise in this Redis (of REDIS_URL)."""
     if is_rabbit(config.broker_url):
         return RabbitJournal(redis, config.broker_url)
     return RedisJournal(redis)
@@ -38,8 +38,8 @@ def journal_of(config: Settings, redis: Redis) -> Journal:
 def tls_of(broker_url: str) -> dict[str, Any] | None:
     """The TLS options that make Celery verify the server of a rediss:// URL, None for other URLs.
 
-    Options in the URL itself, all of which begin with ssl_, take precedence. Celery reads these by
-    itself, but Flower only knows the options returned here.
+    They include the options in the URL (ssl_...), which take precedence. Celery reads those itself,
+    but Flower knows only the options returned here.
     """
     if urlsplit(broker_url).scheme != "rediss":
         return None
@@ -49,22 +49,22 @@ def tls_of(broker_url: str) -> dict[str, Any] | None:
 
 
 def check_urls(config: Settings) -> None:
-    """Raise SettingsError if the URL of a Redis can't be used. Connects to none."""
+    """Raise SettingsError if the URL of a Redis can't be used. It connects to none of them."""
     for url in _redis_urls(config).values():
         connect(url)
 
 
 def warnings(config: Settings) -> Iterator[str]:
-    """What operators should know about the Redis of these settings, one sentence each.
+    """Yield warnings for operators about each Redis of these settings, one sentence each.
 
-    Raises SettingsError if a Redis can't be used, and Unavailable if it is away or does not answer.
+    Raises SettingsError if a Redis can't be used, and Unavailable if it does not answer.
     """
     for variable, url in _redis_urls(config).items():
         yield from _warnings(variable, url)
 
 
 def log_warnings(config: Settings) -> None:
-    """Log these warnings if Redis can be asked. Raises SettingsError."""
+    """Log the `warnings` if Redis answers. Raises SettingsError."""
     try:
         for warning in warnings(config):
             logger.warning("%s", warning)
@@ -81,7 +81,7 @@ def _redis_urls(config: Settings) -> dict[str, str]:
 
 
 def check_writable(journal: Journal, redis: Redis) -> None:
-    """Raise Unavailable unless this journal takes a write; Unfit if this Redis never will."""
+    """Raise Unavailable unless this journal accepts a write, and Unfit if this Redis never will."""
     try:
         journal.check_writable()
     except Unavailable:
@@ -99,7 +99,7 @@ def _warnings(variable: str, url: str) -> Iterator[str]:
     if reason := _unfit(found):
         raise SettingsError(f"{where} {reason}")
     if not found.get("aof_enabled", 1):
-        yield f"{where} has no append-only file: it loses accepted events when it ends."
+        yield f"{where} has no append-only file: it loses accepted events when it stops."
     policy = found.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         yield f"{where} may drop accepted events (maxmemory-policy {policy}); set noeviction."
@@ -113,14 +113,14 @@ def _unfit(found: dict[str, Any]) -> str | None:
     if int(version.partition(".")[0]) < OLDEST_REDIS:
         return f"is {version}; it must be {OLDEST_REDIS} or newer."
     if found.get("redis_mode") == "cluster":
-        return "is a cluster, which Celery can't use; give it one without."
+        return "is a cluster, which Celery can't use; use a Redis without cluster mode."
     return None
 
 
 def lengths(broker_url: str) -> Callable[[str], int]:
-    """A function that says how many messages a Celery queue holds, without those at workers.
+    """A function that returns how many messages wait in a Celery queue.
 
-    It raises Unavailable if the broker is away.
+    It does not count those that workers have. Raises Unavailable if the broker can't be reached.
     """
     if is_rabbit(broker_url):
         rabbit = Rabbit(broker_url)
@@ -136,11 +136,12 @@ def lengths(broker_url: str) -> Callable[[str], int]:
 
 
 def consumption(broker_url: str, client_name: str) -> Callable[[str], bool]:
-    """A function that says whether a worker consumes a Celery queue.
+    """A function that returns whether a worker consumes a Celery queue.
 
-    With Redis: whether the worker's connection asked for a message lately, as it does every second
-    while it has no task. With RabbitMQ: whether any worker consumes, as RabbitMQ ends connections
-    that don't answer. It raises Unavailable if the broker is away.
+    With Redis, it returns whether the worker's connection has lately asked for a message. An idle
+    worker does so every second. With RabbitMQ, it returns whether the queue has a consumer, because
+    RabbitMQ closes connections that don't answer. It raises Unavailable if the broker can't be
+    reached.
     """
     if is_rabbit(broker_url):
         rabbit = Rabbit(broker_url)

@@ -1,8 +1,8 @@
-"""A connection to RabbitMQ for the journal's queues, which publishes with confirms.
+"""A connection to RabbitMQ for the journal's queues. It publishes with confirms.
 
-Each queue of events has a quorum queue `journal.{queue}`, whose persistent messages are batches:
-the message id is the batch's, the type is the batch's queue. A message that was delivered
-DELIVERY_LIMIT times, each time to a worker that died with it, goes to `journal.dead`.
+Each queue of events has a quorum queue `journal.{queue}`. Its persistent messages are batches: the
+message id is the batch's id, and the type is the batch's queue. If DELIVERY_LIMIT workers in turn
+die with a message, it goes to `journal.dead`.
 """
 
 import time
@@ -21,8 +21,8 @@ CONNECT_SECONDS = 0.5
 REPLY_SECONDS = 2.0
 CONFIRM_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10
-"""RabbitMQ closes a connection, and delivers its messages to others, two to three of these after
-its last sign of life. Counting, during which there is none, may take as long as two."""
+"""RabbitMQ closes a connection two to three heartbeats after its last sign of life and delivers its
+messages to others. A worker gives no sign while it counts, which may take two heartbeats."""
 DELIVERY_LIMIT = 20
 DEAD = "journal.dead"
 
@@ -32,18 +32,18 @@ _ARGUMENTS = {
     "x-delivery-limit": DELIVERY_LIMIT,
     "x-dead-letter-exchange": "",
     "x-dead-letter-routing-key": DEAD,
-    # A dead message stays in its queue until the other one has confirmed it.
+    # A dead message stays in its queue until DEAD has confirmed it.
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",
 }
 
 
 class Unconfirmed(Unavailable):
-    """RabbitMQ did not confirm every message, so it may have any of them."""
+    """RabbitMQ did not confirm every message. It may have any of them."""
 
 
 class Message(NamedTuple):
-    """A message that this process has; `returns` is how often others got it and did not finish."""
+    """A message that this process has. `returns` is how often others got it and did not finish."""
 
     tag: int
     id: str
@@ -65,10 +65,10 @@ def name_of(queue: str) -> str:
 
 
 class Rabbit:
-    """One connection, made when it is needed, for one thread at a time.
+    """One connection for one thread at a time. It is opened when it is needed.
 
-    Methods raise Unavailable if RabbitMQ is away or does not answer. The connection is then closed,
-    and RabbitMQ delivers again what it had delivered over it.
+    Methods raise Unavailable if RabbitMQ does not answer. The connection is then closed, and
+    RabbitMQ delivers its unacknowledged messages again.
     """
 
     def __init__(self, url: str, heartbeat: int = 0) -> None:
@@ -84,8 +84,8 @@ class Rabbit:
     def publish(self, messages: Iterable[tuple[str, str, bytes]]) -> None:
         """Publish messages (queue, id, body) to their queues, and wait for all confirms together.
 
-        Raises Unconfirmed if they were sent but perhaps did not all arrive. Any other error means
-        that none was sent.
+        Raises Unconfirmed if messages were sent, but some may not have arrived. Any other error
+        means that none was sent.
         """
         self._open_to_publish()
         self._unconfirmed, self._rejected = set(), False
@@ -99,7 +99,7 @@ class Rabbit:
             while self._unconfirmed:
                 self._connection.drain_events(timeout=max(0.001, until - time.monotonic()))
         except Exception as error:  # whatever it is, some messages may have arrived
-            # If RabbitMQ blocks it stops reading, and says on this connection when it goes on.
+            # If RabbitMQ blocks it stops reading. It announces on this connection when it resumes.
             if not (self._blocked and isinstance(error, TimeoutError)):
                 self._drop()
             raise Unconfirmed("broker", f"{type(error).__name__}: {error}"[:500]) from error
@@ -125,7 +125,7 @@ class Rabbit:
         )
 
     def acknowledge(self, tags: Iterable[int], *, up_to: bool = False) -> None:
-        """Acknowledge messages; with `up_to` all messages up to the highest tag."""
+        """Acknowledge messages, or with `up_to` all messages up to the highest of these tags."""
         with self._errors():
             for tag in [max(tags)] if up_to else tags:
                 self._channel.basic_ack(tag, multiple=up_to)
@@ -142,7 +142,7 @@ class Rabbit:
         return State(ready, consumers)
 
     def check(self) -> None:
-        """Raise Unavailable unless RabbitMQ answers and takes messages."""
+        """Raise Unavailable unless RabbitMQ answers and accepts messages."""
         self._open_to_publish()
         self.state(DEAD)
 
@@ -209,7 +209,7 @@ class Rabbit:
             with suppress(TimeoutError):
                 self._connection.drain_events(timeout=0)
         except (AMQPError, OSError):
-            # It was closed: by a restart, say.
+            # The connection was closed, for example by a restart of RabbitMQ.
             self._drop()
             self._open()
         if self._blocked:
@@ -226,7 +226,7 @@ class Rabbit:
         self._on_ack(tag, multiple)
 
     def _on_return(self, *_: object) -> None:
-        # There is no such queue. A confirm follows.
+        # The queue does not exist. RabbitMQ still confirms the message.
         self._rejected = True
 
     def _on_blocked(self, blocked: bool) -> None:

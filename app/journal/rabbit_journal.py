@@ -1,18 +1,19 @@
 """The journal in RabbitMQ: the batches are messages of its quorum queues (`app.journal.rabbit`).
 
-Redis holds no events then, but knows which batches there are. So a write without a confirm can be
-withdrawn, and `drain` and operators know what is not counted yet. If Redis loses this, the batches
-are counted all the same.
+Redis then holds no events, but it knows the batches. So a write without a confirm can be withdrawn,
+and `drain` and operators know what is not counted yet. Even if Redis loses this, the batches are
+counted.
 
 Redis keys for each queue, sorted sets of batch ids unless stated otherwise:
 - `journal:{queue}:writing`: batches on their way to RabbitMQ, scored by when they were sent;
 - `journal:{queue}:waiting`: confirmed batches that no worker has, scored by when they were
   confirmed;
 - `journal:{queue}:taken`: batches that a worker has, scored by when it must be done with them;
-- `journal:{queue}:receiving`: not batches but workers that are about to take some, scored by when
-  they have surely ended or lost their connection;
+- `journal:{queue}:receiving`: not batches but workers that are about to take some, scored by the
+  time when they have certainly ended or lost their connection;
 - `journal:{queue}:rung`: as in `app.journal.redis_journal`.
-And `journal:withdrawn:{id}` for a batch that was withdrawn, for as long as the ledger knows ids.
+And `journal:withdrawn:{id}` marks a batch that was withdrawn. It stays as long as the ledger knows
+ids.
 """
 
 import threading
@@ -53,12 +54,12 @@ from app.redis.connection import broker_errors
 from app.redis.scripts import script
 
 RECEIVING_SECONDS = 6 * HEARTBEAT_SECONDS
-"""Longer than RabbitMQ takes to close the connection of a worker that was stopped."""
+"""Longer than RabbitMQ takes to close the connection of a worker that hangs."""
 ORPHANED_SECONDS = 10.0
 """Longer than any write to RabbitMQ takes."""
 WITHDRAWN_SECONDS = 8 * 24 * 3600
 ALONE_AFTER = 3
-"""A batch that so many workers did not finish may be why they died: it is counted alone."""
+"""If so many workers did not finish a batch, it may be why they died. It is then counted alone."""
 
 _CALL_OFF = script("call_off", even_if_full=True)
 
@@ -83,9 +84,9 @@ class RabbitJournal(Journal):
         self._publishing = threading.Lock()
         self._incoming = Rabbit(url, HEARTBEAT_SECONDS)
         self._tags: dict[str, list[int]] = {}
-        """The tags of the messages of each batch that was taken and is not acknowledged."""
+        """The tags of each taken batch's messages, which are not acknowledged yet."""
         self._next: Message | None = None
-        """A message that was got with these, but is to be taken after them."""
+        """A message that was fetched with the others, but must be taken after them."""
 
     def write(
         self,
@@ -94,7 +95,7 @@ class RabbitJournal(Journal):
         withdrawn: Sequence[Batch] = (),
         counts: Mapping[str, int] = NOTHING,
     ) -> dict[str, QueueState]:
-        """See Journal. Letters are kept even if batches then can't be written."""
+        """See Journal. Letters are kept even if the batches can't be written afterwards."""
         commands: list[Command] = [] if withdrawn and not (new or letters) else self._writer.room()
         for batch in withdrawn:
             commands += _withdrawing(batch)
@@ -112,7 +113,7 @@ class RabbitJournal(Journal):
         return states
 
     def _publish(self, new: Sequence[Batch]) -> None:
-        """Return once RabbitMQ has accepted all of these. Raises Unavailable if it has none."""
+        """Return once RabbitMQ has accepted all of these. Raises Unavailable if none will count."""
         messages = [(batch.queue, batch.id, batch.payload) for batch in new]
         try:
             self._outgoing.publish(messages)
@@ -123,7 +124,7 @@ class RabbitJournal(Journal):
                 with broker_errors():
                     called_off: Any = self._call_off(keys, [WITHDRAWN_SECONDS, *names])
                 if not called_off:
-                    # A worker already has one, so all must arrive. Arriving twice does no harm.
+                    # A worker already has one of them, so all must arrive. Twice does no harm.
                     self._outgoing.publish(messages)
                     return
             except Unavailable:
@@ -152,7 +153,7 @@ class RabbitJournal(Journal):
         stops_if_empty: bool = True,
         late: bool = True,  # noqa: ARG002
     ) -> list[Batch]:
-        """See Journal. Batches are this worker's until it ends or calls `release`. None is late."""
+        """See Journal. The worker has them until it ends or calls `release`. None is late."""
         keys = _keys(queue)
         receiver = uuid.uuid4().hex
         with broker_errors():
@@ -162,7 +163,7 @@ class RabbitJournal(Journal):
             if not found and stops_if_empty:
                 with broker_errors():
                     self.redis.delete(f"journal:{queue}:rung")
-                # Whoever wrote just before that did not ring.
+                # Writers did not ring until the key was deleted, so look once more.
                 found = self._get(queue)
             with broker_errors():
                 names = [message.id for message in found]
@@ -196,15 +197,15 @@ class RabbitJournal(Journal):
         return found
 
     def release(self) -> None:
-        """See Journal. RabbitMQ delivers again what was taken and is not acknowledged."""
+        """See Journal. RabbitMQ delivers unacknowledged messages again."""
         self._tags.clear()
         self._next = None
         self._incoming.close()
 
     def give_back(self, taken: Sequence[Batch], counts: Mapping[str, int] = NOTHING) -> None:
-        """See Journal. The batches come after those that are there now."""
+        """See Journal. The batches go to the end of the queue."""
         try:
-            # As copies, because returning them would use up their deliveries.
+            # Publish copies, because returning a message brings it closer to DELIVERY_LIMIT.
             self._incoming.publish([(batch.queue, batch.id, batch.payload) for batch in taken])
             commands = counters.adding(counts)
             written = time.time()
@@ -244,7 +245,7 @@ class RabbitJournal(Journal):
         tags = [tag for name in names for tag in self._tags.pop(name, ())]
         if not tags:
             return
-        # If this gets lost they come again, but the ledger knows them.
+        # If this fails the messages come again, but the ledger knows their batches.
         try:
             self._incoming.acknowledge(tags, up_to=not self._tags and self._next is None)
         except Unavailable:
@@ -288,7 +289,7 @@ class RabbitJournal(Journal):
         return read_backlog(self.redis)
 
     def overdue(self, queue: str, seconds: float) -> bool:
-        """See Journal. A message that waits and that Redis does not know is overdue too."""
+        """See Journal. If a message waits but Redis knows no batch, that is overdue too."""
         now = time.time()
         with broker_errors(), self.redis.pipeline(transaction=True) as pipe:
             writing, waiting, taken, _ = _keys(queue)
@@ -301,16 +302,16 @@ class RabbitJournal(Journal):
         return any(late) or (not known and self._incoming.state(name_of(queue)).ready > 0)
 
     def clean_up(self) -> None:
-        """Bury what was delivered too often. Forget batches that empty queues have lost."""
+        """Bury batches that were delivered too often. Forget batches that RabbitMQ has lost."""
         try:
             while message := self._incoming.get(DEAD):
                 batch = Batch(message.id, message.queue, message.body)
-                reason = f"each of {DELIVERY_LIMIT} workers that had it died with it"
+                reason = f"{DELIVERY_LIMIT} workers in turn died with it"
                 self._move_to_letters(batch, reason)
                 self._incoming.acknowledge([message.tag])
             for queue in QUEUES:
                 name = name_of(queue)
-                # The count is only an estimate; getting none is certain.
+                # The count is only an estimate, but `get` is certain.
                 if self._incoming.state(name).ready == 0 and self._incoming.get(name) is None:
                     with broker_errors():
                         late = [ORPHANED_SECONDS, RECEIVING_SECONDS]

@@ -5,10 +5,10 @@ Redis keys, for each queue:
 - `journal:{queue}:waiting`: a sorted set of the ids that no worker has, scored by when they were
   written, in seconds since the epoch, or later if their sender sent too much
   (`app.journal.shares`);
-- `journal:{queue}:rung`: set from when a worker is called until it finds nothing waiting;
+- `journal:{queue}:rung`: exists from when a worker is called until it finds nothing waiting;
 - `journal:{queue}:taken`: a sorted set of the ids that a worker has, scored by the time at which
   they wait again if the worker is not done with them.
-And `journal:check`, written to find out whether Redis takes writes.
+And `journal:check` is written to test whether Redis accepts writes.
 """
 
 import time
@@ -68,7 +68,7 @@ class RedisJournal(Journal):
         try:
             return self._writer.run_for_states(WRITE, commands, written, in_time=True)
         except TooLate:
-            # Nothing was written. If it was because of a clock, the second write is in time.
+            # Nothing was written. If a clock had changed, the second write is in time.
             return self._writer.run_for_states(WRITE, commands, written, in_time=True)
 
     @property
@@ -157,7 +157,7 @@ class RedisJournal(Journal):
 
 
 def _removing(queue: str, ids: Iterable[str]) -> list[Command]:
-    """The commands that take batches out of the journal."""
+    """The commands that remove batches from the journal."""
     key = f"journal:{queue}"
     names = tuple(ids)
     return [

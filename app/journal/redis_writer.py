@@ -1,4 +1,4 @@
-"""The connection over which a process writes to Redis for many requests at once."""
+"""The connection that a process uses to write to Redis for many requests at once."""
 
 import socket
 import struct
@@ -27,24 +27,24 @@ from app.redis.connection import broker_errors, unavailable
 from app.redis.scripts import Script
 
 IN_TIME_SECONDS = 0.4
-"""Redis drops a write that it comes to later than this. Whoever waits for the answer has given up
-by then, and a worker might count the events before they can be withdrawn."""
+"""Redis drops a write if it reaches it later than this. The request has been given up by then, and
+a worker might count its events before they can be withdrawn."""
 FULL_SHARE = 0.9
-"""Events may take this share of `maxmemory`. Counting writes too, and needs the rest."""
+"""Events may take this share of `maxmemory`. Counting needs the rest, because it writes too."""
 SHARED_SHARE = FULL_SHARE / 2
-"""Events of senders beyond their share (`app.journal.shares`) may take this share of `maxmemory`,
-so that there is room for everybody else."""
+"""Events beyond their sender's share (`app.journal.shares`) may take only this share of
+`maxmemory`, so that there is room for everybody else."""
 LOOK_EVERY_SECONDS = 0.25
 
 
 class RedisWriter:
-    """Runs lists of commands, over a connection of its own. Threads may share it."""
+    """Runs lists of commands over its own connection. Threads may share it."""
 
     def __init__(self, redis: Redis) -> None:
         self._look_again = 0.0
-        """When to look again whether Redis has memory left, by the monotonic clock."""
+        """When to check the memory of Redis again, by the monotonic clock."""
         self._used_share = 0.0
-        """The used share of `maxmemory` at the last look."""
+        """The used share of `maxmemory` at the last check."""
         self._connection: Any = redis.connection_pool.make_connection()
         self._clock_ahead = 0.0
         """Redis's clock (seconds since the epoch) minus the monotonic one."""
@@ -54,7 +54,10 @@ class RedisWriter:
         self._in_use = threading.Lock()
 
     def room(self) -> list[Command]:
-        """The command that fails a write if little memory is left; now and then, as it is slow."""
+        """The command that fails a write if little memory is left, or none if it ran just now.
+
+        It is slow, so it runs only once in LOOK_EVERY_SECONDS.
+        """
         if time.monotonic() < self._look_again:
             return []
         self._look_again = time.monotonic() + LOOK_EVERY_SECONDS
@@ -66,11 +69,11 @@ class RedisWriter:
         return self._used_share > SHARED_SHARE
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
-        """Write counts alone."""
+        """Write only counts."""
         self.run(WRITE, counters.adding(counts))
 
     def check(self) -> None:
-        """Raise Unavailable unless Redis takes a write."""
+        """Raise Unavailable unless Redis accepts a write."""
         self.run(WRITE, [*self.room(), ("SET", "journal:check", "1", "EX", 60)])
 
     def run_for_states(
@@ -82,16 +85,18 @@ class RedisWriter:
         *,
         in_time: bool = False,
     ) -> dict[str, QueueState]:
-        """Run these. Returns the state of each queue; only `written` queues may need a bell."""
+        """Run commands. Returns the state of each queue. Only `written` queues may need a bell."""
         keys: list[str] = []
         for queue in QUEUES:
             keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)
         used, *found = self.run(script, commands, keys, moves, in_time=in_time)
         if used:
             self._used_share = float(used)
-        rest = iter(found)
+        numbers = iter(found)
         return {
-            queue: QueueState(next(rest), next(rest) == 1, float(next(rest)), float(next(rest)))
+            queue: QueueState(
+                next(numbers), next(numbers) == 1, float(next(numbers)), float(next(numbers))
+            )
             for queue in QUEUES
         }
 
@@ -104,15 +109,18 @@ class RedisWriter:
         *,
         in_time: bool = False,
     ) -> list[Any]:
-        """Run these commands; with `in_time` only if Redis comes to them within IN_TIME_SECONDS."""
-        # Requests wait for this. The client's usual way takes four times as long: it takes a
+        """Run commands, with `in_time` only if Redis reaches them within IN_TIME_SECONDS.
+
+        Raises Unavailable, OutcomeUnknown or TooLate.
+        """
+        # Requests wait for this, and redis-py's usual way takes four times as long: it takes a
         # connection from the pool, and needs a transaction, or an argument for each word of each
-        # command. (cmsgpack knows texts, but not bytes.)
+        # command. (cmsgpack can read texts, but not bytes.)
         more = [msgspec.msgpack.encode(moves)] if moves else []
         with self._in_use:
             connection = self._connection
             with broker_errors():
-                # Whatever fails up to here surely wrote nothing.
+                # If something fails up to here, nothing was written.
                 connection.connect()
                 if _is_closed(connection):
                     connection.disconnect()
@@ -136,11 +144,11 @@ class RedisWriter:
                 if "little memory" in str(error):
                     self._look_again = 0.0
                     raise Unavailable("broker", "Redis has little memory left") from error
-                # Another Redis may have taken its place, or a clock may have been set: connecting
-                # again finds the new one, and compares the clocks.
+                # The Redis may have been replaced, or a clock may have been set. Connecting again
+                # finds the new Redis, and compares the clocks.
                 connection.disconnect()
                 if "too late" in str(error):
-                    raise TooLate("broker", "Redis came to a write too late") from error
+                    raise TooLate("broker", "Redis reached a write too late") from error
                 raise unavailable(error) from error
 
     def _compare_clocks(self, connection: Any) -> None:
@@ -149,14 +157,14 @@ class RedisWriter:
         self._clock_ahead = seconds + microseconds / 1e6 - time.monotonic()
 
     def _drop_unsent_on_close(self, connection: Any) -> None:
-        # Otherwise the kernel goes on sending what a disconnected host did not get, minutes after
-        # the write failed and was withdrawn (Linux, socket(7)).
-        at_once = struct.pack("ii", 1, 0)
-        connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        # Otherwise the kernel keeps trying to send the data to a host that was disconnected, for
+        # minutes after the write failed and was withdrawn (Linux, socket(7)).
+        no_linger = struct.pack("ii", 1, 0)
+        connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
 
 
 def read_backlog(redis: Redis) -> dict[str, Backlog]:
-    """How many batches are in the journal, by queue, as Redis knows them."""
+    """The backlog of each queue, as far as Redis knows."""
     now = time.time()
     with broker_errors(), redis.pipeline(transaction=True) as pipe:
         for queue in QUEUES:
@@ -174,6 +182,6 @@ def read_backlog(redis: Redis) -> dict[str, Backlog]:
 
 def _is_closed(connection: Any) -> bool:
     try:
-        return bool(connection.can_read())  # only an end of the connection can be read
+        return bool(connection.can_read())  # without a request, only its end can be read
     except ConnectionError:
         return True

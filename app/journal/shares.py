@@ -1,13 +1,13 @@
 """Shares: whose events go first if more events come than can be counted.
 
-Each sender has a share of each queue, SHARE_BYTES of events a second. What it sends within its
-share is dated when it came. What it sends beyond that is late: it is dated when the share would
-have reached it, and after everything that is not late. Workers take the earliest dates first. So a
-sender within its share never waits behind one that sends too much, and if nobody else sends
-anything, late events are taken at once.
+Each sender has a share of each queue: SHARE_BYTES of events a second. Events within the share are
+dated when they arrive. Events beyond it are late: they are dated when the share would allow them,
+and after all events that are not late. Workers take the earliest dates first. So a sender within
+its share never waits behind one that sends too much. If nobody else sends anything, late events are
+taken at once.
 
-Dates are given as "VirtualClock" does for packets (Zhang, 1990). Capacity that nobody else needed
-is not held against a sender: its dates never start later than the last one that waits, as in
+Events are dated as "VirtualClock" dates packets (Zhang, 1990). A sender is not punished for using
+capacity that nobody else needed: its dates never start later than the last one that waits, as in
 self-clocked fair queueing (Golestani, 1994).
 """
 
@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SHARE_BYTES = 64 * 1024
-"""About 400 events. Even of the costliest, on new pages of 4 kB, more can be counted in a
-second."""
+"""About 400 events. Even if they are the most expensive ones, on new pages of 4 kB, more than this
+can be counted in a second."""
 BURST_SECONDS = 8.0
-"""So many seconds of a share may come at once."""
+"""How many seconds of a share may come at once."""
 LATE = 2.0**33
-"""Late events are dated so many seconds later, which puts them after all others."""
+"""How many seconds are added to the dates of late events, which puts them after all others."""
 MAX_SENDERS = 10_000
-"""How many senders a process remembers: those that used most."""
+"""How many senders a process remembers: those that used the most."""
 
 
 @dataclass
@@ -30,18 +30,18 @@ class Shares:
     """The shares of the senders in one queue, for one process. Times are since the epoch."""
 
     first: float = 0.0
-    """The date of the first late batch that waits, without LATE."""
+    """The date of the first late batch that waits, minus LATE."""
     last: float = 0.0
-    """The date of the last one."""
+    """The date of the last late batch that waits, minus LATE."""
     _used: dict[str, float] = field(default_factory=dict)
-    """Until when each sender has used its share."""
+    """Until when each sender has used up its share."""
 
     def note(self, first: float, last: float) -> None:
-        """Note the dates of the first and the last waiting batch, whether late or not."""
+        """Record the dates of the first and the last waiting batch, whether late or not."""
         self.first, self.last = max(0.0, first - LATE), max(0.0, last - LATE)
 
     def left(self, sender: str, now: float) -> float:
-        """How many bytes of what a sender sends now are within its share."""
+        """How many bytes a sender may still send now within its share."""
         ends = now + BURST_SECONDS
         return max(0.0, ends - self._used_until(sender, now)) * SHARE_BYTES
 
@@ -50,7 +50,7 @@ class Shares:
         self._set(sender, self._used_until(sender, now) + size / SHARE_BYTES, now)
 
     def use_late(self, sender: str, size: int, now: float) -> float:
-        """Use so many bytes of a sender's later share. Returns their date."""
+        """Use so many bytes of a sender's future share. Returns their date, with LATE."""
         due = max(self._used_until(sender, now), self.first) + size / SHARE_BYTES
         self._set(sender, due, now)
         return due + LATE
@@ -60,11 +60,11 @@ class Shares:
 
     def _set(self, sender: str, until: float, now: float) -> None:
         if sender not in self._used and len(self._used) >= MAX_SENDERS:
-            self._used = _ahead(self._used, now)
+            self._used = _heaviest(self._used, now)
         self._used[sender] = until
 
 
-def _ahead(used: Mapping[str, float], now: float) -> dict[str, float]:
-    """Until when senders have used their shares: those that used most."""
+def _heaviest(used: Mapping[str, float], now: float) -> dict[str, float]:
+    """The entries of the senders that used the most."""
     ahead = sorted((until, sender) for sender, until in used.items() if until > now)
     return {sender: until for until, sender in ahead[-MAX_SENDERS // 2 :]}

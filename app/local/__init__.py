@@ -1,1 +1,1 @@
-"""What `eventstream up` runs on one machine. Production starts the same processes without it."""
+"""`eventstream up` for one machine. Production starts the same processes without it."""

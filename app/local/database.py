@@ -1,4 +1,4 @@
-"""The embedded database, a process of its own: `python -m app.local.database`."""
+"""The embedded database, which is a separate process: `python -m app.local.database`."""
 
 import os
 import signal
@@ -14,23 +14,23 @@ from secantus import SecantusDBServer, query
 
 IDLE_TRANSACTION_SECONDS = 10.0
 """A transaction is aborted after so long without a statement. Most likely its worker was killed,
-and until then nobody else can write to its documents. A live worker takes far less."""
+and until then nobody else can write to its documents. A living worker needs far less time."""
 CACHE_SIZE = "1G"
-"""Memory is only taken when it is needed."""
+"""The upper limit. Memory is only allocated when it is needed."""
 EVICTION = "eviction_dirty_trigger=75,eviction_updates_trigger=75"
 """The percentage of the cache that may be dirty before each request must help to clear it. Pages
 that open transactions wrote to can't be cleared, and one transaction's ids lie on thousands of
-pages. With the usual 20, everything stood still at some hundred thousand ids in a cache of 256M;
-with 75 not."""
+pages. With the default of 20 and a cache of 256M, everything stopped at a few hundred thousand ids.
+With 75 it did not."""
 
 Matches = Callable[..., bool]
 
 
 def with_quick_in(matches: Matches) -> Matches:
-    """The database's test of a value against an operator, made fast for `$in` with many texts.
+    """Wrap the database's test of a value against an operator: fast for `$in` with many texts.
 
-    The database compares each document that an index found with all keys of the list again. Looking
-    up 5,000 took half a minute, during which every transaction stood still and was then aborted.
+    The database compares each document from an index with all keys of the list again. Looking up
+    5,000 keys took half a minute. All transactions stopped meanwhile, and were then aborted.
     """
     latest = threading.local()
 
@@ -50,11 +50,11 @@ UseTransaction = Callable[[Any], AbstractContextManager[Any]]
 
 
 def with_pages_let_go(use: UseTransaction) -> UseTransaction:
-    """The database's way to run a statement in a transaction, changed to hold no page afterwards.
+    """Wrap the running of a statement in a transaction, so that it holds no page afterwards.
 
-    Between statements, a transaction's cursors stay where they were. If one stands on a page that
+    Between statements, a transaction's cursors keep their positions. If a cursor is on a page that
     has become too large, each access to this page tries ten times to clear it and sleeps in
-    between, 55 ms in all, while everything else waits for a lock.
+    between. That takes 55 ms, while everything else waits for a lock.
     """
 
     @contextmanager
@@ -108,8 +108,8 @@ def read_options_once_a_statement(storage: Any) -> None:
 def fetch_no_more_than_asked_for(storage: Any) -> None:
     """Make the database fetch only as many documents of an index range as a query asks for.
 
-    It fetches all of them, while everything else waits for its lock, and cuts the list afterwards:
-    the first page of a report took as long as all of it.
+    Otherwise it fetches all of them, while everything else waits for its lock, and cuts the list
+    afterwards. The first page of a report then takes as long as the whole report.
     """
     find, fetch = storage.find_matching, storage._docs_by_recordids
     asked = threading.local()
@@ -122,7 +122,8 @@ def fetch_no_more_than_asked_for(storage: Any) -> None:
                 found = find(db, coll, where, **options)
             finally:
                 asked.limit = 0
-            if len(found) == limit or not asked.is_cut:  # else a bound was not part of the range
+            # If documents were cut but too few are left, a bound was not part of the range.
+            if len(found) == limit or not asked.is_cut:
                 return found
         return find(db, coll, where, **options)
 
@@ -154,7 +155,7 @@ def main(host: str, port: int, storage_path: str) -> None:
 
     Each commit is on disk before it is answered, so a kill loses nothing.
     """
-    # Blocked before the server starts threads, so that only `sigwait` below gets the signals.
+    # Block the signals before the server starts threads, so that only `sigwait` gets them.
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     os.environ["WIREDTIGER_CONFIG"] = EVICTION
@@ -169,14 +170,14 @@ def main(host: str, port: int, storage_path: str) -> None:
         transaction_lifetime_seconds=IDLE_TRANSACTION_SECONDS,
     )
     storage = server.storage
-    # Nobody reads the oplog, so changes need not be written twice.
+    # Nobody reads the oplog, and with it every change is written twice.
     storage.enable_oplog = False
     storage.use_user_transaction = with_pages_let_go(storage.use_user_transaction)
     read_options_once_a_statement(storage)
     fetch_no_more_than_asked_for(storage)
     with server:
         signal.sigwait(signals)
-        # Closing the socket, which comes next, would not wake the thread that accepts connections.
+        # Closing the socket comes next, but would not wake the thread that accepts connections.
         server._socket.shutdown(socket.SHUT_RDWR)
 
 

@@ -27,12 +27,12 @@ _libc = ctypes.CDLL(None)
 
 
 class CannotStart(click.ClickException):
-    """Something outside prevents a start. The text says what."""
+    """Something on this machine prevents a start. The message names it."""
 
 
 @dataclass(eq=False)
 class Part:
-    """A supervised process in a session of its own."""
+    """A supervised process in its own session."""
 
     name: str
     command: list[str]
@@ -42,7 +42,7 @@ class Part:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Start it, with its output going to its log."""
+        """Start the process, with its output in its log."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -51,14 +51,14 @@ class Part:
                 stderr=output,
                 env=self.environment,
                 start_new_session=True,
-                # If this supervisor is killed, its parts must not go on without it. Killed and not
-                # terminated, because they would wait for each other.
+                # If this supervisor is killed, its parts must not go on without it. SIGTERM would
+                # not do, because they would wait for each other.
                 preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
             )
         self.restart_at = time.monotonic() + RESTART_SECONDS
 
     def watch(self) -> None:
-        """Restart it if it died, but not more often than every RESTART_SECONDS."""
+        """Restart the process if it died, but at most once in RESTART_SECONDS."""
         if self.process is None or self.process.poll() is None:
             return
         if time.monotonic() < self.restart_at:
@@ -68,12 +68,12 @@ class Part:
         self.start()
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Ask the process to stop."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
     def kill(self) -> None:
-        """Kill it and whatever it started."""
+        """Kill the process and all its children."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -81,14 +81,14 @@ class Part:
 
 
 class Refuses(Exception):
-    """A server answers with an error that a healthy one would not have."""
+    """A server answers with an error that a healthy server would not return."""
 
 
 class Pulse:
-    """Finds out that a server no longer answers, or only answers with errors.
+    """Detects that a server no longer answers, or only answers with errors.
 
-    It may be silent, or answer with errors, for so many seconds. `answers` returns whether it
-    answers, and raises Refuses if it answers with an error.
+    `silence` and `errors` are how many seconds each of these may last. `answers` returns whether
+    the server answers, and raises Refuses if it answers with an error.
     """
 
     def __init__(self, answers: Callable[[], bool], silence: float, errors: float) -> None:
@@ -101,7 +101,7 @@ class Pulse:
     def is_lost(self, now: float) -> bool:
         """Whether at `now` (in seconds) the server has not answered for too long.
 
-        It is asked every PULSE_SECONDS. After it was lost it gets as much time again.
+        The server is checked every PULSE_SECONDS. After it was lost, it gets the same time again.
         """
         if now < self._asked + PULSE_SECONDS:
             return False
@@ -145,10 +145,10 @@ def check_free(host: str, port: int, variable: str, option: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different TCP ports of this machine that nobody listens on.
+    """So many different TCP ports of this machine on which nobody listens.
 
-    They are below those that Linux gives to outgoing connections (net.ipv4.ip_local_port_range),
-    one of which might otherwise take a port before its server starts.
+    They are below the range for outgoing connections (Linux, net.ipv4.ip_local_port_range), because
+    such a connection might take a port before its server starts.
     """
     with contextlib.ExitStack() as held:
         ports: list[int] = []
@@ -161,7 +161,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def redis_server() -> str:
-    """The machine's own Redis server if it is new enough, else the one that came with us."""
+    """The path of the machine's own Redis server if it is new enough, otherwise of ours."""
     installed = shutil.which("redis-server")
     if installed:
         version = subprocess.run(

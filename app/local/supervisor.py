@@ -48,20 +48,20 @@ STOP_SECONDS = 6.0
 STOP_STORES_SECONDS = 3.0
 WATCH_SECONDS = 0.2
 SILENT_SECONDS = 70.0
-"""Redis or the database may be silent for so long."""
+"""How long Redis or the database may be silent before it is restarted."""
 REFUSING_SECONDS = 7.0
-"""The database may answer only with errors for so long, as it does after its disk was full."""
+"""How long the database may answer only with errors, as it does after its disk was full."""
 
 
 class Supervisor:
-    """Runs all parts: Redis and the database, unless they are given, and what uses them."""
+    """Runs all parts: Redis and the database (unless they are given), and everything else."""
 
     def __init__(self, settings: Settings, given: dict[str, str], workers: int) -> None:
         self._settings = settings
         self._given = given
         self._stopped = False
         self._logs = settings.data_dir / "log"
-        os.umask(0o077)  # nobody else on this machine may read what is kept here
+        os.umask(0o077)  # nobody else on this machine may read the data
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._lock = self._lock_data_dir()
@@ -81,8 +81,8 @@ class Supervisor:
         } | given
         self._mongodb = Database(self._addresses["MONGODB_URL"])
         self._environment = (
-            # Otherwise glibc gives each thread a heap of its own, which large requests fill for
-            # good.
+            # Otherwise glibc gives each thread its own heap. After large requests, these heaps
+            # never shrink.
             {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"} | os.environ | self._addresses
         )
         self._pulses = {
@@ -99,10 +99,10 @@ class Supervisor:
         self._users = [self._web(), *self._workers.values(), self._beat()]
 
     def run(self) -> None:
-        """Start everything, say so, and keep it running until SIGINT or SIGTERM."""
+        """Start everything, print the addresses, and keep it running until SIGINT or SIGTERM."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        # Only checks the URLs, so that a wrong one is reported before anything is waited for.
+        # Check the URLs first, so that a wrong one is reported before any waiting.
         check_urls(read(self._environment))
         try:
             for part in self._stores:
@@ -121,7 +121,7 @@ class Supervisor:
             self._wait_for("the workers", self._all_workers_answer)
             if not self._stopped:
                 self._wait_for("counting", self._counts_are_kept())
-            # After the workers, because it asks them for their queues once, when it starts.
+            # Start Flower after the workers: it asks them for their queues only once.
             self._users.append(self._flower())
             self._users[-1].start()
             self._wait_for("Flower", self._flower_answers)
@@ -229,7 +229,7 @@ class Supervisor:
         )
 
     def _beat(self) -> Part:
-        # This scheduler keeps no file that a kill could spoil. The tasks find out what is due.
+        # This scheduler keeps no file that a kill could damage. The tasks find out what is due.
         scheduler = "celery.beat:Scheduler"
         return self._python("beat", "celery", "-A", "tasks", "beat", "--scheduler", scheduler)
 
@@ -259,7 +259,7 @@ class Supervisor:
             return False
 
     def _database_works(self) -> bool:
-        """Whether the database takes a write and reads it. Raises Refuses."""
+        """Whether the database accepts a write and reads it. Raises Refuses."""
         try:
             self._mongodb.check_writable()
         except Unavailable as error:
@@ -286,7 +286,7 @@ class Supervisor:
         return len(answers or {}) == expected
 
     def _counts_are_kept(self) -> Callable[[], bool]:
-        """Send an empty batch through each queue. Returns a function that says if all arrived."""
+        """Send an empty batch to each queue. Returns a function that checks if all were counted."""
         config = read(self._environment)
         journal = journal_of(config, connect(config.redis_url))
         probes = [Batch(str(uuid.uuid4()), queue, b"[]") for queue in QUEUES]
@@ -333,7 +333,7 @@ class Supervisor:
 
 
 def _make_secret(file: Path) -> None:
-    """Make USER_HASH_SECRET for this start and all later ones. The parts read it from the file."""
+    """Create USER_HASH_SECRET for this start and all later ones. The parts read the file."""
     new = file.with_suffix(".new")
     with open(new, "w", opener=partial(os.open, mode=0o600)) as secret:
         secret.write(secrets.token_urlsafe(32))
@@ -347,7 +347,7 @@ def _port_of(url: str) -> str:
 
 
 def _flower_host(settings: Settings) -> str:
-    # Anybody who reaches Flower can stop the workers.
+    # Anybody who can reach Flower can stop the workers.
     return settings.host if settings.flower_basic_auth else "127.0.0.1"
 
 

@@ -1,1 +1,1 @@
-"""Where counted events go besides the reports. Nothing here changes a count."""
+"""The outputs for counted events besides the reports. Nothing here changes a count."""

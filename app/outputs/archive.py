@@ -1,12 +1,12 @@
-"""The archive: every event that was counted, so that reports can be made anew from it.
+"""The archive: every event that was counted, so that reports can be rebuilt from it.
 
-It is gzip (RFC 1952) of NDJSON, in a folder for each hour (UTC) in which events were counted:
-`2026-11-24/13/ad_click-{time}-{random}.ndjson.gz`, with names in the order of counting. A line is a
-batch, `{"batch": id, "events": [...]}`, with those of its events that were new.
+It consists of gzip files (RFC 1952) of NDJSON, in a folder for each hour (UTC) of counting:
+`2026-11-24/13/ad_click-{time}-{random}.ndjson.gz`. Their names sort in the order of counting. A
+line is a batch, `{"batch": id, "events": [...]}`, with its newly counted events.
 
-A file is written completely or not at all. A process that is killed before it notes the delivery
-leaves it to another, so the archive can hold a batch several times, each time the same; readers
-take the first. No two processes ever write the same file. Only `forget` and `tidy` change existing
+A file is written completely or not at all. If a process is killed before it records a delivery,
+another process delivers again. So the archive can hold identical copies of a batch; readers take
+the first. No two processes ever write the same file. Only `forget` and `tidy` change existing
 files, one process at a time.
 """
 
@@ -34,10 +34,10 @@ from app.settings import without_secrets
 SUFFIX = ".ndjson.gz"
 UNFINISHED = ".part"
 GZIP_LEVEL = 1
-"""Takes a third of the time of the usual level 6, for a tenth more bytes."""
+"""A third of the time of the usual level 6, for a tenth more bytes."""
 SMALL_BYTES = 1024 * 1024
 JOINED_BYTES = 4 * 1024 * 1024
-"""About a hundred thousand events, which a reader of the file holds in memory at once."""
+"""About a hundred thousand events. Whoever reads the file has all of them in memory at once."""
 LOCK_SECONDS = 120.0
 WAIT_SECONDS = 30.0
 
@@ -57,9 +57,10 @@ _LINES = {
 
 @contextmanager
 def rewriting(redis: Redis, wait_seconds: float = WAIT_SECONDS) -> Iterator["RewriteTurn"]:
-    """The turn to change files of the archive, or to read all of them while nobody changes them.
+    """Wait for the turn to change files of the archive, or to read all of them undisturbed.
 
-    Raises Unavailable if another process keeps it for longer than `wait_seconds`, or Redis is away.
+    Raises Unavailable if another process has the turn for longer than `wait_seconds`, or if Redis
+    can't be reached.
     """
     lock = redis.lock("archive:turn", timeout=LOCK_SECONDS, blocking_timeout=wait_seconds)
     with broker_errors():
@@ -86,9 +87,9 @@ class RewriteTurn:
 
 
 class Archive:
-    """The archive at this URL, of file:// or any other scheme that fsspec has a backend for.
+    """The archive at this URL: file://, or any other scheme that fsspec has a backend for.
 
-    Every method raises Unavailable if the archive is away.
+    Every method raises Unavailable if the archive can't be reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -96,7 +97,7 @@ class Archive:
             self._files, self._root = fsspec.url_to_fs(url)
 
     def write(self, queue: str, batches: Mapping[str, Sequence[Event]]) -> None:
-        """Keep events of a queue, by their batches. Once this returns they are durably kept."""
+        """Archive events of a queue, by their batches. Once this returns they are kept durably."""
         lines = [_ArchivedBatch(batch, events) for batch, events in batches.items() if events]
         if lines:
             folder = datetime.now(UTC).strftime("%Y-%m-%d/%H")
@@ -104,11 +105,11 @@ class Archive:
             self._put(_unique(f"{self._root}/{name}"), _packed(lines))
 
     def files(self, queue: str, first: date = date.min) -> list[str]:
-        """The names of a queue's files that were written from this day (UTC) on, in order."""
+        """The names of a queue's files that were written on this day (UTC) or later, in order."""
         return [name for name in self._find(first) if _is_of(name, queue)]
 
     def read(self, name: str) -> dict[str, Sequence[Event]]:
-        """The events in a file by their batches, all of one kind."""
+        """The events in a file, by their batches. All are of one kind."""
         with _errors(name):
             text = gzip.decompress(self._files.cat_file(name))
             lines = _LINES[_queue_of(name)].decode_lines(text)
@@ -122,9 +123,9 @@ class Archive:
         return date.fromisoformat(Path(name).parts[-3])
 
     def forget(self, user_ids: Collection[str], turn: RewriteTurn) -> int:
-        """Replace the ids of these users by random ones. Returns how many events changed.
+        """Replace the ids of these users with random ones. Returns how many events changed.
 
-        A rebuild still counts the same from them.
+        A rebuild still gives the same counts.
         """
         nobody = {
             user_id: base64.urlsafe_b64encode(os.urandom(16))[:-2].decode() for user_id in user_ids
@@ -148,7 +149,7 @@ class Archive:
     def tidy(self, now: datetime, turn: RewriteTurn, seconds: float) -> None:
         """Join small files of past hours of today and yesterday (UTC), for so many seconds.
 
-        Files that a killed process left unfinished are dropped, as their batches came again.
+        Unfinished files of killed processes are dropped, because their batches were archived again.
         """
         until = time.monotonic() + seconds
         past = {
@@ -180,7 +181,7 @@ class Archive:
                     self._files.rm(name, recursive=True)
 
     def first_day(self) -> date | None:
-        """The day (UTC) on which the archive begins, or None while it is empty."""
+        """The day (UTC) on which the archive begins, or None if it is empty."""
         with _errors(self._root):
             return min((date.fromisoformat(Path(name).name) for name in self._days()), default=None)
 
@@ -214,9 +215,9 @@ def _errors(name: str) -> Iterator[None]:
         yield
     except Unavailable:
         raise
-    except Exception as error:  # each backend has its own
-        said = without_secrets(f"{name}: {type(error).__name__}: {error}")
-        raise Unavailable("archive", said[:500]) from error
+    except Exception as error:  # each backend has its own errors
+        message = without_secrets(f"{name}: {type(error).__name__}: {error}")
+        raise Unavailable("archive", message[:500]) from error
 
 
 def _put_local(path: Path, content: bytes) -> None:
@@ -255,13 +256,13 @@ def _is_of(name: str, *queues: str) -> bool:
 
 
 def _of(event: Event, users: Mapping[str, str]) -> Event:
-    """The event with the id that replaces its user's, if there is one."""
+    """The event with its user's id replaced, if a replacement is given."""
     user_id = event.user_id  # type: ignore[union-attr]
     return msgspec.structs.replace(event, user_id=users.get(user_id, user_id))
 
 
 def _chunks(names: Iterator[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """These names in lists of at least two whose files together are not too large."""
+    """Group names into lists of at least two whose files are not too large together."""
     chunk: list[str] = []
     for name in names:
         if sum(sizes[other] for other in chunk) >= JOINED_BYTES - SMALL_BYTES:

@@ -1,8 +1,8 @@
-"""The mirror: a Kafka topic to which events that counted are published, for others to use.
+"""The mirror: a Kafka topic to which counted events are published, for others to use.
 
-A message is an event in the form that POST /events takes; its key is the website. Each event is
-published at least once: after a crash it may come again, exactly as before. Readers can tell by the
-`EventId`, which the collector makes up if the sender gave none.
+A message is an event in the form that POST /events accepts. Its key is the website. Each event is
+published at least once: after a crash it may come again, exactly as before. Readers can recognise
+it by its `EventId`, which the collector makes up if the sender gave none.
 """
 
 import time
@@ -20,14 +20,14 @@ from app.store.counting import CountedPiece
 
 DELIVERY_SECONDS = 5.0
 RETRY_SECONDS = 30.0
-"""After an error, Kafka is taken to be away for so long."""
+"""How long after an error the mirror does not try again."""
 
 
 class Mirror:
     """Publishes to a topic. `brokers` and `options` are librdkafka's."""
 
     def __init__(self, brokers: str, topic: str, options: Mapping[str, str]) -> None:
-        # An extra that only those who mirror have installed.
+        # This package is optional: it is only installed where it is needed.
         import confluent_kafka  # noqa: PLC0415
 
         self._kafka: Any = confluent_kafka
@@ -50,13 +50,13 @@ class Mirror:
         return cls(*config.kafka_publish, config.kafka_config) if config.kafka_publish else None
 
     def write(self, counted: Sequence[CountedPiece]) -> list[Refused]:
-        """Publish events that counted. Once it returns they are in the topic.
+        """Publish counted events. When this returns they are in the topic.
 
-        Events that are too large for the topic are returned instead. Raises Unavailable if any
-        other event may not have arrived, and then at once for RETRY_SECONDS.
+        If events are too large for the topic, it returns them instead. Raises Unavailable if any
+        other event may not have arrived. It then raises immediately for RETRY_SECONDS.
         """
         if time.monotonic() < self._away_until:
-            raise Unavailable("Kafka", "it was away a moment ago")
+            raise Unavailable("Kafka", "it did not answer a moment ago")
         errors: list[Any] = []
         refused: list[Refused] = []
 
@@ -89,7 +89,8 @@ class Mirror:
         if errors or waiting:
             self._away_until = time.monotonic() + RETRY_SECONDS
             if any(error.fatal() for error in errors):
-                # This producer is of no more use (librdkafka, "Idempotent Producer").
+                # After a fatal error a producer can't be used again (librdkafka, "Idempotent
+                # Producer").
                 self._producer = self._kafka.Producer(self._options)
             raise Unavailable("Kafka", errors[0].str() if errors else "it does not answer")
         return sorted(refused)

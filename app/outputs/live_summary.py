@@ -1,4 +1,4 @@
-"""What a transaction counted, in the form that viewers get."""
+"""Summarises the counts of a transaction for viewers."""
 
 import heapq
 from collections import defaultdict
@@ -12,9 +12,9 @@ from app.store.folding import Added, KeyParts
 
 
 def counted(changes: Changes) -> Counted:
-    """A summary of changes for viewers: sums, and the largest rows.
+    """A summary of changes for viewers: sums and the largest rows.
 
-    A transaction can have thousands of rows, and must not wait long for this.
+    A transaction can have thousands of rows, so this must be fast.
     """
     events: defaultdict[str, int] = defaultdict(int)
     counts = Counts()
@@ -37,7 +37,7 @@ def counted(changes: Changes) -> Counted:
         events[website] += numbers[0]
         counts.add("clicks", (website,), numbers)
     for (website, ad_id), numbers in _largest(clicks):
-        # An ad may lose a click to another, with no hit of its own.
+        # An ad without a new hit may still lose a click to another ad.
         if numbers[0]:
             events[f"{website} {ad_id}"] += numbers[0]
         counts.add("ads", (website, ad_id), numbers)
@@ -51,9 +51,9 @@ def _largest(rows: Added) -> list[Any]:
 
 
 def _sums(rows: Added, website: int, *more: int) -> Iterator[tuple[KeyParts, list[int]]]:
-    """The sums of rows by website (at this place in the names) and by the names at other places.
+    """The sums of rows by website and by other names, then the same for all websites together.
 
-    Then the same sums for all websites together.
+    `website` and `more` are the places of these names in a row's names.
     """
     sums: dict[KeyParts, list[int]] = {}
     for names, numbers in rows.items():

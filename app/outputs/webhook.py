@@ -1,4 +1,4 @@
-"""Posting to a URL that an operator named, without giving anybody access to our network."""
+"""Posts to a URL that an operator chose, without giving anybody access to the private network."""
 
 import hmac
 import ipaddress
@@ -11,7 +11,7 @@ from app.errors import EventstreamError
 SECONDS = 5.0
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
-"""Two checks that `is_global` lacks: IPv6 addresses in use, and IPv4's protocol block (RFC
+"""`is_global` does not check these two: the IPv6 addresses in use, and IPv4's protocol block (RFC
 6890)."""
 SIGNATURE_HEADER = "X-Eventstream-Signature"
 
@@ -33,7 +33,7 @@ def post(url: str, body: bytes, secret: str | None, *, private: bool = False) ->
     """
     target = httpx.URL(url)
     host = target.host
-    # Connect to the address that was checked, because a second look-up may find another one.
+    # Connect to the checked address, because another lookup may return a different one.
     address = _address(host, target.port or (443 if target.scheme == "https" else 80), private)
     headers = {"Content-Type": "application/json", "Host": target.netloc.decode()}
     if secret:
@@ -67,7 +67,7 @@ def _address(host: str, port: int, private: bool) -> str:
     except OSError as error:
         raise WebhookFailed(f"{host} can't be looked up", True) from error
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
-    # All of them, because which one is picked must not decide.
+    # Check all of them, because the result must not depend on the one that is chosen.
     if not private and not all(map(_is_public, addresses)):
         raise WebhookFailed(f"{host} is not on the public internet (SPIKE_WEBHOOK_PRIVATE)", False)
     return addresses[0]

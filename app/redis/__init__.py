@@ -1,4 +1,4 @@
-"""What Redis holds beside the journal, and how to reach Redis. Nothing here counts events.
+"""The data in Redis besides the journal, and the connection to Redis. Nothing here counts events.
 
-All keys are listed in `keys.py`, all scripts are in `lua/`.
+`keys.py` lists all keys, and `lua/` holds all scripts.
 """

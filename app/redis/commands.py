@@ -1,4 +1,4 @@
-"""Lists of Redis commands that run as one: all of them, or none."""
+"""Lists of Redis commands that run together: all of them, or none."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ Command = Sequence[str | float]
 
 - TRIM, a stream, the counter of dropped letters, letters, bytes, bytes added: limits the stream to
   so many letters and bytes;
-- IN_TIME, seconds since the epoch: fails the whole list if it is later by Redis's clock;
-- ROOM, a share: fails the whole list if Redis uses more than this share of the memory it may use;
-  otherwise it leaves the share in `used`.
+- IN_TIME, seconds since the epoch: fails the whole list if Redis's clock is later;
+- ROOM, a share: fails the whole list if Redis uses more than this share of `maxmemory`; otherwise
+  it stores the used share in `used`.
 """
 
 WRITE = script("run", "write")
-"""Runs a list of commands. Returns the share of its memory that Redis uses, if ROOM asked for it,
-and four values for each pair of keys. The first key of a pair is a sorted set of what waits, the
-second one says that a worker has been called. The values are how many wait, whether a worker must
-be called now (which is then noted in the second key, unless that is empty), and when the first and
-the last are due."""
+"""Runs a list of commands. Returns the used share of memory (if ROOM asked for it), and four values
+for each pair of keys. The first key of a pair is a sorted set of waiting batches, and the second
+exists if a worker has been called. The values are how many wait, whether a worker must be called
+now (the second key is then set, unless its name is empty), and the dates of the first and the
+last."""
 
 WRITE_EVEN_IF_FULL = script("run", "write", even_if_full=True)
 

@@ -1,4 +1,4 @@
-"""Connecting to Redis, and what its errors mean."""
+"""Connecting to Redis, and the meaning of its errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +20,12 @@ from app.errors import SettingsError, Unavailable
 REDIS_SECONDS = 0.5
 
 _END_OF_CONNECTION = (ConnectionError, TimeoutError, ReadOnlyError, ClusterDownError)
-"""A connection is closed after these errors. A Redis that was replaced behind its name answers with
-one of the last two; connecting again finds the new one."""
+"""A connection is closed after these errors. If a host name now leads to another Redis, the old one
+answers with one of the last two, and connecting again finds the new one."""
 
 
 def connect(url: str) -> Redis:
-    """A client that answers or fails within REDIS_SECONDS. Callers know best when to try again.
+    """A client that answers or fails within REDIS_SECONDS. It tries nothing again; callers do.
 
     Raises SettingsError if the URL can't be used.
     """

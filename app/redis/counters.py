@@ -1,12 +1,12 @@
 """Operational counters, kept in Redis by all web and worker processes together.
 
-The Redis key `metrics` is a hash from `name|value of the label`, followed by `|bucket` or `|sum`
-for a histogram, to a whole number. Sums are in millionths.
+The Redis key `metrics` is a hash from `name|value of the label` to a whole number. Histograms add
+`|bucket` or `|sum` to the field. Sums are in millionths.
 
-A process adds to it together with a write that it does anyway: accepted and rejected events with
-their own write, the rest once in EVERY_SECONDS. A process that is killed loses what it has not
-written, and a write whose answer gets lost may count twice. So the numbers can be off by a batch
-for each death, but they only ever grow. What must be exact is in the reports.
+A process adds counts to a write that it makes anyway: accepted and rejected events are counted with
+their own write, and the rest once in EVERY_SECONDS. If a process is killed, its unwritten counts
+are lost. If the answer to a write gets lost, that write may count twice. So the numbers can be off
+by a batch for each death, but they never fall. The reports hold the exact numbers.
 """
 
 import threading
@@ -35,7 +35,7 @@ EVENTS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 
 
 class Counted(NamedTuple):
-    """A counter for each of these values of a label."""
+    """A group of counters: one for each of these values of a label."""
 
     name: str
     help: str
@@ -44,7 +44,10 @@ class Counted(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A histogram for each of these values of a label, or a single one; `bounds` of its buckets."""
+    """A group of histograms, one for each of these values of a label, or a single histogram.
+
+    `bounds` are the upper bounds of the buckets.
+    """
 
     name: str
     help: str
@@ -59,13 +62,13 @@ REJECTED = Counted(
 )
 UNAVAILABLE = Counted(
     "eventstream_requests_unavailable",
-    "Requests answered with 503, by the part that was away or full.",
+    "Requests answered with 503, by the part that was unavailable or full.",
     "part",
     ("broker", "database"),
 )
 LOST = Counted(
     "eventstream_events_lost",
-    "Events of images and links that could not be taken; they do not come again.",
+    "Events of pixels and click links that could not be accepted; they are not sent again.",
     "path",
     ("pixel", "click"),
 )
@@ -78,7 +81,7 @@ DEDUPLICATED = Counted(
 )
 COLLISIONS = Counted(
     "eventstream_event_id_collisions",
-    "Events not counted because their EventId is that of another event of the website.",
+    "Events not counted because another event of the website has the same EventId.",
     "type",
     TYPES,
 )
@@ -90,13 +93,13 @@ FILTERED = Counted(
 )
 OTHER = Counted(
     "eventstream_events_other",
-    "Events counted under <other>, by what their sender brought up too many of.",
+    "Events counted under <other>, by the kind of name of which their sender used too many.",
     "kind",
     NAME_KINDS,
 )
 GIVEN_BACK = Counted(
     "eventstream_batches_given_back",
-    "Batches that a worker took but could not count then.",
+    "Batches that a worker took but could not count at the time.",
     "queue",
     tuple(QUEUES),
 )
@@ -108,7 +111,7 @@ APPLY_RETRIES = Counted(
 )
 FOLD_CONFLICTS = Counted(
     "eventstream_fold_conflicts",
-    "Folds that left something to another process, or to the next one.",
+    "Folds that left changes to another process, or to the next fold.",
     "type",
     TYPES,
 )
@@ -119,7 +122,7 @@ LETTERS_DROPPED = Counted(
     ("events", "batches"),
 )
 WRITE_SECONDS = Measured(
-    "eventstream_write_seconds", "Time to write what requests brought to the journal.", SECONDS
+    "eventstream_write_seconds", "Time to write the events of requests to the journal.", SECONDS
 )
 APPLY_SECONDS = Measured(
     "eventstream_apply_seconds", "Time to count batches in a transaction.", SECONDS, "type", TYPES
@@ -149,7 +152,7 @@ _ACCEPTED_SERIES = {kind: f"{ACCEPTED.name}|{kind.__name__}" for kind in QUEUES.
 
 
 class Counts:
-    """What a process counted and has not written yet. Threads may share it."""
+    """The counts of a process that are not written yet. Threads may share it."""
 
     def __init__(self) -> None:
         self._added: Counter[str] = Counter()
@@ -169,15 +172,15 @@ class Counts:
             self._added[sum_] += round(amount * MILLION)
 
     def add(self, counts: Mapping[str, int]) -> None:
-        """Add counts by the names of their series, such as those of `of_events`."""
+        """Add counts by the names of their series, for example those from `of_events`."""
         with self._lock:
             self._added.update(counts)
 
     @contextmanager
     def taken(self, every: float = EVERY_SECONDS) -> Iterator[dict[str, int]]:
-        """Hand out what was counted, to be written inside the context. If that raises, keep it.
+        """Yield the counts, by series, for the block to write. If the block raises, keep them.
 
-        Nothing is handed out if that happened in the last `every` seconds.
+        Yields nothing if counts were taken in the last `every` seconds.
         """
         now = time.monotonic()
         if now < self._taken_at + every:
@@ -195,12 +198,12 @@ class Counts:
 
 @cache
 def _series(measured: Measured, value: str) -> list[str]:
-    """The names of the series of a histogram: those of its buckets, then that of its sum."""
+    """The names of a histogram's series: those of its buckets, then that of its sum."""
     return [f"{measured.name}|{value}|{end}" for end in (*measured.bounds, "+Inf", "sum")]
 
 
 def of_events(events: Iterable[Event], errors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The counts of accepted events, and of rejected ones by the errors of each."""
+    """The counts, by series, of accepted events, and of rejected ones (given by their errors)."""
     counts: dict[str, int] = Counter(map(_ACCEPTED_SERIES.__getitem__, map(type, events)))
     for wrong in errors:
         series = f"{REJECTED.name}|{_wrong_field(wrong)}"
@@ -214,7 +217,7 @@ def adding(counts: Mapping[str, int]) -> list[Sequence[str | float]]:
 
 
 def values(redis: Redis, counted: Counted) -> dict[str, int]:
-    """The present numbers of a counter, by the values of its label. Raises RedisError."""
+    """The current numbers of a counter, by the values of its label. Raises RedisError."""
     found: Any = redis.hmget(KEY, [f"{counted.name}|{value}" for value in counted.values])
     return {value: int(number or 0) for value, number in zip(counted.values, found, strict=True)}
 

@@ -1,22 +1,22 @@
 """Dead letters: rejected events and batches that can never be applied, kept for operators.
 
-Redis keys; the first two are streams, whose ids hold the time at which an entry came in:
+Redis keys (the first two are streams, whose ids hold the time at which an entry was added):
 - `dead_letters:events`: rejected events; fields `reason` (JSON), `event` (its JSON), `truncated` if
   that was cut short, `invalid` (a reason) if it is invalid traffic, `refused` if its sender may not
   write it, and `collides` if its EventId belongs to another event;
 - `dead_letters:batches`: failed batches; fields `reason` (JSON), `queue`, `id` and `batch` (the
   events, JSON);
-- `dead_letters:kept:{batch}`: the positions of those events of a batch that were kept, until the
-  batch has left the journal, for KEPT_ONCE_SECONDS at most;
-- `dead_letters:sizes`: a hash from each stream to an upper bound of the bytes of memory it takes;
+- `dead_letters:kept:{batch}`: the positions of a batch's kept events, until the batch has left the
+  journal, for KEPT_ONCE_SECONDS at most;
+- `dead_letters:sizes`: a hash from each stream to an upper bound of its memory in bytes;
 - `dead_letters:kafka`: a hash from topic, partition and group to the offset up to which rejected
   events have been kept.
 
 Letters are kept for KEPT_SECONDS. Both streams have a limit in letters and one in bytes of memory
-(EVENTS, BATCHES), so that the rest of Redis stays the journal's. Beyond the limits the oldest
-letters go. Anybody can send events that are rejected, so these never push out a batch. A failed
-batch holds accepted events, which must not go unnoticed: an alert rings for the first one, and
-dropping one because there are too many is an error in the log.
+(EVENTS, BATCHES), so that the rest of Redis is left to the journal. Beyond the limits the oldest
+letters are dropped. Anybody can send events that are rejected, so these never push out a batch. A
+failed batch holds accepted events, and operators must notice it: there is an alert for the first
+one, and an error in the log if one is dropped because there are too many.
 """
 
 import logging
@@ -51,18 +51,18 @@ EVENTS = Budget(10_000, 32 * 1024**2)
 BATCHES = Budget(1_000, 64 * 1024**2)
 MAX_EVENT_BYTES = 8_192
 MAX_REASON_BYTES = 1_024
-"""Both limit JSON as it is kept."""
+"""Both limit the JSON that is kept."""
 ESCAPED = 6
-"""JSON makes at most so many bytes from one."""
+"""JSON takes at most this many bytes for one byte of text."""
 AT_ONCE = 500
-UNPUBLISHED_REASON = "Counted, but too large for the topic of KAFKA_PUBLISH, which lacks it."
+UNPUBLISHED_REASON = "Counted, but not published: it is too large for the topic of KAFKA_PUBLISH."
 COLLISION_REASON = "Another event of this website with the same EventId was counted."
 KEPT_SECONDS = 7 * 24 * 3600
 KEPT_ONCE_SECONDS = 3600
-"""A batch whose worker dies comes again within seconds. After an outage of hours, some letters may
-be there twice, which does no harm."""
+"""If a worker dies, its batch comes again within seconds. After an outage of hours, some letters
+may be kept twice, which does no harm."""
 ID_PATTERN = r"([0-9]{1,19})-([0-9]{1,19})(b?)\Z"
-"""What ids look like, as a regular expression; those of batches end in b."""
+"""A regular expression for the ids of letters. Those of batches end in b."""
 
 _EVENTS = "dead_letters:events"
 _BATCHES = "dead_letters:batches"
@@ -71,7 +71,7 @@ KINDS = tuple(_STREAMS)
 _SIZES = "dead_letters:sizes"
 _KAFKA = "dead_letters:kafka"
 _ENTRY_BYTES = 256
-"""How many bytes Redis adds to the words of a letter, at most."""
+"""The most bytes that Redis adds to the words of a letter."""
 
 _KEEP_ONCE = script("run", "keep_letters_once")
 
@@ -85,10 +85,10 @@ logger = logging.getLogger(__name__)
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """A rejected event, or a failed batch of a queue.
 
-    `time` is UTC. `event` and `batch` are the JSON that came, or a text if that was not JSON or had
-    to be cut short. A `truncated` letter is not complete and can't be replayed. For `invalid` and
-    `refused` see Rejection. An event that `collides` was accepted before it was found to have the
-    EventId of another event; its user id is as it is kept, usually hashed.
+    `time` is in UTC. `event` and `batch` are the received JSON, or a text if that was not JSON or
+    had to be cut short. A `truncated` letter is not complete and can't be replayed. For `invalid`
+    and `refused` see Rejection. An event that `collides` was accepted, but then turned out to have
+    the EventId of another event. Its user id is the kept one, usually hashed.
     """
 
     id: str
@@ -129,19 +129,19 @@ def keeping(rejections: Sequence[Rejection]) -> list[Command]:
 
 
 def most_bytes(rejection: Rejection) -> int:
-    """How many bytes a rejected event takes at most, in memory and as it is kept."""
+    """The most bytes that a rejected event takes, both in this process and in Redis."""
     size = len(rejection.event)
     return max(size, min(ESCAPED * size, MAX_EVENT_BYTES)) + MAX_REASON_BYTES
 
 
 def keep_once(redis: Redis, place: str, rejections: Sequence[tuple[int, Rejection]]) -> None:
-    """Keep rejected events from a partition that a group reads, in the order of their offsets.
+    """Keep rejected events (each with its offset, in order) of a partition that a group reads.
 
-    Events of a message that comes again are not kept again.
+    `place` names both. If a message comes again, its events are not kept again. Raises RedisError.
     """
     offsets = [offset for offset, _ in rejections]
     commands = keeping([rejection for _, rejection in rejections])
-    # The command that limits the stream goes with the last one.
+    # The last command limits the stream, and gets the last offset.
     letters = msgspec.msgpack.encode(list(zip([*offsets, offsets[-1]], commands, strict=True)))
     redis.register_script(_KEEP_ONCE.text)([_KAFKA], [place, offsets[-1] + 1, letters])
 
@@ -156,11 +156,11 @@ def bury(
 ) -> None:
     """Keep a batch that can't be counted, and run these commands: all or nothing.
 
-    Works even if Redis is full, because the commands take the batch out of the journal. If an older
-    batch has to go for this one, that is an error in the log.
+    This works even if Redis is full, because the commands remove the batch from the journal. If
+    this drops an older batch, it logs an error.
     """
-    said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
-    words: list[str | bytes] = ["reason", said, "queue", queue, "id", batch_id, "batch", payload]
+    text = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
+    words: list[str | bytes] = ["reason", text, "queue", queue, "id", batch_id, "batch", payload]
     trim = _trim("batches", BATCHES, len(payload) + MAX_REASON_BYTES + _ENTRY_BYTES)
     encode = msgspec.msgpack.encode
     dropped: Any = redis.register_script(_BURY.text)(
@@ -172,13 +172,13 @@ def bury(
 def keep_event(
     redis: Redis, queue: str, batch_id: str, position: int, event: bytes, reason: str
 ) -> None:
-    """Keep an event of a batch, as JSON, that can't be counted.
+    """Keep an event (JSON) of a batch that can't be counted.
 
-    It is kept once, however often this is called before `forget_kept`. Its letter is a batch of its
-    own, which can be replayed. Works even if Redis is full.
+    It is kept once, however often this is called before `forget_kept`. Its letter is a batch with
+    only this event, and can be replayed. This works even if Redis is full.
     """
-    said = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
-    words = ("reason", said.decode(), "queue", queue, "id", f"{batch_id}:{position}")
+    text = _as_text(reason.encode(errors="replace"), MAX_REASON_BYTES)
+    words = ("reason", text.decode(), "queue", queue, "id", f"{batch_id}:{position}")
     batch = f"[{event.decode(errors='replace')}]"
     letter = (position, ("XADD", _BATCHES, "*", *words, "batch", batch))
     trim = _trim("batches", BATCHES, len(event) + MAX_REASON_BYTES + _ENTRY_BYTES)
@@ -188,14 +188,14 @@ def keep_event(
 def keep_collisions(redis: Redis, collisions: Sequence[Collision]) -> None:
     """Keep accepted events that have the EventId of another event.
 
-    Each is kept once, however often this is called before `forget_kept`. Works even if Redis is
-    full.
+    Each is kept once, however often this is called before `forget_kept`. This works even if Redis
+    is full.
     """
     _keep_events(redis, collisions, {"EventId": [COLLISION_REASON]}, "collides")
 
 
 def keep_unpublished(redis: Redis, events: Sequence[Refused]) -> None:
-    """Keep events that counted but that Kafka will never accept. They can't be replayed."""
+    """Keep events that were counted but that Kafka will never accept. They can't be replayed."""
     _keep_events(redis, events, {"_schema": [UNPUBLISHED_REASON]}, "truncated")
 
 
@@ -212,14 +212,14 @@ def _keep_events(
                 words += ["invalid", event.invalid.reason]
             letters.append((position, ("XADD", _EVENTS, "*", *words)))
         for start in range(0, len(letters), AT_ONCE):
-            some = letters[start : start + AT_ONCE]
-            added = sum(len(word) for _, command in some for word in command)
-            trim = _trim("events", EVENTS, added + _ENTRY_BYTES * len(some))
-            _keep_once_each(redis, batch_id, some, trim)
+            chunk = letters[start : start + AT_ONCE]
+            added = sum(len(word) for _, command in chunk for word in command)
+            trim = _trim("events", EVENTS, added + _ENTRY_BYTES * len(chunk))
+            _keep_once_each(redis, batch_id, chunk, trim)
 
 
 def forget_kept(redis: Redis, batch_ids: Collection[str]) -> None:
-    """Forget which events of these batches were kept, because the batches don't come again."""
+    """Forget which events of these batches were kept. The batches must not come again."""
     if batch_ids:
         redis.delete(*map(_kept, batch_ids))
 
@@ -227,7 +227,7 @@ def forget_kept(redis: Redis, batch_ids: Collection[str]) -> None:
 def _keep_once_each(
     redis: Redis, batch_id: str, letters: Sequence[tuple[int, Command]], trim: Command
 ) -> int:
-    """Keep letters by the positions of their events. Returns how many others had to go for them."""
+    """Keep letters by the positions of their events. Returns how many others were dropped."""
     encode = msgspec.msgpack.encode
     arguments: list[Any] = [KEPT_ONCE_SECONDS, encode(letters), encode(trim)]
     dropped: Any = redis.register_script(_KEEP_ONCE_EACH.text)([_kept(batch_id)], arguments)
@@ -240,7 +240,7 @@ def _kept(batch_id: str) -> str:
 
 def _report_lost(dropped: int) -> None:
     if dropped:
-        logger.error("%d failed batches are lost: more were kept than there is room for", dropped)
+        logger.error("%d failed batches are lost: there is no room for more dead letters", dropped)
 
 
 def _trim(kind: str, budget: Budget, added: int) -> Command:
@@ -268,7 +268,7 @@ def numbers(redis: Redis) -> dict[str, int]:
 
 
 def expire(redis: Redis) -> None:
-    """Drop letters older than KEPT_SECONDS by Redis's clock, which dated them."""
+    """Drop letters older than KEPT_SECONDS by Redis's clock, which also dated them."""
     now, _ = redis.time()
     for stream in _STREAMS.values():
         redis.xtrim(stream, minid=(now - KEPT_SECONDS) * 1000, approximate=False)
@@ -308,7 +308,7 @@ def remove(redis: Redis, letter_id: str) -> bool:
 
 def remove_all(redis: Redis, kinds: Iterable[str] = KINDS) -> int:
     """Drop all letters of these kinds. Returns how many there were."""
-    # The streams themselves stay, as they remember which ids they have given.
+    # Trim the streams instead of deleting them, because they remember which ids were used.
     with redis.pipeline(transaction=True) as pipe:
         for kind in kinds:
             pipe.xtrim(_STREAMS[kind], maxlen=0, approximate=False)

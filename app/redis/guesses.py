@@ -1,7 +1,7 @@
 """Wrong tokens and passwords, counted by the network of the client that tried them.
 
-Redis keys: `guesses:{network}`, how many came within GUESS_SECONDS of the first one. While Redis is
-away nobody is locked out, because operators must be able to look just then.
+Redis keys: `guesses:{network}`, the number of wrong tries within GUESS_SECONDS of the first one. If
+Redis can't be reached nobody is locked out, because operators need access at such a time.
 """
 
 import logging
@@ -17,14 +17,14 @@ MAX_GUESSES = 10
 GUESS_SECONDS = 60
 
 _COUNT = script("count_guess", even_if_full=True)
-"""Runs even if Redis is full, which libraries for rate limits don't: filling Redis must not open
-the door to guessing."""
+"""Unlike the scripts of rate-limit libraries, this runs even if Redis is full. Otherwise, filling
+Redis would make unlimited guesses possible."""
 
 logger = logging.getLogger(__name__)
 
 
 def seconds_to_wait(redis: Redis, network: str) -> int:
-    """How long this network must wait after MAX_GUESSES wrong tries; 0 if it need not."""
+    """How many seconds this network must wait after MAX_GUESSES wrong tries, or 0."""
     with suppress(RedisError):
         guesses: Any = redis.get(_key(network))
         if int(guesses or 0) >= MAX_GUESSES:
@@ -34,7 +34,7 @@ def seconds_to_wait(redis: Redis, network: str) -> int:
 
 
 def count(redis: Redis, network: str) -> None:
-    """Count a wrong try, and log where it came from, but not what it was."""
+    """Count a wrong try and log its network, but not the text that was tried."""
     logger.warning("a wrong token or password from %s", network)
     with suppress(RedisError):
         redis.eval(_COUNT.text, 1, _key(network), GUESS_SECONDS)

@@ -1,4 +1,4 @@
-"""Every key that the collector uses in Redis. Each module says more about its own.
+"""Every key that the collector uses in Redis. The named modules describe them in detail.
 
 Journal (`app.journal`):
 - `journal:{queue}`: a hash of batches by id; not with RabbitMQ, which then holds them;
@@ -7,18 +7,18 @@ Journal (`app.journal`):
   and of workers;
 - `journal:{queue}:rung`: a worker has been called;
 - `journal:withdrawn:{id}`: with RabbitMQ, a batch that was withdrawn;
-- `journal:check`: written to find out whether Redis takes writes.
+- `journal:check`: written to test whether Redis accepts writes.
 
 For operators:
 - `metrics`: a hash of operational counters (`app.redis.counters`);
 - `dead_letters:events`, `dead_letters:batches`: streams (`app.redis.dead_letters`);
-- `dead_letters:kept:{batch}`, `dead_letters:sizes`, `dead_letters:kafka`: so that each letter is
-  kept once, and all of them are bounded;
+- `dead_letters:kept:{batch}`, `dead_letters:kafka`: what was kept, so that nothing is kept twice;
+- `dead_letters:sizes`: the memory of the dead letters, which is limited;
 - `guesses:{network}`: wrong passwords (`app.redis.guesses`);
 - `session:{digest}`: open sessions (`app.web.sessions`).
 
 For viewers of the live stream (`app.redis.live`, `app.redis.spikes`):
-- `live:minute:{minute}:{queue}`, `live:folds`, `live:told`: what was counted lately;
+- `live:minute:{minute}:{queue}`, `live:folds`, `live:told`: recent counts;
 - `spikes:announced:{name}`, `spikes:minute:{minute}`, `spikes:latest`, `spikes:to_post`.
 
 For senders:

@@ -1,7 +1,7 @@
 """Known names, and how many new ones a sender may use in a day.
 
-A name is a website, or a page or an ad of one. Each name takes documents and index entries for
-ever, and whoever may post can make names up. So each sender has a budget of new names; beyond it,
+A name is a website, or a page or an ad of one. Each name takes documents and index entries forever,
+and everybody who may post can make up names. So each sender has a budget of new names. Beyond it,
 events count under OTHER. A known name costs nothing, whoever sends it.
 
 Redis keys:
@@ -11,10 +11,10 @@ Redis keys:
   used on that day, kept for SPENT_SECONDS. Redis keeps up to BUCKET_SIZE of them compactly
   (`hash-max-listpack-entries`);
 - `names:key`: a random text that decides the buckets, so that nobody can fill a chosen one;
-- `names:loaded`: set once all names in the database are known. Until then no name is refused.
+- `names:loaded`: exists once all names in the database are known. Until then no name is refused.
 
-Both kinds of bucket are bounded, and so is their memory: a bucket with BUCKET_SIZE entries takes no
-further name from a sender with a budget, and no further sender.
+The memory of both kinds of bucket is limited: a bucket with BUCKET_SIZE entries accepts no further
+name from a sender with a budget, and no further sender.
 """
 
 import os
@@ -37,9 +37,9 @@ KNOWN_BUCKETS = 32_768
 SPENT_BUCKETS = 4_096
 BUCKET_SIZE = 512
 SPENT_SECONDS = 25 * 3600
-"""The longest day of a year, counted from when a sender last used a new name on it."""
+"""The longest day of a year has 25 hours. The time starts when a sender last uses a new name."""
 ASKED_AT_ONCE = 500
-"""Redis answers nobody else meanwhile, which takes about two milliseconds."""
+"""Redis checks this many names in about two milliseconds, and answers nobody else meanwhile."""
 MAX_REMEMBERED = 100_000
 """How many names a process remembers as known, in about 10 MB."""
 
@@ -49,9 +49,9 @@ _DECIDE = script("decide_names")
 
 
 class KnownNames:
-    """The names that this Redis knows. Every method raises Unavailable if it is away.
+    """The names that this Redis knows. Every method raises Unavailable if it can't be reached.
 
-    A process remembers some of them, so that it need not ask for names that come again and again.
+    A process remembers some names, so that it need not ask Redis for common ones.
     """
 
     def __init__(self, redis: Redis, config: Settings) -> None:
@@ -62,16 +62,16 @@ class KnownNames:
         )
         self._timezone = config.timezone
         self._remembered: set[int] = set()
-        """Hashes of names, which differ from process to process."""
+        """Python's hashes of names. They differ between processes."""
 
     def within_budgets(
         self, events: list[Event], sender: Callable[[], str | None]
     ) -> tuple[list[Event], Mapping[str, int]]:
-        """These events, with those beyond a budget of their sender renamed to OTHER, and how many.
+        """Rename events beyond their sender's budgets to OTHER. Returns all events and the numbers.
 
-        If a website is beyond the budget, its pages and ads become OTHER too. The numbers are by
-        the kind of name that is beyond its budget, one of NAME_KINDS. `sender` is called if a name
-        may be new; if it returns None there is no budget.
+        If a website is beyond the budget, its pages and ads become OTHER too. The second value maps
+        the kind of name that is beyond its budget (see NAME_KINDS) to the number of such events.
+        `sender` is called if a name may be new. If it returns None, there is no budget.
         """
         remembered = self._remembered
         new = {
@@ -101,7 +101,7 @@ class KnownNames:
         self._ask([name for name in names if hash(name) not in self._remembered], None)
 
     def note_loaded(self) -> None:
-        """Note that all names in the database are known. From now on budgets hold."""
+        """Record that all names in the database are known. From now on budgets are enforced."""
         with broker_errors():
             self._redis.set(LOADED_KEY, 1)
 
@@ -113,11 +113,11 @@ class KnownNames:
     def _ask(self, names: Iterable[Name], sender: str | None) -> dict[Name, str]:
         """Make names known. Returns those beyond a budget, each with the kind of budget."""
         refused: dict[Name, str] = {}
-        rest = iter(names)
-        while some := list(islice(rest, ASKED_AT_ONCE)):
+        remaining = iter(names)
+        while chunk := list(islice(remaining, ASKED_AT_ONCE)):
             asked = {
                 "names": [
-                    (_hash(website), kind, _hash(website, kind, of)) for kind, website, of in some
+                    (_hash(website), kind, _hash(website, kind, of)) for kind, website, of in chunk
                 ],
                 "sender": "" if sender is None else _hash(sender),
                 "budgets": self._budgets,
@@ -131,7 +131,7 @@ class KnownNames:
             }
             with broker_errors():
                 found: Any = self._decide(args=[msgspec.msgpack.encode(asked)])
-            for name, kind in zip(some, found, strict=True):
+            for name, kind in zip(chunk, found, strict=True):
                 if kind:
                     refused[name] = kind.decode()
                 else:
@@ -140,7 +140,7 @@ class KnownNames:
 
     def _remember(self, name: Name) -> None:
         if len(self._remembered) >= MAX_REMEMBERED:
-            self._remembered.clear()  # those that come again are simply asked for once more
+            self._remembered.clear()
         self._remembered.add(hash(name))
 
 

@@ -1,16 +1,16 @@
-"""What happens now: counts by the minute, and a channel on which workers publish what they counted.
+"""Live figures: counts by the minute, and a channel on which workers publish their counts.
 
-All of it is for viewers only: no report depends on it, and losing some of it does no harm. So each
-size is bounded, and errors of Redis are ignored while events are counted.
+They are only for viewers: no report depends on them, and losing some does no harm. So every size is
+limited, and errors of Redis are ignored while events are counted.
 
 Redis keys:
-- `live:minute:{minute}:{queue}`: a sorted set of the names that this queue's events were counted
-  for in a minute since the epoch, by how many: `*`, each website, and each page or ad (website,
-  space, name). It holds the largest MAX_NAMES of them for KEPT_SECONDS;
+- `live:minute:{minute}:{queue}`: a sorted set of names, scored by how many of this queue's events
+  they had in a minute (since the epoch). A name is `*`, a website, or a page or ad (website, space,
+  name). The largest MAX_NAMES are kept for KEPT_SECONDS;
 - `live:folds`: a hash from queue to how often its counts were folded into the reports;
 - `live:told`: a hash from queue to how many transactions were published;
-- channel `live:counted`: what one transaction counted, see `CountsMessage`;
-- channel `live:spike`: what `app.redis.spikes` found, as JSON.
+- channel `live:counted`: the counts of one transaction, see `CountsMessage`;
+- channel `live:spike`: the spikes that `app.redis.spikes` found, as JSON.
 """
 
 import heapq
@@ -41,7 +41,7 @@ MAX_NAME_BYTES = 256
 MAX_ROWS = 50
 """The rows of each table in a message."""
 MAX_ROW_BYTES = 320
-"""Rows with longer names (as JSON) are left to the reports."""
+"""If the names of a row are longer than this (as JSON), only the reports show it."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _RECORD = script("record_live")
 
 
 class Table(NamedTuple):
-    """The columns of a table of counts: those that name a row, and those that count."""
+    """The columns of a table of counts: those that name a row, and those that hold its counts."""
 
     names: tuple[str, ...]
     counts: tuple[str, ...]
@@ -68,7 +68,7 @@ Rows = Mapping[tuple[str, ...], list[int]]
 
 
 class Counts:
-    """What was counted, to be added up: the rows of each of TABLES, by their names."""
+    """Sums of counts: the rows of each of TABLES, by their names."""
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[tuple[str, ...], list[int]]] = {name: {} for name in TABLES}
@@ -111,18 +111,18 @@ class Counts:
 
 
 class Counted(NamedTuple):
-    """What a transaction counted: how many events for each name, and rows to show."""
+    """The counts of a transaction: how many events each name has, and the rows to show."""
 
     events: Mapping[str, int]
-    """By `*`, website, and page or ad: website, space, name."""
+    """The keys are `*`, websites, and pages or ads (website, space, name)."""
     counts: Counts
 
 
 class CountsMessage(NamedTuple):
     """A message of the channel.
 
-    Reports include it once this queue was folded more than `folds` times, and the minutes include
-    it once `number` transactions were published.
+    Reports include its counts once this queue was folded more than `folds` times. The minutes
+    include them once `number` transactions were published.
     """
 
     queue: str
@@ -138,12 +138,14 @@ class CountsMessage(NamedTuple):
 
 
 def record(redis: Redis, queue: str, counted: Counted, now: float, folds: int = 0) -> None:
-    """Add to the present minute, and publish it to viewers. Never fails; it may just be missing.
+    """Add counts to the current minute, and publish them to viewers. If Redis fails, only log it.
+
+    `now` is in seconds since the epoch.
 
     `folds` is how often the queue's counts had been folded before these were counted.
     """
     names = {name: n for name, n in counted.events.items() if len(name.encode()) <= MAX_NAME_BYTES}
-    # No other name has more than "*", so that is always among them.
+    # No name has more events than "*", so that is always among the largest.
     largest = heapq.nlargest(MAX_NAMES_AT_ONCE, names.items(), key=lambda item: item[1])
     largest.sort(key=lambda item: item[0].count(" "))
     words = [word for item in largest for word in item]
@@ -158,7 +160,7 @@ def record(redis: Redis, queue: str, counted: Counted, now: float, folds: int = 
 
 
 def folded(redis: Redis, queue: str) -> None:
-    """Note that a queue's counts were folded into the reports. Never fails."""
+    """Record that a queue's counts were folded into the reports. Errors of Redis are ignored."""
     with suppress(RedisError):
         redis.hincrby(FOLDS_KEY, queue, 1)
 
@@ -171,9 +173,9 @@ def folds(redis: Redis) -> dict[str, int]:
 def minutes(
     redis: Redis, now: float, name: str = "*"
 ) -> tuple[list[dict[str, int]], dict[str, int]]:
-    """Events by queue in each of the last MINUTES minutes, and the transactions published by then.
+    """The events by queue in each of the last MINUTES minutes, and how many transactions they hold.
 
-    The minutes are from the oldest to the present one. The `time` of each is when it began, in
+    The minutes are in order, and the current one is the last. The `time` of each is its start in
     seconds since the epoch. `name` is a website, or "*" for all. Transactions are by queue.
     """
     last = int(now // 60)
@@ -183,13 +185,13 @@ def minutes(
             for queue in QUEUES:
                 pipe.zscore(_minute_key(minute, queue), name)
         pipe.hmget(TOLD_KEY, list(QUEUES))
-        *found, told = pipe.execute()
+        *found, transactions = pipe.execute()
     scores = iter(found)
     rows = [
         {"time": minute * 60} | {queue: int(next(scores) or 0) for queue in QUEUES}
         for minute in span
     ]
-    return rows, _by_queue(told)
+    return rows, _by_queue(transactions)
 
 
 def busiest(
@@ -204,9 +206,9 @@ def busiest(
 
 
 def busiest_of_hour(redis: Redis, queue: str, now: float, most: int = 50) -> list[tuple[str, str]]:
-    """Websites and pages (or ads) with most events in the last MINUTES minutes, most first.
+    """The pairs of website and page (or ad) with the most events in the last MINUTES minutes.
 
-    It only finds those that were among the `most` largest of some minute.
+    The largest come first. It only finds pairs that were among the `most` largest in some minute.
     """
     last = int(now // 60)
     with redis.pipeline(transaction=False) as pipe:
@@ -224,7 +226,7 @@ def busiest_of_hour(redis: Redis, queue: str, now: float, most: int = 50) -> lis
 def before(redis: Redis, queue: str, minute: int, names: list[str]) -> list[int]:
     """How many events each of these names had in the MINUTES minutes before this one.
 
-    A name that is missing from a minute with MAX_NAMES is taken to have had as many as the least.
+    If a minute has MAX_NAMES names and lacks this one, the smallest count of the minute is assumed.
     """
     keys = [_minute_key(earlier, queue) for earlier in range(minute - MINUTES, minute)]
     with redis.pipeline(transaction=False) as pipe:
@@ -250,6 +252,6 @@ def _minute_key(minute: int, queue: str) -> str:
 
 
 def _largest(rows: Rows) -> list[tuple[tuple[str, ...], list[int]]]:
-    """The largest MAX_ROWS rows, without those that are too long."""
+    """The largest MAX_ROWS rows whose names are not too long."""
     short = (row for row in rows.items() if len(msgspec.json.encode(row[0])) <= MAX_ROW_BYTES)
     return heapq.nlargest(MAX_ROWS, short, key=lambda row: row[1])

@@ -13,9 +13,9 @@ class Script(NamedTuple):
 
 
 def script(*files: str, even_if_full: bool = False) -> Script:
-    """One script, made of these files in `lua/` in this order.
+    """A script that joins these files in `lua/` in this order.
 
-    With `even_if_full` Redis also runs it at its memory limit (Redis documentation, "Script
+    With `even_if_full` Redis runs it even at its memory limit (Redis documentation, "Script
     flags").
     """
     parts = ["#!lua flags=allow-oom" if even_if_full else "#!lua"]

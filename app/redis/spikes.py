@@ -1,11 +1,11 @@
-"""Spikes: a page or an ad has far more events than in the hour before.
+"""Spikes: pages and ads that have far more events than in the hour before.
 
 Redis keys:
-- `spikes:announced:{queue} {website} {name}`: set for AGAIN_SECONDS after this was announced;
+- `spikes:announced:{queue} {website} {name}`: exists for AGAIN_SECONDS after a spike was announced;
 - `spikes:minute:{minute}`: how many were announced in a minute since the epoch;
 - `spikes:latest`: a list of the latest KEPT spikes, newest first, as JSON;
-- `spikes:to_post`: a sorted set of at most MAX_TO_POST bodies for SPIKE_WEBHOOK, scored by when to
-  post them, in seconds since the epoch.
+- `spikes:to_post`: a sorted set of at most MAX_TO_POST bodies for SPIKE_WEBHOOK, scored by the time
+  when they are due, in seconds since the epoch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ _ANNOUNCE = script("announce_spike")
 MAX_TO_POST = 100
 POST_AGAIN_SECONDS = 30
 POST_SECONDS = 600
-"""A spike that is reported so long after it began is of no use to anybody."""
+"""Nobody can use the report of a spike so long after it began."""
 
 _TO_POST = script("next_to_post")
 
@@ -38,8 +38,9 @@ _TO_POST = script("next_to_post")
 class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
     """A page (or ad) had `count` events of this queue in the minute that began at `time`.
 
-    `name` is the page or ad, `mean` its events a minute in the hour before, and `time` is in
-    seconds since the epoch. So many `more` spikes were smaller and are not announced.
+    `name` is the page or ad. `mean` is its mean number of events a minute in the hour before.
+    `time` is in seconds since the epoch. `more` is the number of smaller spikes that are not
+    announced.
     """
 
     queue: str
@@ -54,13 +55,14 @@ class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
 def announce(redis: Redis, now: float, factor: float, at_least: int) -> list[Spike]:
     """Find spikes, announce new ones on the live stream, and return those.
 
-    Each is announced once in AGAIN_SECONDS, and returned to one caller only. At most MAX_A_MINUTE,
-    the largest, are announced in a minute; the last of them says how many more there were. Raises
-    RedisError.
+    A spike has at least `at_least` events in a minute, and more than `factor` times its mean. `now`
+    is in seconds since the epoch. Each spike is announced once in AGAIN_SECONDS, and returned to
+    one caller only. Only the largest MAX_A_MINUTE are announced in a minute; the last of them holds
+    how many more there were. Raises RedisError.
     """
     counter = f"spikes:minute:{int(now // 60)}"
-    told: Any = redis.get(counter)
-    room = max(0, MAX_A_MINUTE - int(told or 0))
+    announced: Any = redis.get(counter)
+    room = max(0, MAX_A_MINUTE - int(announced or 0))
     found = sorted(_find(redis, now, factor, at_least), key=attrgetter("count"), reverse=True)
     largest = found[:room]
     if largest:
@@ -86,7 +88,7 @@ def latest(redis: Redis) -> list[Spike]:
 
 
 def add_to_post(redis: Redis, found: Sequence[Spike], now: float) -> None:
-    """Leave spikes to be posted in one body. If too many bodies wait, the oldest are dropped.
+    """Queue spikes to be posted in one body. If too many bodies wait, the oldest are dropped.
 
     Raises RedisError, as do the functions below.
     """
@@ -97,13 +99,13 @@ def add_to_post(redis: Redis, found: Sequence[Spike], now: float) -> None:
 
 
 def is_any_to_post(redis: Redis, now: float) -> bool:
-    """Whether a body is to be posted."""
+    """Whether a body is due to be posted."""
     found: Any = redis.zcount("spikes:to_post", "-inf", now)
     return bool(found)
 
 
 def next_to_post(redis: Redis, now: float) -> bytes | None:
-    """A body to post, or None. Unless it is removed it is due again after POST_AGAIN_SECONDS."""
+    """A body to post, or None. If it is not removed, it is due again after POST_AGAIN_SECONDS."""
     found: Any = redis.register_script(_TO_POST.text)(["spikes:to_post"], [now, POST_AGAIN_SECONDS])
     return found  # type: ignore[no-any-return]
 
@@ -122,7 +124,7 @@ def _find(redis: Redis, now: float, factor: float, at_least: int) -> Iterator[Sp
     this_minute = int(now // 60)
     for queue in QUEUES:
         found: set[str] = set()
-        # Also the minute before: its last seconds came after the last look.
+        # Check the previous minute too: its last seconds came after the last check.
         for minute in (this_minute - 1, this_minute):
             counts = live.busiest(redis, queue, minute, at_least)
             if not counts:
@@ -130,8 +132,8 @@ def _find(redis: Redis, now: float, factor: float, at_least: int) -> Iterator[Sp
             known: Any = redis.mget([_announced(queue, name) for name in counts])
             names = [
                 name
-                for name, told in zip(counts, known, strict=True)
-                if told is None and name not in found
+                for name, announced in zip(counts, known, strict=True)
+                if announced is None and name not in found
             ]
             if not names:
                 continue

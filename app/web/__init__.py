@@ -1,1 +1,1 @@
-"""HTTP and WebSockets. Web processes reach workers by messages alone."""
+"""HTTP and WebSockets. Web processes reach workers only by messages."""

@@ -47,13 +47,14 @@ class _Flask(Flask):
     """Flask without coroutines, and without redirects to other hosts."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The function itself. Flask would ask at each call whether it is a coroutine."""
+        """The function itself. Flask would check at each call whether it is a coroutine."""
         return func
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
-        """Raise what is wrong with the path. A redirect (to single slashes) names no host.
+        """Raise the error of a path. A redirect (to a path with single slashes) names no host.
 
-        The header Host may be made up, and without it the host is one behind the proxies.
+        The sender may have made up the Host header, and the server's own name is only known behind
+        the proxies.
         """
         found = request.routing_exception
         if isinstance(found, RequestRedirect):
@@ -62,7 +63,7 @@ class _Flask(Flask):
 
 
 def create_app(config: Settings | None = None) -> Flask:
-    """The application with these settings, by default those of the environment."""
+    """The application with these settings (by default those of the environment)."""
     config = config or settings()
     logs.configure(config.log_level)
     if config.user_hash_secret is None:
@@ -107,7 +108,10 @@ def create_app(config: Settings | None = None) -> Flask:
 
 
 def _rename_paths(app: Flask, config: Settings) -> None:
-    """Serve what pages load also at the paths in the settings. Raises SettingsError."""
+    """Also serve the tag, the events and the pixel at the paths in the settings.
+
+    Raises SettingsError if one of these paths is in use.
+    """
     renamed = {
         "TAG_PATH": (config.tag_path, "tag.tag", "GET"),
         "EVENTS_PATH": (config.events_path, "ingest.post_events", "POST"),
@@ -121,7 +125,7 @@ def _rename_paths(app: Flask, config: Settings) -> None:
 
 
 def _name_requests(app: Flask) -> None:
-    """Give each request an id for logs and its answer: its own if that is safe, else a new one."""
+    """Give each request an id for the logs and its answer: its own if safe, otherwise a new one."""
 
     def begin() -> None:
         logs.request_id.set(logs.request_id_from(request.environ.get("HTTP_X_REQUEST_ID")))
@@ -139,7 +143,7 @@ def _name_requests(app: Flask) -> None:
 
 
 def _protect_answers(app: Flask) -> None:
-    """Forbid caching answers (unless they allow it) and guessing their types."""
+    """Forbid browsers to cache answers (unless an answer allows it) and to guess their types."""
 
     def add_headers(response: Response) -> Response:
         response.headers.setdefault("Cache-Control", "no-store")
@@ -158,10 +162,10 @@ def _allow_browsers(app: Flask, config: Settings) -> None:
     cors = get_cors_options(
         app,
         {
-            # As patterns: a text with the brackets of an IPv6 address would be taken for one.
+            # Flask-Cors would read the brackets of an IPv6 address as a pattern, so escape them.
             "origins": [re.compile(rf"{re.escape(name)}\Z") for name in config.allowed_origins]
             or "*",
-            # Beacons come with credentials, for which a wildcard is not allowed.
+            # Beacons are sent with credentials, and a wildcard is not allowed with them.
             "supports_credentials": True,
             "methods": ["POST", "OPTIONS"],
             "allow_headers": ["Content-Type", "Content-Encoding", "X-Write-Key"],

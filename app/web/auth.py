@@ -1,4 +1,4 @@
-"""Operators: whoever has ADMIN_TOKEN or has logged in with it; without one, this machine."""
+"""Operators: whoever has ADMIN_TOKEN or has logged in with it. If it is not set, this machine."""
 
 from flask import Request, abort, request
 from werkzeug.datastructures import WWWAuthenticate
@@ -14,11 +14,12 @@ from app.web.context import Context, context, is_one_of
 def require_operator() -> None:
     """Refuse a request that is not an operator's.
 
-    With ADMIN_TOKEN, the request must carry it as bearer token (RFC 6750), or a session that began
-    with it, else the answer is 401. Without it, the request must come from this machine, neither
-    through a proxy nor from another site's page in a browser here, else the answer is 403. Behind
-    TRUSTED_PROXIES no request counts as coming from this machine: one that bypasses the proxies, or
-    that they forward without saying for whom, would look like it.
+    If ADMIN_TOKEN is set, the request must carry it as bearer token (RFC 6750), or a session that
+    began with it. Otherwise the answer is 401. If ADMIN_TOKEN is not set, the request must come
+    from this machine, neither through a proxy nor from another site's page in a local browser.
+    Otherwise the answer is 403. Behind TRUSTED_PROXIES no request counts as local, because a
+    request that bypasses the proxies, or that they forward without the client's address, would look
+    local.
     """
     settings = context().settings
     if settings.admin_token is not None:
@@ -39,9 +40,9 @@ def require_operator() -> None:
 
 
 def is_from_this_machine(current: Context, sent: Request) -> bool:
-    """Whether a request comes from this machine, and neither through a proxy nor from a page.
+    """Whether a request comes from this machine, neither through a proxy nor from a site's page.
 
-    A page that this machine itself serves may send it. Behind TRUSTED_PROXIES no request counts as
+    Pages that this machine itself serves are allowed. Behind TRUSTED_PROXIES no request counts as
     coming from this machine.
     """
     if current.settings.trusted_proxies:
@@ -51,10 +52,10 @@ def is_from_this_machine(current: Context, sent: Request) -> bool:
 
 
 def is_admin_token(given: str) -> bool:
-    """Whether a text is ADMIN_TOKEN. A wrong one is counted and logged.
+    """Whether a text is ADMIN_TOKEN. A wrong text is counted and logged.
 
-    Raises TooManyRequests, whatever the text is, if too many wrong ones came from the client's
-    network.
+    If too many wrong texts came from the client's network, it raises TooManyRequests even for the
+    right one.
     """
     current = context()
     token = current.settings.admin_token
@@ -73,7 +74,7 @@ def is_admin_token(given: str) -> bool:
 def has_session() -> bool:
     """Whether the request belongs to an open session, and comes from a page of the collector.
 
-    Raises Unavailable while Redis, which holds the open sessions, is away.
+    Raises Unavailable if Redis, which holds the open sessions, can't be reached.
     """
     current = context()
     session, token = request.cookies.get(sessions.COOKIE), current.settings.admin_token
@@ -86,8 +87,8 @@ def has_session() -> bool:
 def is_from_own_page() -> bool:
     """Whether a browser's request comes from a page of the collector.
 
-    Decided by Sec-Fetch-Site (W3C, Fetch Metadata), else by Origin (RFC 6454). A client that sends
-    neither is taken not to be a browser.
+    Sec-Fetch-Site decides (W3C, Fetch Metadata), or without it Origin (RFC 6454). If a client sends
+    neither, it is not a browser, and the answer is yes.
     """
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:

@@ -1,4 +1,4 @@
-"""Expensive answers, kept for a moment for everybody who asks the same."""
+"""Expensive answers, kept for a moment for everybody who asks the same question."""
 
 import threading
 import time
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 KEPT_SECONDS = 1.0
 SHARE = 0.2
-"""The share of the time that making an answer may take."""
+"""The share of the time that making one answer may take."""
 MAX_KEPT = 100
 OLD_SECONDS = 2.0
 WAIT_SECONDS = 0.3
-"""How long to wait for an answer in the making, if the last one is older than OLD_SECONDS."""
+"""How long to wait for a new answer if the last one expired more than OLD_SECONDS ago."""
 
 
 @dataclass(slots=True)
@@ -29,16 +29,17 @@ class AnswerCache:
         self._answers: dict[Hashable, _Answer] = {}
 
     def get(self, asked: Hashable, make: Callable[[], bytes]) -> bytes:
-        """The answer, made by one thread at a time; meanwhile the others get the one before.
+        """The answer to a question. One thread at a time makes it; others get the last answer.
 
-        If that is old they wait a moment for the new one first: not longer, as the threads are few.
+        If the last answer is old, they first wait WAIT_SECONDS for the new one. They don't wait
+        longer, because there are few threads.
         """
         with self._lock:
             if asked not in self._answers and len(self._answers) >= MAX_KEPT:
                 self._answers.clear()
             answer = self._answers.setdefault(asked, _Answer())
         if answer.content is None:
-            wait = -1.0  # for as long as making it takes
+            wait = -1.0  # without a limit
         else:
             wait = WAIT_SECONDS if time.monotonic() > answer.kept_until + OLD_SECONDS else 0
         if not answer.lock.acquire(timeout=wait):

@@ -1,4 +1,4 @@
-"""What a client sent that has not been served yet, and what it has not been sent yet."""
+"""Buffers of a connection: requests that are not served yet, and answers that are not sent yet."""
 
 import re
 import socket
@@ -10,15 +10,15 @@ from app.domain.bodies import MAX_BODY_BYTES
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_LINE_BYTES = 256
 MAX_CHUNKS = 16_384
-"""So many pieces of a body take a twentieth of a second to put together."""
+"""Joining so many pieces of a body takes a twentieth of a second."""
 SEND_BYTES = 256 * 1024
 GZIP = zlib.MAX_WBITS | 16
 LARGE_BYTES = 64 * 1024
 LARGE_MARKS = 1_000
-"""So many commas or line feeds part some hundred whole events, or very many empty ones."""
+"""So many commas or line feeds separate a few hundred real events, or very many empty ones."""
 
-# These only find where a request ends. The web server's own parser decides whether it is valid: it
-# is given whatever they do not understand, and refuses it.
+# These patterns only find where a request ends. If they do not understand a request, the web
+# server's own parser gets it and refuses it.
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
 _LENGTH_NAME = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
@@ -29,7 +29,7 @@ _CHUNK = re.compile(rb"([0-9a-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n", re.IGNORECASE)
 
 
 class Incoming:
-    """What a client has sent and we have not served yet. It finds the end of the next request.
+    """The bytes of a client that are not served yet. It finds the end of the next request.
 
     So only requests that have arrived completely need a thread (RFC 9112, sections 6 and 7.1).
     """
@@ -58,7 +58,7 @@ class Incoming:
         return not self._head and len(self.data) > MAX_HEAD_BYTES
 
     def is_ready(self) -> bool:
-        """Whether the next request has arrived completely, or enough of it to refuse it."""
+        """Whether the next request has arrived completely, or far enough to be refused."""
         if not self._head and not self._find_head():
             return self.has_long_head
         if self._end is None and not self._is_refused:
@@ -66,17 +66,17 @@ class Incoming:
         return self._is_refused or self._is_whole()
 
     def forwarded_for(self, proxies: int) -> str | None:
-        """The client that this number of proxies forwarded the next request for, or None."""
+        """The client of the next request if this many proxies forwarded it, or None."""
         found = b",".join(_FORWARDED.findall(self.data, 0, self._head)).split(b",")
         return found[-proxies].decode("latin-1").strip() if 0 < proxies <= len(found) else None
 
     def is_large(self) -> bool:
-        """Whether the next request, as far as we have looked at it, may take long."""
+        """Whether the next request may take long, as far as it is known (see `look_inside`)."""
         size = self._size()
         return self._is_large or size > LARGE_BYTES or _has_many(self.data, self._head, size)
 
     def look_inside(self) -> None:
-        """Look into a compressed body, for which the poller has no time."""
+        """Look into a compressed body. Call this in a thread, because the poller has no time."""
         if not self._is_packed:
             return
         self._is_packed = False
@@ -89,7 +89,7 @@ class Incoming:
         self._is_large = not is_whole or _has_many(body, 0, len(body))
 
     def take(self) -> tuple[bytes, bool]:
-        """Remove the next request. Returns what has arrived of it, and whether that is all."""
+        """Remove the next request. Returns its received bytes, and whether they are complete."""
         whole = self._is_whole()
         end = self._end if whole else len(self.data)
         request = bytes(self.data[:end])
@@ -116,14 +116,14 @@ class Incoming:
     def _read_head(self, end: int) -> None:
         expected = _EXPECTED.search(self.data, 0, end)
         if expected:
-            # Removed, so that the client is not answered a second time.
+            # Remove the header, so that gunicorn does not send 100 (Continue) a second time.
             self.expects_continue = True
             del self.data[expected.start() : expected.end()]
             end -= expected.end() - expected.start()
         self._head = self._chunk = end
         length = _LENGTH.search(self.data, 0, end)
         if _LENGTH_NAME.search(self.data, 0, end) and not length:
-            # Nothing of its body may be taken for another request.
+            # No part of its body may be read as another request.
             self._is_refused = True
             return
         is_packed = _ENCODED.search(self.data, 0, end) is not None
@@ -168,19 +168,19 @@ class Incoming:
 
 
 def _has_many(body: bytes | bytearray, start: int, end: int) -> bool:
-    """Whether this may hold so many events that they take long."""
+    """Whether a body may hold so many events that they take long."""
     return any(body.count(mark, start, end) > LARGE_MARKS for mark in b",\n")
 
 
 class Request:
-    """One request as it arrived, to be read like a socket."""
+    """One request as it arrived. It can be read like a socket."""
 
     def __init__(self, data: bytes, at_end: Exception | None = None) -> None:
         self._data = BytesIO(data)
         self._at_end = at_end
 
     def recv(self, size: int) -> bytes:
-        """At most so many bytes. At the end nothing, or the exception given to the constructor."""
+        """Read at most so many bytes. At the end, return b"" or raise the given exception."""
         data = self._data.read(size)
         if not data and self._at_end:
             raise self._at_end
@@ -188,23 +188,23 @@ class Request:
 
 
 class Socket(socket.socket):
-    """A socket that keeps what it is to send until `flush` sends as much as it can."""
+    """A socket that buffers its data until `flush` sends as much as it can."""
 
     def __init__(self, accepted: socket.socket) -> None:
-        """Take the place of a socket, which can't be used any more."""
+        """Replace an accepted socket, which can't be used any more."""
         family, kind, proto = accepted.family, accepted.type, accepted.proto
         super().__init__(family, kind, proto, fileno=accepted.detach())
         self.unsent = bytearray()
         self.is_broken = False
 
     def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
-        """Keep data to be sent. Never waits and never raises."""
+        """Buffer data to be sent. It never waits and never raises."""
         self.unsent += data
         if len(self.unsent) > SEND_BYTES:
             self.flush(flags)
 
     def flush(self, flags: int = 0) -> None:
-        """Send as much as the client takes now, or nothing once the connection is broken."""
+        """Send as much as the client accepts now, or nothing if the connection is broken."""
         if not self.unsent:
             return
         try:

@@ -1,4 +1,4 @@
-"""What views share: the parts of the application, answers, and who may post."""
+"""Helpers for all views: the parts of the application, answers, and the right to post."""
 
 import hmac
 from collections.abc import Collection, Iterable
@@ -57,12 +57,12 @@ def answer(payload: Any, status: int = 200) -> Response:
 
 
 def text_filter(**options: Any) -> fields.String:
-    """A text to filter by; None if it is empty, because forms send fields that were left out."""
+    """A text to filter by. An empty text becomes None, because forms send empty fields too."""
     return fields.String(load_default=None, post_load=lambda text: text or None, **options)
 
 
 def query(schema: Schema) -> dict[str, Any]:
-    """The request's query parameters as this schema loads them. Raises InvalidRequest."""
+    """The request's query parameters, loaded with this schema. Raises InvalidRequest."""
     try:
         loaded: dict[str, Any] = schema.load(request.args)
     except ValidationError as error:
@@ -81,9 +81,9 @@ def has_write_key(current: Context, posted: Request) -> bool:
 
 
 def require_write_key(current: Context, posted: Request) -> Collection[str]:
-    """Refuse a request without one of WRITE_KEYS, if there are any, with 401.
+    """If there are WRITE_KEYS, refuse a request without one of them with 401.
 
-    Returns the websites that it may write for (see `app.domain.urls.is_among`), empty for all.
+    Returns the websites that it may write for (see `app.domain.urls.is_among`). Empty means all.
     """
     keys = current.settings.write_keys
     if not keys:
@@ -96,7 +96,7 @@ def require_write_key(current: Context, posted: Request) -> Collection[str]:
 
 
 def require_allowed_origin(current: Context, posted: Request) -> None:
-    """Refuse a browser's post from a page outside ALLOWED_ORIGINS, if there are any, with 403."""
+    """If there are ALLOWED_ORIGINS, refuse a browser's post from any other page with 403."""
     allowed = current.settings.allowed_origins
     if allowed and posted.origin and posted.origin not in allowed:
         abort(403, "This origin may not post events.")
@@ -109,7 +109,7 @@ def is_one_of(given: str, secrets: Iterable[str]) -> bool:
 
 def which_of(given: str, secrets: Iterable[str]) -> str | None:
     """The one of these secrets that the text equals, or None."""
-    # Without an early end, so that the time says nothing about the secrets. Headers may be latin-1.
+    # Compare all secrets, so that the time reveals nothing about them. Headers may be latin-1.
     forms = {given.encode(), given.encode("latin-1", "replace")}
     found = None
     for secret in secrets:

@@ -1,4 +1,4 @@
-"""Flower with guards: `python -m app.web.flower`, with Flower's own options."""
+"""Flower with protections: run `python -m app.web.flower` with Flower's own options."""
 
 import base64
 import sys
@@ -22,7 +22,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 class GuardedFlower(Flower):
-    """Flower that can't be framed, and that without a password only answers this machine."""
+    """Flower that can't be framed. Without a password it only answers this machine."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, transforms=[_Unframed])
@@ -97,7 +97,7 @@ class _Later(RequestHandler):
 
 def main() -> None:
     """Run Flower until it is stopped."""
-    # Flower's command makes its application by this name; there is no other way to give it one.
+    # Flower's command creates its application by this name, and has no other way to replace it.
     command.Flower = GuardedFlower
     celery(args=["-A", "tasks", "flower", *sys.argv[1:]], auto_envvar_prefix="CELERY")
 

@@ -1,4 +1,4 @@
-"""Finding requests that are invalid traffic, as a whole or event by event."""
+"""Finds requests that are invalid traffic, as a whole or event by event."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -14,7 +14,7 @@ MAX_REMEMBERED = 4_096
 
 
 class TrafficFilter:
-    """Finds requests from excluded networks, and if `robots` is true those of robots."""
+    """Finds requests from excluded networks, and with `robots` also requests of robots."""
 
     def __init__(self, excluded: Sequence[Network], *, robots: bool) -> None:
         self._excluded = excluded
@@ -22,10 +22,10 @@ class TrafficFilter:
         self._is_excluded = lru_cache(MAX_REMEMBERED)(self._look_up)
 
     def judge(self, sent: Request, *, has_key: bool) -> str | Callable[[bytes], str]:
-        """Why the events of this request count apart; an empty text if they don't.
+        """The reason why the events of this request count apart, or "" if they don't.
 
-        A server posts for others, so each of its events is judged by what it says of its visitor:
-        for such a request this returns a function that returns the reason for an event.
+        A server posts for its visitors, so each of its events is judged by its visitor. For such a
+        request this returns a function that returns the reason for an event (JSON).
         """
         address = sent.remote_addr or ""
         if has_key and _is_of_server(sent):
@@ -53,7 +53,7 @@ class TrafficFilter:
 
 
 def _is_of_server(sent: Request) -> bool:
-    """Whether a server sent this: a browser says where its posts come from."""
+    """Whether a server sent this. A browser would say where its post comes from."""
     return sent.method == "POST" and not any(
         name in ("HTTP_ORIGIN", "HTTP_REFERER") or name.startswith("HTTP_SEC_FETCH_")
         for name in sent.environ

@@ -1,4 +1,4 @@
-"""The rate limit on posts, for each write key and the network it is used from."""
+"""The rate limit on posts. It applies to each write key and network together."""
 
 import logging
 import time
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
-    """Limit the requests of these blueprints to RATE_LIMIT; more get 429 and Retry-After.
+    """Limit the requests of these blueprints to RATE_LIMIT. More get 429 and Retry-After.
 
-    Each request counts as one before its body is read; for many events see `charge`. The counts are
-    in Redis, shared by all web processes. While Redis is away nothing is limited, as no events
-    could be accepted anyway.
+    Each request counts as one before its body is read; for many events see `charge`. All web
+    processes share the counts in Redis. If Redis can't be reached nothing is limited, because no
+    events could be accepted anyway.
     """
-    # It would log the key and the address of each request that it refuses.
+    # Otherwise it would log the key and the address of each request that it refuses.
     logging.getLogger("flask-limiter").setLevel(logging.WARNING)
     limiter = Limiter(
         lambda: sender(context(), request),
@@ -51,11 +51,11 @@ def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) ->
 
 
 def charge(events: int) -> None:
-    """Count the current request, which holds so many events, once for each started 100 of them.
+    """Count the current request, which holds so many events, once for every 100 of them or part.
 
-    A request that would count more than the whole RATE_LIMIT counts as that, so it passes as the
-    first one of a window. Raises TooManyRequests, with a Retry-After, if less than this is left;
-    the request has then counted once.
+    It counts at most as the whole RATE_LIMIT, so it passes if it is the first one in a window.
+    Raises TooManyRequests, with Retry-After, if the limit would be exceeded. The request has then
+    counted once.
     """
     weight = -(-events // EVENTS_FOR_ONE)
     if weight <= 1:
@@ -75,7 +75,7 @@ def charge(events: int) -> None:
 
 
 def sender(current: Context, posted: Request) -> str:
-    """Who sent a request: the write key, and the network it is used from."""
-    # Otherwise each made-up key would be a new sender.
+    """The sender of a request: its write key, if that is valid, and its network."""
+    # Ignore unknown keys. Otherwise each made-up key would be a new sender.
     key = write_key_given(posted) if has_write_key(current, posted) else ""
     return f"{key} {client_network(posted.remote_addr or '')}"

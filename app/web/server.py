@@ -17,7 +17,7 @@ from app.store import migrations
 
 
 class NoAccessLog(Logger):  # type: ignore[misc]
-    """gunicorn's error log. Without this gunicorn also formats a line for each request."""
+    """gunicorn's log for errors only. Otherwise gunicorn formats a line for each request."""
 
     access_log_enabled = False
 
@@ -59,16 +59,16 @@ SEND_BUFFER_BYTES = 64 * 1024
 
 @exiting()
 def on_starting(_server: Any) -> None:
-    """Refuse to start on a newer release's database, though not to replace a process that died."""
+    """Refuse to start with a newer release's database. A dead process is still replaced."""
     migrations.refuse_newer(settings().mongodb_url)
     log_warnings(settings())
     load_at_start(settings())
 
 
 def post_worker_init(worker: Any) -> None:
-    """Make room for viewers, and bound what the kernel buffers for clients that don't read.
+    """Allow many open files for viewers, and limit the kernel's buffers for slow clients.
 
-    Connections inherit the bound from the socket that accepts them (Linux, socket(7)).
+    Connections inherit the limit from the socket that accepts them (Linux, socket(7)).
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)

@@ -1,8 +1,8 @@
-"""Sessions: what a browser shows instead of the admin token, for 12 hours or until it logs out.
+"""Sessions: a browser sends one instead of the admin token, for 12 hours or until it logs out.
 
-Redis keys: `session:{HMAC of a session's random text}` for each open session, with the admin token
-as the HMAC's key. So Redis holds nothing that one could log in with, and another token ends all
-sessions. So does losing these keys. Every function raises Unavailable if Redis is away.
+Redis keys: `session:{HMAC of a session's random text}` for each open session. The admin token is
+the HMAC's key. So nobody can log in with the data in Redis, and a new token ends all sessions.
+Losing these keys ends the sessions too. Every function raises Unavailable.
 """
 
 import hmac
@@ -17,11 +17,11 @@ COOKIE = "eventstream_session"
 SECONDS = 12 * 3600
 
 _BEGIN = script("begin_session", even_if_full=True)
-"""Runs even if Redis is full, because operators must be able to look into that."""
+"""Runs even if Redis is full, because operators must be able to investigate that."""
 
 
 def begin(redis: Redis, token: str) -> str:
-    """Begin a session, and return the text that the browser is to show."""
+    """Begin a session. Returns the text that the browser must send."""
     session = secrets.token_urlsafe(32)
     with broker_errors():
         redis.eval(_BEGIN.text, 1, _key(token, session), SECONDS)
@@ -29,7 +29,7 @@ def begin(redis: Redis, token: str) -> str:
 
 
 def is_open(redis: Redis, token: str, session: str) -> bool:
-    """Whether this text is that of an open session."""
+    """Whether this text belongs to an open session."""
     with broker_errors():
         return bool(redis.exists(_key(token, session)))
 

@@ -32,19 +32,19 @@ from app.web.sockets.places import Lane
 STAY_MILLISECONDS = 2
 GRACE_SECONDS = 10.0
 BYTES_PER_SECOND = 2_048
-"""A request must arrive, and an answer be read, within the grace and a second for so many bytes."""
+"""A request must arrive, and an answer be read, at this speed, plus GRACE_SECONDS."""
 CLOSE_SECONDS = 2.0
 CLOSE_BYTES = 4 * 1024 * 1024
-"""How much of what a client still sends is read from a closing connection (RFC 9112, 9.6)."""
+"""How many bytes are still read from a closing connection (RFC 9112, 9.6)."""
 LOOK_SECONDS = 0.25
 READ_BYTES = 64 * 1024
 ACCEPTED_AT_ONCE = 64
 CLOSED_AT_ONCE = 16
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 SHARE_OF_LARGE = 0.05
-"""The share of the threads that one client may use for large requests; those of all clients have
-one thread more. Large requests take long, and every other thread, including the one that writes to
-the journal, gets no more of the processor than each of them."""
+"""The share of the threads that one client may use for large requests. All clients together may use
+one thread more. Large requests take long, and each of them gets as much of the processor as every
+other thread, for example the one that writes to the journal."""
 SHARE_OF_SMALL = 0.75
 """The share of the other threads that one client may use. Its further requests wait."""
 
@@ -73,8 +73,8 @@ _REFUSALS = {
         b"The only transfer coding understood is chunked.",
     ),
 }
-"""The answers to requests that the parser refuses, unless they are 400."""
-_OF_ANSWERS = (InvalidResponseHeader, InvalidResponseHeaderName)
+"""The answers to requests that the parser refuses. All others get 400."""
+_ANSWER_ERRORS = (InvalidResponseHeader, InvalidResponseHeaderName)
 
 
 def _refuse(sock: Socket, status: bytes, error: bytes) -> None:
@@ -99,7 +99,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.network = self.peer
         """The client that sent the last request, which proxies may have forwarded."""
         self.lane: Lane[Connection] | None = None
-        """The lane in which it waits for a thread, or has one, as a connection of `group`."""
+        """The lane in which it waits for a thread or has one. It belongs to `group` there."""
         self.group = self.network
         self.incoming = Incoming()
         self.has_ended = False
@@ -111,7 +111,7 @@ class Connection(TConn):  # type: ignore[misc]
         """When the next request began to arrive, or when the connection became idle."""
         self.buffered = 0
         self.dropped = 0
-        """How many bytes came in after closing began."""
+        """How many bytes arrived after closing began."""
 
     def receive(self) -> bool:
         """Read what has arrived, without waiting. Returns whether a thread has something to do."""
@@ -143,7 +143,10 @@ class Connection(TConn):  # type: ignore[misc]
             self.network = client_network(client) if client else self.peer
 
     def deadline(self) -> float:
-        """When the next request must have arrived, or begun if nothing of it has arrived."""
+        """When the next request must have arrived completely, or if it has not begun, begin.
+
+        It is by the monotonic clock.
+        """
         arrived = len(self.incoming.data)
         if not arrived:
             return self.began + self.idle_seconds
@@ -153,18 +156,18 @@ class Connection(TConn):  # type: ignore[misc]
 class BufferingWorker(ThreadWorker):  # type: ignore[misc]
     """The poller receives, sends and closes. A thread only serves requests that have arrived.
 
-    In gunicorn's own worker, a thread waits for the rest of a request and until the client has read
-    the answer, and the poller, which alone accepts connections, waits up to two seconds each time
-    it closes one. A few clients that send, read or close slowly stop it for everybody.
+    In gunicorn's own worker, threads wait until a request has arrived and its answer was read. Its
+    poller, which alone accepts connections, waits up to two seconds each time it closes one. A few
+    clients that send, read or close slowly can stop it for everybody.
 
-    A thread stays with its connection if the next request comes at once and nobody waits. Passing
+    If the next request comes at once and nobody waits, a thread stays with its connection. Passing
     the connection to the poller and back takes a sixth to a quarter of a post's CPU time.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._polled: dict[Connection, float] = {}
-        """The connections that the poller has, the longest first, and until when each may stay."""
+        """The poller's connections, oldest first, and until when each may stay (monotonic)."""
         self._buffered = 0
         self._look_at = 0.0
         of_one = math.ceil(SHARE_OF_LARGE * self.cfg.threads)
@@ -173,7 +176,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._small = Lane[Connection](small, int(SHARE_OF_SMALL * small))
 
     def accept(self, listener: Any) -> None:
-        """Take new connections into the poller; if there are too many, old ones make room."""
+        """Take new connections into the poller. If there are too many, close old ones."""
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 accepted, client = listener.accept()
@@ -230,9 +233,9 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             request = Request(data, Late() if conn.is_late else None)
             conn.parser = get_parser(self.cfg, request, conn.client)
             kept = super().handle(conn)
-            # gunicorn leaves nothing, unless it found another end of the request than we did.
-            left = conn.parser.unreader.buf.getvalue()
-            conn.is_kept = kept is True and whole and not left
+            # Something is unread only if gunicorn found a different end of the request.
+            unread = conn.parser.unreader.buf.getvalue()
+            conn.is_kept = kept is True and whole and not unread
             conn.parser = None
             conn.began, conn.idle_seconds = time.monotonic(), self.cfg.keepalive
         conn.sock.flush()
@@ -240,13 +243,13 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: Socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002
         """Answer a request that failed before or after the application (in a thread).
 
-        Neither the answer nor the log repeats what was sent, which may hold a user id or a key.
+        Neither the answer nor the log repeats the request, which may hold a user id or a key.
         """
-        if isinstance(exc, ParseException) and not isinstance(exc, _OF_ANSWERS):
+        if isinstance(exc, ParseException) and not isinstance(exc, _ANSWER_ERRORS):
             reason = type(exc).__name__
             self.log.warning("Invalid request: %s", reason)
-            said = b"This is no valid HTTP request: %b." % reason.encode()
-            _refuse(client, *_REFUSALS.get(type(exc), (b"400 Bad Request", said)))
+            text = b"This is not a valid HTTP request: %b." % reason.encode()
+            _refuse(client, *_REFUSALS.get(type(exc), (b"400 Bad Request", text)))
         else:
             self.log.exception("Error handling a request")
             _refuse(client, b"500 Internal Server Error", b"The request could not be answered.")
@@ -290,7 +293,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         del self._polled[conn]
 
     def _on_readable(self, conn: Connection) -> None:
-        # Not in a thread, because the number of threads depends on what the request says.
+        # Receive here and not in a thread, because the request decides which thread it may use.
         ready = conn.receive()
         self._count_buffered(conn)
         if not ready:
@@ -309,8 +312,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             self._go_on(conn)
 
     def _begin_close(self, conn: Connection) -> None:
-        # If it were closed while the client still sends, the client would lose what it has not read
-        # (RFC 9112, section 9.6).
+        # If a connection is closed while its client still sends, the client loses the unread part
+        # of the answer (RFC 9112, section 9.6).
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -343,7 +346,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _close_oldest(self, most: int, weight: Callable[[Connection], int]) -> int:
-        """Close the oldest connections of the client that weighs most. Returns how many."""
+        """Close the oldest connections of the client with the most weight. Returns how many."""
         weights = Counter[str]()
         for conn in self._polled:
             weights[conn.network] += weight(conn)
@@ -360,7 +363,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         conn.buffered = buffered
 
     def murder_pending(self) -> None:
-        """Enforce the bounds on bytes and time (at each turn of the poller)."""
+        """Enforce the limits on bytes and time (at each turn of the poller)."""
         while self._buffered > MAX_BUFFERED_BYTES:
             if not self._close_oldest(1, lambda conn: conn.buffered):
                 break

@@ -117,4 +117,4 @@ def test_a_user_is_forgotten_and_a_rebuild_still_leads_to_the_same(
 def test_a_rebuild_into_a_database_with_counts_is_refused_in_a_sentence(archived: Stack) -> None:
     done = archived.run("eventstream", "rebuild", "--into", "eventstream", check=False)
     assert done.returncode == 1
-    assert done.stderr == "Error: into: There is something in this database.\n"
+    assert done.stderr == "Error: into: This database is not empty.\n"

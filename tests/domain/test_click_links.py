@@ -27,7 +27,7 @@ def test_another_secret_target_page_or_ad_has_another_signature() -> None:
 
 def test_no_line_end_can_make_one_link_pass_for_another() -> None:
     for link in (("https://a.com\nb.com", "", "1"), ("https://a.com", "b.com\n1", "")):
-        with pytest.raises(ValueError, match="line end"):
+        with pytest.raises(ValueError, match="line break"):
             signature("secret", *link)
 
 

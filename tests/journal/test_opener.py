@@ -56,7 +56,7 @@ def test_a_redis_that_may_lose_what_was_accepted_is_warned_of_by_its_setting(
         at = url.removeprefix("redis://")
         sentences = [
             f"REDIS_URL: the Redis at redis://{at} has no append-only file: it loses accepted "
-            "events when it ends.",
+            "events when it stops.",
             f"REDIS_URL: the Redis at redis://{at} may drop accepted events (maxmemory-policy "
             "allkeys-lru); set noeviction.",
         ]

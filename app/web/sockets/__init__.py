@@ -1,1 +1,1 @@
-"""Long-lived connections (WebSocket, Socket.IO, the live stream) and what clients share."""
+"""Long-lived connections (WebSocket, Socket.IO, the live stream) and the limits they share."""

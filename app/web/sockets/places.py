@@ -1,4 +1,4 @@
-"""What clients share: places for long-lived connections, memory for what they send, and turns."""
+"""Limits that clients share: places for long-lived connections, memory for messages, and turns."""
 
 import threading
 from collections import Counter, deque
@@ -12,7 +12,7 @@ Waiting = TypeVar("Waiting")
 
 
 class Places:
-    """A number of places for all clients together, and for each client (see `client_network`)."""
+    """A limited number of places, in all and for each client (see `client_network`)."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self.most = most
@@ -21,7 +21,7 @@ class Places:
         self._change = threading.Lock()
 
     def take(self, address: str) -> bool:
-        """Take a place for a client with this address. Returns False if there is none for it."""
+        """Take a place for a client with this address. Returns False if none is free for it."""
         network = client_network(address)
         with self._change:
             if self._taken.total() >= self.most or self._taken[network] >= self.most_of_one:
@@ -32,7 +32,7 @@ class Places:
     def take_over(self, address: str) -> str | None:
         """If all places are taken, take one from the client with the most. Returns its network.
 
-        Returns None if that client has no more than this one would have then.
+        Returns None if that client has no more places than this one would have afterwards.
         """
         network = client_network(address)
         with self._change:
@@ -55,7 +55,7 @@ class Places:
 
 
 class Room:
-    """A number of bytes for all clients together. Each may hold at most as many as are left.
+    """A number of bytes for all clients together. Each may hold at most as many as are still free.
 
     So one client gets half of them, two get a third each, and there are always some for another.
     """
@@ -67,7 +67,7 @@ class Room:
 
     @contextmanager
     def share(self, address: str) -> Iterator["Share"]:
-        """A client's share of the room, until the end of the context."""
+        """A client's share of the room. It is given back at the end of the `with` block."""
         share = Share(self, client_network(address))
         try:
             yield share
@@ -75,7 +75,7 @@ class Room:
             share.leave()
 
     def change(self, network: str, size: int) -> bool:
-        """Let a client hold so many bytes more, or fewer. Returns False if there are not enough."""
+        """Add to (or subtract from) a client's bytes. Returns False if there are not enough."""
         with self._change:
             held = self._held[network] + size
             if size > 0 and held > self.most - self._held.total() - size:
@@ -108,7 +108,7 @@ class Share:
 
 
 class Lane(Generic[Waiting]):
-    """A number served at once, in all and of each client. The others wait, clients taking turns."""
+    """A limited number served at once, in all and for each client. Clients take turns waiting."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self.most = most
@@ -155,7 +155,7 @@ class Lane(Generic[Waiting]):
 
 
 class Turns:
-    """A number of threads at once, in all and for each client. The others wait, taking turns."""
+    """A limited number of threads at once, in all and for each client. The others take turns."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self._lane = Lane[threading.Lock](most, most_of_one)
@@ -163,7 +163,7 @@ class Turns:
 
     @contextmanager
     def turn(self, address: str) -> Iterator[None]:
-        """Wait for a client's turn, which lasts until the end of the context."""
+        """Wait for a client's turn, which lasts until the end of the `with` block."""
         network = client_network(address)
         mine = threading.Lock()
         mine.acquire()

@@ -50,12 +50,12 @@ from app.web.sockets.websocket import Text, WebSocket
 MAX_SOCKETS = 500
 MAX_SOCKETS_OF_CLIENT = 100
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-"""The bytes of all messages together, from their first pieces until they are answered."""
+"""How many bytes all messages may have together, from their first pieces to their answers."""
 POSTS_AT_ONCE = 8
 POSTS_OF_CLIENT_AT_ONCE = 2
 """Each connection has a thread. If all of them worked at once, other requests would get no time."""
 PING_SECONDS = 20.0
-"""How often a client is asked for a sign of life, and how long it may take to answer."""
+"""How often a client is pinged, and how long it may take to answer."""
 CONNECT_SECONDS = 10.0
 _AROUND_BODY_BYTES = 256
 """More than a packet holds around its event: type, namespace, id and name."""
@@ -81,7 +81,7 @@ class HandshakeQuery(Schema):
     """Which version and transport of Engine.IO a client wants."""
 
     class Meta:
-        """What else is in a query is ignored."""
+        """Other parameters are ignored."""
 
         unknown = EXCLUDE
 
@@ -99,7 +99,7 @@ class HandshakeQuery(Schema):
 @blueprint.get("/socket.io/", strict_slashes=False, websocket=True)
 @blueprint.get("/socket.io/", strict_slashes=False)
 def connect() -> Response:
-    """A Socket.IO connection, over WebSocket alone: see docs/sending.md."""
+    """A Socket.IO connection, only over WebSocket: see docs/sending.md."""
     query(HandshakeQuery())
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     try:
@@ -126,13 +126,13 @@ def connect() -> Response:
         _leave_place(client)
         raise
     response = Response()
-    # For nobody: what gunicorn writes from now on goes nowhere.
+    # Nobody gets this response: the connection no longer belongs to gunicorn.
     response.headers["Connection"] = "close"
     return response
 
 
 class _Json:
-    """Leaves the content of a packet as it came, for the decoder of events."""
+    """Leaves the content of a packet unchanged, for the decoder of events."""
 
     @staticmethod
     def loads(text: str) -> str:

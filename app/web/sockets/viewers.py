@@ -19,13 +19,13 @@ from app.web.sockets.places import Places
 
 TICK_SECONDS = 0.1
 SEND_SECONDS = 0.5
-"""Counts of so many seconds are sent together."""
+"""The counts of this many seconds are sent together."""
 HEARTBEAT_SECONDS = 15.0
 START_SECONDS = 1.0
 MAX_VIEWERS = 1_000
 MAX_VIEWERS_OF_CLIENT = 200
 MAX_UNSENT_BYTES = 256 * 1024
-"""A viewer that is so far behind is dropped. It may connect again."""
+"""If a viewer is further behind, it is dropped. It may connect again."""
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\n"
@@ -202,5 +202,5 @@ def _counts(queue: str, folds: int, first: int, counts: Counts) -> bytes:
 
 
 def _event(name: str, data: bytes) -> bytes:
-    # JSON contains no line end.
+    # JSON contains no line break.
     return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

@@ -24,19 +24,19 @@ from app.web.sockets.places import Share
 
 READ_BYTES = 64 * 1024
 SEND_SECONDS = 5.0
-"""A client that does not read for so long is dropped."""
+"""If a client does not read for so long, it is dropped."""
 MAX_FRAMES = 200
 FRAMES_PER_SECOND = 20
 """How many frames that bring nothing may come, with a burst of MAX_FRAMES."""
 PIECE_BYTES = 512
-"""A piece of a message that is at least so large brings something."""
+"""Only a piece of a message of at least this size counts as bringing something."""
 CLOSE_SECONDS = 1.0
 
 _HANDSHAKE = (b"Connection", b"Upgrade", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
 
 
 class Text(NamedTuple):
-    """A message: its text, or if it is too long the beginning of it, and its size in bytes."""
+    """A message: its text (cut short if it is too long), and its size in bytes."""
 
     text: str
     size: int
@@ -70,7 +70,7 @@ class WebSocket:
         self._share: Share
         self._is_dropped = False
         self.heard = True
-        """Whether anything came in since this was last set to False."""
+        """Whether anything has arrived since this was last set to False."""
 
     def open(self, connection: socket.socket, share: Share) -> None:
         """Answer the handshake on this connection, which now belongs to the WebSocket.

@@ -31,7 +31,7 @@ class SnapshotQuery(Schema):
     """The website and the days of a snapshot."""
 
     class Meta:
-        """What else is in a query is ignored."""
+        """Other parameters are ignored."""
 
         unknown = EXCLUDE
 

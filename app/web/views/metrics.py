@@ -36,7 +36,7 @@ blueprint = Blueprint("metrics", __name__)
 
 @blueprint.get("/metrics")
 def show_metrics() -> Response:
-    """200 even while the broker or the database is away; the metrics then say so."""
+    """Answer 200 even if the broker or the database can't be reached. The metrics show that."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Scrape(_metrics()))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)

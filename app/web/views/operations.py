@@ -18,13 +18,13 @@ blueprint = Blueprint("operations", __name__)
 
 @blueprint.get("/health")
 def health() -> Response:
-    """200 while the process lives, whatever state its parts are in."""
+    """Answer 200 while the process lives, whatever state its parts are in."""
     return answer({"status": "ok"})
 
 
 @blueprint.get("/ready")
 def ready() -> Response:
-    """200 if everything that events need is there, or 503 with what is away or unfit."""
+    """Answer 200 if everything that events need works, or 503 with the parts that don't."""
     parts = {"broker": "ok", "database": "ok"}
     current = context()
     checks = (
@@ -45,7 +45,7 @@ class LettersQuery(Schema):
     """A part of the dead letters."""
 
     class Meta:
-        """What else is in a query is ignored."""
+        """Other parameters are ignored."""
 
         unknown = EXCLUDE
 

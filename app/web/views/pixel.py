@@ -25,7 +25,7 @@ class EventQuery(Schema):
     """An event in the query of a URL. Its fields are checked like those of a posted event."""
 
     class Meta:
-        """What else is in a query is ignored."""
+        """Other parameters are ignored."""
 
         unknown = EXCLUDE
 
@@ -93,7 +93,7 @@ def lose(error: HTTPException | Unavailable) -> Response:
 
 
 def count_lost(error: HTTPException | Unavailable, path: str) -> None:
-    """Count an event that could not be taken, and will not come again."""
+    """Count an event that could not be accepted, because it will not be sent again."""
     if isinstance(error, Unavailable):
         logging.getLogger(__name__).warning("an event of /%s is lost: %s", path, error)
     context().publisher.counts.count(counters.LOST, path)

@@ -61,7 +61,7 @@ def test_ready_says_why_a_redis_can_not_be_used(tmp_path: Path, client_with: Mak
         response = client_with(redis_url=url, broker_url=url).get("/ready")
     assert response.status_code == 503
     assert response.get_json() == {
-        "broker": "Redis is a cluster, which Celery can't use; give it one without.",
+        "broker": "Redis is a cluster, which Celery can't use; use a Redis without cluster mode.",
         "database": "ok",
     }
 
