@@ -27,8 +27,10 @@ TUN = Path("/dev/net/tun")
 NO_MORE: dict[str, str] = {}
 TOOLS = ("mmdebstrap", "slirp4netns", "unshare", "nsenter", "setpriv")
 
-# In its namespaces: the tree becomes the root, with the checkout in it, and Docker runs there.
+# In its namespaces: the tree becomes the root, with the checkout in it, and Docker runs there. What
+# it calls is in /usr/sbin, which need not be in the path of whoever runs this.
 INSIDE = """
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount --bind "$1" "$1"
 cd "$1"
 mount -t proc proc proc
