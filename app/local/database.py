@@ -70,7 +70,7 @@ def with_pages_let_go(use: UseTransaction) -> UseTransaction:
 
 
 def read_options_once_a_statement(storage: Any) -> None:
-    """Make each statement of a transaction read the options of a collection's indexes only once.
+    """Make each statement of a transaction read what indexes a collection has only once.
 
     The database reads them three times for each document that it writes, which takes more than half
     of the time.
@@ -101,8 +101,52 @@ def read_options_once_a_statement(storage: Any) -> None:
         return read_once
 
     storage.use_user_transaction = use_and_remember
-    for name in ("_index_options_map", "_partial_filters"):
+    for name in ("_index_options_map", "_partial_filters", "_all_indexes", "_multikey_index_names"):
         setattr(storage, name, once(name))
+
+
+def rewrite_only_changed_entries(storage: Any) -> None:
+    """Make an update rewrite only the index entries of fields that it changes.
+
+    The database deletes and writes all entries of a document anew, which takes a third of the time.
+    """
+    updating = threading.local()
+    update = storage._update_matching_single_txn
+    delete, write = storage._delete_index_entries, storage._write_index_entries
+
+    def update_and_remember(*arguments: Any, **options: Any) -> Any:
+        updating.old = {}
+        try:
+            return update(*arguments, **options)
+        finally:
+            updating.old = None
+
+    def delete_later(db: str, coll: str, doc: Any, *more: Any, recordid: Any) -> None:
+        if getattr(updating, "old", None) is None:
+            delete(db, coll, doc, *more, recordid=recordid)
+        else:
+            updating.old[recordid] = doc
+
+    def write_changed(
+        db: str, coll: str, doc: Any, indexes: Any, partials: Any, *, recordid: Any
+    ) -> None:
+        old = (getattr(updating, "old", None) or {}).pop(recordid, None)
+        if old is not None:
+            indexes = [index for index in indexes if not _is_same(index, old, doc, partials)]
+            delete(db, coll, old, indexes, partials, recordid=recordid)
+        write(db, coll, doc, indexes, partials, recordid=recordid)
+
+    storage._update_matching_single_txn = update_and_remember
+    storage._delete_index_entries, storage._write_index_entries = delete_later, write_changed
+
+
+def _is_same(index: Any, old: Any, new: Any, partials: Any) -> bool:
+    """Whether a plain index of top-level fields has the same entries for both documents."""
+    name, fields, *_ = index
+    return name not in (partials or {}) and all(
+        direction in (1, -1) and "." not in field and old.get(field) == new.get(field)
+        for field, direction in fields.items()
+    )
 
 
 def fetch_no_more_than_asked_for(storage: Any) -> None:
@@ -174,6 +218,7 @@ def main(host: str, port: int, storage_path: str) -> None:
     storage.enable_oplog = False
     storage.use_user_transaction = with_pages_let_go(storage.use_user_transaction)
     read_options_once_a_statement(storage)
+    rewrite_only_changed_entries(storage)
     fetch_no_more_than_asked_for(storage)
     with server:
         signal.sigwait(signals)

@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -127,18 +127,19 @@ def test_a_statement_of_a_transaction_reads_the_options_of_indexes_once() -> Non
         read.append(coll)
         return {}
 
-    storage = SimpleNamespace(
-        use_user_transaction=use, _index_options_map=options, _partial_filters=options
-    )
+    names = ("_index_options_map", "_partial_filters", "_all_indexes", "_multikey_index_names")
+    storage = SimpleNamespace(use_user_transaction=use, **dict.fromkeys(names, options))
     read_options_once_a_statement(storage)
-    for _ in range(2):
-        with storage.use_user_transaction(None):
-            for coll in ("a", "b", "a"):
-                storage._index_options_map("db", coll)
-    assert read == ["a", "b"] * 2
-    storage._index_options_map("db", "outside")
-    storage._index_options_map("db", "outside")
-    assert read[4:] == ["outside"] * 2
+    for name in names:
+        read.clear()
+        for _ in range(2):
+            with storage.use_user_transaction(None):
+                for coll in ("a", "b", "a"):
+                    getattr(storage, name)("db", coll)
+        assert read == ["a", "b"] * 2
+        getattr(storage, name)("db", "outside")
+        getattr(storage, name)("db", "outside")
+        assert read[4:] == ["outside"] * 2
 
 
 def test_indexes_that_are_made_between_two_statements_hold_for_the_second(
@@ -156,3 +157,33 @@ def test_indexes_that_are_made_between_two_statements_hold_for_the_second(
         assert rows.count_documents({"n": {"$gt": 0}}) == 4
         assert rows.count_documents({"m": 1}) == 4
         client.drop_database("options")
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_an_update_leaves_documents_where_each_index_finds_them(
+    mongodb: Server, in_transaction: bool
+) -> None:
+    fields = ("kept", "changed", "gone", "later")
+    with pymongo.MongoClient[dict[str, Any]](mongodb.url) as client:
+        rows = client["rewritten"]["rows"]
+        rows.drop()
+        for field in fields:
+            rows.create_index(field)
+        rows.insert_many(
+            [{"_id": n, "kept": n % 2, "changed": n, "gone": n} for n in range(10)], ordered=False
+        )
+        with client.start_session() as session, ExitStack() as stack:
+            if in_transaction:
+                stack.enter_context(session.start_transaction())
+            for n in range(0, 10, 3):
+                new = {"kept": n % 2, "changed": n + 100, "later": n}
+                rows.replace_one({"_id": n}, new, session=session)
+            rows.delete_one({"_id": 1}, session=session)
+            rows.update_one({"_id": 2}, {"$set": {"later": 2}}, session=session)
+        left = {row["_id"]: row for row in rows.find({})}
+        assert len(left) == 9
+        for field in fields:
+            for value in {row.get(field) for row in left.values()} | {1}:
+                found = {row["_id"] for row in rows.find({field: value}).hint([(field, 1)])}
+                assert found == {n for n, row in left.items() if row.get(field) == value}, field
+        client.drop_database("rewritten")
