@@ -5,13 +5,13 @@
 //
 // before or after there is something in them, and again at any time: what is sharded stays so.
 //
-// Event ids, visitors and click histories are a document each, found and written by `_id` alone. A
+// Event ids, users and click histories are a document each, found and written by `_id` alone. A
 // hashed `_id` spreads them evenly, whereas a month or the order of names would bring all writes to
 // one shard. It is also the only unique index that they have, and equal ids are of the same shard.
 const sharded = {
   claims: { _id: "hashed" },
   seen_events: { _id: "hashed" },
-  visitors: { _id: "hashed" },
+  users: { _id: "hashed" },
   hit_tallies: { _id: "hashed" },
 };
 
@@ -26,7 +26,13 @@ const together = [
   "page_views",
   "page_totals",
   "day_totals",
+  "hour_counts",
+  "impression_months",
+  "user_sets",
+  "click_months",
+  "ads",
   "impressions",
+  "visitors",
   "month_counts",
   "clicks",
   "click_totals",

@@ -2,13 +2,11 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from functools import cache
 
 from app.errors import Unavailable
 from app.outputs import archive
 from app.settings import settings
-from app.store import clock
-from app.store.retention import Retention
+from app.store import clock, retention
 from tasks import app, resources
 from tasks.periodic import PeriodicTask
 
@@ -18,26 +16,22 @@ TIDY_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-@cache
-def _retention() -> Retention | None:
-    days = settings().retention_days
-    return Retention(resources.database(), days) if days else None
-
-
 @app.task(base=PeriodicTask, name="tasks.retain")
 def retain() -> int:
-    """Delete rows and archived events older than RETENTION_DAYS. Returns the number of rows.
+    """Delete counts by the hour, and rows and archived events older than RETENTION_DAYS.
 
-    It deletes nothing while the clocks of this machine and the database disagree.
+    Returns how many rows. Deletes nothing while the clocks of this machine and the database
+    disagree.
     """
-    retention = _retention()
-    if retention is None or not clock.agree(resources.database()):
+    database, days = resources.database(), settings().retention_days
+    if not clock.agree(database):
         return 0
     now = clock.own().astimezone(settings().timezone)
-    deleted = retention.expire(now, RETAIN_SECONDS)
-    if settings().archive:
-        days = timedelta(days=settings().retention_days or 0)
-        resources.archive().drop(clock.own().date() - days)
+    deleted = retention.expire_hours(database, now, RETAIN_SECONDS)
+    if days:
+        deleted += retention.expire(database, days, now, RETAIN_SECONDS)
+        if settings().archive:
+            resources.archive().drop(clock.own().date() - timedelta(days=days))
     if deleted:
         logger.info("deleted %d old rows", deleted)
     return deleted

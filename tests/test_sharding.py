@@ -153,5 +153,5 @@ def test_no_transaction_needs_a_second_shard_but_for_the_documents_that_are_spre
     for kind in ("PageView", "AdImpression", "AdClick"):
         folding.fold(database, kind)
     spread = [names & keys.keys() for names in written.by_transaction if names]
-    assert spread[:5] == [set(), {"claims"}, {"visitors"}, set(), {"hit_tallies"}]
+    assert spread[:5] == [set(), {"claims"}, {"users"}, set(), {"hit_tallies"}]
     assert spread[5:] == [set()] * 3, "folding"

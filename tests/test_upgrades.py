@@ -60,6 +60,7 @@ EVENTS: list[Event] = [
     AdImpression(None, "site1.com", "34", "u1", "2026-11"),
     AdImpression("i1", "site1.com", "34", "ü 2", "2026-11", MOMENT),
     AdImpression("i2", "site1.com", "34", "u3", "2026-11", MOMENT, ROBOT),
+    AdImpression("i3", "site1.com", "34", "u1", "2026-11", MOMENT, viewable=False),
     AdClick(None, "site1.com", "34", "u1", MOMENT),
     AdClick("c1", "site1.com", "34", "u1", MOMENT + 1),
     AdClick("c2", "site1.com", "34", "u1", MOMENT + 2),
@@ -262,5 +263,6 @@ def test_migrate_says_what_it_did(
         "schema 3: clicks of each website, 0 documents changed",
         "schema 4: event ids of each website, 0 documents changed",
         "schema 5: an outbox for the archive and the mirror, 0 documents changed",
-        "the database has schema 5",
+        "schema 6: ads by day, and numbers for users, 0 documents changed",
+        "the database has schema 6",
     ]

@@ -21,7 +21,7 @@ PAGE = 100
 class Forgotten(NamedTuple):
     """How many records of a user were forgotten."""
 
-    visitors: int
+    numbers: int
     click_histories: int
     archived_events: int
     dead_letters: int
@@ -49,7 +49,7 @@ def forget(
     with rewriting(redis) as turn:
         archived = archive.forget(ids, turn)
     return Forgotten(
-        erasure.forget_visitor(database, ids_in),
+        erasure.forget_numbers(database, ids),
         erasure.forget_hits(database, ids),
         archived,
         _forget_rejected(user_id, redis),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -173,13 +174,21 @@ class Pipeline:
         if state.behind:
             wait = 0
         if state.due and started >= state.ended + wait:
-            state.due = state.behind = not folding.fold(self._database, kind.__name__)
+            announce = partial(self._announce_visitors, QUEUE_OF[kind])
+            is_done = folding.fold(self._database, kind.__name__, announce=announce)
+            state.due = state.behind = not is_done
             state.ended = time.monotonic()
             state.took = state.ended - started
             if state.due:
                 self.counts.count(counters.FOLD_CONFLICTS, kind.__name__)
             else:
                 live.folded(self._redis, QUEUE_OF[kind])
+
+    def _announce_visitors(self, queue: str, gained: Mapping[tuple[str, ...], int]) -> None:
+        """Publish new visitors to viewers. Never fails."""
+        if gained:
+            folds = self._folds.get(queue, 0)
+            live.record(self._redis, queue, live_summary.visitors(gained), time.time(), folds)
 
     def _note(self, kind: type[Event], applied: Applied, seconds: float) -> None:
         """Record the counts of a transaction for operators and viewers. It never fails."""

@@ -1,14 +1,74 @@
-"""The days and months that events count for: ISO 8601 dates in the collector's time zone."""
+"""Hours, days, weeks and months as they are counted: in the collector's time zone, in ISO 8601."""
 
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
 
 CLOSING_HOUR = 1
 PROVISIONAL_HOUR, PROVISIONAL_MINUTE = 23, 55
 
 
+_QUARTER_MS = 15 * 60 * 1000
+"""Zones differ from UTC by quarters of an hour, so all moments of a quarter are of one hour."""
+_HOUR = timedelta(hours=1)
+
+
 def day_of(milliseconds: int, timezone: tzinfo) -> str:
-    """The day (YYYY-MM-DD) in this zone of a moment in milliseconds since the epoch."""
-    return datetime.fromtimestamp(milliseconds / 1000, timezone).date().isoformat()
+    """The day (YYYY-MM-DD) of a moment given in milliseconds since the epoch."""
+    return _day_and_hour(milliseconds // _QUARTER_MS, timezone)[0]
+
+
+def hour_of(milliseconds: int, timezone: tzinfo) -> str:
+    """When the hour of a moment (milliseconds since the epoch) began: YYYY-MM-DDTHH:MM in UTC.
+
+    Hours begin with those of the zone. In UTC, so that the hour that autumn repeats is two.
+    """
+    return _day_and_hour(milliseconds // _QUARTER_MS, timezone)[1]
+
+
+@lru_cache(maxsize=8_192)
+def _day_and_hour(quarter: int, timezone: tzinfo) -> tuple[str, str]:
+    moment = datetime.fromtimestamp(quarter * _QUARTER_MS / 1000, timezone)
+    began = moment.astimezone(UTC) - timedelta(minutes=moment.minute)
+    return moment.date().isoformat(), _hour(began)
+
+
+def _hour(began: datetime) -> str:
+    return f"{began:%Y-%m-%dT%H:%M}"
+
+
+def hours_of(day: date, timezone: tzinfo) -> list[str]:
+    """The hours of a day as `hour_of` names them: 24, or 23 or 25 when clocks are changed."""
+    began, end = (
+        datetime.combine(midnight, time(), timezone).astimezone(UTC)
+        for midnight in (day, day + timedelta(days=1))
+    )
+    hours = []
+    while began < end:
+        hours.append(_hour(began))
+        began += _HOUR
+    return hours
+
+
+def local_hour(hour: str, timezone: tzinfo) -> str:
+    """An hour that `hour_of` named, in the zone and with its offset: 2026-11-25T13+01:00."""
+    began = datetime.fromisoformat(f"{hour}+00:00").astimezone(timezone)
+    return f"{began:%Y-%m-%dT%H}{began.isoformat()[-6:]}"
+
+
+def week_of(day: date) -> str:
+    """The ISO 8601 week of a day: 2026-W48."""
+    year, week, _ = day.isocalendar()
+    return f"{year:04}-W{week:02}"
+
+
+def days_of(month: str) -> range:
+    """The numbers of the days of a month (YYYY-MM)."""
+    return range(1, last_day_of(month).day + 1)
+
+
+def last_day_of(month: str) -> date:
+    """The last day of a month (YYYY-MM)."""
+    return date.fromisoformat(f"{next_month(month)}-01") - timedelta(days=1)
 
 
 def month_of(moment: datetime) -> str:

@@ -33,9 +33,9 @@ class Tally(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What new hits change: the clicks of each website and ad, and the hits that repeat others."""
+    """What new hits change: the clicks, by the hits that complete them, and which hits repeat."""
 
-    clicks: Counter[tuple[str, str]]
+    clicks: Counter[Hit]
     repeats: Counter[Hit]
 
 
@@ -54,9 +54,9 @@ def count_hits(
 
     Hits are ordered by their own times, and every `per_click`-th one makes a click. So clicks and
     repeats depend only on the set of hits, and not on the order in which they arrive. A hit that
-    arrives late can therefore move a click from one ad to another, and the change then holds
-    negative numbers. Only the latest `remember` hits can still be reordered, or fewer if they take
-    more than REMEMBERED_BYTES. An even older hit counts as the first of them.
+    arrives late can therefore move a click to another ad or day, and the change then holds negative
+    numbers. Only the latest `remember` hits can still be reordered, or fewer if they take more than
+    REMEMBERED_BYTES. An even older hit counts as the first of them.
     """
     grown = tally._replace(latest=tuple(sorted((*tally.latest, *hits))))
     clicks, repeats = _counted(grown, per_click, window)
@@ -70,8 +70,7 @@ def count_hits(
 def _counted(tally: Tally, per_click: int, window: int) -> Change:
     counts, repeats = _split_repeats(tally.latest, _last_on_ads(tally.before), window)
     first = -(tally.earlier + 1) % per_click
-    clicks = Counter((hit.website, hit.ad_id) for hit in counts[first::per_click])
-    return Change(clicks, Counter(repeats))
+    return Change(Counter(counts[first::per_click]), Counter(repeats))
 
 
 def _split_repeats(

@@ -9,7 +9,7 @@ import hashlib
 
 import msgspec
 
-from app.domain.events import Event, PageView, actual_name
+from app.domain.events import AdImpression, Event, PageView, actual_name
 
 CLAIM_BYTES = 16
 """128 bits are enough: two ids never have the same digest by chance, and nobody can find a second
@@ -30,13 +30,16 @@ def claim_of(event: Event) -> str:
 def content_of(event: Event, *, with_user: bool) -> str:
     """A digest, 11 characters, of what must stay the same if an event is sent again.
 
-    That is its type, its page or ad, and its user. Times are not compared, because an event without
-    a Timestamp gets a new time whenever it is sent. Set `with_user` to false if users have a
-    different hash in each month.
+    That is its type, `viewable`, its page or ad, and its user. Times are not compared, because an
+    event without a Timestamp gets another time whenever it is sent. The user is left out if
+    `with_user` is false, as when users have a different hash in each month.
     """
     user = None if isinstance(event, PageView) or not with_user else event.user_id
     _, _, name = actual_name(event)
-    return _digest(CONTENT_BYTES, type(event).__name__, name, user)
+    kind = type(event).__name__
+    if isinstance(event, AdImpression) and event.viewable is not None:
+        kind += f" {event.viewable}"
+    return _digest(CONTENT_BYTES, kind, name, user)
 
 
 def _digest(size: int, *parts: str | None) -> str:

@@ -12,6 +12,9 @@ OTHER = "<other>"
 No URL contains it as a website or page, and no ad may have it as its id.
 """
 
+ALL_WEBSITES = "*"
+"""Stands for all websites together in reports."""
+
 NAME_KINDS = ("website", "page", "ad")
 
 
@@ -25,8 +28,8 @@ class Actual(Struct, frozen=True):
 class PageView(Struct, frozen=True, omit_defaults=True):
     """A page was seen on a day (YYYY-MM-DD in the collector's time zone).
 
-    `time` is in milliseconds since the epoch, or None if no archive needs it. `actual` is set if
-    the event counts under OTHER. The other kinds of event have the same field.
+    `actual` is set if the event counts under OTHER, here and in the other kinds of event. `time` is
+    in milliseconds since the epoch, or None if a release before 0.4 accepted the event.
     """
 
     event_id: str | None
@@ -41,7 +44,9 @@ class PageView(Struct, frozen=True, omit_defaults=True):
 class AdImpression(Struct, frozen=True, omit_defaults=True):
     """An ad was shown to a user in a month (YYYY-MM in the collector's time zone).
 
-    `time` is in milliseconds since the epoch, or None if no archive needs it.
+    `time` is in milliseconds since the epoch, or None if a release before 0.4 accepted the event.
+    `viewable` is False if the ad has only been rendered, True if its rendering was an event of its
+    own, and None if the event stands for both.
     """
 
     event_id: str | None
@@ -52,6 +57,7 @@ class AdImpression(Struct, frozen=True, omit_defaults=True):
     time: int | None = None
     invalid: Invalid | None = None
     actual: Actual | None = None
+    viewable: bool | None = None
 
 
 class AdClick(Struct, frozen=True, omit_defaults=True):

@@ -38,6 +38,7 @@ class _Given(Struct):
 class _GivenMeta(Struct):
     UserId: Raw | UnsetType = UNSET
     AdId: Raw | UnsetType = UNSET
+    Viewable: Raw | UnsetType = UNSET
 
 
 class _Visit(Struct):
@@ -194,8 +195,7 @@ class EventReader:
     """Turns what clients sent into events.
 
     `timezone` decides the day and month of an event, and `clock` returns seconds since the epoch.
-    Events of `excluded_users` (ids before hashing) are invalid traffic. `hash_user` hashes user
-    ids. With `keep_time` events of every kind hold their time.
+    Events of `excluded_users` are invalid traffic. `hash_user` hashes user ids.
     """
 
     def __init__(
@@ -205,12 +205,10 @@ class EventReader:
         excluded_users: Collection[str] = (),
         *,
         hash_user: UserHash | None = None,
-        keep_time: bool = False,
     ) -> None:
         self._timezone = timezone
         self._excluded_users = excluded_users
         self._hash_user = hash_user
-        self._keep_time = keep_time
         self._schema = EventSchema(clock)
         self._rules = _Rules(self._schema)
         self._decode = msgspec.json.Decoder(self._rules.shape).decode
@@ -280,15 +278,20 @@ class EventReader:
         invalid = None
         if reason or self._excluded_users:
             invalid = self._invalid(values, moment, reason)
-        kept = moment if self._keep_time else None
         if kind is PageView:
-            return PageView(event_id, website, page, day_of(moment, self._timezone), kept, invalid)
-        ad_id, user_id = values["Meta_"]["AdId"], values["Meta_"]["UserId"]
+            day = day_of(moment, self._timezone)
+            return PageView(event_id, website, page, day, moment, invalid)
+        meta = values["Meta_"]
+        ad_id, user_id = meta["AdId"], meta["UserId"]
         month = day_of(moment, self._timezone)[:7]
         if self._hash_user:
             user_id = self._hash_user(user_id, month)
         if kind is AdImpression:
-            return AdImpression(event_id, website, ad_id, user_id, month, kept, invalid)
+            return AdImpression(
+                event_id,
+                *(website, ad_id, user_id, month, moment, invalid),
+                viewable=meta.get("Viewable"),
+            )
         return AdClick(event_id, website, ad_id, user_id, moment, invalid)
 
     def _invalid(self, values: dict[str, Any], moment: int, reason: str) -> Invalid | None:

@@ -87,6 +87,18 @@ class _AdIdentifier(_Identifier):
         return text
 
 
+class _Flag(fields.Field[bool]):
+    shape = bool
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> bool:
+        return self.convert(value)
+
+    def convert(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("Not a boolean.")
+        return value
+
+
 class _Moment(fields.Field[int]):
     """ISO 8601 with a zone, or milliseconds since the epoch. The loaded value is the latter."""
 
@@ -161,6 +173,14 @@ class _Meta(Schema):
 
     UserId = _Identifier(allow_none=True, metadata=_IDENTIFIER)
     AdId = _AdIdentifier(allow_none=True, metadata=_IDENTIFIER)
+    Viewable = _Flag(
+        allow_none=True,
+        metadata={
+            "type": ["boolean", "null"],
+            "description": "Of an AdImpression: false if the ad was only rendered so far, true if "
+            "its rendering was reported before. Left out, the event stands for both.",
+        },
+    )
 
 
 class EventSchema(Schema):

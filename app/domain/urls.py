@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import can_ada
 
+from app.domain.events import ALL_WEBSITES, OTHER
+
 MAX_HOST_BYTES = 253
 """A name of this length, written with dots, takes 255 octets (RFC 1035, section 2.3.4)."""
 MAX_LABEL_BYTES = 63
@@ -181,3 +183,12 @@ def _page(path: str) -> str:
 def _with_escape(part: str) -> str:
     """The text after a percent sign, with that sign before it and its escape normalised."""
     return _NORMALISED.get(part[:2], f"%{part[:2]}") + part[2:]
+
+
+def website_of(text: str) -> str:
+    """The website that a filter names, in any form that an event's Url may have.
+
+    ALL_WEBSITES and OTHER, which no event names, stay as they are. Raises ValueError with a
+    sentence.
+    """
+    return text if text in (ALL_WEBSITES, OTHER) else website_and_page(text)[0]

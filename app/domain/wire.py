@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.domain.events import OTHER, Event, PageView, actual_name
+from app.domain.events import OTHER, AdImpression, Event, PageView, actual_name
 
 
 def as_sent(event: Event, event_id: str | None) -> dict[str, Any]:
@@ -22,6 +22,8 @@ def as_sent(event: Event, event_id: str | None) -> dict[str, Any]:
     sent["EventId"] = event_id
     if not isinstance(event, PageView):
         sent["Meta"] = {"UserId": event.user_id, "AdId": name}
+    if isinstance(event, AdImpression) and event.viewable is not None:
+        sent["Meta"]["Viewable"] = event.viewable
     if event.time is not None:
         sent["Timestamp"] = event.time
     if event.invalid:

@@ -11,7 +11,6 @@ def reader_with(config: Settings) -> EventReader:
         config.timezone,
         excluded_users=config.excluded_users,
         hash_user=user_hash_with(config),
-        keep_time=config.archive or config.kafka_publish is not None,
     )
 
 

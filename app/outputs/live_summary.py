@@ -2,13 +2,13 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.redis.live import MAX_NAMES_AT_ONCE, Counted, Counts
+from app.store.counters import Added, KeyParts
 from app.store.counting import Changes
-from app.store.documents import ALL_WEBSITES, Clicks, Impressions, MonthCounts, PageViews
-from app.store.folding import Added, KeyParts
+from app.store.documents import ALL_WEBSITES, Clicks, ImpressionMonth, PageViews
 
 
 def counted(changes: Changes) -> Counted:
@@ -25,13 +25,17 @@ def counted(changes: Changes) -> Counted:
     for (website, day, page), (number,) in _largest(views):
         events[f"{website} {page}"] += number
         counts.add("pages", (website, page, day), [number])
-    impressions = changes.get(Impressions, {})
-    for (website,), (number,) in _sums(impressions, 1):
+    impressions = {
+        names: numbers[:1]
+        for names, numbers in changes.get(ImpressionMonth, {}).items()
+        if numbers[0]
+    }
+    for (website, day), (number,) in _sums(impressions, 0, 2):
         events[website] += number
-    for (_, website, ad_id), (number,) in _largest(impressions):
+        # How many of their users are new is only known when they are folded.
+        counts.add("months", (day[:7], website), [number, 0])
+    for (website, ad_id, _), (number,) in _largest(impressions):
         events[f"{website} {ad_id}"] += number
-    for names, numbers in changes.get(MonthCounts, {}).items():
-        counts.add("months", names, numbers)
     clicks = changes.get(Clicks, {})
     for (website,), numbers in _sums(clicks, 0):
         events[website] += numbers[0]
@@ -42,6 +46,14 @@ def counted(changes: Changes) -> Counted:
             events[f"{website} {ad_id}"] += numbers[0]
         counts.add("ads", (website, ad_id), numbers)
     return Counted(events, counts)
+
+
+def visitors(gained: Mapping[KeyParts, int]) -> Counted:
+    """New visitors by month and website, for viewers."""
+    counts = Counts()
+    for names, number in gained.items():
+        counts.add("months", names, [0, number])
+    return Counted({}, counts)
 
 
 def _largest(rows: Added) -> list[Any]:

@@ -12,24 +12,25 @@ import msgspec
 from mongoengine import Document
 from pymongo import ReplaceOne
 
-from app.domain.calendar import day_of
+from app.domain.calendar import day_of, hour_of
 from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Collision, Event, PageView
 from app.domain.invalid_traffic import REPEAT
 from app.store import clock, folding, histories, ledger, migrations
+from app.store.counters import Added, KeyParts
 from app.store.database import Database, Session, deadline
 from app.store.documents import (
-    ALL_WEBSITES,
     HISTORY_SHAPE,
+    ClickMonth,
     Clicks,
     Filtered,
     HitTally,
-    Impressions,
-    MonthCounts,
+    HourCounts,
+    ImpressionMonth,
     PageViews,
 )
 from app.store.ledger import Piece
-from app.store.visitors import KnownVisitors
+from app.store.users import UserNumbers, latest_months
 
 APPLY_SECONDS = 20.0
 """How long applying batches may take, including any wait for a database that can't be reached."""
@@ -47,7 +48,7 @@ class ClickRule:
     window: int = 0
 
 
-Changes = Mapping[type[Document], folding.Added]
+Changes = Mapping[type[Document], Added]
 
 
 class CountedPiece(NamedTuple):
@@ -87,11 +88,12 @@ AlsoWrite = Callable[[Session, Mapping[type[Event], Applied]], None]
 
 
 class Counting:
-    """Applies batches for one process. It remembers visitors, so that it looks up fewer of them.
+    """Applies batches for one process. It remembers users' numbers, to save looking them up.
 
-    `timezone` decides the day of a hit that only repeats another. With `archives`, `Applied` also
-    lists the counted events. With `hashed_monthly`, users have a different hash in each month. User
-    ids are then not used to decide whether two events are the same.
+    `timezone` decides the days and hours of impressions and hits, and the hours of views. With
+    `archives`, what is applied also lists the events that counted. With `hashed_monthly` a user has
+    a different hash in each month, so that user ids don't help to tell whether two events are the
+    same.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class Counting:
         self._timezone = timezone
         self._archives = archives
         self._hashed_monthly = hashed_monthly
-        self._visitors = KnownVisitors()
+        self._users = UserNumbers(database)
+        self._numbers: dict[str, int] = {}
+        self._months: dict[str, str] = {}
         self._prepared = False
         self._seen_until: datetime | None = None
         self._appliers: dict[type[Event], Callable[[Any, Session], Changes]] = {
@@ -153,7 +157,7 @@ class Counting:
         with deadline(APPLY_SECONDS):
             self._prepare()
             applied = self._database.transaction(work)
-        self._visitors.remember(new_events.get(AdImpression, []))
+        self._users.remember(self._numbers, self._months)
         return applied
 
     def pass_over(self, piece: Piece) -> None:
@@ -237,21 +241,39 @@ class Counting:
 
     def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
         views = Counter((event.website, event.day, event.page) for event in events)
-        return {PageViews: {parts: [number] for parts, number in views.items()}}
+        hours = Counter(
+            (event.website, hour_of(event.time, self._timezone))
+            for event in events
+            if event.time is not None
+        )
+        return {
+            PageViews: {parts: [number] for parts, number in views.items()},
+            HourCounts: _hour_rows(PageView, hours),
+        }
 
     def _impressions(self, events: Sequence[AdImpression], session: Session) -> Changes:
-        of_ads = Counter((event.month, event.website, event.ad_id) for event in events)
-        impressions: Counter[tuple[str, str]] = Counter()
-        for month, website, _ in of_ads.elements():
-            impressions[month, website] += 1
-            impressions[month, ALL_WEBSITES] += 1
-        visitors = self._visitors.add(events, session)
-        return {
-            Impressions: {parts: [number] for parts, number in of_ads.items()},
-            MonthCounts: {
-                parts: [number, visitors[parts]] for parts, number in impressions.items()
-            },
-        }
+        viewable = [event for event in events if event.viewable is not False]
+        self._months = latest_months((event.user_id, event.month) for event in viewable)
+        self._numbers = self._users.of(self._months, session)
+        rows: dict[KeyParts, list[Any]] = {}
+        hours: Counter[tuple[str, str]] = Counter()
+        for event in events:
+            row = rows.setdefault((event.website, event.ad_id, self._day_of(event)), [0, 0, []])
+            # A rendering that was reported on its own is no impression yet, and the impression that
+            # follows it is no second rendering.
+            row[1] += event.viewable is not True
+            if event.viewable is not False:
+                row[0] += 1
+                row[2].append(self._numbers[event.user_id])
+                if event.time is not None:
+                    hours[event.website, hour_of(event.time, self._timezone)] += 1
+        return {ImpressionMonth: rows, HourCounts: _hour_rows(AdImpression, hours)}
+
+    def _day_of(self, event: AdImpression) -> str:
+        """The event's day, or its month if nothing more is known."""
+        day = day_of(event.time, self._timezone) if event.time is not None else event.month
+        # It was accepted for this month, even if the time zone was changed meanwhile.
+        return day if day.startswith(event.month) else event.month
 
     def _clicks(self, events: Sequence[AdClick], session: Session) -> Changes:
         by_ad = self._click_rule.scope == "ad"
@@ -262,7 +284,7 @@ class Counting:
             hits_of[msgspec.json.encode(owner).decode()].append(hit)
         # Unpack one history at a time: unpacked, all of them would take a hundred times the memory.
         known = histories.read(hits_of, session)
-        clicks: Counter[tuple[str, str]] = Counter()
+        clicks: Counter[Hit] = Counter()
         repeats: Counter[Hit] = Counter()
         changed, new = [], []
         for owner_key, hits in hits_of.items():
@@ -272,14 +294,9 @@ class Counting:
                 hits,
                 per_click=self._click_rule.hits,
                 window=self._click_rule.window * 1000,
-                # Without a window no hit repeats another, so the order of hits on one ad is
-                # irrelevant.
-                **({"remember": 0} if by_ad and not self._click_rule.window else {}),
             )
-            for parts, number in change.clicks.items():
-                clicks[parts] += number
-            for repeat, number in change.repeats.items():
-                repeats[repeat] += number
+            clicks.update(change.clicks)
+            repeats.update(change.repeats)
             document = {
                 "_id": owner_key,
                 "earlier": tally.earlier,
@@ -298,19 +315,37 @@ class Counting:
             session[HitTally].insert_many(new, ordered=False)
         if changed:
             session[HitTally].bulk_write(changed, ordered=False)
-        hits_by_ad = Counter((event.website, event.ad_id) for event in events)
-        filtered: Counter[folding.KeyParts] = Counter()
+        counted = Counter(Hit(event.time, event.website, event.ad_id) for event in events)
+        counted.subtract(repeats)
+        filtered: Counter[KeyParts] = Counter()
         for repeat, number in repeats.items():
-            hits_by_ad[repeat.website, repeat.ad_id] -= number
             day = day_of(repeat.time, self._timezone)
             filtered[repeat.website, day, AdClick.__name__, REPEAT] += number
         return {
-            Clicks: {
-                parts: [hits_by_ad[parts], clicks[parts]]
-                for parts in hits_by_ad.keys() | clicks.keys()
-            },
+            **self._rows_of_clicks(counted, clicks),
             Filtered: {parts: [number] for parts, number in filtered.items() if number},
         }
+
+    def _rows_of_clicks(self, hits: Counter[Hit], clicks: Counter[Hit]) -> Changes:
+        """What hits, and clicks by the hits that complete them, add to the documents of ads."""
+        rows: dict[type[Document], defaultdict[KeyParts, list[int]]] = {
+            document: defaultdict(lambda: [0, 0]) for document in (Clicks, ClickMonth, HourCounts)
+        }
+        for place, counts in enumerate((hits, clicks)):
+            for hit, number in counts.items():
+                hour = hour_of(hit.time, self._timezone)
+                day = day_of(hit.time, self._timezone)
+                rows[Clicks][hit.website, hit.ad_id][place] += number
+                rows[ClickMonth][hit.website, hit.ad_id, day][place] += number
+                rows[HourCounts][hit.website, hour, AdClick.__name__][place] += number
+        return {
+            document: {parts: counts for parts, counts in of_document.items() if any(counts)}
+            for document, of_document in rows.items()
+        }
+
+
+def _hour_rows(kind: type[Event], events: Counter[tuple[str, str]]) -> Added:
+    return {(*parts, kind.__name__): [number, 0] for parts, number in events.items()}
 
 
 def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:

@@ -18,10 +18,14 @@ from mongoengine import (
     EmbeddedDocument,
     EmbeddedDocumentField,
     IntField,
+    ListField,
     LongField,
     StringField,
 )
 
+from app.domain import events
+
+ALL_WEBSITES = events.ALL_WEBSITES
 DAY_SECONDS = 24 * 3600
 SEEN_SECONDS = 7 * DAY_SECONDS
 """How long an event id is known. After that it may be used for another event."""
@@ -29,8 +33,8 @@ LEDGER_SECONDS = 8 * DAY_SECONDS
 """How long a batch is known: longer than it can wait for another delivery. Dead letters, which may
 be delivered again, are kept for 7 days."""
 
-SHAPE = 1
-"""The `shape` of a Change that this release writes. A Change without one has shape 1."""
+SHAPE = 2
+"""The `shape` of Change as this release writes it; one without it is of the first."""
 HISTORY_SHAPE = 2
 """The `shape` of a HitTally that this release writes.
 
@@ -38,7 +42,6 @@ During an upgrade, workers of two releases run at the same time. A worker leaves
 later shape than its own to the newer workers.
 """
 
-ALL_WEBSITES = "*"
 _HIGHEST_COUNT = 10**16
 
 
@@ -114,8 +117,106 @@ class DayTotals(Document):
     meta: ClassVar[dict[str, Any]] = {"collection": "day_totals", "indexes": ["website_day"]}
 
 
+class ImpressionMonth(Document):
+    """An ad's impressions on a website in a month, by day, and the users it reached.
+
+    Key: website or "*", month, and the ad, quoted, or nothing for all ads together. `days` and
+    `sets` are packed by `app.store.ad_months`. `visitors` is how many users there are in the month.
+    `expired` says that the sets were dropped, so that `visitors` no longer changes.
+    """
+
+    key = StringField(primary_key=True)
+    website = StringField(required=True)
+    month = StringField(required=True)
+    ad_id = StringField()
+    days = BinaryField(required=True)
+    sets = BinaryField(required=True)
+    visitors = IntField(required=True)
+    expired = BooleanField()
+    website_month = StringField(required=True)
+    ad_month = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "impression_months",
+        "indexes": ["website_month", "ad_month", "month"],
+    }
+
+
+class Ad(Document):
+    """What an ad is called, and whose it is. Key: the ad's id."""
+
+    key = StringField(primary_key=True)
+    name = StringField()
+    campaign = StringField()
+    advertiser = StringField()
+    meta: ClassVar[dict[str, Any]] = {"collection": "ads", "indexes": ["campaign", "advertiser"]}
+
+
+class ClickMonth(Document):
+    """An ad's hits and clicks on a website in a month, by day. Key: as of ImpressionMonth."""
+
+    key = StringField(primary_key=True)
+    website = StringField(required=True)
+    month = StringField(required=True)
+    ad_id = StringField()
+    days = BinaryField(required=True)
+    website_month = StringField(required=True)
+    ad_month = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "click_months",
+        "indexes": ["website_month", "ad_month"],
+    }
+
+
+class UserSet(Document):
+    """A portion of a large set of an ImpressionMonth. Key: `of`, portion.
+
+    `of` is the key of that document and the day of the month, or 0 for the whole month. A portion
+    has 65,536 users by their numbers, so it takes no more than 8 KiB for each level.
+    """
+
+    key = StringField(primary_key=True)
+    of = StringField(required=True)
+    month = StringField(required=True)
+    levels = ListField(BinaryField(), required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "user_sets", "indexes": ["of", "month"]}
+
+
+class User(Document):
+    """The number of a user, by which sets hold them. Key: the user's id as it is kept.
+
+    `month` is the latest month in which an ad reached the user.
+    """
+
+    key = StringField(primary_key=True)
+    number = LongField(required=True)
+    month = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {"collection": "users", "indexes": ["month"]}
+
+
+class HourCounts(Document):
+    """What a website had in an hour, of one kind of event. Key: website or "*", hour, kind.
+
+    `hour` is when the hour began, in UTC. `events` are views, impressions or hits.
+    """
+
+    key = StringField(primary_key=True)
+    website = StringField(required=True)
+    hour = StringField(required=True)
+    kind = StringField(required=True)
+    events = IntField(required=True)
+    clicks = IntField(required=True)
+    website_hour = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "hour_counts",
+        "indexes": ["website_hour", "hour"],
+    }
+
+
 class Impressions(Document):
-    """Impressions of an ad on a website in a month. Key: month, website, ad."""
+    """Impressions of an ad on a website in a month, as releases before 0.4 wrote them.
+
+    Key: month, website, ad. A migration moves them to ImpressionMonth.
+    """
 
     key = StringField(primary_key=True)
     month = StringField(required=True)
@@ -126,7 +227,10 @@ class Impressions(Document):
 
 
 class Visitors(Document):
-    """A user that an ad of a website reached in a month. Key: month, website or "*", user."""
+    """A user that an ad of a website reached in a month, as releases before 0.4 wrote them.
+
+    Key: month, website or "*", user. A migration moves them to ImpressionMonth and User.
+    """
 
     key = StringField(primary_key=True)
     meta: ClassVar[dict[str, Any]] = {"collection": "visitors"}
@@ -143,8 +247,8 @@ class MonthReport(EmbeddedDocument):
 class MonthCounts(Document):
     """A website's impressions and visitors in a month so far. Key: month, website or "*".
 
-    The transaction that first writes a visitor's document also counts the visitor. Once the month
-    is closed, reports show `reported`, and the ranks are made from it: see `shown`.
+    Once the month is closed, `reported` is what reports show, and what the ranks go by: see
+    `shown`.
     """
 
     key = StringField(primary_key=True)
@@ -310,14 +414,17 @@ class Outgoing(Document):
 class Schema(Document):
     """The version of this database: how many of `app.store.migrations` it has been through.
 
-    In the document "seen_events", `until` is when looking up SeenEvent may stop. The version of the
-    document "forgotten" changes whenever users are forgotten. The document "check" is only written
-    to test whether the database accepts writes.
+    The document "seen_events" says until when those must be looked up. The version of the document
+    "forgotten" changes whenever users are forgotten. "users" holds the next number for a user, and
+    "days" since when counts are kept by day. The document "check" is written to find out
+    whether the database takes writes.
     """
 
     key = StringField(primary_key=True)
     version = IntField()
     until = DateTimeField()
+    next = LongField()
+    since = StringField()
     meta: ClassVar[dict[str, Any]] = {"collection": "schema"}
 
 
@@ -326,6 +433,12 @@ COLLECTIONS: tuple[type[Document], ...] = (
     PageViews,
     PageTotals,
     DayTotals,
+    HourCounts,
+    ImpressionMonth,
+    UserSet,
+    User,
+    ClickMonth,
+    Ad,
     Impressions,
     Visitors,
     MonthCounts,

@@ -1,6 +1,6 @@
 """Forgetting a user: deleting what the database holds about them. All counts stay."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from itertools import islice
 
@@ -8,27 +8,20 @@ import msgspec
 from mongoengine import Document
 
 from app.store.database import Database, Session, deadline
-from app.store.documents import HitTally, MonthCounts, Visitors, key
-from app.store.visitors import forget_remembered
+from app.store.documents import HitTally, User
+from app.store.users import forget_remembered
 
 FORGET_SECONDS = 600.0
 AT_ONCE = 500
 
 
-def forget_visitor(database: Database, ids_in: Callable[[str], Collection[str]]) -> int:
-    """Delete a user from the visitors of every month and website. Returns the number of rows.
+def forget_numbers(database: Database, user_ids: Collection[str]) -> int:
+    """Delete the numbers of these user ids, and return how many. Raises Unavailable.
 
-    `ids_in` returns the ids that the user may have in a month (YYYY-MM). Raises Unavailable if the
-    database can't be reached.
+    The sets of users still hold the numbers, which are nobody's from then on.
     """
     with deadline(FORGET_SECONDS):
-        rows = list(database[MonthCounts].find({}, {"month": 1, "website": 1}))
-        names = [
-            key(row["month"], row["website"], user_id)
-            for row in rows
-            for user_id in ids_in(row["month"])
-        ]
-        return _delete(database, Visitors, names)
+        return _delete(database, User, user_ids)
 
 
 def forget_hits(database: Database, user_ids: Collection[str]) -> int:
@@ -53,7 +46,7 @@ def _delete(database: Database, document: type[Document], names: Collection[str]
 
 
 def _delete_chunk(document: type[Document], names: list[str], session: Session) -> int:
-    if document is Visitors:
+    if document is User:
         forget_remembered(session)
     deleted: int = session[document].delete_many({"_id": {"$in": names}}).deleted_count
     return deleted

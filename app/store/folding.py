@@ -6,37 +6,21 @@ with another writer. Folding then writes each counter once for all the batches s
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
-from operator import add
 from typing import Any
 
 import msgspec
 from bson import ObjectId
 from mongoengine import Document
-from pymongo import ReplaceOne
 from pymongo.errors import OperationFailure
 
+from app.store import totals
+from app.store.counters import Added, KeyParts
 from app.store.database import Database, Session, deadline
-from app.store.documents import (
-    ALL_WEBSITES,
-    SHAPE,
-    Change,
-    Clicks,
-    ClickTotals,
-    DayTotals,
-    Filtered,
-    Impressions,
-    MonthCounts,
-    PageTotals,
-    PageViews,
-    key,
-    quoted,
-    rank,
-    shown,
-)
+from app.store.documents import SHAPE, Change
+from app.store.totals import Sums
 
 FOLD_SECONDS = 20.0
 CALL_SECONDS = 10.0
@@ -49,84 +33,12 @@ LATE = " late"
 """The suffix of the kind if a change is of late events. Their senders sent more than their share
 (`app.journal.shares`)."""
 BYTES_AT_ONCE = 4_000_000
-KEYS_AT_ONCE = 500
-"""A query must not be larger than a document, and one key may have 24 kB."""
 WRITE_CONFLICT = 112
 TRANSACTION_TOO_LARGE_FOR_CACHE = 388
 
-KeyParts = tuple[str, ...]
-Added = Mapping[KeyParts, list[int]]
-"""What to add to the counts of documents, by the parts of their keys."""
-
-
-Texts = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Counters:
-    """How a collection of counters is written.
-
-    `names` are the parts of its keys, and `counts` are the numbers. Both are fields of each
-    document. `texts` returns more fields: ranks, and keys to search by.
-    """
-
-    document: type[Document]
-    names: KeyParts
-    counts: KeyParts
-    texts: Callable[[Any], Texts] = lambda _: {}
-
-
-def _of_page_views(row: Any) -> Texts:
-    return {
-        "website_day": key(row["website"], row["day"]),
-        "website_page": key(row["website"], row["page"]),
-    }
-
-
-def _of_page_totals(row: Any) -> Texts:
-    return {
-        "rank": rank(row["views"], row["website"], row["page"]),
-        "website_rank": rank(row["website"], row["views"], row["page"]),
-    }
-
-
-def _of_website_and_day(row: Any) -> Texts:
-    return {"website_day": key(row["website"], row["day"])}
-
-
-def of_month_counts(row: Any) -> Texts:
-    """The ranks of a document of MonthCounts."""
-    impressions = shown(row)["impressions"]
-    return {
-        "rank": rank(impressions, row["month"], row["website"]),
-        "month_rank": rank(row["month"], impressions, row["website"]),
-        "website_rank": rank(row["website"], impressions, row["month"]),
-    }
-
-
-def _of_clicks(row: Any) -> Texts:
-    counts = row["clicks"], row["hits"]
-    return {
-        "rank": rank(*counts, row["website"], row["ad_id"]),
-        "website_rank": rank(row["website"], *counts, row["ad_id"]),
-        "ad_rank": rank(quoted(row["ad_id"]), *counts, row["website"]),
-    }
-
-
-_COUNTERS = {
-    counters.document: counters
-    for counters in (
-        Counters(PageViews, ("website", "day", "page"), ("views",), _of_page_views),
-        Counters(PageTotals, ("website", "page"), ("views",), _of_page_totals),
-        Counters(DayTotals, ("website", "day"), ("views",), _of_website_and_day),
-        Counters(Impressions, ("month", "website", "ad_id"), ("impressions",)),
-        Counters(MonthCounts, ("month", "website"), ("impressions", "visitors"), of_month_counts),
-        Counters(Clicks, ("website", "ad_id"), ("hits", "clicks"), _of_clicks),
-        Counters(ClickTotals, ("website",), ("hits", "clicks")),
-        Counters(Filtered, ("website", "day", "type", "reason"), ("events",), _of_website_and_day),
-    )
-}
-_BY_NAME = {document.__name__: document for document in _COUNTERS}
+Rows = list[tuple[str, list[Any]]]
+"""Rows of a change, each with the document that it is for."""
+Announce = Callable[[Mapping[KeyParts, int]], None]
 
 
 def record(
@@ -141,13 +53,13 @@ def record(
     _leave(kind + LATE * late, rows, session)
 
 
-def _leave(kind: str, rows: list[tuple[str, list[Any]]], session: Session) -> None:
+def _leave(kind: str, rows: Rows, session: Session, shape: int = SHAPE) -> None:
     session[Change].insert_many(
-        [{"kind": kind, "counts": counts, "shape": SHAPE} for counts in _encoded(rows)]
+        [{"kind": kind, "counts": counts, "shape": shape} for counts in _encoded(rows)]
     )
 
 
-def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
+def _encoded(rows: Rows) -> list[bytes]:
     """Rows as JSON, grouped by document. There are several texts if one would be too large."""
     by_name: defaultdict[str, list[list[Any]]] = defaultdict(list)
     for name, row in rows:
@@ -159,31 +71,45 @@ def _encoded(rows: list[tuple[str, list[Any]]]) -> list[bytes]:
     return _encoded(rows[:middle]) + _encoded(rows[middle:])
 
 
-def fold(database: Database, kind: str, older_than: datetime | None = None) -> bool:
+def fold(
+    database: Database,
+    kind: str,
+    older_than: datetime | None = None,
+    announce: Announce = lambda _: None,
+) -> bool:
     """Add the changes of this kind of event to the counters: all, or those before `older_than`.
 
-    `older_than` has a zone. Late events come last. Returns whether all of these changes are folded
-    now. Some are not if another process is folding them, or if CALL_SECONDS, or LATE_SECONDS for
-    late events, were not enough. Raises Unavailable if the database can't be reached. Each change
-    is folded once, now or later.
+    Returns whether all of them are in the counters. Some are not if another process is folding
+    them, or if CALL_SECONDS were not enough, or LATE_SECONDS for late events, which come last.
+    `announce` is called with new visitors by month and website, once they are counted. Raises
+    Unavailable if the database is away. Each change is folded once, now or later.
     """
     recorded: dict[str, Any] = {}
     if older_than is not None:
         recorded["_id"] = {"$lt": ObjectId.from_datetime(older_than)}
-    return _fold(database, {"kind": kind, **recorded}, CALL_SECONDS, DOCUMENTS_AT_ONCE) and _fold(
-        database, {"kind": kind + LATE, **recorded}, LATE_SECONDS, LATE_AT_ONCE
+    in_time, late = ({"kind": of, **recorded} for of in (kind, kind + LATE))
+    return _fold(database, in_time, CALL_SECONDS, DOCUMENTS_AT_ONCE, announce) and _fold(
+        database, late, LATE_SECONDS, LATE_AT_ONCE, announce
     )
 
 
-def _fold(database: Database, recorded: Mapping[str, Any], seconds: float, most: int) -> bool:
+def _fold(
+    database: Database,
+    recorded: Mapping[str, Any],
+    seconds: float,
+    most: int,
+    announce: Announce,
+) -> bool:
     """Fold the changes that this query finds. Returns whether none is left."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with deadline(FOLD_SECONDS):
             try:
                 work = partial(_fold_some, recorded, most)
-                if not database.transaction(work, again=False):
+                folded = database.transaction(work, again=False)
+                if folded is None:
                     return True
+                announce(folded)
             except _AnotherFolds:
                 return False
             except OperationFailure as error:
@@ -227,28 +153,29 @@ def unfolded_since(database: Database) -> datetime | None:
     return oldest["_id"].generation_time if oldest else None
 
 
-def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool:
-    """Fold some of the changes that this query finds. Returns whether there were any.
+def _fold_some(
+    recorded: Mapping[str, Any], most: int, session: Session
+) -> dict[KeyParts, int] | None:
+    """Fold some of the changes that this query finds, unless there are none.
+
+    Returns the new visitors by month and website, or None if it found no changes.
 
     It takes changes until they add to more than `most` documents. If `most` is less than
     DOCUMENTS_AT_ONCE it is a strict limit: a change that alone adds to more is cut in two instead.
     """
     taken: list[Any] = []
-    sums: dict[type[Document], dict[KeyParts, list[int]]] = defaultdict(dict)
+    sums: Sums = defaultdict(dict)
     documents = size = 0
     for change in session[Change].find(recorded):
         if change.get("shape", 1) > SHAPE:
             continue
         taken.append(change)
         size += len(change["counts"])
-        for name, added in msgspec.json.decode(change["counts"]).items():
-            _sum_up(_COUNTERS[_BY_NAME[name]], added, sums[_BY_NAME[name]])
-        # A document is written once, however many rows add to it.
-        documents = sum(map(len, sums.values()))
+        documents = totals.sum_up(change, sums)
         if documents > most or size > BYTES_AT_ONCE * most // DOCUMENTS_AT_ONCE:
             break
     if not taken:
-        return False
+        return None
     too_many = documents > most < DOCUMENTS_AT_ONCE
     if too_many and len(taken) > 1:
         return _fold_some({**recorded, "_id": taken[0]["_id"]}, most, session)
@@ -260,80 +187,29 @@ def _fold_some(recorded: Mapping[str, Any], most: int, session: Session) -> bool
         if error.code == WRITE_CONFLICT:
             raise _AnotherFolds from error
         raise
-    if too_many:
-        _cut(taken[0], session)
-        return True
-    if PageViews in sums:
-        sums |= _totals(sums[PageViews])
-    if Clicks in sums:
-        sums[ClickTotals] = _click_totals(sums[Clicks])
-    for document, added in sums.items():
-        _add(_COUNTERS[document], added, session)
-    return True
+    halves = _halves(taken[0]) if too_many else ()
+    for rows in halves:
+        _leave(taken[0]["kind"], rows, session, taken[0].get("shape", 1))
+    return {} if halves else totals.add_sums(sums, session)
 
 
-def _cut(change: Mapping[str, Any], session: Session) -> None:
-    """Replace a change with two, each with half of its rows."""
-    rows = [
+def _halves(change: Mapping[str, Any]) -> tuple[Rows, ...]:
+    """The rows of a change in two halves; if there is only one, its users; none if it can't be cut.
+
+    What it adds besides users goes with the first half.
+    """
+    rows: Rows = [
         (name, row)
         for name, of_document in msgspec.json.decode(change["counts"]).items()
         for row in of_document
     ]
-    middle = len(rows) // 2
-    _leave(change["kind"], rows[:middle], session)
-    _leave(change["kind"], rows[middle:], session)
-
-
-def _sum_up(counters: Counters, rows: Iterable[list[Any]], sums: dict[KeyParts, list[int]]) -> None:
-    names = len(counters.names)
-    for row in rows:
-        parts, counts = tuple(row[:names]), row[names:]
-        known = sums.get(parts)
-        sums[parts] = counts if known is None else list(map(add, known, counts))
-
-
-def _totals(views: Added) -> dict[type[Document], dict[KeyParts, list[int]]]:
-    pages: defaultdict[KeyParts, list[int]] = defaultdict(lambda: [0])
-    days: defaultdict[KeyParts, list[int]] = defaultdict(lambda: [0])
-    for (website, day, page), (number,) in views.items():
-        pages[website, page][0] += number
-        days[website, day][0] += number
-        days[ALL_WEBSITES, day][0] += number
-    return {PageTotals: pages, DayTotals: days}
-
-
-def _click_totals(clicks: Added) -> dict[KeyParts, list[int]]:
-    totals: defaultdict[KeyParts, list[int]] = defaultdict(lambda: [0, 0])
-    for (website, _), counts in clicks.items():
-        for of in (website, ALL_WEBSITES):
-            totals[of,] = list(map(add, totals[of,], counts))
-    return totals
-
-
-def _add(counters: Counters, added: Added, session: Session) -> None:
-    by_key = {key(*parts): parts for parts in added}
-    documents = session[counters.document]
-    keys = list(by_key)
-    known = {
-        document["_id"]: document
-        for start in range(0, len(keys), KEYS_AT_ONCE)
-        for document in documents.find({"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}})
-    }
-    new, changed = [], []
-    for name, parts in by_key.items():
-        document: dict[str, Any] = known.get(name) or {
-            "_id": name,
-            **dict(zip(counters.names, parts, strict=True)),
-            **dict.fromkeys(counters.counts, 0),
-        }
-        for count, number in zip(counters.counts, added[parts], strict=True):
-            document[count] += number
-        document |= counters.texts(document)
-        if name in known:
-            changed.append(ReplaceOne({"_id": name}, document))
-        else:
-            new.append(document)
-    if new:
-        documents.insert_many(new, ordered=False)
-    if changed:
-        documents.bulk_write(changed, ordered=False)
+    if len(rows) > 1:
+        middle = len(rows) // 2
+        return rows[:middle], rows[middle:]
+    [(name, (*counts, users))] = rows
+    if not isinstance(users, list) or len(users) < 2:
+        return ()
+    middle = len(users) // 2
+    *parts, impressions, rendered = counts
+    first = [*parts, impressions, rendered, users[:middle]]
+    return [(name, first)], [(name, [*parts, 0, 0, users[middle:]])]

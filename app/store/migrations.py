@@ -6,31 +6,43 @@ more, so the next `migrate` completes one that was interrupted. Add a step for e
 document or an index.
 """
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from datetime import UTC, timedelta
+from functools import partial
+from itertools import islice
+from operator import add
 from typing import Any, NamedTuple
 
 import msgspec
+from mongoengine import Document
 from pymongo import ReplaceOne, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from app.domain.calendar import day_of
 from app.errors import Unavailable
-from app.store import clock, ledger
+from app.store import ad_months, clock, ledger
+from app.store.ad_months import ALL_ADS, NO_MONTH, WHOLE_MONTH, AddedImpressions, Cell
 from app.store.database import Database, Session, deadline
 from app.store.documents import (
     ALL_WEBSITES,
     COLLECTIONS,
     SEEN_SECONDS,
+    ClickMonth,
     Clicks,
     ClickTotals,
     HitTally,
+    ImpressionMonth,
+    Impressions,
+    MonthCounts,
     Schema,
     SeenEvent,
+    Visitors,
     key,
 )
 from app.store.errors import NewerDatabase
+from app.store.users import UserNumbers, latest_months
 
 PREPARE_SECONDS = 20.0
 START_SECONDS = 2.0
@@ -39,6 +51,9 @@ INDEX_SECONDS = 24 * 3600.0
 AT_ONCE = 500
 
 _THIS = {"_id": "version"}
+DAYS = {"_id": "days"}
+"""The document of Schema that says since when (YYYY-MM-DD) counts of ads are kept by day; there is
+none if that is so for all of them."""
 
 
 class Step(NamedTuple):
@@ -140,14 +155,8 @@ def _make_indexes(database: Database) -> int:
 
 
 def _date_click_histories(database: Database) -> int:
-    """Add the day of the last hit to click histories, which would never expire without it."""
-    changed = 0
-    while True:
-        with deadline(CHUNK_SECONDS):
-            found = database.transaction(_date_chunk)
-        if not found:
-            return changed
-        changed += found
+    """Give click histories the day of their last hit; without it they would never expire."""
+    return _repeat(database, _date_chunk)
 
 
 def _date_chunk(session: Session) -> int:
@@ -208,10 +217,130 @@ def _begin_outbox(_: Database) -> int:
     return 0
 
 
+def _begin_days(database: Database) -> int:
+    """Move what is known of ads and their visitors to the documents that keep days.
+
+    What was counted before has no day. The workers of 0.3 must have stopped.
+    """
+    database.create_collections()
+    with deadline(CHUNK_SECONDS):
+        since = f"{clock.latest(database) + timedelta(days=1):%Y-%m-%d}"
+        database[Schema].update_one(DAYS, {"$setOnInsert": {"since": since}}, upsert=True)
+    return (
+        _repeat(database, _move_impressions)
+        + _each(database, MonthCounts, _add_months)
+        + _each(database, Clicks, _add_clicks)
+        + _repeat(database, partial(_number_visitors, UserNumbers(database)))
+        + _each(database, MonthCounts, _close_sets)
+    )
+
+
+def _repeat(database: Database, work: Callable[[Session], int]) -> int:
+    """Run a transaction until it changes nothing more. Returns how many documents changed."""
+    changed = 0
+    while True:
+        with deadline(CHUNK_SECONDS):
+            found = database.transaction(work)
+        if not found:
+            return changed
+        changed += found
+
+
+def _each(
+    database: Database, document: type[Document], work: Callable[[list[Any], Session], int]
+) -> int:
+    """Run a transaction for each AT_ONCE documents. Returns how many documents changed."""
+    changed = 0
+    with deadline(INDEX_SECONDS):
+        rows = database[document].find({})
+        while some := list(islice(rows, AT_ONCE)):
+            with deadline(CHUNK_SECONDS):
+                changed += database.transaction(partial(work, some))
+    return changed
+
+
+def _move_impressions(session: Session) -> int:
+    rows = list(session[Impressions].find({}).limit(AT_ONCE))
+    sums: Counter[Cell] = Counter()
+    for row in rows:
+        for website in (row["website"], ALL_WEBSITES):
+            sums[Cell(website, row["ad_id"], row["month"])] += row["impressions"]
+    ad_months.add_impressions(
+        {cell: {WHOLE_MONTH: AddedImpressions(number, number)} for cell, number in sums.items()},
+        session,
+    )
+    if rows:
+        session[Impressions].delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
+    return len(rows)
+
+
+def _add_months(rows: list[Any], session: Session) -> int:
+    months = {
+        Cell(row["website"], ALL_ADS, row["month"]): {
+            WHOLE_MONTH: AddedImpressions(row["impressions"], row["impressions"])
+        }
+        for row in rows
+    }
+    new = _without_known(months, ImpressionMonth, session)
+    ad_months.add_impressions({cell: months[cell] for cell in new}, session)
+    return len(new)
+
+
+def _add_clicks(rows: list[Any], session: Session) -> int:
+    """Add the clicks of these ads to those whose month is not known, and then to all totals."""
+    clicks = {
+        Cell(row["website"], row["ad_id"], NO_MONTH): [row["hits"], row["clicks"]] for row in rows
+    }
+    added: defaultdict[Cell, dict[int, list[int]]] = defaultdict(lambda: {WHOLE_MONTH: [0, 0]})
+    new = _without_known(clicks, ClickMonth, session)
+    for cell in new:
+        for of in ad_months.with_totals(*cell):
+            added[of][WHOLE_MONTH] = list(map(add, added[of][WHOLE_MONTH], clicks[cell]))
+    ad_months.add_clicks(added, session)
+    return len(new)
+
+
+def _without_known(cells: Iterable[Cell], document: type[Document], session: Session) -> list[Cell]:
+    by_key = {cell.key: cell for cell in cells}
+    for row in session[document].find({"_id": {"$in": list(by_key)}}, {"_id": 1}):
+        del by_key[row["_id"]]
+    return list(by_key.values())
+
+
+def _number_visitors(numbers: UserNumbers, session: Session) -> int:
+    """Move some visitors to the sets of their month and website."""
+    names = [row["_id"] for row in session[Visitors].find({}, {"_id": 1}).limit(AT_ONCE)]
+    visitors = [name.split(" ", 2) for name in names]
+    number_of = numbers.of(latest_months((user, month) for month, _, user in visitors), session)
+    users: defaultdict[Cell, list[int]] = defaultdict(list)
+    for month, website, user in visitors:
+        users[Cell(website, ALL_ADS, month)].append(number_of[user])
+    ad_months.add_impressions(
+        {cell: {WHOLE_MONTH: AddedImpressions(0, 0, of)} for cell, of in users.items()}, session
+    )
+    if names:
+        session[Visitors].delete_many({"_id": {"$in": names}})
+    return len(names)
+
+
+def _close_sets(rows: list[Any], session: Session) -> int:
+    """Have no more users join the sets of months whose visitors were dropped."""
+    cells = {Cell(row["website"], ALL_ADS, row["month"]).key: row["visitors"] for row in rows}
+    expired = [
+        UpdateOne({"_id": row["_id"]}, {"$set": {"expired": True, "visitors": cells[row["_id"]]}})
+        for row in session[ImpressionMonth].find({"_id": {"$in": list(cells)}})
+        if row["visitors"] < cells[row["_id"]]
+    ]
+    if expired:
+        session[ImpressionMonth].bulk_write(expired, ordered=False)
+    return len(expired)
+
+
 MIGRATIONS = (
     Step("collections and indexes", _make_indexes),
     Step("the last day of click histories", _date_click_histories),
     Step("clicks of each website", _sum_up_clicks),
     Step("event ids of each website", _limit_seen_events),
     Step("an outbox for the archive and the mirror", _begin_outbox),
+    Step("ads by day, and numbers for users", _begin_days),
 )

@@ -19,9 +19,9 @@ from typing import Any
 from pymongo import ReplaceOne
 
 from app.domain.calendar import is_over, month_of, next_month, stage
+from app.store.counters import of_month_counts
 from app.store.database import Database, Session, deadline
 from app.store.documents import ALL_WEBSITES, MonthCounts, key
-from app.store.folding import of_month_counts
 
 PORTION = 200
 PORTION_SECONDS = 20.0

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from app.store.database import Database
-from app.store.documents import Clicks, Impressions, PageTotals
+from app.store.documents import ALL_WEBSITES, Clicks, ImpressionMonth, PageTotals
 
 
 def names(database: Database) -> Iterator[tuple[str, str, str]]:
@@ -14,7 +14,8 @@ def names(database: Database) -> Iterator[tuple[str, str, str]]:
     for document, kind, field in (
         (PageTotals, "page", "page"),
         (Clicks, "ad", "ad_id"),
-        (Impressions, "ad", "ad_id"),
+        (ImpressionMonth, "ad", "ad_id"),
     ):
         for row in database[document].find({}, {"_id": 0, "website": 1, field: 1}):
-            yield kind, row["website"], row[field]
+            if field in row and row["website"] != ALL_WEBSITES:
+                yield kind, row["website"], row[field]

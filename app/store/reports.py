@@ -222,10 +222,10 @@ def daily_page_views(
         return Report(columns, [])
     start, end = first or known[0], last or known[-1]
     if page.cursor is not None:
-        start = max(start, *_decode(page.cursor, tuple[date]))
+        start = max(start, *decode_cursor(page.cursor, tuple[date]))
     reach = [start + timedelta(days=n) for n in range(min((end - start).days + 1, page.limit + 1))]
     items: list[Row] = [{"day": str(day), "views": views[str(day)]} for day in reach[: page.limit]]
-    return Report(columns, items, _encode(reach[-1:]) if len(reach) > page.limit else None)
+    return Report(columns, items, encode_cursor(reach[-1:]) if len(reach) > page.limit else None)
 
 
 def views_of_days(
@@ -288,6 +288,21 @@ def click_totals(database: Database, website: str | None = None) -> Row:
     return {name: found[name] if found else 0 for name in ("hits", "clicks")}
 
 
+def is_known(database: Database, website: str) -> bool:
+    """Whether anything was counted for a website. Raises Unavailable."""
+    within = {"$gte": key(website, ""), "$lt": key(website, "~")}
+    with database.snapshot(REPORT_SECONDS) as session:
+        return any(
+            session[document].find_one({field: within}, {"_id": 1})
+            for document, field in (
+                (DayTotals, "website_day"),
+                (MonthCounts, "website_rank"),
+                (Clicks, "website_rank"),
+                (Filtered, "website_day"),
+            )
+        )
+
+
 def on_days(first: date | None, last: date | None) -> Row:
     """The bounds of a query for the days from `first` to `last`."""
     return {"$gte": str(first or "0000-00-00"), "$lte": str(last or "9999-99-99")}
@@ -313,7 +328,7 @@ def _ranked(
     """
     bounds = {"$gt": ""} if within is None else _within(within)
     if page.cursor is not None:
-        bounds["$gt"] = max(bounds["$gt"], _decode(page.cursor, str))
+        bounds["$gt"] = max(bounds["$gt"], decode_cursor(page.cursor, str))
     with database.snapshot(REPORT_SECONDS) as session:
         found = session[document].find({field: bounds}).sort(field, 1)
         found = found.limit(page.limit + 1)
@@ -344,23 +359,25 @@ def _report(
     ]
     if len(rows) <= page.limit:
         return Report(columns, items)
-    return Report(columns, items, _encode(cursor(rows[page.limit - 1])))
+    return Report(columns, items, encode_cursor(cursor(rows[page.limit - 1])))
 
 
-def _encode(value: Any) -> str:
-    # Compress the cursor, because it becomes part of a URL, and a page can be long.
+def encode_cursor(value: Any) -> str:
+    """A cursor that stands for a value, for the client to send back."""
+    # Compressed, because it goes into a URL and a page can be long.
     return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(value), 9)).decode()
 
 
 def _after(cursor: str, number: int) -> tuple[int, tuple[str, ...]]:
-    """The count and the names (this many) of the row that a cursor stands for."""
-    count, names = _decode(cursor, tuple[_Count, tuple[str, ...]])
+    """The count, and this number of names, of the row that a cursor stands for."""
+    count, names = decode_cursor(cursor, tuple[_Count, tuple[str, ...]])
     if len(names) != number:
         raise InvalidRequest({"cursor": ["Not a cursor of this report."]})
     return count, names
 
 
-def _decode(cursor: str, shape: Any) -> Any:
+def decode_cursor(cursor: str, shape: Any) -> Any:
+    """The value of this type that a cursor stands for. Raises InvalidRequest."""
     try:
         packed = base64.urlsafe_b64decode(cursor)
         text = zlib.decompressobj().decompress(packed, MAX_CURSOR_BYTES)

@@ -1,87 +1,100 @@
 """Retention: deleting rows that have been kept too long, a few at a time.
 
-It deletes rows that name a user, and the views of a page on a day. Deleting the former changes no
-count in a report: visitors are counted when they are first written, and clicks when they are made.
+It deletes the rows that name a user, the sets of users, and the views of a page by day. Deleting
+these changes no count that a report shows: a month's visitors are counted when they join its set,
+and clicks when they are made. Counts by the hour are kept for HOURS_DAYS, whatever is set.
 """
 
 import time
-from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from mongoengine import Document
+from pymongo import UpdateOne
 
 from app.store.database import Database, Session, deadline
-from app.store.documents import HitTally, PageViews, Visitors
+from app.store.documents import HitTally, HourCounts, ImpressionMonth, PageViews, User, UserSet
 
 AT_ONCE = 500
-FOUND_AT_ONCE = 50_000
 FIND_SECONDS = 30.0
+HOURS_DAYS = 90
+NO_SETS = b"\x80"
+"""An empty map, packed as `app.store.ad_months` does."""
+
+Query = Mapping[str, Any]
 
 
-class Retention:
-    """Deletes old rows, for one process."""
-
-    def __init__(self, database: Database, days: int) -> None:
-        self._database = database
-        self._days = days
-        self._visitors: list[str] = []
-        self._looked_for = ""
-
-    def expire(self, now: datetime, seconds: float) -> int:
-        """Delete rows that are older than the days to keep at `now` (in the collector's zone).
-
-        It stops after so many seconds; the next call continues. Returns how many rows it deleted.
-        Raises Unavailable if the database can't be reached. It deletes:
-
-        - Views of a page on an older day. The page's total and the day's total stay.
-        - Visitors of months that ended before the first day to keep.
-        - Histories of users without a later hit. Their next hit is the first again.
-        """
-        first_kept = now.date() - timedelta(days=self._days)
-        until = time.monotonic() + seconds
-        deleted = self._expire_visitors(first_kept, until)
-        for document, query in (
-            (PageViews, {"day": {"$lt": str(first_kept)}}),
-            # `last_day` is in UTC, which may be a day behind the collector's zone.
-            (HitTally, {"last_day": {"$lt": str(first_kept - timedelta(days=1))}}),
-        ):
-            while time.monotonic() < until:
-                with deadline(FIND_SECONDS):
-                    found = self._database.transaction(partial(_delete_chunk, document, query))
-                deleted += found
-                if not found:
-                    break
-        return deleted
-
-    def _expire_visitors(self, first_kept: date, until: float) -> int:
-        """Delete the visitors of months before the month of `first_kept`.
-
-        The embedded database reads all visitors to find them, so this looks only once a month.
-        """
-        first_month = str(first_kept)[:7]
-        deleted = 0
-        while time.monotonic() < until:
-            if not self._visitors:
-                if self._looked_for == first_month:
-                    break
-                with deadline(FIND_SECONDS):
-                    found = self._database[Visitors].find({"_id": {"$lt": first_month}}, {"_id": 1})
-                    self._visitors = [row["_id"] for row in found.limit(FOUND_AT_ONCE)]
-                if not self._visitors:
-                    self._looked_for = first_month
-                    break
-            with deadline(FIND_SECONDS):
-                chunk = {"_id": {"$in": self._visitors[:AT_ONCE]}}
-                deleted += self._database[Visitors].delete_many(chunk).deleted_count
-            del self._visitors[:AT_ONCE]
-        return deleted
+def expire_hours(database: Database, now: datetime, seconds: float) -> int:
+    """Delete counts by the hour that are older than HOURS_DAYS at `now`. See `expire`."""
+    before = f"{now.astimezone(UTC) - timedelta(days=HOURS_DAYS + 1):%Y-%m-%d}"
+    return _delete(database, [(HourCounts, {"hour": {"$lt": before}})], time.monotonic() + seconds)
 
 
-def _delete_chunk(document: type[Document], query: Mapping[str, Any], session: Session) -> int:
-    # If a row changes meanwhile it is no longer old. The transaction then conflicts and runs again.
+def expire(database: Database, days: int, now: datetime, seconds: float) -> int:
+    """Delete what is older than the days to keep at `now` (in the collector's zone).
+
+    Stops after so many seconds; the next call goes on. Returns how many rows it deleted or emptied.
+    Raises Unavailable if the database is away. These go if they are older:
+
+    - Views of a page on a day. Its views on all days, and those of all pages on the day, stay.
+    - The sets of users of a month that ended before. How many users they held stays.
+    - The number of a user whom no ad has reached since. The user then is a new one.
+    - The history of a user whose last hit was before. The next hit is then the first again.
+    """
+    first_kept = now.date() - timedelta(days=days)
+    earlier = {"month": {"$lt": f"{first_kept:%Y-%m}"}}
+    until = time.monotonic() + seconds
+    # The months first, as nothing may be added to a set that is incomplete.
+    emptied, is_done = _repeat(database, partial(_empty_sets, earlier), until)
+    if not is_done:
+        return emptied
+    rows = (
+        (UserSet, earlier),
+        (User, earlier),
+        (PageViews, {"day": {"$lt": str(first_kept)}}),
+        # This day is UTC's.
+        (HitTally, {"last_day": {"$lt": str(first_kept - timedelta(days=1))}}),
+    )
+    return emptied + _delete(database, rows, until)
+
+
+def _delete(database: Database, rows: Iterable[tuple[type[Document], Query]], until: float) -> int:
+    return sum(
+        _repeat(database, partial(_delete_some, document, query), until)[0]
+        for document, query in rows
+    )
+
+
+def _repeat(database: Database, work: Any, until: float) -> tuple[int, bool]:
+    """Repeat a transaction until it finds nothing. Returns what it found, and whether it is done.
+
+    Begins none after `until` (monotonic).
+    """
+    total = 0
+    while time.monotonic() < until:
+        with deadline(FIND_SECONDS):
+            found = database.transaction(work)
+        if not found:
+            return total, True
+        total += found
+    return total, False
+
+
+def _delete_some(document: type[Document], query: Query, session: Session) -> int:
+    # Within one snapshot: if a row changes meanwhile it is no longer old, and this runs again.
     found = [row["_id"] for row in session[document].find(query, {"_id": 1}).limit(AT_ONCE)]
     if found:
         session[document].delete_many({"_id": {"$in": found}})
+    return len(found)
+
+
+def _empty_sets(earlier: Query, session: Session) -> int:
+    months = session[ImpressionMonth]
+    kept = {**earlier, "expired": {"$exists": False}}
+    found = [row["_id"] for row in months.find(kept, {"_id": 1}).limit(AT_ONCE)]
+    emptied = {"$set": {"expired": True, "sets": NO_SETS}}
+    if found:
+        months.bulk_write([UpdateOne({"_id": name}, emptied) for name in found], ordered=False)
     return len(found)

@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.store import months, reports
+from app.store.ad_reports import Rules, ad_report, page_of
+from app.store.ad_selection import Selection
 from app.store.database import Database
 from tests.support.collector import BIN, Stack, start_stack
 
@@ -25,6 +27,7 @@ READ: dict[str, Callable[..., reports.Report]] = {
     "impressions": reports.impressions,
     "clicks": reports.clicks,
 }
+ADS = "ads?by=ad,website,day"
 
 pytestmark = pytest.mark.proof
 
@@ -66,6 +69,12 @@ def simulated(stack: Stack, want: Path, **rules: str) -> subprocess.CompletedPro
     )
 
 
+def expected(file: Path) -> Reports:
+    """The rows of these reports in what `simulate --expect` wrote."""
+    reports_of = json.loads(file.read_text())
+    return {path: reports_of[path] for path in (*READ, ADS)}
+
+
 def aggregated(stack: Stack, name: str, timezone: str = "UTC") -> Reports:
     """The rows of each report in a database beside the collector's, all months aggregated."""
     addresses = json.loads((Path(stack.environment["DATA_DIR"]) / "addresses.json").read_text())
@@ -75,6 +84,8 @@ def aggregated(stack: Stack, name: str, timezone: str = "UTC") -> Reports:
     found = {
         path: read(database, reports.Page(reports.MAX_LIMIT)).items for path, read in READ.items()
     }
+    by_day = ad_report(database, Selection(), ("ad", "website", "day"), Rules())
+    found[ADS], _ = page_of(by_day, reports.Page(EVENTS), "impressions")
     database.close()
     return found
 
@@ -86,7 +97,7 @@ def test_a_rebuild_leads_to_the_reports_that_were_counted_row_by_row(
     assert "the archive begins on" in said[0]
     assert [line.partition(":")[0] for line in said[1:]] == sorted(QUEUES)
     assert sum(int(line.split()[1]) for line in said[1:]) == EVENTS
-    want = json.loads((folder / "want.json").read_text())
+    want = expected(folder / "want.json")
     assert aggregated(archived, "eventstream") == want
     assert aggregated(archived, "same") == want
 
@@ -96,7 +107,7 @@ def test_a_rebuild_by_other_rules_is_what_the_simulation_says_of_these(
 ) -> None:
     simulated(archived, folder / "other.json", **OTHER_RULES)
     archived.run("eventstream", "rebuild", "--into", "other", check=True, **OTHER_RULES)
-    want = json.loads((folder / "other.json").read_text())
+    want = expected(folder / "other.json")
     assert aggregated(archived, "other", OTHER_RULES["TIMEZONE"]) == want
 
 
@@ -104,12 +115,12 @@ def test_a_user_is_forgotten_and_a_rebuild_still_leads_to_the_same(
     archived: Stack, folder: Path
 ) -> None:
     said = archived.run("eventstream", "forget", "user-1").stdout
-    assert int(said.split()[1]) > 1
+    assert int(said.split()[1]) == 1
     assert ", 1 click histories, 0 dead letters; " in said
     archived.run("eventstream", "rebuild", "--into", "forgotten")
-    assert aggregated(archived, "forgotten") == json.loads((folder / "want.json").read_text())
+    assert aggregated(archived, "forgotten") == expected(folder / "want.json")
     assert archived.run("eventstream", "forget", "user-1").stdout == (
-        "removed 0 rows of visitors, 0 click histories, 0 dead letters; "
+        "removed 0 numbers in sets of visitors, 0 click histories, 0 dead letters; "
         "gave 0 archived events a random id\n"
     )
 

@@ -36,7 +36,7 @@ def rows(database: Database) -> list[object]:
 
 
 def keys(database: Database) -> str:
-    found = (database[document].find({}) for document in (documents.Visitors, documents.HitTally))
+    found = (database[document].find({}) for document in (documents.User, documents.HitTally))
     return " ".join(row["_id"] for of_document in found for row in of_document)
 
 
@@ -73,7 +73,8 @@ def test_a_user_is_forgotten_with_every_id_and_all_counts_stay(
 
     found = forget("user-1", hash_user, database, archive, journal.redis, NOW)
     histories = (2 if scope == "ad" else 1) * (2 if hash_user is MONTHLY else 1)
-    assert found == Forgotten(2 * 3, histories, len(shown + hits) // 2, 0)
+    numbers = len(MONTHS) if hash_user is MONTHLY else 1
+    assert found == Forgotten(numbers, histories, len(shown + hits) // 2, 0)
     assert rows(database) == before
     kept = keys(database) + "".join(
         str(archive.read(name))

@@ -1,9 +1,20 @@
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.domain.calendar import day_of, is_over, next_month, stage
+from app.domain.calendar import (
+    day_of,
+    days_of,
+    hour_of,
+    hours_of,
+    is_over,
+    last_day_of,
+    local_hour,
+    next_month,
+    stage,
+    week_of,
+)
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -59,3 +70,48 @@ def test_february_ends_a_day_later_in_a_leap_year() -> None:
 def test_a_month_is_over_from_the_first_moment_of_the_next() -> None:
     assert not is_over("2026-12", at("2026-12-31T23:59:59"))
     assert is_over("2026-12", at("2027-01-01T00:00:00"))
+
+
+@pytest.mark.parametrize(
+    ("moment", "zone", "hour", "local"),
+    [
+        ("2026-11-25T12:59:59Z", "UTC", "2026-11-25T12:00", "2026-11-25T12+00:00"),
+        ("2026-11-25T12:59:59Z", "Europe/Berlin", "2026-11-25T12:00", "2026-11-25T13+01:00"),
+        ("2026-11-25T12:10:00Z", "Asia/Kolkata", "2026-11-25T11:30", "2026-11-25T17+05:30"),
+        ("2026-11-25T12:20:00Z", "Asia/Kathmandu", "2026-11-25T12:15", "2026-11-25T18+05:45"),
+        ("2026-10-25T00:59:00Z", "Europe/Berlin", "2026-10-25T00:00", "2026-10-25T02+02:00"),
+        ("2026-10-25T01:01:00Z", "Europe/Berlin", "2026-10-25T01:00", "2026-10-25T02+01:00"),
+    ],
+)
+def test_a_moment_belongs_to_the_hour_it_has_in_the_time_zone(
+    moment: str, zone: str, hour: str, local: str
+) -> None:
+    milliseconds = int(datetime.fromisoformat(moment).timestamp() * 1000)
+    assert hour_of(milliseconds, ZoneInfo(zone)) == hour
+    assert local_hour(hour, ZoneInfo(zone)) == local
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kolkata", "America/St_Johns"])
+def test_each_hour_of_a_year_is_of_one_day_and_no_hour_is_left_out(zone: str) -> None:
+    of_zone = ZoneInfo(zone)
+    days = [date(2026, 1, 1) + timedelta(days=number) for number in range(365)]
+    hours = [hour for day in days for hour in hours_of(day, of_zone)]
+    assert len(set(hours)) == len(hours) == 365 * 24
+    first = datetime.combine(days[0], datetime.min.time(), of_zone)
+    for number, hour in enumerate(hours):
+        inside = int(first.timestamp() * 1000) + number * 3_600_000 + 1_800_000
+        assert hour_of(inside, of_zone) == hour
+        assert local_hour(hour, of_zone)[:10] == day_of(inside, of_zone)
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-11-25", 24)]
+)
+def test_days_on_which_clocks_are_changed_have_23_or_25_hours(day: str, hours: int) -> None:
+    assert len(hours_of(date.fromisoformat(day), BERLIN)) == hours
+
+
+def test_weeks_and_months_are_those_of_iso_8601() -> None:
+    assert week_of(date(2027, 1, 3)) == "2026-W53"
+    assert last_day_of("2028-02") == date(2028, 2, 29)
+    assert list(days_of("2026-11")) == list(range(1, 31))

@@ -45,12 +45,12 @@ def errors_of(raw: Any) -> dict[str, Any]:
 
 def test_a_page_view_is_read_with_website_page_and_day() -> None:
     raw = {"Type": "PageView", "Url": "site1.com/page1", "Meta": META, "EventId": "e1"}
-    assert read_one(raw) == PageView("e1", "site1.com", "/page1", "2026-11-24")
+    assert read_one(raw) == PageView("e1", "site1.com", "/page1", "2026-11-24", NOW_MS)
 
 
 def test_an_impression_is_read_with_ad_user_and_month() -> None:
     raw = event(Type="AdImpression")
-    assert read_one(raw) == AdImpression(None, "site1.com", "34", "u1", "2026-11")
+    assert read_one(raw) == AdImpression(None, "site1.com", "34", "u1", "2026-11", NOW_MS)
 
 
 def test_a_click_is_read_with_ad_user_and_time() -> None:
@@ -194,25 +194,37 @@ def test_a_reader_with_a_hash_gives_no_user_id_as_it_came() -> None:
             assert found.user_id == hash_user("u1", month)
 
 
-def test_the_time_is_kept_only_where_it_is_asked_for_and_else_takes_no_room() -> None:
-    keeping = EventReader(UTC, clock=NOW.timestamp, keep_time=True)
-    for kind in (PageView, AdImpression):
-        raw = as_json(event(Type=kind.__name__))
-        (timed,), _ = keeping.read(raw)
-        assert isinstance(timed, kind)
-        assert timed.time == NOW_MS
-        (untimed,), _ = reader.read(raw)
-        assert b"time" not in msgspec.json.encode(untimed)
+def test_an_event_of_each_kind_holds_its_time() -> None:
+    for kind in (PageView, AdImpression, AdClick):
+        (read,), _ = reader.read(as_json(event(Type=kind.__name__)))
+        assert isinstance(read, kind)
+        assert read.time == NOW_MS
+
+
+@pytest.mark.parametrize("viewable", [True, False, None])
+def test_an_impression_says_whether_it_was_viewable(viewable: bool | None) -> None:
+    meta = {"UserId": "u1", "AdId": "34", "Viewable": viewable}
+    (read,), _ = reader.read(as_json(event(Type="AdImpression", Meta=meta)))
+    assert isinstance(read, AdImpression)
+    assert read.viewable is viewable
+
+
+@pytest.mark.parametrize("viewable", ["true", 1, 0.0, [], {}])
+def test_viewable_is_a_boolean_or_left_out(viewable: object) -> None:
+    meta = {"UserId": "u1", "AdId": "34", "Viewable": viewable}
+    _, [rejection] = reader.read(as_json(event(Type="AdImpression", Meta=meta)))
+    assert rejection.errors == {"Meta": {"Viewable": ["Not a boolean."]}}
 
 
 def test_days_and_months_are_those_of_the_timestamp_in_the_time_zone() -> None:
     berlin = EventReader(ZoneInfo("Europe/Berlin"), clock=NOW.timestamp)
     late = "2026-10-31T23:30:00Z"
+    late_ms = int(datetime.fromisoformat(late).timestamp() * 1000)
     kinds = [event(Type=kind, Timestamp=late) for kind in ("PageView", "AdImpression")]
     events, _ = berlin.read(as_json(*kinds))
     assert events == [
-        PageView(None, "site1.com", "/page1", "2026-11-01"),
-        AdImpression(None, "site1.com", "34", "u1", "2026-11"),
+        PageView(None, "site1.com", "/page1", "2026-11-01", late_ms),
+        AdImpression(None, "site1.com", "34", "u1", "2026-11", late_ms),
     ]
 
 

@@ -80,7 +80,7 @@ def test_what_counted_is_published_in_the_form_that_posts_have(
     Mirror(*topic, {}).write(COUNTED)
     messages = kafka.messages(topic.topic, 4)
     sent = [event for events in EVENTS.values() for event in events]
-    read, rejections = EventReader(UTC, keep_time=True).read([value for _, value in messages])
+    read, rejections = EventReader(UTC).read([value for _, value in messages])
     assert rejections == []
     want = [msgspec.structs.replace(sent[1], event_id="b1:1", invalid=None)]
     want += [event for event in sent if event is not sent[1]]

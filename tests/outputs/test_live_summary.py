@@ -34,7 +34,7 @@ CLICKS = [AdClick(None, "site1.com", "34", "u1", number) for number in range(4)]
             {"*": 2, "site1.com": 2, "site1.com 34": 2},
             {
                 "months": [
-                    {"month": "2026-11", "website": website, "impressions": 2, "visitors": 1}
+                    {"month": "2026-11", "website": website, "impressions": 2, "visitors": 0}
                     for website in ("site1.com", "*")
                 ]
             },

@@ -17,6 +17,7 @@ from app.domain.clicks import Hit, Tally, count_hits
 from app.domain.events import AdClick, AdImpression, Event, PageView
 from app.domain.invalid_traffic import REASONS, Invalid
 from app.store import documents, folding, histories, migrations, reports
+from app.store.ad_months import days_in
 from app.store.counting import Applied, ClickRule, Counting
 from app.store.database import Database
 from app.store.errors import TransactionTooLarge
@@ -227,9 +228,13 @@ def test_impressions_are_counted_by_website_ad_and_month(
 ) -> None:
     apply(database, counting, impression("u1"), impression("u2"))
     assert [
-        (counts["website"], counts["ad_id"], counts["month"], counts["impressions"])
-        for counts in database[documents.Impressions].find()
-    ] == [("site1.com", "34", "2026-11", 2)]
+        (row["website"], row.get("ad_id"), row["month"], days_in(row), row["visitors"])
+        for row in database[documents.ImpressionMonth].find(sort=[("website_month", 1)])
+    ] == [
+        (website, ad_id, "2026-11", {0: [2, 2]}, 2)
+        for website in ("*", "site1.com")
+        for ad_id in ("34", None)
+    ]
 
 
 @pytest.mark.parametrize(("hits", "clicks"), [(1, 0), (2, 0), (3, 1), (5, 1), (7, 2)])
@@ -449,7 +454,7 @@ def test_events_of_invalid_traffic_count_apart_and_nowhere_else(
     assert rows(database, reports.filtered) == expected + [
         ("site1.com", kind, "user", 1) for kind in kinds
     ]
-    assert not database[documents.Visitors].find_one()
+    assert not database[documents.User].find_one()
     apply(database, counting, impression("u1"))
     assert rows(database, reports.impressions)[0] == ("2026-11", "*", 1, 1, False)
 

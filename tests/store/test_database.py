@@ -18,17 +18,16 @@ from app.domain.events import AdClick, AdImpression, PageView
 from app.errors import SettingsError, Unavailable, Unfit
 from app.local.processes import free_ports
 from app.store import database as stored
-from app.store import folding, ledger, months, reports
+from app.store import folding, ledger, months, reports, retention
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database, deadline
 from app.store.documents import COLLECTIONS
 from app.store.reports import Page
-from app.store.retention import Retention
 from tests.support.servers import database_answers
 from tests.support.waiting import running, wait_until
 
 READS = {"find", "aggregate", "count", "distinct"}
-WRITES = {"insert", "update", "delete", "createIndexes", "create"}
+WRITES = {"insert", "update", "delete", "findAndModify", "createIndexes", "create"}
 OTHER = {"hello", "commitTransaction", "abortTransaction"}
 NOW = datetime(2026, 12, 1, 1, tzinfo=UTC)
 WEAK = (
@@ -86,7 +85,7 @@ def count(database: Database) -> None:
     for kind in ("PageView", "AdImpression", "AdClick"):
         folding.fold(database, kind)
     months.aggregate_due(database, NOW)
-    Retention(database, 43).expire(NOW, seconds=1)
+    retention.expire(database, 43, NOW, seconds=1)
     ledger.expire(database, NOW)
 
 

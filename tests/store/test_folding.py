@@ -7,9 +7,11 @@ import pytest
 from pymongo.common import MAX_BSON_SIZE
 from pymongo.errors import OperationFailure
 
-from app.domain.events import AdClick, PageView
+from app.domain.events import AdClick, AdImpression, PageView
 from app.domain.rules import MAX_URL_LENGTH
-from app.store import documents, folding, reports
+from app.store import ad_months, counters, documents, folding, reports, totals
+from app.store.ad_reports import frequency
+from app.store.counters import Added, Counters
 from app.store.counting import Counting
 from app.store.database import Database, Session
 from app.store.ledger import Piece
@@ -75,7 +77,7 @@ def test_a_fold_that_was_broken_off_is_made_up_for(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count(counting, 3)
-    monkeypatch.setattr(folding, "_totals", lambda _: 1 / 0)
+    monkeypatch.setattr(totals, "_totals", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         folding.fold(database, "PageView")
     monkeypatch.undo()
@@ -99,18 +101,16 @@ def test_what_meets_another_writer_than_a_folder_is_folded_all_the_same(
     count(counting, 3)
     folding.fold(database, "PageView")
     counting.apply(PageView, {"later": VIEWS})
-    add = folding._add
+    add = counters.add
     writers = iter(["another"])
 
-    def add_beside_another(
-        counters: folding.Counters, added: folding.Added, session: Session
-    ) -> None:
+    def add_beside_another(of: Counters, added: Added, session: Session) -> None:
         for writer in writers:
             pages = database[documents.PageViews]
             pages.update_many({}, {"$set": {"writer": writer}})
-        add(counters, added, session)
+        add(of, added, session)
 
-    monkeypatch.setattr(folding, "_add", add_beside_another)
+    monkeypatch.setattr(counters, "add", add_beside_another)
     assert folding.fold(database, "PageView")
     assert next(writers, None) is None
     assert views(database) == [12, 12, 12]
@@ -123,20 +123,45 @@ def test_what_is_too_large_for_the_servers_cache_is_folded_in_smaller_transactio
     pages = [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in range(9)]
     counting.apply(PageView, {"a": pages})
     counting.apply(PageView, {"b": pages})
-    add = folding._add
+    add = counters.add
     refused = []
 
-    def add_little(counters: folding.Counters, added: folding.Added, session: Session) -> None:
+    def add_little(of: Counters, added: Added, session: Session) -> None:
         if len(added) > most:
             refused.append(len(added))
             raise OperationFailure("too large", folding.TRANSACTION_TOO_LARGE_FOR_CACHE)
-        add(counters, added, session)
+        add(of, added, session)
 
     monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 20)
-    monkeypatch.setattr(folding, "_add", add_little)
+    monkeypatch.setattr(counters, "add", add_little)
     assert folding.fold(database, "PageView")
     assert refused
     assert views(database) == [2] * 9
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_an_ad_with_too_many_users_for_the_servers_cache_is_folded_in_parts(
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    shown = [
+        AdImpression(None, "a.com", "1", f"u{n % 7}", "2026-11", 1795521600000) for n in range(20)
+    ]
+    counting.apply(AdImpression, {"a": shown})
+    add = ad_months.add_impressions
+
+    def add_few(added: Any, session: Session) -> Any:
+        users = [len(of_day.users) for days in added.values() for of_day in days.values()]
+        if max(users, default=0) > most:
+            raise OperationFailure("too large", folding.TRANSACTION_TOO_LARGE_FOR_CACHE)
+        return add(added, session)
+
+    monkeypatch.setattr(ad_months, "add_impressions", add_few)
+    monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 20)
+    assert folding.fold(database, "AdImpression")
+    [row] = reports.impressions(database, Page(), website="a.com").items
+    assert (row["impressions"], row["visitors"]) == (20, 7)
+    rows, _ = frequency(database, "2026-11", ["a.com"])
+    assert [row["users"] for row in rows][:4] == [0, 1, 6, 0]
 
 
 @pytest.mark.parametrize("number", [2**31 - 1, 2**31, 2**53 + 1])
@@ -144,7 +169,7 @@ def test_counts_of_any_size_are_folded_and_reported(
     database: Database, counting: Counting, number: int
 ) -> None:
     day = "2026-11-24"
-    added: dict[type[Any], folding.Added] = {
+    added: dict[type[Any], Added] = {
         documents.PageViews: {("a.com", day, "/"): [number]},
         documents.Filtered: {("a.com", day, "PageView", "robot"): [number]},
         documents.MonthCounts: {("2026-11", "a.com"): [number, number]},
@@ -201,13 +226,13 @@ def test_a_click_taken_back_before_it_was_folded_leaves_none(
 def test_no_question_is_larger_than_a_document_however_long_the_addresses_are() -> None:
     # A letter may become four bytes, each of which is three in a page.
     longest = documents.key("2026-11-24", "a" * 253, "%F0%9F%98%80" * MAX_URL_LENGTH)
-    assert folding.KEYS_AT_ONCE * len(longest) < 0.8 * MAX_BSON_SIZE
+    assert counters.KEYS_AT_ONCE * len(longest) < 0.8 * MAX_BSON_SIZE
 
 
 def test_counters_are_looked_up_some_at_a_time(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folding, "KEYS_AT_ONCE", 2)
+    monkeypatch.setattr(counters, "KEYS_AT_ONCE", 2)
     monkeypatch.setattr(folding, "BYTES_AT_ONCE", 80)
     for _ in range(2):
         count(counting, 2)
@@ -237,13 +262,13 @@ def test_a_document_is_written_once_however_many_changes_it_has(
     count(counting, 10)
     monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 4)
     added: list[Any] = []
-    add = folding._add
+    add = counters.add
 
-    def note_and_add(counters: folding.Counters, *given: Any) -> None:
-        added.append(counters.document)
-        add(counters, *given)
+    def note_and_add(of: Counters, *given: Any) -> None:
+        added.append(of.document)
+        add(of, *given)
 
-    monkeypatch.setattr(folding, "_add", note_and_add)
+    monkeypatch.setattr(counters, "add", note_and_add)
     assert folding.fold(database, "PageView")
     assert added.count(documents.PageViews) == 1
     assert views(database) == [30, 30, 30]

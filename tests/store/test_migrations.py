@@ -1,16 +1,41 @@
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
 
-from app.domain.events import AdClick, PageView
+from app.domain.events import AdClick, AdImpression, PageView
 from app.errors import Unavailable
-from app.store import documents, folding, histories, migrations, reports
+from app.store import (
+    ad_reports,
+    clock,
+    counters,
+    documents,
+    folding,
+    histories,
+    migrations,
+    reports,
+)
+from app.store.ad_reports import Rules, ad_report, frequency
+from app.store.ad_selection import Selection
 from app.store.counting import Counting
 from app.store.database import Database
-from app.store.documents import ClickTotals, HitTally, Schema, SeenEvent
+from app.store.documents import (
+    Clicks,
+    ClickTotals,
+    HitTally,
+    Impressions,
+    MonthCounts,
+    Schema,
+    SeenEvent,
+    Visitors,
+    key,
+)
 from app.store.errors import NewerDatabase
+from app.store.reach import SETS_DROPPED
+from app.store.reports import Page
 from tests.store.test_counting import in_parallel
 from tests.support.counting import count_batch
 from tests.support.waiting import wait_until
@@ -63,6 +88,7 @@ def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
         "schema 3: clicks of each website, 2 documents changed",
         "schema 4: event ids of each website, 1 documents changed",
         "schema 5: an outbox for the archive and the mirror, 0 documents changed",
+        "schema 6: ads by day, and numbers for users, 1 documents changed",
     ]
     assert {row["last_day"] for row in database[HitTally].find()} == {"2025-11-24"}
     assert "last_day_1" in database[HitTally].index_information()
@@ -73,6 +99,125 @@ def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
     )
     migrations.migrate(database, said.append)
     assert len(said) == NEWEST
+
+
+def as_of_release_0_3(database: Database) -> None:
+    """What 0.3 held of two users, ads and websites, whose visitors of September were dropped."""
+    database.create_collections()
+    of_months = (
+        ("2026-09", "a.com", "1", 5, 3, ()),
+        ("2026-11", "a.com", "1", 3, 2, ("u 1", "u2")),
+        ("2026-11", "b.com", "2", 2, 1, ("u2",)),
+    )
+    totals: dict[tuple[str, str], list[int]] = {}
+    visitors = set()
+    for month, website, ad_id, impressions, users, kept in of_months:
+        database[Impressions].insert_one(
+            {
+                "_id": key(month, website, ad_id),
+                "month": month,
+                "website": website,
+                "ad_id": ad_id,
+                "impressions": impressions,
+            }
+        )
+        for of in (website, "*"):
+            total = totals.setdefault((month, of), [0, 0])
+            total[0] += impressions
+            total[1] = max(total[1], users)
+            visitors |= {key(month, of, user) for user in kept}
+    database[Visitors].insert_many({"_id": name} for name in sorted(visitors))
+    added: dict[type[Any], Any] = {
+        MonthCounts: totals,
+        Clicks: {("a.com", "1"): [7, 2], ("b.com", "2"): [4, 1]},
+    }
+    for document, rows in added.items():
+        add_rows = partial(counters.add, counters.COUNTERS[document], rows)
+        database.transaction(add_rows)
+    set_version(database, 5)
+
+
+def at(day: str) -> int:
+    return int(datetime.fromisoformat(f"{day}T12:00:00Z").timestamp() * 1000)
+
+
+@pytest.mark.parametrize("dies_after", [None, *range(10)])
+def test_months_and_visitors_of_0_3_are_counted_on_and_nothing_is_invented(
+    database: Database,
+    counting: Counting,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    dies_after: int | None,
+) -> None:
+    as_of_release_0_3(database)
+    before = reports.impressions(database, Page()).items
+    monkeypatch.setattr(migrations, "AT_ONCE", 2)
+    monkeypatch.setattr(clock, "latest", lambda _: datetime(2026, 11, 24, tzinfo=UTC))
+    if dies_after is not None:
+        transactions = iter(range(dies_after))
+        run = database.transaction
+
+        def run_or_die(work: Any) -> Any:
+            if next(transactions, None) is None:
+                raise KeyboardInterrupt
+            return run(work)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "transaction", run_or_die)
+            with pytest.raises(KeyboardInterrupt):
+                migrations.migrate(database, said.append)
+    migrations.migrate(database, said.append)
+    assert reports.impressions(database, Page()).items == before
+    assert not database[Visitors].find_one({})
+
+    shown = [
+        AdImpression(None, "a.com", "1", user, "2026-11", at("2026-11-26"))
+        for user in ("u 1", "u3", "u3")
+    ]
+    count_batch(database, counting, "more", AdImpression, shown)
+    rows = {
+        (row["month"], row["website"]): (row["impressions"], row["visitors"])
+        for row in reports.impressions(database, Page()).items
+    }
+    assert rows == {
+        ("2026-09", "*"): (5, 3),
+        ("2026-09", "a.com"): (5, 3),
+        ("2026-11", "*"): (8, 3),
+        ("2026-11", "a.com"): (6, 3),
+        ("2026-11", "b.com"): (2, 1),
+    }
+
+    def report(*by: str, first: str = "", last: str = "") -> tuple[list[Any], dict[str, str]]:
+        days = [date.fromisoformat(day) if day else None for day in (first, last)]
+        found = ad_report(database, Selection(first=days[0], last=days[1]), by, Rules())
+        columns = (*found.columns[: len(by)], "impressions", "reach", "hits", "clicks")
+        listed = sorted(
+            tuple(str(row[name]) for name in columns[: len(by)])
+            + tuple(row[name] for name in columns[len(by) :])
+            for row in found.rows
+        )
+        return listed, found.notes
+
+    since = "2026-11-25"
+    no_sets = {"reach": ad_reports.NO_SETS.format(since=since)}
+    no_days = {"day": ad_reports.NO_DAYS.format(since=since)}
+    assert report("ad") == ([("1", 11, None, 7, 2), ("2", 2, None, 4, 1)], no_sets)
+    assert report("website", "month") == (
+        [
+            ("a.com", "2026-09", 5, 3, 0, 0),
+            ("a.com", "2026-11", 6, 3, 0, 0),
+            ("a.com", "None", 0, 0, 7, 2),
+            ("b.com", "2026-11", 2, 1, 0, 0),
+            ("b.com", "None", 0, 0, 4, 1),
+        ],
+        no_days | {"reach": SETS_DROPPED},
+    )
+    assert report("ad", "day", first="2026-11-25", last="2026-11-30") == (
+        [("1", "2026-11-26", 3, 2, 0, 0)],
+        no_days,
+    )
+    assert report(first="2026-11-01", last="2026-11-30") == ([(8, 3, 0, 0)], {})
+    assert frequency(database, "2026-11") == ([], {"users": no_sets["reach"]})
 
 
 @pytest.mark.parametrize("broken_off", range(NEWEST))

@@ -1,13 +1,13 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.settings import read
 from app.store import documents, reports, retention
+from app.store.ad_months import sets_in
 from app.store.counting import Counting
 from app.store.database import Database
-from app.store.retention import Retention
 from tests.support.counting import count_batch
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -18,7 +18,7 @@ def keys(database: Database, document: type) -> list[str]:
 
 
 def expire(database: Database, now: datetime = NOW, days: int = 50) -> int:
-    return Retention(database, days).expire(now, seconds=20)
+    return retention.expire(database, days, now, seconds=20)
 
 
 def hit(user: str, day: str) -> AdClick:
@@ -56,7 +56,11 @@ def test_visitors_of_a_month_go_once_its_last_day_is_old_and_its_report_stays(
     count_batch(database, counting, "b1", AdImpression, events)
     before = reports.impressions(database, reports.Page()).items
     expire(database, now)
-    assert sorted({name[:7] for name in keys(database, documents.Visitors)}) == kept
+    months_kept = {
+        row["month"] for row in database[documents.ImpressionMonth].find({}) if sets_in(row)
+    }
+    assert sorted(months_kept) == kept
+    assert [row["month"] for row in database[documents.User].find({})] == ["2026-10"]
     assert reports.impressions(database, reports.Page()).items == before
 
 
@@ -78,7 +82,6 @@ def test_all_that_is_old_goes_however_much_there_is(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "AT_ONCE", 3)
-    monkeypatch.setattr(retention, "FOUND_AT_ONCE", 5)
     shown = [AdImpression(None, "a.com", "1", str(n), "2026-09") for n in range(7)]
     count_batch(database, counting, "b1", AdImpression, shown)
     count_batch(
@@ -89,12 +92,28 @@ def test_all_that_is_old_goes_however_much_there_is(
         [PageView(None, "a.com", f"/{n}", "2026-09-01") for n in range(7)],
     )
     count_batch(database, counting, "b3", AdClick, [hit(str(n), "2026-09-01") for n in range(7)])
-    keeper = Retention(database, 50)
-    assert keeper.expire(NOW, seconds=0) == 0
-    assert keeper.expire(NOW, seconds=30) == 14 + 7 + 7
-    assert keeper.expire(NOW, seconds=30) == 0
+    assert retention.expire(database, 50, NOW, seconds=0) == 0
+    # Seven users, and the four documents of their month.
+    assert expire(database) == 7 + 4 + 7 + 7
+    assert expire(database) == 0
 
 
 def test_no_row_that_a_late_event_may_need_can_be_old() -> None:
     # 35 days late, and then 7 among the dead letters.
     assert read({"RETENTION_DAYS": "43"}).retention_days == 35 + 7 + 1
+
+
+def test_counts_by_the_hour_go_after_ninety_days_and_those_of_the_day_stay(
+    database: Database, counting: Counting
+) -> None:
+    moments = [NOW - timedelta(days=days) for days in (100, 92, 90, 0)]
+    views = [
+        PageView(None, "a.com", "/", f"{moment:%Y-%m-%d}", int(moment.timestamp() * 1000))
+        for moment in moments
+    ]
+    count_batch(database, counting, "b1", PageView, views)
+    assert retention.expire_hours(database, NOW, seconds=20) == 2 * 2
+    hours = {row["hour"][:10] for row in database[documents.HourCounts].find({})}
+    assert hours == {f"{moment:%Y-%m-%d}" for moment in moments[2:]}
+    assert sum(row["views"] for row in database[documents.DayTotals].find({"website": "*"})) == 4
+    assert retention.expire_hours(database, NOW, seconds=20) == 0

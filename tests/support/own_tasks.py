@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from app.store.database import Database
-from tasks import names, resources, retention
+from tasks import names, resources
 from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
@@ -15,7 +15,7 @@ from tasks.page_view import page_view
 @contextmanager
 def tasks_with(database: Database) -> Iterator[None]:
     """Have tasks that run in this process use this database, and remember nothing of others."""
-    for cached in (names._loading, retention._retention, resources.archive):
+    for cached in (names._loading, resources.archive):
         cached.cache_clear()
     # Not the test's own: a test may undo what it patched before it ends.
     with pytest.MonkeyPatch.context() as patch:

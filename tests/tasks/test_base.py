@@ -115,7 +115,7 @@ def test_late_batches_wait_until_the_reports_hold_what_was_counted(
     journal.redis.zincrby("journal:page_view:waiting", LATE, late.id)
     left_when_folding = []
 
-    def fold(database: Database, kind: str) -> bool:
+    def fold(database: Database, kind: str, **_: Any) -> bool:
         left_when_folding.append(journal.waiting()["page_view"])
         return len(left_when_folding) > 3 and folding.fold(database, kind)
 

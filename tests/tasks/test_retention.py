@@ -29,7 +29,6 @@ def with_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> WithSe
     def change(**changes: Any) -> None:
         for module in (retention, resources):
             monkeypatch.setattr(module, "settings", lambda: replace(settings, **changes))
-        retention._retention.cache_clear()
         resources.archive.cache_clear()
 
     return change

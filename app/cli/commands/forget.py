@@ -26,7 +26,7 @@ def forget(user: str) -> None:
         datetime.now(config.timezone),
     )
     click.echo(
-        f"removed {found.visitors} rows of visitors, {found.click_histories} click histories, "
-        f"{found.dead_letters} dead letters; "
+        f"removed {found.numbers} numbers in sets of visitors, "
+        f"{found.click_histories} click histories, {found.dead_letters} dead letters; "
         f"gave {found.archived_events} archived events a random id"
     )

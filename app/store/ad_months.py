@@ -1,0 +1,310 @@
+"""What ads had in a month, by day: counts, and the sets of users that impressions reached.
+
+A cell is an ad on a website in a month. There are cells for all ads of a website together, for an
+ad on all websites, and for all of both too, so that a report over many ads or websites reads few
+documents. Small sets are kept in the document of their cell, large ones apart, in portions.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from mongoengine import Document
+from pymongo import ReplaceOne
+
+from app.domain import user_sets
+from app.domain.calendar import next_month
+from app.domain.user_sets import Levels
+from app.store.database import Session
+from app.store.documents import (
+    ALL_WEBSITES,
+    ClickMonth,
+    ImpressionMonth,
+    UserSet,
+    key,
+    quoted,
+)
+
+ALL_ADS = ""
+"""No ad has an empty id."""
+WHOLE_MONTH = 0
+"""Stands for all days of a month together, and for a day of it that is not known."""
+NO_MONTH = "0000-00"
+"""The month of clicks that a release before 0.4 counted, which did not know when."""
+INLINE_BYTES = 1_024
+"""Larger sets of a day or month are kept apart from their cell."""
+PORTION_BITS = 16
+CELLS_AT_ONCE = 250
+PORTIONS_AT_ONCE = 100
+
+Item = TypeVar("Item")
+Days = dict[int, list[int]]
+"""Counts by the day of the month: impressions and rendered ones, or hits and clicks."""
+Sets = dict[int, list[bytes] | None]
+"""Packed levels by the day of the month, and of the whole month; None if they are kept apart."""
+
+_unpack_days: Any = msgspec.msgpack.Decoder(Days).decode
+_unpack_sets: Any = msgspec.msgpack.Decoder(Sets).decode
+
+
+class Cell(NamedTuple):
+    """A website or ALL_WEBSITES, an ad or ALL_ADS, and a month (YYYY-MM)."""
+
+    website: str
+    ad_id: str
+    month: str
+
+    @property
+    def key(self) -> str:
+        """The key of its documents."""
+        return key(self.website, self.month, self.quoted_ad)
+
+    @property
+    def quoted_ad(self) -> str:
+        """The ad as it is in keys."""
+        return quoted(self.ad_id) if self.ad_id else ""
+
+
+class AddedImpressions(NamedTuple):
+    """What to add to a day: impressions, rendered ones, and the users of the impressions' number.
+
+    A user is there once for each impression. Users of WHOLE_MONTH are added to no day's set.
+    """
+
+    impressions: int
+    rendered: int
+    users: Sequence[int] = ()
+
+
+def days_in(row: Mapping[str, Any]) -> Days:
+    """The counts in a document of a cell."""
+    return _unpack_days(row["days"])  # type: ignore[no-any-return]
+
+
+def sets_in(row: Mapping[str, Any]) -> Sets:
+    """The sets in a document of ImpressionMonth."""
+    return _unpack_sets(row["sets"])  # type: ignore[no-any-return]
+
+
+def set_key(row: Mapping[str, Any], day: int) -> str:
+    """What UserSets are `of` that hold the set of a day, or WHOLE_MONTH, of this document."""
+    return key(row["_id"], day)
+
+
+def known_months(session: Session) -> list[str]:
+    """The months from the first to the last in which an ad had anything."""
+    totals = {"ad_month": {"$gt": key(ALL_ADS, NO_MONTH), "$lt": key(ALL_ADS, "~")}}
+    ends = [
+        row["month"]
+        for document in (ImpressionMonth, ClickMonth)
+        for order in (1, -1)
+        for row in session[document].find(totals).sort("ad_month", order).limit(1)
+    ]
+    month, months = min(ends, default="~"), []
+    while month <= max(ends, default=""):
+        months.append(month)
+        month = next_month(month)
+    return months
+
+
+def has_undated(session: Session) -> bool:
+    """Whether there are clicks whose month is not known."""
+    all_of_them = Cell(ALL_WEBSITES, ALL_ADS, NO_MONTH)
+    return session[ClickMonth].find_one({"_id": all_of_them.key}, {"_id": 1}) is not None
+
+
+def add_impressions(
+    added: Mapping[Cell, Mapping[int, AddedImpressions]], session: Session
+) -> dict[Cell, int]:
+    """Add impressions to the days of cells. Returns how many users are new in each month."""
+    gained: dict[Cell, int] = {}
+    for some in _lots(added, CELLS_AT_ONCE):
+        rows, is_known = _rows(ImpressionMonth, some, session)
+        apart: list[_Apart] = []
+        for cell in some:
+            row = rows[cell]
+            days = days_in(row)
+            for day, (impressions, rendered, _) in added[cell].items():
+                known = days.setdefault(day, [0, 0])
+                known[0] += impressions
+                known[1] += rendered
+            row["days"] = msgspec.msgpack.encode(days)
+            gained[cell] = 0
+            if not row.get("expired"):
+                gained[cell] = _add_inline(row, _users_of(added[cell]), apart)
+        new = _add_apart(apart, session)
+        for cell in some:
+            gained[cell] += new[cell.key]
+            rows[cell]["visitors"] += gained[cell]
+        _write(ImpressionMonth, rows.values(), is_known, session)
+    return gained
+
+
+def add_clicks(added: Mapping[Cell, Mapping[int, Sequence[int]]], session: Session) -> None:
+    """Add hits and clicks to the days of cells."""
+    for some in _lots(added, CELLS_AT_ONCE):
+        rows, is_known = _rows(ClickMonth, some, session)
+        for cell in some:
+            days = days_in(rows[cell])
+            for day, counts in added[cell].items():
+                days[day] = [a + b for a, b in zip(days.get(day, (0, 0)), counts, strict=True)]
+            rows[cell]["days"] = msgspec.msgpack.encode(days)
+        _write(ClickMonth, rows.values(), is_known, session)
+
+
+class _Apart(NamedTuple):
+    """Users to add to a set that is kept apart, or the levels of one that now is."""
+
+    row: Mapping[str, Any]
+    day: int
+    users: Sequence[int]
+    levels: Levels | None = None
+
+
+def _users_of(added: Mapping[int, AddedImpressions]) -> dict[int, Sequence[int]]:
+    """The users of each day that has any, and of the whole month."""
+    of_month = [user for of_day in added.values() for user in of_day.users]
+    of_days = {day: of_day.users for day, of_day in added.items() if of_day.users}
+    return of_days | {WHOLE_MONTH: of_month} if of_month else {}
+
+
+def _add_inline(
+    row: dict[str, Any], users_of: Mapping[int, Sequence[int]], apart: list[_Apart]
+) -> int:
+    """Add users to the sets in a row; what belongs elsewhere goes to `apart`.
+
+    Returns how many users are new in the month, as far as its set is in the row.
+    """
+    sets, new = sets_in(row), 0
+    for day, users in users_of.items():
+        packed = sets.setdefault(day, [])
+        if packed is None:
+            apart.append(_Apart(row, day, users))
+            continue
+        levels = user_sets.unpack(packed)
+        before = len(levels[0]) if levels else 0
+        user_sets.add(levels, users, user_sets.LEVELS if day == WHOLE_MONTH else 1)
+        if day == WHOLE_MONTH:
+            new = len(levels[0]) - before
+        packed = user_sets.pack(levels)
+        if sum(map(len, packed)) > INLINE_BYTES:
+            apart.append(_Apart(row, day, (), levels))
+            sets[day] = None
+        else:
+            sets[day] = packed
+    row["sets"] = msgspec.msgpack.encode(sets)
+    return new
+
+
+def _add_apart(apart: Iterable[_Apart], session: Session) -> dict[str, int]:
+    """Add users to sets that are kept apart. Returns how many are new in the month, by cell."""
+    gained: defaultdict[str, int] = defaultdict(int)
+    for some in _lots(_portions(apart), PORTIONS_AT_ONCE):
+        keys = [key(set_key(one.row, one.day), portion) for portion, one in some]
+        known = {row["_id"]: row for row in session[UserSet].find({"_id": {"$in": keys}})}
+        new, changed = [], []
+        for name, (_, one) in zip(keys, some, strict=True):
+            packed = known[name]["levels"] if name in known else []
+            levels = one.levels or user_sets.unpack(packed)
+            before = 0
+            if one.users:
+                before = len(levels[0]) if levels else 0
+                most = user_sets.LEVELS if one.day == WHOLE_MONTH else 1
+                user_sets.add(levels, one.users, most)
+                if one.day == WHOLE_MONTH:
+                    gained[one.row["_id"]] += len(levels[0]) - before
+                elif len(levels[0]) == before:
+                    continue
+            document = {
+                "_id": name,
+                "of": set_key(one.row, one.day),
+                "month": one.row["month"],
+                "levels": user_sets.pack(levels),
+            }
+            if name in known:
+                changed.append(ReplaceOne({"_id": name}, document))
+            else:
+                new.append(document)
+        _write_all(UserSet, new, changed, session)
+    return gained
+
+
+def _portions(apart: Iterable[_Apart]) -> Iterator[tuple[int, _Apart]]:
+    for one in apart:
+        if one.levels:
+            for portion, levels in user_sets.by_portion(one.levels, PORTION_BITS):
+                yield portion, one._replace(levels=levels)
+        else:
+            users: defaultdict[int, list[int]] = defaultdict(list)
+            for user in one.users:
+                users[user >> PORTION_BITS].append(user)
+            for portion, own in users.items():
+                yield portion, one._replace(users=own)
+
+
+def _rows(
+    document: type[Document], cells: Sequence[Cell], session: Session
+) -> tuple[dict[Cell, dict[str, Any]], set[str]]:
+    """The documents of these cells, new ones if there are none yet, and the keys of the others."""
+    keys = [cell.key for cell in cells]
+    known = {row["_id"]: row for row in session[document].find({"_id": {"$in": keys}})}
+    rows = {cell: known.get(name) or _new(cell) for cell, name in zip(cells, keys, strict=True)}
+    if document is ImpressionMonth:
+        for cell in cells:
+            rows[cell] = {"sets": b"\x80", "visitors": 0} | rows[cell]
+    return rows, set(known)
+
+
+def _new(cell: Cell) -> dict[str, Any]:
+    names = {} if cell.ad_id == ALL_ADS else {"ad_id": cell.ad_id}
+    return {
+        "_id": cell.key,
+        "website": cell.website,
+        "month": cell.month,
+        **names,
+        "days": b"\x80",
+        "website_month": key(cell.website, cell.month),
+        "ad_month": key(cell.quoted_ad, cell.month),
+    }
+
+
+def _write(
+    document: type[Document],
+    rows: Iterable[dict[str, Any]],
+    known: set[str],
+    session: Session,
+) -> None:
+    new, changed = [], []
+    for row in rows:
+        if row["_id"] in known:
+            changed.append(ReplaceOne({"_id": row["_id"]}, row))
+        else:
+            new.append(row)
+    _write_all(document, new, changed, session)
+
+
+def _write_all(
+    document: type[Document], new: Sequence[Any], changed: Sequence[Any], session: Session
+) -> None:
+    if new:
+        session[document].insert_many(new, ordered=False)
+    if changed:
+        session[document].bulk_write(changed, ordered=False)
+
+
+def with_totals(website: str, ad_id: str, month: str) -> tuple[Cell, ...]:
+    """The cells that an event of an ad on a website in a month adds to."""
+    return (
+        Cell(website, ad_id, month),
+        Cell(website, ALL_ADS, month),
+        Cell(ALL_WEBSITES, ad_id, month),
+        Cell(ALL_WEBSITES, ALL_ADS, month),
+    )
+
+
+def _lots(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
+    remaining = iter(items)
+    while lot := list(islice(remaining, most)):
+        yield lot

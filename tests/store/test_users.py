@@ -1,0 +1,87 @@
+from typing import Any
+
+import pytest
+
+from app.store import users
+from app.store.database import Database
+from app.store.documents import User
+from app.store.users import UserNumbers, latest_months
+
+
+def numbers_of(database: Database, numbers: UserNumbers, **months: str) -> dict[str, int]:
+    """The numbers that a transaction finds or gives, and remembers once it is committed."""
+    found = database.transaction(lambda session: numbers.of(months, session))
+    numbers.remember(found, months)
+    return found
+
+
+def test_a_user_keeps_one_number_whoever_asks(database: Database) -> None:
+    first, second = UserNumbers(database), UserNumbers(database)
+    given = numbers_of(database, first, u1="2026-11", u2="2026-11")
+    assert len(set(given.values())) == 2
+    for numbers in (first, second, UserNumbers(database)):
+        assert numbers_of(database, numbers, u1="2026-11", u2="2026-12") == given
+    assert numbers_of(database, second, u3="2026-11")["u3"] not in given.values()
+
+
+def test_processes_take_numbers_in_blocks_that_do_not_meet(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "BLOCK", 3)
+    processes = [UserNumbers(database) for _ in range(3)]
+    given: dict[str, int] = {}
+    for number in range(30):
+        given |= numbers_of(database, processes[number % 3], **{f"u{number}": "2026-11"})
+    many = {f"many{n}": "2026-11" for n in range(10)}
+    given |= numbers_of(database, processes[0], **many)
+    assert len(set(given.values())) == 40
+
+
+def test_a_transaction_that_failed_gives_its_numbers_to_nobody_else(database: Database) -> None:
+    numbers = UserNumbers(database)
+    lost: dict[str, int] = {}
+
+    def fails(session: Any) -> None:
+        lost.update(numbers.of({"u1": "2026-11"}, session))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        database.transaction(fails)
+    assert database[User].count_documents({}) == 0
+    assert numbers_of(database, numbers, u2="2026-11")["u2"] not in lost.values()
+
+
+def test_the_latest_month_of_a_user_is_kept(database: Database) -> None:
+    numbers = UserNumbers(database)
+    for month in ("2026-10", "2026-12", "2026-11"):
+        numbers_of(database, numbers, u=month)
+        numbers_of(database, UserNumbers(database), u=month)
+    [row] = database[User].find({})
+    assert row["month"] == "2026-12"
+
+
+def test_whoever_was_dropped_meanwhile_gets_a_new_number_in_a_new_month(
+    database: Database,
+) -> None:
+    numbers = UserNumbers(database)
+    before = numbers_of(database, numbers, u="2026-09")
+    database[User].delete_many({})
+    after = numbers_of(database, numbers, u="2026-11")
+    assert after != before
+    assert numbers_of(database, UserNumbers(database), u="2026-11") == after
+
+
+def test_a_process_remembers_a_bounded_number_of_users(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "REMEMBERED_BYTES", 2_100)  # of ten users
+    numbers = UserNumbers(database)
+    for number in range(100):
+        numbers_of(database, numbers, **{f"u{number}": "2026-11"})
+        assert len(numbers._recent) + len(numbers._older) <= 22
+    assert len(numbers._recent) + len(numbers._older) >= 10
+
+
+def test_the_latest_months_are_found_of_users_in_any_order() -> None:
+    seen = [("u", "2026-10"), ("v", "2026-11"), ("u", "2026-12"), ("u", "2026-11")]
+    assert latest_months(seen) == {"u": "2026-12", "v": "2026-11"}
