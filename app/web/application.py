@@ -30,6 +30,8 @@ from app.web.rate_limit import limit_rate
 from app.web.sockets import socket_io
 from app.web.sockets.viewers import Viewers
 from app.web.views import (
+    ad_reports,
+    ads,
     click_redirect,
     dashboard,
     documentation,
@@ -95,9 +97,10 @@ def create_app(config: Settings | None = None) -> Flask:
     if config.rate_limit:
         posting = (events.blueprint, pixel.blueprint, click_redirect.blueprint)
         limit_rate(posting, app, config)
+    app.url_map.converters["ad"] = ads.AdId
     for module in (
-        *(events, tag, pixel, click_redirect, reports, live, operations, metrics),
-        *(documentation, dashboard, socket_io),
+        *(events, tag, pixel, click_redirect, reports, ad_reports, ads, live, operations),
+        *(metrics, documentation, dashboard, socket_io),
     ):
         app.register_blueprint(module.blueprint)
     _rename_paths(app, config)

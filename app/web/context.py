@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from flask import Flask, Request, Response, abort, current_app, request
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import RAISE, Schema, ValidationError, fields
 from redis import Redis
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
@@ -62,7 +62,13 @@ def text_filter(**options: Any) -> fields.String:
 
 
 def query(schema: Schema) -> dict[str, Any]:
-    """The request's query parameters, loaded with this schema. Raises InvalidRequest."""
+    """The request's query parameters, loaded by this schema. Raises InvalidRequest.
+
+    A schema that refuses unknown parameters also refuses those that are given more than once.
+    """
+    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+    if repeated and schema.unknown == RAISE:
+        raise InvalidRequest({name: ["Is given more than once."] for name in repeated})
     try:
         loaded: dict[str, Any] = schema.load(request.args)
     except ValidationError as error:

@@ -4,6 +4,7 @@ The summaries are the docstrings of the views, and the fields are those of the s
 requests.
 """
 
+import re
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -19,9 +20,12 @@ from app.domain.invalid_traffic import REASONS
 from app.domain.rules import EventSchema
 from app.redis.counters import TYPES
 from app.store import documents
+from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, RATES
 from app.web.context import answer, context
 from app.web.sockets.socket_io import HandshakeQuery
 from app.web.views import dashboard
+from app.web.views.ad_reports import AdsQuery, FrequencyQuery, TrafficQuery
+from app.web.views.ads import AdBody, AdsListQuery
 from app.web.views.click_redirect import ClickQuery
 from app.web.views.live import SnapshotQuery
 from app.web.views.operations import LettersQuery
@@ -99,8 +103,22 @@ class _Operation(NamedTuple):
     """Whether the content is the same for each status."""
 
 
+_SAID: Json = {
+    "unknown": {
+        **_list_of(_TEXT),
+        "description": "Which of the filters names what nothing was ever counted for.",
+    },
+    "notes": {
+        "type": "object",
+        "description": "Why some figures are null or missing, by their name.",
+        "additionalProperties": _TEXT,
+    },
+}
+
+
 def _rows(**columns: Json) -> Json:
-    return _object(items=_list_of(_object(**columns)), next_cursor={"type": ["string", "null"]})
+    rows = _object(items=_list_of(_object(**columns)), next_cursor={"type": ["string", "null"]})
+    return _and_maybe(rows, **_SAID)
 
 
 def _report(query: type[Schema], **columns: Json) -> _Operation:
@@ -133,6 +151,29 @@ _MONTH = _object(
     impressions=_NUMBER,
     visitors=_NUMBER,
     closed={"type": "boolean"},
+)
+_MAYBE_TEXT: Json = {"type": ["string", "null"]}
+_AD = _object(ad_id=_TEXT, **dict.fromkeys(ENTERED, _MAYBE_TEXT))
+_AD_BODY = {
+    "required": True,
+    "description": "What the ad is called, and whose it is. What is left out is not known.",
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/Ad"},
+            "example": {"name": "Autumn, large", "campaign": "Autumn", "advertiser": "ACME"},
+        }
+    },
+}
+_FIGURES = {
+    name: {"type": ["number", "null"], "minimum": 0} if name in RATES else _NUMBER
+    for name in METRICS
+}
+_AD_FIGURES = _and_maybe(_object(**_FIGURES), previous=_object(**_FIGURES))
+_AD_ROW = _and_maybe(
+    _AD_FIGURES,
+    **dict.fromkeys(
+        ["ad_id" if name == "ad" else name for name in (*DIMENSIONS, *ENTERED)], _MAYBE_TEXT
+    ),
 )
 _FILTERED = {
     "website": _TEXT,
@@ -179,6 +220,34 @@ _OPERATIONS = {
         ClicksQuery, website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER
     ),
     "reports.filtered": _report(FilteredQuery, **_FILTERED),
+    "ad_reports.ads": _Operation(
+        _and_maybe(
+            _object(
+                items=_list_of(_AD_ROW),
+                totals=_AD_FIGURES,
+                next_cursor={"type": ["string", "null"]},
+            ),
+            **_SAID,
+        ),
+        (400, *_OPERATOR),
+        query=AdsQuery,
+        key="token",
+    ),
+    "ad_reports.show_traffic": _report(
+        TrafficQuery, time=_TEXT, views=_NUMBER, impressions=_NUMBER, hits=_NUMBER, clicks=_NUMBER
+    ),
+    "ad_reports.frequency": _report(
+        FrequencyQuery, impressions={"type": ["integer", "string"]}, users=_NUMBER
+    ),
+    "ads.list_ads": _Operation(
+        _object(items=_list_of(_AD), next_cursor=_MAYBE_TEXT),
+        (400, *_OPERATOR),
+        query=AdsListQuery,
+        key="token",
+    ),
+    "ads.show_ad": _Operation(_AD, (*_OPERATOR, 404), key="token"),
+    "ads.put_ad": _Operation(_AD, (400, *_OPERATOR, 413), body=_AD_BODY, key="token"),
+    "ads.delete_ad": _Operation(None, (*_OPERATOR, 404), 204, key="token"),
     "live.stream": _Operation(
         {**_TEXT, "description": "Events `counts` and `spike`, each with JSON as data."},
         _OPERATOR,
@@ -305,6 +374,7 @@ def _described(app: Flask) -> Json:
     settings = context().settings
     spec.components.schema("Event", schema=EventSchema())
     spec.components.schema("DeadLetter", component=_LETTER)
+    spec.components.schema("Ad", schema=AdBody())
     keys = {}
     if settings.admin_token:
         keys["token"] = {"type": "http", "scheme": "bearer"}
@@ -335,7 +405,7 @@ def _described(app: Flask) -> Json:
         if operation.key in keys:
             described["security"] = [{operation.key: []}]
         (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        path = rule.rule.replace("<", "{").replace(">", "}")
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         spec.path(path, operations={method.lower(): described})
     return spec.to_dict()
 

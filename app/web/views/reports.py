@@ -1,13 +1,16 @@
 """GET /reports/…: the reports, as JSON or CSV."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
-from marshmallow import EXCLUDE, Schema, fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from app.domain.csv import as_csv
+from app.domain.urls import website_of
 from app.store import reports
+from app.store.reports import Row
 from app.web.auth import require_operator
 from app.web.context import answer, context, query, text_filter
 
@@ -15,27 +18,49 @@ blueprint = Blueprint("reports", __name__, url_prefix="/reports")
 blueprint.before_request(require_operator)
 
 
-def _day(parameter: str) -> fields.Date:
+def day(parameter: str) -> fields.Date:
+    """A day, YYYY-MM-DD, in a query parameter of this name."""
     return fields.Date(format="%Y-%m-%d", data_key=parameter, load_default=None)
 
 
-class _Query(Schema):
+def month(**options: Any) -> fields.String:
+    """A month, YYYY-MM."""
+    is_month = validate.Regexp(r"[0-9]{4}-(0[1-9]|1[0-2])\Z", error="Not a month YYYY-MM.")
+    return fields.String(validate=is_month, **options)
+
+
+class _Website(fields.String):
+    """A website in any form that an event's Url may have; loaded as it is counted."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(*args, **kwargs)
+        try:
+            return website_of(text) if text else None
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+class Query(Schema):
+    """What every report takes. A parameter that a report does not know is refused."""
+
     class Meta:
-        unknown = EXCLUDE
+        """Nothing that was asked for is ignored."""
+
+        unknown = RAISE
 
     limit = fields.Integer(
         load_default=reports.DEFAULT_LIMIT, validate=validate.Range(1, reports.MAX_LIMIT)
     )
     cursor = fields.String(load_default=None)
     format = fields.String(load_default="json", validate=validate.OneOf(["json", "csv"]))
-    website = text_filter()
+    website = _Website(load_default=None)
 
 
-class PageViewsQuery(_Query):
+class PageViewsQuery(Query):
     """Which pages, over which days."""
 
-    first = _day("from")
-    last = _day("to")
+    first = day("from")
+    last = day("to")
 
 
 class DailyQuery(PageViewsQuery):
@@ -48,16 +73,13 @@ class FilteredQuery(PageViewsQuery):
     """Which events, over which days."""
 
 
-class ImpressionsQuery(_Query):
+class ImpressionsQuery(Query):
     """Which month and website."""
 
-    month = fields.String(
-        load_default=None,
-        validate=validate.Regexp(r"[0-9]{4}-(0[1-9]|1[0-2])\Z", error="Not a month YYYY-MM."),
-    )
+    month = month(load_default=None)
 
 
-class ClicksQuery(_Query):
+class ClicksQuery(Query):
     """Which ad and website."""
 
     ad_id = text_filter()
@@ -95,13 +117,32 @@ def filtered() -> Response:
 
 def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:
     filters = query(schema)
-    form = filters.pop("format")
-    page = reports.Page(filters.pop("limit"), filters.pop("cursor"))
+    form, page = form_and_page(filters)
     report = read(context().database, page, **filters)
-    if form == "json":
-        return answer({"items": report.items, "next_cursor": report.next_cursor})
-    response = Response(as_csv(report.columns, report.items), mimetype="text/csv")
-    if report.next_cursor:
-        following = request.args.to_dict() | {"cursor": report.next_cursor}
+    if form == "csv":
+        return csv_answer(report.columns, report.items, report.next_cursor)
+    return report_answer(filters["website"], report.items, report.next_cursor)
+
+
+def form_and_page(filters: dict[str, Any]) -> tuple[str, reports.Page]:
+    """Take the form of the answer, and the page that is asked for, out of loaded parameters."""
+    return filters.pop("format"), reports.Page(filters.pop("limit"), filters.pop("cursor"))
+
+
+def report_answer(
+    website: str | None, rows: list[Row], next_cursor: str | None, **more: Any
+) -> Response:
+    """A page of a report as JSON. It says if the website that was asked for is not known."""
+    payload = {"items": rows, **more, "next_cursor": next_cursor}
+    if website and not rows and not reports.is_known(context().database, website):
+        payload["unknown"] = ["website"]
+    return answer(payload)
+
+
+def csv_answer(columns: Sequence[str], rows: list[Row], next_cursor: str | None) -> Response:
+    """A page of a report as CSV; where the next one is stands in the header `Link`."""
+    response = Response(as_csv(columns, rows), mimetype="text/csv")
+    if next_cursor:
+        following = request.args.to_dict() | {"cursor": next_cursor}
         response.headers["Link"] = f'<{request.path}?{urlencode(following)}>; rel="next"'
     return response

@@ -38,7 +38,7 @@ def described(client: FlaskClient) -> Any:
 
 def test_every_path_and_method_that_is_served_is_described(client: FlaskClient) -> None:
     served = {
-        (re.sub("<(.*)>", r"{\1}", rule.rule), method.lower())
+        (re.sub("<(?:ad:)?(.*)>", r"{\1}", rule.rule), method.lower())
         for rule in client.application.url_map.iter_rules()
         if not rule.endpoint.startswith("dashboard.")  # pages for people
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}

@@ -94,7 +94,8 @@ def test_a_report_answers_with_its_rows(
 def test_an_empty_filter_is_as_good_as_none(counted: FlaskClient, path: str) -> None:
     whole = counted.get(f"/reports/{path}").get_json()
     assert whole["items"]
-    assert counted.get(f"/reports/{path}?website=&page=&ad_id=").get_json() == whole
+    of_its_own = {"page-views/daily": "&page=", "clicks": "&ad_id="}.get(path, "")
+    assert counted.get(f"/reports/{path}?website={of_its_own}").get_json() == whole
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -143,6 +144,12 @@ def test_csv_marks_what_would_be_a_formula(counted: FlaskClient) -> None:
         ("filtered?to=2026-11-31", "to"),
         ("impressions?month=2026-00", "month"),
         ("impressions?month=2026-11-01", "month"),
+        ("page-views?ad_id=34", "ad_id"),
+        ("impressions?from=2026-11-01", "from"),
+        ("clicks?month=2026-11", "month"),
+        ("filtered?websites=a.com", "websites"),
+        ("clicks?website=ftp://a.com", "website"),
+        ("page-views?website=a b!", "website"),
     ],
 )
 def test_a_wrong_parameter_is_named(counted: FlaskClient, query: str, parameter: str) -> None:
@@ -153,14 +160,26 @@ def test_a_wrong_parameter_is_named(counted: FlaskClient, query: str, parameter:
 
 @pytest.mark.parametrize("text", ['{"$gt": ""}', "$where", "\0", "a b!", "x" * 5_000, "é", "*"])
 def test_a_filter_is_only_ever_text(counted: FlaskClient, text: str) -> None:
-    for path, name in (
-        ("page-views", "website"),
-        ("page-views/daily", "page"),
-        ("clicks", "ad_id"),
-        ("filtered", "website"),
-    ):
+    for path, name in (("page-views/daily", "page"), ("clicks", "ad_id")):
         response = counted.get(f"/reports/{path}", query_string={name: text})
         assert response.get_json() == {"items": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("form", ["WWW.A.com", "https://a.com/x?y", "a.com:80", "A.COM."])
+def test_a_website_is_taken_in_any_form_that_an_event_may_have(
+    counted: FlaskClient, path: str, form: str
+) -> None:
+    plain = counted.get(f"/reports/{path}?website=a.com").get_json()
+    assert counted.get(f"/reports/{path}", query_string={"website": form}).get_json() == plain
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_website_that_has_never_been_seen_is_said(counted: FlaskClient, path: str) -> None:
+    unknown = counted.get(f"/reports/{path}?website=never.example").get_json()
+    assert unknown == {"items": [], "next_cursor": None, "unknown": ["website"]}
+    known = counted.get("/reports/filtered?website=a.com").get_json()
+    assert known == {"items": [], "next_cursor": None}
 
 
 @pytest.mark.parametrize("path", [*(f"/reports/{path}" for path in PATHS), "/dead-letters"])

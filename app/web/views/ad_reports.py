@@ -1,0 +1,179 @@
+"""GET /reports/ads, /reports/traffic and /reports/frequency."""
+
+from datetime import datetime
+from typing import Any
+
+from flask import Blueprint, Response
+from marshmallow import ValidationError, fields, validate, validates_schema
+
+from app.domain.calendar import month_of
+from app.domain.periods import COMPARISONS, PERIOD_OF, Span, earlier
+from app.errors import InvalidRequest
+from app.store import ad_reports, traffic
+from app.store.ad_reports import DIMENSIONS, METRICS, Rules, page_of, with_entries
+from app.store.ad_selection import Selection
+from app.store.documents import ALL_WEBSITES
+from app.store.reports import Row
+from app.web.auth import require_operator
+from app.web.context import context, query, text_filter
+from app.web.views.reports import (
+    Query,
+    csv_answer,
+    day,
+    form_and_page,
+    month,
+    report_answer,
+)
+
+MAX_BY = 3
+
+blueprint = Blueprint("ad_reports", __name__, url_prefix="/reports")
+blueprint.before_request(require_operator)
+
+
+class _By(fields.String):
+    """Names of DIMENSIONS, separated by commas."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        by = super()._deserialize(*args, **kwargs).split(",")
+        if not set(by) <= set(DIMENSIONS) or len(set(by)) < len(by) or len(by) > MAX_BY:
+            names = ", ".join(DIMENSIONS)
+            raise ValidationError(f"Must be one to {MAX_BY} of {names}, separated by commas.")
+        if sum(name in PERIOD_OF for name in by) > 1:
+            raise ValidationError(f"Must have at most one of {', '.join(PERIOD_OF)}.")
+        return by
+
+
+class AdsQuery(Query):
+    """Which ads, over which days, and what makes a row."""
+
+    by = _By(load_default=lambda: ["ad"])
+    ad_id = text_filter()
+    campaign = text_filter()
+    advertiser = text_filter()
+    first = day("from")
+    last = day("to")
+    sort = fields.String(
+        load_default="impressions", validate=validate.OneOf([*METRICS, *PERIOD_OF])
+    )
+    compare = fields.String(load_default=None, validate=validate.OneOf(COMPARISONS))
+
+    @validates_schema
+    def fits_together(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError if parameters don't fit each other."""
+        if data["sort"] in PERIOD_OF and data["sort"] not in data["by"]:
+            raise ValidationError("Must be in `by` too.", "sort")
+        if data["compare"] and not data["first"]:
+            raise ValidationError("Is needed to compare.", "from")
+        check_order(data)
+
+
+def check_order(data: dict[str, Any]) -> None:
+    """Raise ValidationError if the last day comes before the first."""
+    if data["first"] and data["last"] and data["last"] < data["first"]:
+        raise ValidationError("Comes before `from`.", "to")
+
+
+class TrafficQuery(Query):
+    """Of what, over which days, and how long each row is."""
+
+    by = fields.String(load_default="day", validate=validate.OneOf(traffic.BY))
+    first = day("from")
+    last = day("to")
+
+    @validates_schema
+    def fits_together(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError if parameters don't fit each other."""
+        check_order(data)
+
+
+class FrequencyQuery(Query):
+    """Of which month, website and ad."""
+
+    class Meta(Query.Meta):
+        """All rows are on one page."""
+
+        exclude = ("limit", "cursor")
+
+    month = month(load_default=None)
+    ad_id = text_filter()
+
+
+@blueprint.get("/ads")
+def ads() -> Response:
+    """Impressions, reach, hits and clicks of ads, by any of their names and by days."""
+    filters = query(AdsQuery())
+    settings = context().settings
+    form, page = form_and_page(filters)
+    comparison, by = filters["compare"], filters["by"]
+    compared = None
+    if comparison:
+        filters["last"] = filters["last"] or datetime.now(settings.timezone).date()
+        if filters["last"] < filters["first"]:
+            raise InvalidRequest({"from": ["Comes after today."]})
+        try:
+            compared = earlier(Span(filters["first"], filters["last"]), comparison)
+        except (ValueError, OverflowError) as error:
+            raise InvalidRequest({"from": ["There are no such days before."]}) from error
+    selection = Selection(
+        _names(filters["website"]),
+        None if filters["ad_id"] is None else [filters["ad_id"]],
+        *(filters[name] for name in ("campaign", "advertiser", "first", "last")),
+    )
+    rules = Rules(hashed_monthly=settings.user_hash_rotation == "month")
+    report = ad_reports.ad_report(context().database, selection, by, rules, compared)
+    rows, next_cursor = page_of(report, page, filters["sort"])
+    if "ad" in by:
+        rows = with_entries(context().database, rows)
+    if form == "csv":
+        columns = [*report.columns, *METRICS]
+        if comparison:
+            columns += [f"previous_{name}" for name in METRICS]
+            rows = [row | _previous(row) for row in rows]
+        return csv_answer(columns, rows, next_cursor)
+    notes = {"notes": report.notes} if report.notes else {}
+    return report_answer(filters["website"], rows, next_cursor, totals=report.totals, **notes)
+
+
+@blueprint.get("/traffic")
+def show_traffic() -> Response:
+    """Views, impressions, hits and clicks by hour, day, week or month."""
+    filters = query(TrafficQuery())
+    form, page = form_and_page(filters)
+    website = filters.pop("website")
+    report = traffic.traffic(
+        context().database,
+        page,
+        filters.pop("by"),
+        context().settings.timezone,
+        websites=_names(website),
+        **filters,
+    )
+    if form == "csv":
+        return csv_answer(report.columns, report.items, report.next_cursor)
+    return report_answer(website, report.items, report.next_cursor)
+
+
+@blueprint.get("/frequency")
+def frequency() -> Response:
+    """How many users had how many impressions in a month, by default this one."""
+    filters = query(FrequencyQuery())
+    now = datetime.now(context().settings.timezone)
+    rows, notes = ad_reports.frequency(
+        context().database,
+        filters["month"] or month_of(now),
+        _names(filters["website"]),
+        None if filters["ad_id"] is None else [filters["ad_id"]],
+    )
+    if filters["format"] == "csv":
+        return csv_answer(("impressions", "users"), rows, None)
+    return report_answer(filters["website"], rows, None, **({"notes": notes} if notes else {}))
+
+
+def _names(website: str | None) -> list[str] | None:
+    """The websites that a filter names, None for all."""
+    return None if website in (None, ALL_WEBSITES) else [str(website)]
+
+
+def _previous(row: Row) -> Row:
+    return {f"previous_{name}": row["previous"][name] for name in METRICS}
