@@ -15,6 +15,7 @@ COMMANDS = [
     "demo",
     "sign-click",
     "report",
+    "ads",
     "aggregate",
     "drain",
     "consume",

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from app.domain.urls import website_of
+
 
 class Day(click.ParamType[date]):
     """A day, YYYY-MM-DD."""
@@ -17,6 +19,19 @@ class Day(click.ParamType[date]):
             return date.fromisoformat(value)
         except ValueError:
             self.fail(f"{value!r} is not a day YYYY-MM-DD.", param, ctx)
+
+
+class Website(click.ParamType[str]):
+    """A website, in any form that an event's Url may have."""
+
+    name = "WEBSITE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """The website as it is counted. Ends the command with a sentence if it can't be one."""
+        try:
+            return website_of(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not a website: {error}", param, ctx)
 
 
 class Month(click.ParamType[str]):

@@ -60,6 +60,10 @@ def simulate_now(seed: int | None, sites: int, users: int) -> Iterator[Simulated
         yield _event(rng, sites, users, datetime.now(UTC))
 
 
+def _hour(local: datetime) -> str:
+    return f"{local:%Y-%m-%dT%H}{local.isoformat()[-6:]}"
+
+
 def _event(rng: random.Random, sites: int, users: int, time: datetime) -> SimulatedEvent:
     kind = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     website = f"site{_popular(rng, sites)}.example"
@@ -101,14 +105,18 @@ class Expectation:
         self._impressions: Counter[tuple[str, str]] = Counter()
         self._visitors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._hits: defaultdict[Any, list[tuple[datetime, str, str]]] = defaultdict(list)
+        self._shown: list[SimulatedEvent] = []
+        self._traffic: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
 
     def add(self, event: SimulatedEvent) -> None:
         """Count one event."""
         local = event.time.astimezone(self._timezone)
+        self._traffic[_hour(local)][list(WEIGHTS).index(event.kind)] += 1
         if event.kind == "PageView":
             self._views[event.website, event.page] += 1
             self._views_by_day[f"{local:%Y-%m-%d}"] += 1
         elif event.kind == "AdImpression":
+            self._shown.append(event)
             for website in (event.website, "*"):
                 self._impressions[f"{local:%Y-%m}", website] += 1
                 self._visitors[f"{local:%Y-%m}", website].add(event.user)
@@ -119,7 +127,7 @@ class Expectation:
             self._hits[owner].append((event.time, event.website, event.ad))
 
     def reports(self) -> dict[str, list[dict[str, Any]]]:
-        """The rows of each report, by its path under /reports, with all months aggregated."""
+        """The rows of each report, by its address under /reports, with all months aggregated."""
         page_views = [
             {"website": website, "page": page, "views": views}
             for (website, page), views in self._views.items()
@@ -143,7 +151,82 @@ class Expectation:
                 impressions, key=lambda row: (-row["impressions"], row["month"], row["website"])
             ),
             "clicks": self._clicks(),
+            "ads?by=ad": self._ads("ad_id"),
+            "ads?by=ad,website,day": self._ads("ad_id", "website", "day"),
+            "traffic?by=hour": self._hours(),
+            **{f"frequency?month={month}": self._frequency(month) for month in self._months()},
         }
+
+    def _months(self) -> list[str]:
+        return sorted({f"{event.time.astimezone(self._timezone):%Y-%m}" for event in self._shown})
+
+    def _completed(self) -> Iterator[tuple[datetime, str, str]]:
+        """The hits that complete clicks."""
+        for hits_of_owner in self._hits.values():
+            yield from sorted(hits_of_owner)[self._click_hits - 1 :: self._click_hits]
+
+    def _ads(self, *names: str) -> list[dict[str, Any]]:
+        def row(time: datetime, website: str, ad: str) -> list[Any]:
+            day = f"{time.astimezone(self._timezone):%Y-%m-%d}"
+            known = {"ad_id": ad, "website": website, "day": day}
+            return rows[tuple(known[name] for name in names)]
+
+        rows: defaultdict[tuple[str, ...], list[Any]] = defaultdict(lambda: [0, set(), 0, 0])
+        for event in self._shown:
+            counts = row(event.time, event.website, event.ad)
+            counts[0] += 1
+            counts[1].add(event.user)
+        for hits_of_owner in self._hits.values():
+            for hit in hits_of_owner:
+                row(*hit)[2] += 1
+        for hit in self._completed():
+            row(*hit)[3] += 1
+        return [
+            {
+                **dict(zip(names, parts, strict=True)),
+                **dict.fromkeys(("name", "campaign", "advertiser")),
+                "impressions": shown,
+                "reach": len(users),
+                "frequency": round(shown / len(users), 2) if users else None,
+                "hits": hits,
+                "clicks": clicks,
+                "ctr": round(clicks / shown, 4) if shown else None,
+                "hit_rate": round(hits / shown, 4) if shown else None,
+                "rendered": shown,
+                "viewable_rate": 1.0 if shown else None,
+            }
+            for parts, (shown, users, hits, clicks) in sorted(
+                rows.items(), key=lambda item: (-item[1][0], item[0])
+            )
+        ]
+
+    def _hours(self) -> list[dict[str, Any]]:
+        if not self._traffic:
+            return []
+        traffic = {hour: list(counts) for hour, counts in self._traffic.items()}
+        for time, _, _ in self._completed():
+            traffic[_hour(time.astimezone(self._timezone))][3] += 1
+        moment = datetime.fromisoformat(f"{min(traffic)[:10]}T00:00").replace(tzinfo=self._timezone)
+        moment = moment.astimezone(UTC)
+        names = ("views", "impressions", "hits", "clicks")
+        rows = []
+        while (hour := _hour(moment.astimezone(self._timezone)))[:10] <= max(traffic)[:10]:
+            counts = traffic.get(hour, (0, 0, 0, 0))
+            rows.append({"time": hour, **dict(zip(names, counts, strict=True))})
+            moment += timedelta(hours=1)
+        return rows
+
+    def _frequency(self, month: str) -> list[dict[str, Any]]:
+        times = Counter(
+            event.user
+            for event in self._shown
+            if f"{event.time.astimezone(self._timezone):%Y-%m}" == month
+        )
+        users = Counter(min(number, 8) for number in times.values())
+        return [
+            {"impressions": number if number < 8 else "8+", "users": users[number]}
+            for number in range(1, 9)
+        ]
 
     def _daily(self) -> list[dict[str, Any]]:
         if not self._views_by_day:
@@ -159,10 +242,8 @@ class Expectation:
         hits: Counter[tuple[str, str]] = Counter()
         clicks: Counter[tuple[str, str]] = Counter()
         for hits_of_owner in self._hits.values():
-            for number, (_, website, ad) in enumerate(sorted(hits_of_owner), start=1):
-                hits[website, ad] += 1
-                if number % self._click_hits == 0:
-                    clicks[website, ad] += 1
+            hits.update((website, ad) for _, website, ad in hits_of_owner)
+        clicks.update((website, ad) for _, website, ad in self._completed())
         rows = [
             {"website": website, "ad_id": ad, "hits": number, "clicks": clicks[website, ad]}
             for (website, ad), number in hits.items()

@@ -14,13 +14,18 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
+import msgspec
 import pytest
+from click.testing import CliRunner
 
+from app.cli.main import main
 from app.journal.batches import Batch
 from app.journal.redis_journal import RedisJournal
 from app.redis.connection import connect
 from app.settings import ADDRESSES_FILE
+from app.store.ad_reports import METRICS
 from tests.support.collector import BIN, Stack
+from tests.support.receiver import Receiver
 from tests.support.waiting import wait_until
 
 
@@ -70,6 +75,131 @@ def test_impressions_are_shown_by_month(counted: Stack) -> None:
     assert len(counted.run(*command, "--month", "2001-01").stdout.splitlines()) == 1
 
 
+def test_the_ad_reports_are_tables_with_totals_csv_or_json(counted: Stack) -> None:
+    command = ["eventstream", "report", "ads", "--website", "WWW.main.example"]
+    table = counted.run(*command).stdout
+    assert all(text in table for text in ("[bold]", "frequency", "1.0", "total")), table
+    header, row = csv.reader(io.StringIO(counted.run(*command, "--csv").stdout))
+    assert dict(zip(header, row, strict=True))["viewable_rate"] == "1.0"
+    found = json.loads(counted.run(*command, "--json", "--by", "website,day").stdout)
+    assert found["items"][0]["website"] == "main.example"
+    assert found["totals"]["impressions"] == 1
+    hours = json.loads(
+        counted.run("eventstream", "report", "traffic", "--json", "--by", "hour").stdout
+    )
+    assert sum(row["impressions"] for row in hours["items"]) >= 1
+    frequency = counted.run("eventstream", "report", "frequency", "--csv").stdout.splitlines()
+    assert frequency[0] == "impressions,users"
+    assert len(frequency) == 9
+
+
+def test_days_are_compared_in_columns_beside(counted: Stack) -> None:
+    command = ["eventstream", "report", "ads", "--compare", "previous", "--from", "2001-01-01"]
+    header, *_ = csv.reader(io.StringIO(counted.run(*command, "--csv").stdout))
+    assert header[-9:] == [f"previous_{name}" for name in METRICS]
+    for arguments, said in (
+        (["--compare", "year"], "--from: It is needed"),
+        (["--compare", "year", "--from", "0001-01-01"], "--from: There are no such days before."),
+        (["--from", "2026-11-02", "--to", "2026-11-01"], "--to: It comes before --from."),
+        (["--campaign", "\udcff"], "--campaign: It is not UTF-8."),
+    ):
+        refused = counted.run("eventstream", "report", "ads", *arguments, check=False)
+        assert refused.returncode == 1
+        assert said in refused.stderr
+
+
+def test_a_report_of_a_collector_elsewhere_is_the_same(counted: Stack) -> None:
+    for arguments in (
+        ["ads", "--by", "ad,day", "--ad-id", "[bold]"],
+        ["page-views", "--limit", "1"],
+        ["traffic", "--by", "day", "--website", "main.example"],
+        ["frequency"],
+        ["ads", "--ad-id", "nothing has this id"],
+    ):
+        command = ["eventstream", "report", *arguments, "--json"]
+        here = json.loads(counted.run(*command).stdout)
+        assert here["items"] or "nothing has this id" in arguments
+        assert json.loads(counted.run(*command, "--url", counted.url).stdout) == here
+    refused = counted.run(
+        *("eventstream", "report", "ads", "--url", f"{counted.url}/nowhere"), check=False
+    )
+    assert refused.returncode == 1
+    assert "collector unavailable: status 404" in refused.stderr
+    away = counted.run(
+        *("eventstream", "report", "ads", "--url", "http://127.0.0.1:1"), check=False
+    )
+    assert away.returncode == 1
+    assert away.stderr.startswith("Error: collector unavailable: ConnectError")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"no JSON",
+        b'{"items":{},"next_cursor":null}',
+        b'{"items":[7],"next_cursor":null}',
+        b'{"items":[],"next_cursor":null,"notes":["x"]}',
+    ],
+)
+def test_an_answer_that_is_no_report_is_a_sentence(receiver: Receiver, answer: bytes) -> None:
+    receiver.body = answer
+    done = CliRunner().invoke(main, ["report", "ads", "--url", receiver.url])
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: collector unavailable: ")
+
+
+def test_a_collector_elsewhere_reaches_no_terminal_and_never_keeps_one_asking(
+    receiver: Receiver,
+) -> None:
+    receiver.body = msgspec.json.encode(
+        {
+            "items": [{"[red]x[/y]": "\x1b[31m", "b": 1}, {"c": None}],
+            "next_cursor": "same",
+            "notes": {"a": "\x1b[31mnote"},
+        }
+    )
+    done = CliRunner().invoke(main, ["report", "ads", "--url", receiver.url])
+    assert done.exit_code == 0, done.output
+    assert "\x1b" not in done.output
+    assert "[red]x[/y]" in done.output
+    assert len(receiver.got) == 2
+
+
+def test_ads_are_imported_and_listed(counted: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "ads.csv"
+    file.write_text("ad_id,name,campaign\n[bold],Autumn,c1\n34,,\n")
+    assert counted.run("eventstream", "ads", "import", str(file)).stdout == "entered 2 ads\n"
+    listed = counted.run("eventstream", "ads", "list", "--campaign", "c1").stdout
+    assert "Autumn" in listed
+    assert "34" not in listed
+    report = counted.run("eventstream", "report", "ads", "--by", "campaign", "--json").stdout
+    assert json.loads(report)["items"][0]["campaign"] == "c1"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name\nAutumn\n", "columns: They must be ad_id"),
+        ("ad_id,nam\n1,2\n", "columns: They must be ad_id"),
+        ("ad_id,name\n1,x\n,y\n", "line 3: ad_id must have"),
+        ("ad_id,name\n1,Autumn, large\n", "line 2: It has other cells than the first line."),
+        ("ad_id,name\n1\n", "line 2: It has other cells than the first line."),
+        ("ad_id,ad_id\n1,2\n", "columns: They must be ad_id"),
+        ("ad_id\n1\n2\n1\n", "line 4: Its ad came before."),
+        ("ad_id,name\n1," + "x" * 201 + "\n", "line 2: name is over 200 letters."),
+    ],
+)
+def test_a_wrong_file_of_ads_enters_nothing(
+    stack: Stack, tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "ads.csv"
+    file.write_text(text)
+    refused = stack.run("eventstream", "ads", "import", str(file), check=False)
+    assert refused.returncode == 1
+    assert said in refused.stderr
+    assert "Autumn" not in stack.run("eventstream", "ads", "list", "--campaign", "x").stdout
+
+
 def test_days_filter_the_page_views(counted: Stack) -> None:
     command = ["eventstream", "report", "page-views", "--website", "main.example", "--csv"]
     assert len(counted.run(*command, "--from", "2001-01-01").stdout.splitlines()) == 2
@@ -83,12 +213,16 @@ def test_days_filter_the_page_views(counted: Stack) -> None:
         ["aggregate", "november"],
         ["report", "page-views", "--from", "yesterday"],
         ["report", "impressions", "--month", "2026"],
+        ["report", "clicks", "--website", "ftp://a.com"],
+        ["report", "ads", "--by", "day,week"],
+        ["report", "ads", "--by", "ad,ad"],
+        ["report", "ads", "--by", "ad,website,campaign,day"],
     ],
 )
 def test_a_wrong_argument_is_a_sentence(stack: Stack, arguments: list[str]) -> None:
     done = stack.run("eventstream", *arguments, check=False)
     assert done.returncode == 2
-    assert f"'{arguments[-1]}' is not a" in done.stderr
+    assert f"'{arguments[-1]}' is not " in done.stderr
 
 
 def test_aggregate_tells_how_many_websites_the_month_has(counted: Stack) -> None:

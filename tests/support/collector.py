@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import httpx
 
@@ -57,10 +58,16 @@ class Stack(Collector):
         return done
 
     def items(self, path: str) -> list[dict[str, object]]:
-        """The rows of a report."""
-        answer = httpx.get(f"{self.url}/reports/{path}", timeout=30).json()
-        found: list[dict[str, object]] = answer["items"]
-        return found
+        """All rows of a report, whose address may have a query."""
+        path, _, asked = path.partition("?")
+        query = dict(parse_qsl(asked))
+        found: list[dict[str, object]] = []
+        while True:
+            answer = httpx.get(f"{self.url}/reports/{path}", params=query, timeout=30).json()
+            found += answer["items"]
+            if answer["next_cursor"] is None:
+                return found
+            query["cursor"] = answer["next_cursor"]
 
     def descendants(self) -> dict[str, int]:
         """The processes that `up` started, by their command line, with what these started."""

@@ -1,4 +1,4 @@
-"""What a webhook posts to."""
+"""A server that keeps what it is asked."""
 
 import threading
 from collections.abc import Iterator
@@ -8,9 +8,10 @@ from typing import Any
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps what is posted to it, and answers with `status`."""
+    """Keeps what is sent to it, and answers posts with `status`, and others with `body`."""
 
     status = 204
+    body = b""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -31,6 +32,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Location", "/elsewhere")
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def do_GET(self) -> None:
+        self.server.got.append((self.path, dict(self.headers), b""))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
 
     def log_message(self, *_: Any) -> None: ...
 
