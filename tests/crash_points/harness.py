@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,11 @@ from app.outputs.archive import Archive
 from app.redis.connection import connect
 from app.settings import read
 from app.store import documents, migrations, outbox, reports
+from app.store.ad_reports import Rules, ad_report, frequency
+from app.store.ad_selection import Selection
 from app.store.database import Database
-from app.store.reports import Page
+from app.store.reports import MAX_LIMIT, Page
+from app.store.traffic import traffic
 from tests.crash_points.gate import (
     MODES,
     Gate,
@@ -255,6 +259,9 @@ class Harness:
         }
         [shown] = reports.impressions(self.database, Page(), MONTH, website).items or [{}]
         [clicked] = reports.clicks(self.database, Page(), website).items or [{}]
+        of_ads = ad_report(self.database, Selection([website]), ("ad", "day"), Rules())
+        hours = traffic(self.database, Page(MAX_LIMIT), "hour", UTC, websites=[website])
+        levels, _ = frequency(self.database, MONTH, [website])
         archived = {
             f"{queue} {name}": len(events)
             for queue in QUEUES
@@ -268,6 +275,12 @@ class Harness:
             "views without id": (views.get("/plain", 0), plain),
             "impressions": (shown.get("impressions", 0), {2}),
             "visitors": (shown.get("visitors", 0), {2}),
+            "reach": (of_ads.totals["reach"], {2}),
+            "reach by day": (sum(row["reach"] for row in of_ads.rows), {2}),
+            "users by how often": (sum(row["users"] for row in levels), {2}),
+            "hits by day": (of_ads.totals["hits"], {3}),
+            "clicks by day": (of_ads.totals["clicks"], {1}),
+            "impressions by hour": (sum(row["impressions"] for row in hours.items), {2}),
             "hits": (clicked.get("hits", 0), {3}),
             "clicks": (clicked.get("clicks", 0), {1}),
             "archived": (sum(archived.values()), {accepted}),
@@ -282,8 +295,8 @@ class Harness:
                 found[f"{document.__name__} kept"] = kept, {0}
         if step == "forget":
             user = {"_id": {"$regex": rf"{USER}\.{website}\.0".replace(".", r"\.")}}
-            kept = self.database[documents.Visitors].count_documents(user)
-            found["visitors kept"] = kept, {0}
+            kept = self.database[documents.User].count_documents(user)
+            found["numbers kept"] = kept, {0}
         for name, (number, right) in found.items():
             if number not in right:
                 outcome.wrong.append(f"{where}: {name} {number}, not {sorted(right)}")
