@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
+from bench.ads import Ads
 from bench.measure import ARRAY, CONNECTIONS, USUAL, Accepted, Checkpoint, Cost, Counted
 
 REPORT_MILLISECONDS = 50
+AD_REPORT_MILLISECONDS = 100
+FOLD_KEYS_SECONDS = 1
 GROWTH = 1.1
 """What a process may grow by from half of the events to all, as allocators are never exact."""
 MIX_RUNS = (f"mix, arrays of {ARRAY}", f"mix, arrays of {ARRAY}, ids", "mix, single")
@@ -41,6 +44,7 @@ class Results:
     counted: dict[str, Counted] = field(default_factory=dict)
     naive: dict[str, float] = field(default_factory=dict)
     stored: dict[int, Checkpoint] = field(default_factory=dict)
+    ads: Ads | None = None
     features: dict[str, Cost] = field(default_factory=dict)
     workers: dict[int, float] = field(default_factory=dict)
 
@@ -60,6 +64,11 @@ class Results:
                 yield Goal(f"counted events/s / naive's: {name}", ratio, least=least)
         if self.stored:
             yield from self._goals_of_stored()
+        if self.ads:
+            for query, (_, p95) in self.ads.reports.items():
+                yield Goal(f"p95 of /reports/ads?{query}, ms", p95, most=AD_REPORT_MILLISECONDS)
+            seconds = self.ads.fold_keys_seconds
+            yield Goal("folding 5,000 ads, seconds", seconds, most=FOLD_KEYS_SECONDS)
         if self.workers:
             few, many = min(self.workers), max(self.workers)
             text = f"counted events/s with {many} workers a queue / with {few}"
@@ -93,6 +102,8 @@ def show(results: Results) -> None:
         console.print(_rates(results.stored))
         console.print(_reports(results.stored))
         console.print(_memory(results.stored))
+    if results.ads:
+        console.print(_ads(results.ads))
     if results.features:
         console.print(_features(results.features))
     if results.workers:
@@ -163,6 +174,15 @@ def _reports(stored: dict[int, Checkpoint]) -> Table:
     for path in next(iter(points)).reports:
         times = [point.reports[path] for point in points]
         table.add_row(path, *(f"{time.p50:.1f} / {time.p95:.1f}" for time in times))
+    return table
+
+
+def _ads(ads: Ads) -> Table:
+    table = _table(f"Ad reports over 90 days of {ads.impressions:,} impressions", "", "p50", "p95")
+    for query, (p50, p95) in ads.reports.items():
+        table.add_row(f"/reports/ads?{query}", f"{p50:.0f} ms", f"{p95:.0f} ms")
+    table.add_row("counted and folded, with hits", f"{ads.counted_per_second:,.0f} /s", "")
+    table.add_row("folding 5,000 ads", f"{ads.fold_keys_seconds:.2f} s", "")
     return table
 
 

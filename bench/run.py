@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 import msgspec
 
+from bench.ads import measure_ads
 from bench.load import CORES
 from bench.measure import accepted, counted, features, stored, workers
 from bench.report import Results, show
 
 RESULTS = Path(__file__).parent / "results.json"
-SECTIONS = ("accept", "counted", "stored", "features", "workers")
+SECTIONS = ("accept", "counted", "stored", "ads", "features", "workers")
 
 
 @click.command()
@@ -44,6 +45,8 @@ def main(number: int, only: str, seconds: int, rounds: int, events: int | None) 
             results.counted, results.naive = counted(home, events, click.echo)
         if "stored" in sections:
             results.stored = stored(home, number, click.echo)
+        if "ads" in sections:
+            results.ads = measure_ads(home, number, click.echo)
         if "features" in sections:
             results.features = features(home, seconds, rounds, click.echo)
         if "workers" in sections:
