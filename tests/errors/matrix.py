@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from app.errors import Unavailable
+from app.local.database import IDLE_TRANSACTION_SECONDS
 from app.store import documents, outbox
 from tasks import resources
 from tests.crash_points.gate import Plan
-from tests.crash_points.harness import BEFORE, COUNTS, SETTLING_ROUNDS, Harness, Outcome, started
+from tests.crash_points.harness import BEFORE, COUNTS, Harness, Outcome, started
 from tests.crash_points.steps import STEPS, hand_out, remember_nothing, set_environment
 
 TRIED = [*COUNTS, "fold", "month end", "expire", "forget"]
@@ -84,6 +85,7 @@ LABELS: list[list[str] | None] = [
 WRITES = {"insert", "update", "delete", "findAndModify", "commitTransaction"}
 SEVERAL = 4
 """More often than pymongo tries again by itself."""
+SETTLING_SECONDS = 2 * IDLE_TRANSACTION_SECONDS
 AGAIN = {"fold", "month end", "expire", "forget"}
 """Steps that nobody does for them: the next one of the same kind goes on."""
 
@@ -167,7 +169,10 @@ def run(step: str, environment: Mapping[str, str], broken: bool, parent: Connect
         except Exception as error:  # as a task would end with it
             ended = f"{type(error).__name__}: {error}"[:200]
         fail_point.heal()
-        for _ in range(SETTLING_ROUNDS):
+        # A transaction whose commit failed may stay open, and what it folds with it, until the
+        # database gives it up.
+        until = time.monotonic() + SETTLING_SECONDS
+        while time.monotonic() < until:
             hand_out(journal, redis)
             left = [queue for queue, waits in journal.waiting().items() if waits]
             left += outbox.queues_left(database) - set(left)
