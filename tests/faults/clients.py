@@ -121,7 +121,8 @@ def differences(wanted: list[Row], found: list[Row]) -> tuple[int, int]:
     Both are sums over all columns that count. A row that was not wanted is one too many.
     """
     lost = repeated = 0
-    names = [name for name, value in wanted[0].items() if name in NAMES]
+    # The rows of frequency are named by a number of impressions.
+    names = [name for name in wanted[0] if name in NAMES] or ["impressions"]
     counted = {tuple(row[name] for name in names): row for row in found}
     for row in wanted:
         other = counted.pop(tuple(row[name] for name in names), {})
