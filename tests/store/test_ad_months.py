@@ -30,7 +30,7 @@ def add(database: Database, users_of: dict[int, list[int]], cell: Cell = CELL) -
 
 
 def users_in(database: Database, day: int) -> set[int]:
-    """The users in the set of a day or of the whole month, wherever it is kept."""
+    """The users in the set of a day or of the whole month, wherever it is stored."""
     row = database[ImpressionMonth].find_one({"_id": CELL.key})
     assert row is not None
     packed = sets_in(row).get(day, [])
@@ -68,7 +68,7 @@ def test_sets_hold_the_same_users_wherever_they_are_kept(
     assert sum(number for number, _ in days_in(row).values()) == impressions
 
 
-def test_no_document_is_large_however_many_users_there_are(database: Database) -> None:
+def test_documents_stay_small_however_many_users_there_are(database: Database) -> None:
     crowd = random.Random(1).sample(range(4 * 2**16), 100_000)
     assert add(database, {1: crowd, 2: crowd[::3]}) == 100_000
     assert add(database, {3: crowd[::2], 1: crowd}) == 0
@@ -78,7 +78,9 @@ def test_no_document_is_large_however_many_users_there_are(database: Database) -
     assert database[UserSet].count_documents({}) == 4 * 4
 
 
-def test_a_month_whose_sets_were_dropped_counts_but_gains_no_users(database: Database) -> None:
+def test_a_month_whose_sets_were_dropped_still_counts_impressions_but_no_new_users(
+    database: Database,
+) -> None:
     add(database, {1: [1, 2]})
     database[ImpressionMonth].update_many({}, {"$set": {"expired": True, "sets": b"\x80"}})
     assert add(database, {2: [3]}) == 0
@@ -87,7 +89,7 @@ def test_a_month_whose_sets_were_dropped_counts_but_gains_no_users(database: Dat
     assert (row["visitors"], days_in(row)) == (2, {1: [2, 2], 2: [1, 1]})
 
 
-def test_the_known_months_reach_from_the_first_to_the_last(database: Database) -> None:
+def test_the_known_months_run_from_the_first_to_the_last_without_gaps(database: Database) -> None:
     def known() -> list[str]:
         with database.snapshot(5) as session:
             return known_months(session)
@@ -99,7 +101,7 @@ def test_the_known_months_reach_from_the_first_to_the_last(database: Database) -
 
 
 @pytest.mark.parametrize("ad_id", ["1", "a b", '"', "ü", "x" * 128])
-def test_a_cell_has_a_key_of_its_own(ad_id: str) -> None:
+def test_each_cell_has_its_own_key(ad_id: str) -> None:
     others = [Cell("a.com", ALL_ADS, "2026-11"), Cell("a.com", "2", "2026-11"), CELL]
     cell = Cell("b.com", ad_id, "2026-11")
     assert len({other.key for other in (*others, cell)}) == 4

@@ -141,7 +141,7 @@ def read(database: Database, by: Sequence[str], selection: Selection = EVERYTHIN
     return ad_report(database, selection, by, Rules())
 
 
-def made_up(rng: random.Random) -> tuple[list[AdImpression], list[AdClick]]:
+def random_events(rng: random.Random) -> tuple[list[AdImpression], list[AdClick]]:
     def moment() -> datetime:
         return FIRST + timedelta(minutes=rng.randrange(DAYS * 24 * 60))
 
@@ -172,15 +172,15 @@ def split(rng: random.Random, events: Sequence[Any]) -> Iterable[list[Any]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_any_report_of_any_days_in_any_order_of_arrival_is_what_the_plain_model_says(
+def test_every_report_matches_the_model_for_any_days_and_any_order_of_arrival(
     database: Database, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
-    # So that some sets are kept apart, in several portions.
+    # Small enough that some sets are stored separately, in several portions.
     monkeypatch.setattr(ad_months, "INLINE_BYTES", rng.choice([40, 100, 1024]))
     monkeypatch.setattr(ad_months, "PORTION_BITS", 4)
     monkeypatch.setattr(ad_reports, "PORTION_BITS", 4)
-    impressions, hits = made_up(rng)
+    impressions, hits = random_events(rng)
     workers = [Counting(database, ClickRule(3, "user"), BERLIN) for _ in range(2)]
     for kind, events in ((AdImpression, impressions), (AdClick, hits)):
         for number, batch in enumerate(split(rng, events)):
@@ -232,7 +232,7 @@ def test_any_report_of_any_days_in_any_order_of_arrival_is_what_the_plain_model_
 
 
 @pytest.mark.parametrize("inline", [30, 1024])
-def test_frequency_says_how_many_users_had_so_many_impressions_of_an_ad_a_website_or_all(
+def test_the_frequency_report_counts_users_by_their_number_of_impressions(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch, inline: int
 ) -> None:
     monkeypatch.setattr(ad_months, "INLINE_BYTES", inline)
@@ -262,7 +262,7 @@ def test_frequency_says_how_many_users_had_so_many_impressions_of_an_ad_a_websit
     assert users(["a.com", "b.com"], ["1", "2"]) == users()
 
 
-def test_users_with_another_id_each_month_are_not_added_up_over_months(
+def test_users_whose_id_changes_each_month_are_not_added_up_over_months(
     database: Database, counting: Counting
 ) -> None:
     shown = [impression(f"hash of {month}", at(f"2026-{month}-05")) for month in ("10", "11")]
@@ -276,7 +276,7 @@ def test_users_with_another_id_each_month_are_not_added_up_over_months(
     assert [row["reach"] for row in by_month.rows] == [1, 1]
 
 
-def test_where_old_sets_were_dropped_the_reach_is_that_of_whole_months_or_not_known(
+def test_after_old_sets_are_dropped_reach_is_known_only_for_whole_months(
     database: Database, counting: Counting
 ) -> None:
     shown = [impression("u", at("2026-09-05")), impression("u", at("2026-11-05"))]
@@ -296,7 +296,7 @@ def test_where_old_sets_were_dropped_the_reach_is_that_of_whole_months_or_not_kn
     assert ad_reports.frequency(database, "2026-09") == ([], {"users": SETS_DROPPED})
 
 
-def test_pages_of_a_report_hold_each_row_once_in_order(
+def test_paging_through_a_report_gives_each_row_once_in_order(
     database: Database, counting: Counting
 ) -> None:
     shown = [impression(f"u{n % 3}", at("2026-11-05"), ad_id=str(n % 7)) for n in range(40)]

@@ -21,13 +21,13 @@ def days(first: str | None = None, last: str | None = None) -> Selection:
     )
 
 
-def test_a_month_that_is_wholly_selected_is_one_bucket() -> None:
+def test_a_month_that_is_selected_as_a_whole_is_one_bucket() -> None:
     whole = Bucket(None, list(range(1, 31)), is_whole=True)
     assert buckets("2026-11", days(), TOGETHER) == [whole]
     assert buckets("2026-11", days("2026-10-05", "2026-11-30"), TOGETHER) == [whole]
 
 
-def test_days_of_a_month_are_grouped_and_what_has_no_day_is_under_none() -> None:
+def test_days_of_a_month_are_grouped_and_undated_counts_are_under_none() -> None:
     assert buckets("2026-11", days("2026-11-28", "2026-12-01"), WEEKS) == [
         Bucket("2026-W48", [28, 29], is_whole=False),
         Bucket("2026-W49", [30], is_whole=False),
@@ -38,14 +38,14 @@ def test_days_of_a_month_are_grouped_and_what_has_no_day_is_under_none() -> None
     assert undated == Bucket(None, (WHOLE_MONTH,), is_whole=False)
 
 
-def test_what_has_no_month_is_of_reports_without_days() -> None:
+def test_counts_without_a_month_are_only_in_reports_without_days() -> None:
     assert buckets(NO_MONTH, days(), TOGETHER) == [Bucket(None, (), is_whole=True)]
     assert buckets(NO_MONTH, days(), WEEKS) == [Bucket(None, (WHOLE_MONTH,), is_whole=False)]
 
 
 @pytest.fixture
 def clicked(database: Database) -> Database:
-    """A database with hits on ads of websites in three months, one of which is not known."""
+    """A database with hits on ads and websites in three months, one of which is unknown."""
     for month in (NO_MONTH, "2026-09", "2026-11"):
         for website, ad_id in (("a.com", "1"), ("a.com", "2"), ("b.com", "1")):
             added = {cell: {5: [1, 0]} for cell in with_totals(website, ad_id, month)}
@@ -53,7 +53,7 @@ def clicked(database: Database) -> Database:
     return database
 
 
-def test_months_are_those_known_that_are_selected(clicked: Database) -> None:
+def test_the_months_are_the_known_ones_that_are_selected(clicked: Database) -> None:
     with clicked.snapshot(5) as session:
         known = ["2026-09", "2026-10", "2026-11"]
         assert months_of(days(), session) == [NO_MONTH, *known]
@@ -77,7 +77,7 @@ def test_months_are_those_known_that_are_selected(clicked: Database) -> None:
         (None, [], False, True, []),
     ],
 )
-def test_each_event_is_in_one_of_the_fewest_documents(
+def test_the_fewest_documents_are_read_that_hold_each_event_once(
     clicked: Database,
     websites: Collection[str] | None,
     ads: Collection[str] | None,

@@ -22,7 +22,7 @@ def test_the_clocks_of_this_machine_and_its_database_agree(
 
 
 @pytest.mark.parametrize("ahead", [DAYS, timedelta(seconds=70), timedelta(seconds=-70), -DAYS])
-def test_a_clock_that_is_wrong_is_told_from_the_right_one_and_said_once_a_minute(
+def test_a_wrong_clock_is_detected_and_logged_at_most_once_a_minute(
     database: Database, set_clock: SetClock, ahead: timedelta, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_clock(ahead)
@@ -46,7 +46,7 @@ def test_a_difference_of_less_than_a_minute_is_tolerated(
     assert clock.agree(database)
 
 
-def test_a_claim_lives_for_seven_days_though_the_clock_of_who_wrote_it_was_days_behind(
+def test_a_claim_lives_for_seven_days_even_if_its_writers_clock_was_days_behind(
     database: Database, counting: Counting, set_clock: SetClock
 ) -> None:
     set_clock(-DAYS)

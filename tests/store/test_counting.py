@@ -69,7 +69,7 @@ def test_a_batch_is_counted_once_however_often_it_is_delivered(
     assert rows(database, reports.page_views) == [("site1.com", "/a", 1)]
 
 
-def test_an_event_id_is_counted_once_within_a_batch_and_over_batches(
+def test_an_event_id_is_counted_once_within_and_across_batches(
     database: Database, counting: Counting
 ) -> None:
     assert apply(database, counting, view(event_id="e1"), view(event_id="e1"), view()) == 2
@@ -78,12 +78,12 @@ def test_an_event_id_is_counted_once_within_a_batch_and_over_batches(
 
 
 def collided(counting: Counting, *events: Event) -> list[int]:
-    """The positions of the events that collide with others."""
+    """The positions of the events that collide with earlier ones."""
     applied = counting.apply(type(events[0]), {str(uuid.uuid4()): events})
     return [collision.position for collision in applied.collisions]
 
 
-def test_an_event_id_is_claimed_for_its_website_alone(
+def test_an_event_id_is_claimed_only_for_its_own_website(
     database: Database, counting: Counting
 ) -> None:
     assert apply(database, counting, view(event_id="e1")) == 1
@@ -99,7 +99,7 @@ def test_an_event_id_is_claimed_for_its_website_alone(
         AdClick("e1", "site1.com", "/a", "u1", 1),
     ],
 )
-def test_another_event_with_the_same_id_collides_and_does_not_count(
+def test_a_different_event_with_the_same_id_collides_and_is_not_counted(
     database: Database, counting: Counting, other: Event
 ) -> None:
     assert collided(counting, view("/a", event_id="e1")) == []
@@ -107,7 +107,7 @@ def test_another_event_with_the_same_id_collides_and_does_not_count(
     assert apply(database, counting, replace(other, event_id="e2")) == 1
 
 
-def test_of_two_events_with_one_id_in_a_batch_the_first_counts(
+def test_the_first_of_two_events_with_the_same_id_in_a_batch_counts(
     database: Database, counting: Counting
 ) -> None:
     events = [view("/a", "e1"), view("/b", "e1"), view("/a", "e1"), view("/c", None)]
@@ -117,7 +117,7 @@ def test_of_two_events_with_one_id_in_a_batch_the_first_counts(
 
 
 @pytest.mark.parametrize(("hashed_monthly", "positions"), [(False, [1, 2]), (True, [1])])
-def test_a_collision_goes_by_ad_and_user_but_never_by_times(
+def test_a_collision_depends_on_ad_and_user_but_never_on_time(
     database: Database, hashed_monthly: bool, positions: list[int]
 ) -> None:
     counting = Counting(database, ClickRule(3, "user"), hashed_monthly=hashed_monthly)
@@ -131,7 +131,7 @@ def test_a_collision_goes_by_ad_and_user_but_never_by_times(
     assert collided(counting, *again) == positions
 
 
-def test_a_collision_is_found_once_although_its_batch_comes_again(
+def test_a_collision_is_reported_once_even_if_its_batch_is_redelivered(
     database: Database, counting: Counting
 ) -> None:
     apply(database, counting, view("/a", event_id="e1"))
@@ -142,7 +142,7 @@ def test_a_collision_is_found_once_although_its_batch_comes_again(
     assert (again.collisions, again.collided) == ([], 0)
 
 
-def test_ids_of_the_first_release_hold_for_every_website_until_they_expire(
+def test_ids_from_the_first_release_apply_to_every_website_until_they_expire(
     database: Database,
     counting: Counting,
 ) -> None:
@@ -156,7 +156,7 @@ def test_ids_of_the_first_release_hold_for_every_website_until_they_expire(
     assert apply(database, Counting(database, ClickRule(3, "user")), view(event_id="old")) == 1
 
 
-def test_a_batch_of_which_a_piece_is_counted_counts_the_rest(
+def test_a_batch_counts_only_the_events_that_its_earlier_pieces_left(
     database: Database, counting: Counting
 ) -> None:
     events = [view(f"/{n}", event_id=str(n)) for n in range(10)]
@@ -172,7 +172,9 @@ def test_a_batch_of_which_a_piece_is_counted_counts_the_rest(
 
 
 @given(cuts=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=5))
-def test_a_batch_counts_once_in_whatever_pieces_it_is_counted(cuts: list[tuple[int, int]]) -> None:
+def test_a_batch_is_counted_once_however_it_is_split_into_pieces(
+    cuts: list[tuple[int, int]],
+) -> None:
     entry = Entry("b")
     events = list(range(8))
     counted: list[int] = []
@@ -183,7 +185,7 @@ def test_a_batch_counts_once_in_whatever_pieces_it_is_counted(cuts: list[tuple[i
     assert sorted(counted) == events
 
 
-def test_events_that_are_passed_over_are_done_and_do_not_count(database: Database) -> None:
+def test_skipped_events_are_done_and_not_counted(database: Database) -> None:
     counting = Counting(database, ClickRule(3, "user"), archives=True)
     events = [view(f"/{n}") for n in range(3)]
     counting.pass_over(Piece("b1", events[1:2], 1, whole=False))
@@ -192,7 +194,7 @@ def test_events_that_are_passed_over_are_done_and_do_not_count(database: Databas
     assert [piece.events for piece in applied.counted] == [{0: events[0]}, {2: events[2]}]
 
 
-def test_a_transaction_reads_no_more_than_so_much_of_click_histories(
+def test_a_transaction_reads_a_bounded_amount_of_click_history(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clicks = [click(f"u{n}") for n in range(4)]
@@ -251,7 +253,7 @@ def test_hits_of_different_users_are_not_added_up(database: Database, counting: 
     assert rows(database, reports.clicks) == [("site1.com", "34", 3, 0)]
 
 
-def test_in_the_user_scope_hits_count_over_all_ads(database: Database, counting: Counting) -> None:
+def test_in_user_scope_hits_on_all_ads_are_added_up(database: Database, counting: Counting) -> None:
     apply(database, counting, click(ad="1", time=1), click(ad="2", time=2))
     apply(database, counting, click(ad="3", website="site2.com", time=3))
     assert rows(database, reports.clicks) == [
@@ -261,7 +263,9 @@ def test_in_the_user_scope_hits_count_over_all_ads(database: Database, counting:
     ]
 
 
-def test_in_the_ad_scope_hits_count_for_each_website_and_ad_apart(database: Database) -> None:
+def test_in_ad_scope_hits_are_counted_separately_for_each_website_and_ad(
+    database: Database,
+) -> None:
     counting = Counting(database, ClickRule(hits=3, scope="ad"))
     apply(database, counting, click(ad="1"), click(ad="2"), click(ad="1", website="site2.com"))
     apply(database, counting, click(ad="1"), click(ad="1"))
@@ -282,7 +286,7 @@ def test_a_click_moves_to_the_ad_of_a_hit_that_arrives_late(
     assert rows(database, reports.clicks, ad_id="3") == [("site1.com", "3", 1, 1)]
 
 
-def test_ids_that_look_like_operators_or_keys_are_only_text(
+def test_ids_that_look_like_operators_or_keys_are_treated_as_text(
     database: Database, counting: Counting
 ) -> None:
     odd = ["$gt", "a b", "site1.com 34", "a\0b", "\n", "é\U0001f600", "*"]
@@ -321,7 +325,7 @@ def in_parallel(work: Sequence[Any]) -> None:
         raise failures[0]
 
 
-def test_writers_at_the_same_time_lose_no_count(database: Database) -> None:
+def test_concurrent_writers_lose_no_counts(database: Database) -> None:
     def write() -> None:
         counting = Counting(database, ClickRule(hits=3, scope="user"))
         for _ in range(10):
@@ -349,7 +353,7 @@ def test_a_batch_delivered_to_several_workers_at_once_is_counted_once(database: 
     assert rows(database, reports.page_views) == [("site1.com", "/a", 1)]
 
 
-def test_what_was_committed_outlives_a_kill_of_the_database(
+def test_committed_counts_survive_a_kill_of_the_database(
     database: Database, counting: Counting, mongodb: Server
 ) -> None:
     apply(database, counting, view(), batch_id="b1")
@@ -389,13 +393,13 @@ def counted_form(event: SimulatedEvent) -> Event:
 @pytest.mark.parametrize("scope", ["user", "ad"])
 @settings(max_examples=50)
 @given(events=some_events, data=st.data())
-def test_any_order_split_redelivery_and_interleaving_leads_to_what_a_plain_model_says(
+def test_counts_match_the_model_for_any_order_split_redelivery_and_interleaving(
     database: Database,
     scope: Literal["user", "ad"],
     events: list[SimulatedEvent],
     data: st.DataObject,
 ) -> None:
-    # An id stands for one event: what else comes under it is that event again.
+    # An id stands for one event: anything else with that id is the same event again.
     by_id: dict[object, SimulatedEvent] = {}
     events = [by_id.setdefault(event.sent["EventId"] or object(), event) for event in events]
     model = Expectation(UTC, 3, scope, now=FIRST - timedelta(days=60))
@@ -433,7 +437,7 @@ def test_any_order_split_redelivery_and_interleaving_leads_to_what_a_plain_model
 # Invalid traffic.
 
 
-def test_events_of_invalid_traffic_count_apart_and_nowhere_else(
+def test_invalid_traffic_is_counted_separately_and_nowhere_else(
     database: Database, counting: Counting
 ) -> None:
     robot, user = Invalid("robot", "2026-11-24"), Invalid("user", "2026-11-25")
@@ -459,7 +463,7 @@ def test_events_of_invalid_traffic_count_apart_and_nowhere_else(
     assert rows(database, reports.impressions)[0] == ("2026-11", "*", 1, 1, False)
 
 
-def test_an_event_id_of_invalid_traffic_is_claimed_like_any_other(
+def test_the_event_id_of_invalid_traffic_is_claimed_like_any_other(
     database: Database, counting: Counting
 ) -> None:
     marked = msgspec.structs.replace(view(event_id="e1"), invalid=Invalid("robot", "2026-11-24"))
@@ -470,7 +474,7 @@ def test_an_event_id_of_invalid_traffic_is_claimed_like_any_other(
     assert rows(database, reports.filtered) == [("site1.com", "PageView", "robot", 1)]
 
 
-def test_what_counts_apart_is_summed_up_over_days_and_paged(database: Database) -> None:
+def test_the_report_of_invalid_traffic_sums_over_days_and_is_paged(database: Database) -> None:
     counting = Counting(database, ClickRule(hits=3, scope="user"))
     days = [("a.com", "2026-11-23"), ("a.com", "2026-11-24"), ("b.com", "2026-11-24")]
     for website, day in days:
@@ -498,7 +502,7 @@ def test_what_counts_apart_is_summed_up_over_days_and_paged(database: Database) 
 WINDOW = ClickRule(hits=3, scope="user", window=30)
 
 
-def test_a_hit_that_only_repeats_another_counts_apart_on_its_own_day(database: Database) -> None:
+def test_a_repeated_hit_is_counted_separately_on_its_own_day(database: Database) -> None:
     counting = Counting(database, WINDOW, timezone(timedelta(hours=1)))
     before_midnight = int(datetime(2026, 11, 24, 22, 59, 50, tzinfo=UTC).timestamp() * 1000)
     for seconds in (0, 5, 29.999, 30):
@@ -519,7 +523,7 @@ def test_a_hit_that_only_repeats_another_counts_apart_on_its_own_day(database: D
     ]
 
 
-def test_a_tally_of_before_there_was_a_window_is_understood(
+def test_a_tally_from_before_the_window_existed_is_understood(
     database: Database, counting: Counting
 ) -> None:
     apply(database, counting, click(time=0), click(time=1))
@@ -530,7 +534,7 @@ def test_a_tally_of_before_there_was_a_window_is_understood(
 
 
 @pytest.mark.parametrize("scope", ["user", "ad"])
-def test_hits_older_than_those_remembered_are_told_from_repeats(
+def test_hits_older_than_those_remembered_are_not_mistaken_for_repeats(
     database: Database, scope: Literal["user", "ad"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(count_hits, "__kwdefaults__", {"window": 0, "remember": 2})
@@ -559,7 +563,7 @@ marked_clicks = st.lists(
 @pytest.mark.parametrize("scope", ["user", "ad"])
 @settings(max_examples=25)
 @given(clicks=marked_clicks, data=st.data())
-def test_any_order_split_and_redelivery_leads_to_the_same_repeats(
+def test_repeats_are_the_same_for_any_order_split_and_redelivery(
     database: Database, scope: Literal["user", "ad"], clicks: list[AdClick], data: st.DataObject
 ) -> None:
     by_id: dict[object, AdClick] = {}
@@ -598,7 +602,7 @@ def test_any_order_split_and_redelivery_leads_to_the_same_repeats(
     )
 
 
-def test_an_archive_gets_what_counted_and_nothing_when_a_batch_comes_again(
+def test_the_archive_gets_what_was_counted_and_nothing_when_a_batch_is_redelivered(
     database: Database,
 ) -> None:
     counting = Counting(database, ClickRule(hits=3, scope="user"), archives=True)

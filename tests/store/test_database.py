@@ -1,4 +1,4 @@
-"""What is asked of the database, as it goes over the wire."""
+"""The commands that the database receives, as they go over the wire."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ WEAK = (
 
 
 class Commands(monitoring.CommandListener):
-    """Every command that is sent while it listens."""
+    """Records every command that is sent while it listens."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -63,14 +63,14 @@ def listener() -> Commands:
 
 @pytest.fixture
 def weak(listener: Commands, database: Database, mongodb_url: str) -> Iterator[Database]:
-    """The same database by a URL whose options ask for less."""
+    """The same database, through a URL whose options ask for weaker guarantees."""
     with closing(Database(mongodb_url + WEAK)) as weak:
         yield weak
 
 
 @pytest.fixture
 def sent(listener: Commands, weak: Database) -> Iterator[list[dict[str, Any]]]:
-    """The commands of this process."""
+    """The commands that this process sent."""
     listener.sent.clear()
     listener.listening = True
     yield listener.sent
@@ -106,7 +106,7 @@ def named(sent: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("does", [count, read_reports, folding.is_folded])
-def test_what_is_written_and_read_is_what_a_majority_keeps_whatever_the_url_says(
+def test_reads_and_writes_use_majority_concern_whatever_the_url_says(
     weak: Database, sent: list[dict[str, Any]], does: Callable[[Database], object]
 ) -> None:
     does(weak)
@@ -127,16 +127,14 @@ def test_what_is_written_and_read_is_what_a_majority_keeps_whatever_the_url_says
     }
 
 
-def test_all_that_a_report_reads_is_of_one_snapshot(
-    weak: Database, sent: list[dict[str, Any]]
-) -> None:
+def test_a_report_reads_from_one_snapshot(weak: Database, sent: list[dict[str, Any]]) -> None:
     read_reports(weak)
     reads = named(sent, {"find", "aggregate"})
     assert reads
     assert {command["readConcern"]["level"] for command in reads} == {"snapshot"}
     of_one_page = [command for command in reads if command.get("filter", {}).get("website_page")]
     [first] = [command for command in reads if command.get("filter") == {"page": "/"}]
-    # What is read after the first of a session is read at the time of the first one.
+    # Later reads in a session see the data as of the session's first read.
     assert {command["lsid"]["id"] for command in of_one_page} == {first["lsid"]["id"]}
 
 
@@ -150,25 +148,25 @@ def test_all_that_a_report_reads_is_of_one_snapshot(
         "mongodb://127.0.0.1:1/x?tls=true&tlsCertificateKeyFile=/nonexistent.pem",
     ],
 )
-def test_what_is_no_url_of_a_database_is_said_in_a_sentence(url: str) -> None:
+def test_an_invalid_database_url_is_reported_in_a_sentence(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^MONGODB_URL can't be used: .+"):
         Database(url)
 
 
-def test_a_database_that_is_away_is_said_in_a_sentence() -> None:
+def test_an_unavailable_database_is_reported_in_a_sentence() -> None:
     database = Database("mongodb://127.0.0.1:1/none?serverSelectionTimeoutMS=100")
     with pytest.raises(Unavailable) as raised:
         database.ping()
     assert str(raised.value).endswith("127.0.0.1:1: [Errno 111] Connection refused")
 
 
-def test_a_name_that_dns_does_not_know_is_a_database_that_is_away() -> None:
+def test_a_host_name_unknown_to_dns_means_an_unavailable_database() -> None:
     database = Database("mongodb+srv://nobody.invalid/eventstream")
     with pytest.raises(Unavailable, match="database unavailable"):
         database.ping()
 
 
-def test_dns_that_does_not_answer_is_waited_for_shortly_each_time(
+def test_each_lookup_waits_only_briefly_for_dns_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     resolver = Resolver(configure=False)
@@ -185,7 +183,7 @@ def test_dns_that_does_not_answer_is_waited_for_shortly_each_time(
             assert b"_mongodb" in silent.recv(512)
 
 
-def test_writes_that_no_majority_is_known_to_keep_are_a_database_that_is_away() -> None:
+def test_a_write_without_majority_acknowledgement_means_an_unavailable_database() -> None:
     unkept = {"code": 91, "errmsg": "shutting down"}
     with pytest.raises(Unavailable, match="shutting down"), deadline(1):
         raise BulkWriteError({"writeErrors": [], "writeConcernErrors": [unkept]})
@@ -209,14 +207,14 @@ def test_a_standalone_mongodb_is_unfit(tmp_path: Path) -> None:
     )
 
 
-def test_who_reads_makes_no_index(mongodb_url: str) -> None:
+def test_reading_creates_no_index(mongodb_url: str) -> None:
     url = urlsplit(mongodb_url)
     database = Database(url._replace(path=f"{url.path}_read").geturl())
     read_reports(database)
     assert not any(len(database[document].index_information()) > 1 for document in COLLECTIONS)
 
 
-def test_what_one_client_has_seen_counted_another_finds_in_the_reports(
+def test_once_one_client_sees_events_counted_another_finds_them_in_the_reports(
     weak: Database, mongodb_url: str
 ) -> None:
     count(weak)

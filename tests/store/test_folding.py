@@ -31,7 +31,9 @@ def count(counting: Counting, batches: int) -> None:
         counting.apply(PageView, {f"b{n}": VIEWS})
 
 
-def test_reports_hold_what_was_folded(database: Database, counting: Counting) -> None:
+def test_reports_hold_counts_only_once_they_are_folded(
+    database: Database, counting: Counting
+) -> None:
     count(counting, 2)
     assert views(database) == []
     assert not folding.is_folded(database)
@@ -55,7 +57,7 @@ def test_late_events_are_folded_after_all_others(
     assert views(database) == [6, 6, 6]
 
 
-def test_many_batches_are_one_update_of_each_counter(
+def test_many_batches_lead_to_one_document_for_each_counter(
     database: Database, counting: Counting
 ) -> None:
     count(counting, 5)
@@ -73,7 +75,7 @@ def test_processes_that_fold_at_the_same_time_add_each_change_once(
     assert views(database) == [60, 60, 60]
 
 
-def test_a_fold_that_was_broken_off_is_made_up_for(
+def test_an_interrupted_fold_is_completed_by_the_next_one(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count(counting, 3)
@@ -86,7 +88,7 @@ def test_a_fold_that_was_broken_off_is_made_up_for(
     assert views(database) == [9, 9, 9]
 
 
-def test_more_than_fits_a_transaction_is_folded_in_several(
+def test_changes_too_many_for_one_transaction_are_folded_in_several(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folding, "DOCUMENTS_AT_ONCE", 2)
@@ -95,7 +97,7 @@ def test_more_than_fits_a_transaction_is_folded_in_several(
     assert views(database) == [12, 12, 12]
 
 
-def test_what_meets_another_writer_than_a_folder_is_folded_all_the_same(
+def test_folding_succeeds_despite_a_conflict_with_another_writer(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count(counting, 3)
@@ -117,7 +119,7 @@ def test_what_meets_another_writer_than_a_folder_is_folded_all_the_same(
 
 
 @pytest.mark.parametrize("most", [2, 3, 5])
-def test_what_is_too_large_for_the_servers_cache_is_folded_in_smaller_transactions(
+def test_changes_too_large_for_the_servers_cache_are_folded_in_smaller_transactions(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     pages = [PageView(None, "a.com", f"/{n}", "2026-11-24") for n in range(9)]
@@ -197,7 +199,7 @@ def test_counts_of_any_size_are_folded_and_reported(
     assert reports.views_of_days(database) == 2 * number
 
 
-def test_only_the_changes_of_that_kind_and_age_are_folded(
+def test_only_changes_of_the_given_kind_and_age_are_folded(
     database: Database, counting: Counting
 ) -> None:
     count(counting, 1)
@@ -209,7 +211,7 @@ def test_only_the_changes_of_that_kind_and_age_are_folded(
     assert not folding.is_folded(database)
 
 
-def test_a_click_taken_back_before_it_was_folded_leaves_none(
+def test_a_click_that_moves_before_it_is_folded_leaves_no_trace(
     database: Database, counting: Counting
 ) -> None:
     hits = [AdClick(None, "a.com", ad, "u", time) for ad, time in (("1", 1), ("1", 2), ("4", 4))]
@@ -223,13 +225,13 @@ def test_a_click_taken_back_before_it_was_folded_leaves_none(
     ]
 
 
-def test_no_question_is_larger_than_a_document_however_long_the_addresses_are() -> None:
-    # A letter may become four bytes, each of which is three in a page.
+def test_no_query_exceeds_the_size_of_a_document_however_long_the_addresses_are() -> None:
+    # A character may take four bytes, each of which takes three in a page's path.
     longest = documents.key("2026-11-24", "a" * 253, "%F0%9F%98%80" * MAX_URL_LENGTH)
     assert counters.KEYS_AT_ONCE * len(longest) < 0.8 * MAX_BSON_SIZE
 
 
-def test_counters_are_looked_up_some_at_a_time(
+def test_counters_are_looked_up_a_few_at_a_time(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counters, "KEYS_AT_ONCE", 2)

@@ -23,12 +23,12 @@ hits = st.lists(
 
 
 @given(tally=st.builds(Tally, st.integers(0, 2**60), hits, hits))
-def test_what_is_packed_is_unpacked_the_same(tally: Tally) -> None:
+def test_unpacking_a_packed_history_gives_it_back_unchanged(tally: Tally) -> None:
     row = {"earlier": tally.earlier, "hits": histories.pack(tally), "shape": 2}
     assert histories.unpack(row) == tally
 
 
-def test_a_thousand_hits_on_ten_ads_take_little_more_than_ten_bytes_each() -> None:
+def test_a_thousand_hits_on_ten_ads_take_fewer_than_thirteen_bytes_each() -> None:
     tally, _ = count_hits(
         Tally(),
         [Hit(1_764_000_000_000 + n, "site1.com", str(n % 10)) for n in range(1_000)],
@@ -40,7 +40,7 @@ def test_a_thousand_hits_on_ten_ads_take_little_more_than_ten_bytes_each() -> No
 
 @pytest.mark.parametrize("window", [0, 10**9])
 @pytest.mark.parametrize("name", ["x" * 253, "\U0001f600" * 128, "x"])
-def test_no_history_is_larger_than_its_bound_whatever_the_names(name: str, window: int) -> None:
+def test_no_history_exceeds_its_bound_however_long_the_names_are(name: str, window: int) -> None:
     tally = Tally()
     for start in range(0, 3_000, 100):
         many = [Hit(start + n, f"{start + n}.{name}", name) for n in range(100)]
@@ -50,7 +50,9 @@ def test_no_history_is_larger_than_its_bound_whatever_the_names(name: str, windo
     assert len(tally.latest) > 50
 
 
-def test_a_history_of_the_first_release_goes_on(database: Database, counting: Counting) -> None:
+def test_a_history_from_the_first_release_is_continued(
+    database: Database, counting: Counting
+) -> None:
     old: dict[str, Any] = {"_id": '["u1"]', "earlier": 3, "last_day": "2026-11-24"}
     old |= {"latest": msgspec.json.encode([(1, "a.com", "1"), (2, "a.com", "1")])}
     database[documents.HitTally].insert_one(old)
@@ -60,10 +62,12 @@ def test_a_history_of_the_first_release_goes_on(database: Database, counting: Co
     assert row.keys() == {"_id", "earlier", "last_day", "hits", "shape"}
     [change] = database[documents.Change].find({})
     added = msgspec.json.decode(change["counts"])["Clicks"]
-    assert added == [["a.com", "2", 1, 1]], "the third hit since the click before"
+    assert added == [["a.com", "2", 1, 1]], "it is the third hit since the previous click"
 
 
-def test_a_history_of_a_newer_release_is_left_to_it(database: Database, counting: Counting) -> None:
+def test_a_history_from_a_newer_release_is_left_alone(
+    database: Database, counting: Counting
+) -> None:
     counting.apply(AdClick, {"b": [AdClick(None, "a.com", "2", "u1", 3)]})
     newer = {"$set": {"shape": documents.HISTORY_SHAPE + 1}}
     database[documents.HitTally].update_many({}, newer)

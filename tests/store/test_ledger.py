@@ -21,7 +21,7 @@ def known(database: Database, document: Any) -> int:
     return count
 
 
-def test_event_ids_are_known_for_seven_days_and_batches_for_longer(
+def test_event_ids_are_remembered_for_seven_days_and_batches_for_longer(
     database: Database, counting: Counting
 ) -> None:
     now = datetime.now(UTC)
@@ -33,12 +33,12 @@ def test_event_ids_are_known_for_seven_days_and_batches_for_longer(
     assert (known(database, documents.AppliedBatch), known(database, documents.Expiry)) == (0, 0)
 
 
-def test_a_batch_is_known_for_longer_than_it_can_come_again() -> None:
+def test_a_batch_is_remembered_for_longer_than_it_can_be_redelivered() -> None:
     assert documents.LEDGER_SECONDS > dead_letters.KEPT_SECONDS
     assert WEEK.total_seconds() == documents.SEEN_SECONDS
 
 
-def test_all_that_expired_is_dropped_chunk_by_chunk(
+def test_everything_that_has_expired_is_dropped_in_chunks(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "EXPIRED_AT_ONCE", 10)
@@ -55,7 +55,7 @@ def test_all_that_expired_is_dropped_chunk_by_chunk(
     assert known(database, documents.Claim) == 1
 
 
-def test_a_run_that_is_late_leaves_an_id_that_was_claimed_anew(
+def test_a_late_run_does_not_drop_an_id_that_was_claimed_again(
     database: Database, counting: Counting
 ) -> None:
     view = PageView("e1", "a.com", "/", "2026-11-24")
@@ -69,5 +69,5 @@ def test_a_run_that_is_late_leaves_an_id_that_was_claimed_anew(
     assert count_batch(database, counting, "b3", PageView, [view]) == 0
 
 
-def test_there_is_an_index_to_find_what_expired(database: Database) -> None:
+def test_an_index_finds_what_has_expired(database: Database) -> None:
     assert "at_1" in database[documents.Expiry].index_information()

@@ -57,7 +57,7 @@ def said() -> list[str]:
 
 
 def as_of_the_first_release(database: Database, counting: Counting) -> None:
-    """Make what was counted look as before click histories had a day, and websites totals."""
+    """Make the counts look as they did before click histories had a day and websites had totals."""
     count_batch(database, counting, "old", AdClick, CLICKS)
     for row in database[HitTally].find():
         latest = msgspec.json.encode(histories.unpack(row).latest)
@@ -69,14 +69,16 @@ def as_of_the_first_release(database: Database, counting: Counting) -> None:
     set_version(database, None)
 
 
-def test_an_empty_database_is_made_the_newest(database: Database, said: list[str]) -> None:
+def test_an_empty_database_starts_at_the_newest_version(
+    database: Database, said: list[str]
+) -> None:
     migrations.prepare(database)
     assert migrations.version(database) == NEWEST
     migrations.migrate(database, said.append)
     assert said == []
 
 
-def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
+def test_a_database_from_before_versions_existed_is_brought_up_to_date(
     database: Database, counting: Counting, said: list[str]
 ) -> None:
     as_of_the_first_release(database, counting)
@@ -102,7 +104,7 @@ def test_a_database_from_before_there_were_versions_is_brought_up_to_date(
 
 
 def as_of_release_0_3(database: Database) -> None:
-    """What 0.3 held of two users, ads and websites, whose visitors of September were dropped."""
+    """Write what 0.3 held for two users, ads and websites; September's visitors were dropped."""
     database.create_collections()
     of_months = (
         ("2026-09", "a.com", "1", 5, 3, ()),
@@ -142,7 +144,7 @@ def at(day: str) -> int:
 
 
 @pytest.mark.parametrize("dies_after", [None, *range(10)])
-def test_months_and_visitors_of_0_3_are_counted_on_and_nothing_is_invented(
+def test_counting_continues_from_the_months_and_visitors_of_0_3_and_invents_nothing(
     database: Database,
     counting: Counting,
     said: list[str],
@@ -221,7 +223,7 @@ def test_months_and_visitors_of_0_3_are_counted_on_and_nothing_is_invented(
 
 
 @pytest.mark.parametrize("broken_off", range(NEWEST))
-def test_a_migration_that_was_broken_off_goes_on_where_it_was(
+def test_an_interrupted_migration_resumes_where_it_stopped(
     database: Database,
     counting: Counting,
     said: list[str],
@@ -246,7 +248,7 @@ def test_a_migration_that_was_broken_off_goes_on_where_it_was(
     assert reports.click_totals(database) == {"hits": 5, "clicks": 0}
 
 
-def test_what_is_counted_and_folded_meanwhile_is_neither_lost_nor_counted_twice(
+def test_events_counted_and_folded_during_a_migration_are_counted_exactly_once(
     database: Database, counting: Counting, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_of_the_first_release(database, counting)
@@ -279,7 +281,7 @@ def test_what_is_counted_and_folded_meanwhile_is_neither_lost_nor_counted_twice(
 @pytest.mark.parametrize(
     ("version", "sentence"), [(NEWEST + 1, "upgrade this program"), (0, "eventstream migrate")]
 )
-def test_nothing_is_counted_into_a_database_of_another_release(
+def test_nothing_is_counted_in_a_database_of_another_release(
     database: Database, counting: Counting, version: int, sentence: str
 ) -> None:
     set_version(database, version)
@@ -290,7 +292,7 @@ def test_nothing_is_counted_into_a_database_of_another_release(
     assert counting.apply(PageView, {"b": [PageView(None, "a.com", "/", "2026-11-24")]}).events == 1
 
 
-def test_a_newer_database_is_not_migrated_back(database: Database, said: list[str]) -> None:
+def test_a_newer_database_is_not_downgraded(database: Database, said: list[str]) -> None:
     set_version(database, NEWEST + 1)
     with pytest.raises(Unavailable, match="newer release"):
         migrations.migrate(database, said.append)
@@ -306,7 +308,7 @@ def test_a_process_does_not_start_on_a_newer_database(database: Database, mongod
     migrations.refuse_newer("mongodb://127.0.0.1:1/away")
 
 
-def test_what_a_newer_worker_recorded_is_left_to_it(database: Database, counting: Counting) -> None:
+def test_records_of_a_newer_worker_are_left_alone(database: Database, counting: Counting) -> None:
     count_batch(database, counting, "own", AdClick, CLICKS)
     counting.apply(AdClick, {"newer": CLICKS})
     newer = {"$set": {"shape": documents.SHAPE + 1}}
@@ -320,7 +322,7 @@ def test_what_a_newer_worker_recorded_is_left_to_it(database: Database, counting
     assert counting.apply(AdClick, {"other": [CLICKS[0]]}).events == 1
 
 
-def test_only_the_first_batch_of_a_process_asks_for_the_version(
+def test_a_process_checks_the_version_only_for_its_first_batch(
     database: Database, counting: Counting
 ) -> None:
     counting.apply(PageView, {"first": []})

@@ -41,7 +41,7 @@ def test_nothing_is_due_before_the_months_last_five_minutes(
     assert months.aggregate_due(database, at("2026-11-30T23:54:00")) == []
 
 
-def test_the_last_day_leads_to_a_provisional_report_and_the_first_closes_it(
+def test_a_provisional_report_is_made_on_the_last_day_and_closed_on_the_first(
     database: Database,
     counting: Counting,
 ) -> None:
@@ -54,7 +54,7 @@ def test_the_last_day_leads_to_a_provisional_report_and_the_first_closes_it(
     assert months.aggregate_due(database, at("2026-12-01T01:05:00")) == []
 
 
-def test_an_event_for_a_closed_month_has_it_aggregated_afresh(
+def test_an_event_for_a_closed_month_triggers_another_aggregation(
     database: Database, counting: Counting
 ) -> None:
     count(database, counting, "u1")
@@ -65,7 +65,7 @@ def test_an_event_for_a_closed_month_has_it_aggregated_afresh(
     assert month_rows(database) == [("*", 2, 2, True), ("site1.com", 2, 2, True)]
 
 
-def test_months_missed_while_beat_was_down_are_caught_up(
+def test_months_missed_while_beat_was_down_are_aggregated_later(
     database: Database, counting: Counting
 ) -> None:
     count(database, counting, "u1", month="2026-09")
@@ -101,7 +101,7 @@ def test_a_month_without_impressions_has_no_rows(database: Database) -> None:
     assert month_rows(database) == []
 
 
-def test_an_open_month_aggregated_by_hand_follows_what_is_counted(
+def test_an_open_month_aggregated_by_hand_stays_up_to_date(
     database: Database, counting: Counting
 ) -> None:
     count(database, counting, "u1")
@@ -115,7 +115,7 @@ def test_an_open_month_aggregated_by_hand_follows_what_is_counted(
 
 @pytest.fixture
 def many(database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A month of websites that are aggregated in four portions."""
+    """A month with enough websites to be aggregated in four portions."""
     websites = [f"s{n}.com" for n in range(10)]
     events = [AdImpression(None, website, "34", "u1", "2026-11") for website in websites]
     count_batch(database, counting, "many", AdImpression, events)
@@ -127,13 +127,13 @@ def closed(rows: list[tuple[Any, ...]]) -> int:
     return sum(row[-1] for row in rows)
 
 
-def test_a_month_of_many_websites_is_aggregated_in_portions_all_of_them_together_last(
+def test_a_month_with_many_websites_is_aggregated_in_portions_and_their_total_last(
     database: Database,
     many: list[str],
 ) -> None:
     seen = [closed(month_rows(database)) for _ in months.portions(database, "2026-11", CLOSING)]
     assert len(seen) == 4
-    assert seen == sorted(set(seen)), "each has closed some more"
+    assert seen == sorted(set(seen)), "each run closes some more"
     assert [b - a for a, b in pairwise([0, *seen])] == [2, 3, 3, 2]
     assert month_rows(database) == [
         ("*", 10, 1, True),
@@ -142,7 +142,7 @@ def test_a_month_of_many_websites_is_aggregated_in_portions_all_of_them_together
     assert months.due(database, CLOSING) == []
 
 
-def test_an_aggregation_that_was_killed_is_due_and_goes_on_where_it_was(
+def test_an_aggregation_that_was_killed_is_still_due_and_resumes_where_it_stopped(
     database: Database, many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     portions = months.portions(database, "2026-11", CLOSING)
@@ -167,7 +167,7 @@ def test_an_aggregation_that_was_killed_is_due_and_goes_on_where_it_was(
 
 @pytest.mark.parametrize("website", ["s0.com", "s9.com", "new.com"])
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
-def test_an_event_that_comes_between_portions_has_the_month_aggregated_again(
+def test_an_event_that_arrives_between_portions_triggers_another_aggregation(
     database: Database, counting: Counting, many: list[str], website: str, after: int
 ) -> None:
     portions = months.portions(database, "2026-11", CLOSING)
@@ -175,7 +175,9 @@ def test_an_event_that_comes_between_portions_has_the_month_aggregated_again(
     late = [AdImpression(None, website, "34", "u2", "2026-11")]
     count_batch(database, counting, "late", AdImpression, late)
     list(portions)
-    assert month_rows(database)[0] == ("*", 10, 1, True), "as of the moment when this began"
+    assert month_rows(database)[0] == ("*", 10, 1, True), (
+        "as of the moment when the aggregation began"
+    )
     assert months.due(database, CLOSING) == ["2026-11"]
     assert months.aggregate_due(database, CLOSING) == ["2026-11"]
     new = website not in many
@@ -202,7 +204,7 @@ def test_an_aggregation_that_began_earlier_does_not_undo_a_later_one(
     assert month_rows(database) == after
 
 
-def test_a_database_that_is_away_is_said(
+def test_an_unavailable_database_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     database = Database("mongodb://127.0.0.1:1/nowhere")

@@ -7,7 +7,7 @@ from tests.store.test_counting import view
 
 
 def left_by(database: Database, outbox: Outbox, batch: str, *events: PageView) -> list[Undelivered]:
-    """What is left in an outbox by the transaction that counts these."""
+    """What the transaction that counts these events leaves in an outbox."""
     left: list[Undelivered] = []
     counting = Counting(database, ClickRule(3, "user"), archives=True)
     piece = Piece(batch, events)
@@ -17,7 +17,9 @@ def left_by(database: Database, outbox: Outbox, batch: str, *events: PageView) -
     return left
 
 
-def test_what_counted_is_left_until_it_is_done_and_what_collided_apart(database: Database) -> None:
+def test_counted_events_and_collisions_are_separate_entries_until_done(
+    database: Database,
+) -> None:
     outbox = Outbox(database, FROM_JOURNAL, keeps_counted=True)
     events = [view("/a", "1"), view("/b", "1"), view("/c")]
     left = left_by(database, outbox, "b1", *events)
@@ -33,14 +35,14 @@ def test_what_counted_is_left_until_it_is_done_and_what_collided_apart(database:
     assert queues_left(database) == set()
 
 
-def test_without_an_archive_or_a_mirror_only_what_collided_is_left(database: Database) -> None:
+def test_without_an_archive_or_mirror_only_collisions_are_left(database: Database) -> None:
     outbox = Outbox(database, FROM_JOURNAL, keeps_counted=False)
     assert left_by(database, outbox, "b1", view("/a", "1")) == []
     [collided] = left_by(database, outbox, "b2", view("/b", "1"), view("/c"))
     assert collided.piece.events == {0: view("/b", "1")}
 
 
-def test_each_source_sees_only_its_own(database: Database) -> None:
+def test_each_source_sees_only_its_own_entries(database: Database) -> None:
     ours, theirs = (
         Outbox(database, source, keeps_counted=True) for source in (FROM_JOURNAL, "topic")
     )

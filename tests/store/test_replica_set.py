@@ -35,7 +35,7 @@ def members(tmp_path: Path) -> Iterator[list[Server]]:
         server.kill()
 
 
-def test_each_event_is_counted_once_although_the_primary_of_three_is_killed(
+def test_each_event_is_counted_once_even_if_the_primary_of_three_is_killed(
     members: list[Server],
 ) -> None:
     addresses = [server.url.removeprefix("mongodb://") for server in members]
@@ -64,7 +64,7 @@ def test_each_event_is_counted_once_although_the_primary_of_three_is_killed(
 
 
 def _count(counting: Counting, batch: str) -> None:
-    """Count one view, as a worker does that gets the batch again until it is counted."""
+    """Count one view as a worker would, which gets the batch again until it is counted."""
 
     def is_counted() -> bool:
         try:

@@ -58,7 +58,7 @@ def test_page_views_are_sorted_by_count_and_then_by_name(
 
 
 @pytest.mark.parametrize("website", [None, "a.com"])
-def test_page_views_are_those_of_the_days_asked_for(
+def test_page_views_cover_the_requested_days(
     database: Database, counting: Counting, website: str | None
 ) -> None:
     days = ["2026-10-31", "2026-11-01", "2026-11-30", "2026-12-01"]
@@ -72,7 +72,7 @@ def test_page_views_are_those_of_the_days_asked_for(
     assert [row["page"] for row in until.items] == ["/2026-10-31"]
 
 
-def test_a_website_is_not_mixed_up_with_one_whose_name_it_begins(
+def test_a_website_is_not_mixed_up_with_one_whose_name_begins_with_its_own(
     database: Database, counting: Counting
 ) -> None:
     day = "2026-11-24"
@@ -80,16 +80,14 @@ def test_a_website_is_not_mixed_up_with_one_whose_name_it_begins(
     assert values(reports.page_views(database, Page(), website="a.co")) == [("a.co", "/", 1)]
 
 
-def test_a_filter_by_website_matches_that_website_alone(
-    database: Database, counting: Counting
-) -> None:
+def test_a_website_filter_matches_only_that_website(database: Database, counting: Counting) -> None:
     count_batch(database, counting, "1", AdClick, [AdClick(None, "a.com", "1 2 3", "u1", 1)])
     count_views(database, counting, ("a.com", "/", "2026-11-24"))
     assert reports.clicks(database, Page(), website="a.com 1 2").items == []
     assert reports.page_views(database, Page(), website="a.com 2026-11-24 /").items == []
 
 
-def test_the_cursor_behind_a_long_page_fits_into_an_address(
+def test_the_cursor_after_a_long_page_path_fits_into_a_url(
     database: Database, counting: Counting
 ) -> None:
     long = "/" + "%C3%A9" * 2_000
@@ -105,7 +103,7 @@ def test_the_cursor_behind_a_long_page_fits_into_an_address(
     assert values(reports.page_views(database, Page(2, first.next_cursor))) == [("b.com", "/", 1)]
 
 
-def test_days_come_in_order_and_empty_ones_are_zero(database: Database, counting: Counting) -> None:
+def test_days_are_in_order_and_empty_days_are_zero(database: Database, counting: Counting) -> None:
     count_views(database, counting, ("a.com", "/", "2026-11-04"), ("a.com", "/", "2026-11-01"))
     assert values(reports.daily_page_views(database, Page())) == [
         ("2026-11-01", 1),
@@ -115,7 +113,7 @@ def test_days_come_in_order_and_empty_ones_are_zero(database: Database, counting
     ]
 
 
-def test_days_reach_over_the_range_asked_for(database: Database, counting: Counting) -> None:
+def test_days_cover_the_requested_range(database: Database, counting: Counting) -> None:
     count_views(database, counting, ("a.com", "/", "2026-11-02"), ("a.com", "/x", "2026-11-02"))
     november: dict[str, Any] = {"first": date(2026, 11, 1), "last": date(2026, 11, 3)}
     of_page: list[dict[str, Any]] = [{"website": "a.com", "page_path": "/x"}, {"page_path": "/x"}]
@@ -163,7 +161,7 @@ def test_impressions_are_live_until_a_month_is_aggregated(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 1_000])
-def test_pages_together_are_the_whole_report(
+def test_the_pages_together_make_up_the_whole_report(
     database: Database, counting: Counting, limit: int
 ) -> None:
     days = ["2026-10-31", "2026-11-01", "2026-11-05"]
@@ -198,7 +196,7 @@ def test_pages_together_are_the_whole_report(
 
 @pytest.mark.parametrize("limit", [1, 3, 1_000])
 @pytest.mark.parametrize("website", [None, "a.com"])
-def test_pages_of_some_days_are_the_same_found_by_their_totals_as_by_adding_up_all(
+def test_finding_the_top_pages_by_totals_gives_the_same_result_as_summing_them_all(
     database: Database,
     counting: Counting,
     monkeypatch: pytest.MonkeyPatch,
@@ -220,7 +218,7 @@ def test_pages_of_some_days_are_the_same_found_by_their_totals_as_by_adding_up_a
     assert all_pages(database, read, limit) == summed
 
 
-def test_a_report_of_days_does_not_read_all_pages_that_somebody_made_up(
+def test_a_report_of_some_days_does_not_read_every_made_up_page(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = "2026-11-24"
@@ -234,7 +232,7 @@ def test_a_report_of_days_does_not_read_all_pages_that_somebody_made_up(
     assert values(found) == [("b.com", "/popular", 3), ("c.com", "/liked", 2), ("a.com", "/0", 1)]
 
 
-def test_a_page_goes_on_after_the_last_row_whatever_was_counted_since(
+def test_the_next_page_continues_after_the_last_row_whatever_was_counted_since(
     database: Database, counting: Counting
 ) -> None:
     day = "2026-11-24"
@@ -260,21 +258,21 @@ def packed(values: object) -> str:
     "read",
     [reports.page_views, reports.impressions, reports.clicks],
 )
-def test_a_cursor_of_another_make_is_refused(
+def test_a_malformed_cursor_is_refused(
     database: Database, read: Callable[..., Report], cursor: str
 ) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
         read(database, Page(10, cursor))
 
 
-def test_a_cursor_that_is_no_day_is_refused(database: Database, counting: Counting) -> None:
+def test_a_cursor_that_is_not_a_day_is_refused(database: Database, counting: Counting) -> None:
     count_views(database, counting, ("a.com", "/", "2026-11-24"))
     with pytest.raises(InvalidRequest, match="cursor"):
         reports.daily_page_views(database, Page(10, packed(["2026-11-31"])))
 
 
 class Reads(monitoring.CommandListener):
-    """Takes down the commands that read."""
+    """Records the commands that read."""
 
     def __init__(self) -> None:
         self.commands: list[dict[str, Any]] = []
@@ -290,7 +288,7 @@ class Reads(monitoring.CommandListener):
 
 
 def stages(plan: Any) -> set[str]:
-    """The names of all stages in what explain says."""
+    """The names of all stages in the output of explain."""
     if isinstance(plan, dict):
         own = {plan["stage"]} if isinstance(plan.get("stage"), str) else set()
         return own.union(*map(stages, plan.values()))
@@ -319,7 +317,7 @@ DAYS: dict[str, Any] = {"first": date(2026, 11, 1), "last": date(2026, 11, 30)}
         (reports.clicks, {"website": "a.com", "ad_id": "1"}, False),
     ],
 )
-def test_a_report_reads_an_index_and_sorts_at_most_the_days_asked_for(
+def test_a_report_uses_an_index_and_sorts_at_most_the_requested_days(
     database: Database, mongodb_url: str, read: Any, filters: dict[str, Any], sorts: bool
 ) -> None:
     reads = Reads()
@@ -337,7 +335,7 @@ def test_a_report_reads_an_index_and_sorts_at_most_the_days_asked_for(
         assert sorts or "SORT" not in used, (command, explained)
 
 
-def test_a_report_is_of_one_moment_though_rows_change_their_rank_while_it_is_read(
+def test_a_report_shows_one_moment_even_if_rows_change_rank_while_it_is_read(
     database: Database, counting: Counting, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day, number = "2026-11-24", 300
@@ -345,7 +343,7 @@ def test_a_report_is_of_one_moment_though_rows_change_their_rank_while_it_is_rea
     count_views(database, counting, *(("a.com", page, day) for page in pages))
 
     class Overtaking(monitoring.CommandListener):
-        """Has the last page become the first as soon as a part of the report was read."""
+        """Moves the last page to the top as soon as part of the report has been read."""
 
         overtaken = 0
 

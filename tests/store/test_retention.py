@@ -26,7 +26,7 @@ def hit(user: str, day: str) -> AdClick:
     return AdClick(None, "a.com", "1", user, int(moment.timestamp() * 1000))
 
 
-def test_views_of_a_page_by_day_go_and_those_of_all_days_stay(
+def test_old_daily_views_of_a_page_are_dropped_and_its_totals_stay(
     database: Database, counting: Counting
 ) -> None:
     days = ["2026-10-04", "2026-10-05", "2026-11-24"]
@@ -48,7 +48,7 @@ def test_views_of_a_page_by_day_go_and_those_of_all_days_stay(
         (datetime(2026, 11, 20, tzinfo=UTC), ["2026-10"]),
     ],
 )
-def test_visitors_of_a_month_go_once_its_last_day_is_old_and_its_report_stays(
+def test_visitors_are_dropped_once_their_month_is_old_and_its_report_stays(
     database: Database, counting: Counting, now: datetime, kept: list[str]
 ) -> None:
     months = ["2026-09", "2026-10"]
@@ -64,7 +64,7 @@ def test_visitors_of_a_month_go_once_its_last_day_is_old_and_its_report_stays(
     assert reports.impressions(database, reports.Page()).items == before
 
 
-def test_a_click_history_goes_once_its_last_hit_is_old_and_its_clicks_stay(
+def test_a_click_history_is_dropped_once_its_last_hit_is_old_and_its_clicks_stay(
     database: Database,
     counting: Counting,
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_click_history_goes_once_its_last_hit_is_old_and_its_clicks_stay(
     assert reports.clicks(database, reports.Page()).items == before
 
 
-def test_all_that_is_old_goes_however_much_there_is(
+def test_all_old_rows_are_dropped_however_many_there_are(
     database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "AT_ONCE", 3)
@@ -93,17 +93,17 @@ def test_all_that_is_old_goes_however_much_there_is(
     )
     count_batch(database, counting, "b3", AdClick, [hit(str(n), "2026-09-01") for n in range(7)])
     assert retention.expire(database, 50, NOW, seconds=0) == 0
-    # Seven users, and the four documents of their month.
+    # Seven users and the four documents for their month.
     assert expire(database) == 7 + 4 + 7 + 7
     assert expire(database) == 0
 
 
-def test_no_row_that_a_late_event_may_need_can_be_old() -> None:
-    # 35 days late, and then 7 among the dead letters.
+def test_the_shortest_retention_keeps_every_row_that_a_late_event_may_need() -> None:
+    # An event may be 35 days late and then spend 7 among the dead letters.
     assert read({"RETENTION_DAYS": "43"}).retention_days == 35 + 7 + 1
 
 
-def test_counts_by_the_hour_go_after_ninety_days_and_those_of_the_day_stay(
+def test_hourly_counts_are_dropped_after_ninety_days_and_daily_ones_stay(
     database: Database, counting: Counting
 ) -> None:
     moments = [NOW - timedelta(days=days) for days in (100, 92, 90, 0)]

@@ -20,8 +20,8 @@ DAYS = 20
 WEBSITES = ("a.com", "b.com", "c.com")
 
 
-def made_up(rng: random.Random, zone: tzinfo) -> list[Event]:
-    """Events over days among which clocks are changed; each hit is of another user."""
+def random_events(rng: random.Random, zone: tzinfo) -> list[Event]:
+    """Events over days on which the clocks change; each hit is by a different user."""
     events: list[Event] = []
     for number in range(120):
         moment = FIRST + timedelta(minutes=rng.randrange(DAYS * 24 * 60))
@@ -37,9 +37,9 @@ def made_up(rng: random.Random, zone: tzinfo) -> list[Event]:
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Kolkata"])
-def test_traffic_is_what_was_counted_in_each_period_in_order(database: Database, zone: str) -> None:
+def test_traffic_is_what_was_counted_in_each_period(database: Database, zone: str) -> None:
     rng, timezone = random.Random(zone), ZoneInfo(zone)
-    events = made_up(rng, timezone)
+    events = random_events(rng, timezone)
     counting = Counting(database, ClickRule(1, "user"), timezone)
     for kind in (PageView, AdImpression, AdClick):
         of_kind = [event for event in events if isinstance(event, kind)]
@@ -74,7 +74,7 @@ def test_traffic_is_what_was_counted_in_each_period_in_order(database: Database,
             assert len(found) == len(report.items)
 
 
-def test_without_days_it_reaches_from_the_first_to_the_last_count(
+def test_without_given_days_traffic_runs_from_the_first_to_the_last_count(
     database: Database, counting: Counting
 ) -> None:
     assert traffic(database, Page(), "day", UTC).items == []

@@ -9,7 +9,7 @@ from app.store.users import UserNumbers, latest_months
 
 
 def numbers_of(database: Database, numbers: UserNumbers, **months: str) -> dict[str, int]:
-    """The numbers that a transaction finds or gives, and remembers once it is committed."""
+    """The numbers that a transaction finds or assigns, remembered once it has committed."""
     found = database.transaction(lambda session: numbers.of(months, session))
     numbers.remember(found, months)
     return found
@@ -24,7 +24,7 @@ def test_a_user_keeps_one_number_whoever_asks(database: Database) -> None:
     assert numbers_of(database, second, u3="2026-11")["u3"] not in given.values()
 
 
-def test_processes_take_numbers_in_blocks_that_do_not_meet(
+def test_processes_take_numbers_in_blocks_that_do_not_overlap(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users, "BLOCK", 3)
@@ -37,7 +37,9 @@ def test_processes_take_numbers_in_blocks_that_do_not_meet(
     assert len(set(given.values())) == 40
 
 
-def test_a_transaction_that_failed_gives_its_numbers_to_nobody_else(database: Database) -> None:
+def test_the_numbers_of_a_failed_transaction_are_not_given_to_other_users(
+    database: Database,
+) -> None:
     numbers = UserNumbers(database)
     lost: dict[str, int] = {}
 
@@ -60,7 +62,7 @@ def test_the_latest_month_of_a_user_is_kept(database: Database) -> None:
     assert row["month"] == "2026-12"
 
 
-def test_whoever_was_dropped_meanwhile_gets_a_new_number_in_a_new_month(
+def test_a_user_dropped_in_the_meantime_gets_a_new_number_in_a_new_month(
     database: Database,
 ) -> None:
     numbers = UserNumbers(database)
@@ -82,6 +84,6 @@ def test_a_process_remembers_a_bounded_number_of_users(
     assert len(numbers._recent) + len(numbers._older) >= 10
 
 
-def test_the_latest_months_are_found_of_users_in_any_order() -> None:
+def test_each_users_latest_month_is_found_in_any_order() -> None:
     seen = [("u", "2026-10"), ("v", "2026-11"), ("u", "2026-12"), ("u", "2026-11")]
     assert latest_months(seen) == {"u": "2026-12", "v": "2026-11"}
