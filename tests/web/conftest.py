@@ -44,7 +44,7 @@ def is_up(url: str) -> bool:
 
 @contextmanager
 def gunicorn(settings: Settings, home: Path, *arguments: str, **environment: str) -> Iterator[str]:
-    """The URL of a gunicorn with the project's own configuration, its log in a folder."""
+    """The URL of a gunicorn with the project's own configuration and its log in this folder."""
     port = free_ports(1)[0]
     with running(
         *(sys.executable, "-m", "gunicorn", "--config", "python:app.web.server"),

@@ -1,4 +1,4 @@
-"""The application with room for fewer Socket.IO connections and messages than it has."""
+"""The application with room for fewer Socket.IO connections and messages than usual."""
 
 from app.web import server
 from app.web.application import create_app

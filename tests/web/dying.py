@@ -1,4 +1,4 @@
-"""The application in a process that dies, if a request asks for it, between publish and answer."""
+"""The application in a process that dies between publish and answer if a request asks for it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The application with less patience for clients, and less room for them, than it has."""
+"""The application with less patience and less room for clients than usual."""
 
 from app.web import worker
 from app.web.application import create_app

@@ -1,4 +1,4 @@
-"""An application that answers with the name of the thread that it runs in, later if asked."""
+"""An application that answers with the name of its thread, after a delay if asked."""
 
 import threading
 import time

@@ -47,7 +47,7 @@ def test_every_answer_has_the_id_of_its_request(client: FlaskClient, path: str) 
         ("GET", "/live", 501),
     ],
 )
-def test_no_answer_is_kept_or_taken_for_another_type(
+def test_no_answer_may_be_cached_or_sniffed_for_another_type(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, method: str, path: str, status: int
 ) -> None:
     monkeypatch.setattr(operations, "_replayer", lambda: 1 / 0)
@@ -60,34 +60,36 @@ def test_no_answer_is_kept_or_taken_for_another_type(
 @pytest.mark.parametrize(
     ("path", "kept"), [("/tag.js", "public, max-age=3600"), ("/static/docs.css", "no-cache")]
 )
-def test_files_for_browsers_are_kept_as_they_say(client: FlaskClient, path: str, kept: str) -> None:
+def test_files_for_browsers_have_their_own_cache_policy(
+    client: FlaskClient, path: str, kept: str
+) -> None:
     response = client.get(path)
     assert response.headers["Cache-Control"] == kept
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_an_accepted_request_logs_nothing_and_a_refused_one_its_id(
+def test_an_accepted_request_logs_nothing_and_a_refused_one_logs_its_id(
     client: FlaskClient, redis: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.handler.setFormatter(JsonLines())
 
-    def told() -> list[dict[str, Any]]:
-        # Other applications of this test run may still tell of the Redis that is killed here.
+    def request_lines() -> list[dict[str, Any]]:
+        # Other applications of this test run may still log the Redis that is killed here.
         lines = map(json.loads, caplog.text.splitlines())
         return [line for line in lines if line.get("request_id")]
 
     client.post("/events", json=VIEW, headers={"X-Request-Id": "good"})
-    assert told() == []
+    assert request_lines() == []
     redis.kill()
     try:
         client.post("/events", json=VIEW, headers={"X-Request-Id": "refused"})
     finally:
         redis.start()
-    (line,) = told()
+    (line,) = request_lines()
     assert (line["level"], line["request_id"]) == ("WARNING", "refused")
 
 
-def test_logs_are_json_and_lead_from_a_request_to_the_line_of_the_worker_that_counted_it(
+def test_json_logs_link_a_request_to_the_line_of_the_worker_that_counted_it(
     database: Database, settings: Settings, journal: Journal, tmp_path: Path
 ) -> None:
     port = free_ports(1)[0]
@@ -128,7 +130,7 @@ def test_logs_are_json_and_lead_from_a_request_to_the_line_of_the_worker_that_co
 
 
 def lines(log: Path) -> list[Any]:
-    """The lines of a log, but for one that is only half written."""
+    """The complete lines of a log; the last may be only half written."""
     return [json.loads(line) for line in log.read_text().split("\n")[:-1]]
 
 

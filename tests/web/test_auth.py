@@ -36,7 +36,7 @@ def guess_too_often(client: FlaskClient, address: str = "192.0.2.7") -> None:
     assert [status(client, "guess", address) for _ in range(MAX_GUESSES)] == [401] * MAX_GUESSES
 
 
-def test_guesses_at_the_token_are_limited_and_then_the_right_one_is_refused_too(
+def test_guesses_are_limited_and_then_even_the_right_token_is_refused(
     secured: FlaskClient,
 ) -> None:
     guess_too_often(secured)
@@ -64,7 +64,7 @@ def test_all_web_processes_count_guesses_together(client_with: MakeClient) -> No
     assert status(client_with(admin_token=TOKEN), TOKEN) == 429
 
 
-def test_the_limit_ends(secured: FlaskClient, journal: RedisJournal) -> None:
+def test_the_limit_expires(secured: FlaskClient, journal: RedisJournal) -> None:
     guess_too_often(secured)
     assert 0 < journal.redis.ttl("guesses:192.0.2.7") <= 60
     journal.redis.delete("guesses:192.0.2.7")
@@ -75,14 +75,14 @@ def test_an_operator_is_not_limited(secured: FlaskClient) -> None:
     assert {status(secured, TOKEN) for _ in range(3 * MAX_GUESSES)} == {200}
 
 
-def test_a_request_without_a_token_is_no_guess(secured: FlaskClient) -> None:
+def test_a_request_without_a_token_is_not_a_guess(secured: FlaskClient) -> None:
     for _ in range(2 * MAX_GUESSES):
         for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Basic Og=="}):
             assert secured.get("/dead-letters", headers=headers).status_code == 401
     assert status(secured, TOKEN, "127.0.0.1") == 200
 
 
-def test_a_session_goes_on_where_others_of_its_network_guess(
+def test_a_session_continues_while_others_on_its_network_guess(
     secured: FlaskClient, client_with: MakeClient
 ) -> None:
     secured.post("/", data={"token": TOKEN})
@@ -91,7 +91,7 @@ def test_a_session_goes_on_where_others_of_its_network_guess(
 
 
 @pytest.mark.parametrize(("address", "network"), NETWORK_OF_ADDRESS.items())
-def test_a_guess_is_logged_by_its_network_but_not_what_it_was(
+def test_a_guess_is_logged_with_its_network_but_without_its_content(
     secured: FlaskClient, caplog: pytest.LogCaptureFixture, address: str, network: str
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -99,7 +99,7 @@ def test_a_guess_is_logged_by_its_network_but_not_what_it_was(
     assert caplog.messages == [f"a wrong token or password from {network}"]
 
 
-def test_full_redis_neither_stops_the_counting_nor_a_log_in(
+def test_a_full_redis_prevents_neither_counting_guesses_nor_logging_in(
     secured: FlaskClient, redis: Server
 ) -> None:
     with Redis.from_url(redis.url) as client:
@@ -112,7 +112,7 @@ def test_full_redis_neither_stops_the_counting_nor_a_log_in(
             client.config_set("maxmemory", 0)
 
 
-def test_without_redis_a_token_opens_reports_and_a_session_is_not_believed(
+def test_without_redis_a_token_opens_reports_but_a_session_does_not(
     secured: FlaskClient, client_with: MakeClient, redis: Server
 ) -> None:
     browser = client_with(admin_token=TOKEN)
@@ -126,12 +126,12 @@ def test_without_redis_a_token_opens_reports_and_a_session_is_not_believed(
 
 
 @pytest.mark.parametrize("value", ["", TOKEN, "guess", "a" * 4_000, "\u00ff\u0000"])
-def test_a_text_that_is_no_session_opens_nothing(secured: FlaskClient, value: str) -> None:
+def test_a_cookie_that_is_not_a_session_opens_nothing(secured: FlaskClient, value: str) -> None:
     secured.set_cookie(sessions.COOKIE, value)
     assert secured.get("/reports/clicks").status_code == 401
 
 
-def test_another_admin_token_ends_all_sessions(client_with: MakeClient) -> None:
+def test_changing_the_admin_token_ends_all_sessions(client_with: MakeClient) -> None:
     before, after = client_with(admin_token=TOKEN), client_with(admin_token="another")
     before.post("/", data={"token": TOKEN})
     cookie = before.get_cookie(sessions.COOKIE)
@@ -150,7 +150,7 @@ def test_another_admin_token_ends_all_sessions(client_with: MakeClient) -> None:
         ("null", 401),
     ],
 )
-def test_only_pages_of_the_own_scheme_host_and_port_use_a_session(
+def test_only_pages_with_the_same_scheme_host_and_port_can_use_a_session(
     secured: FlaskClient, origin: str, expected: int
 ) -> None:
     secured.post("/", data={"token": TOKEN})
@@ -161,7 +161,7 @@ def test_only_pages_of_the_own_scheme_host_and_port_use_a_session(
 @pytest.mark.parametrize(
     ("origin", "expected"), [("https://a.example", 202), ("http://a.example", 401)]
 )
-def test_behind_proxies_the_own_scheme_is_the_one_that_they_tell(
+def test_behind_proxies_the_scheme_is_the_one_that_they_report(
     client_with: MakeClient, origin: str, expected: int
 ) -> None:
     client = client_with(admin_token=TOKEN, trusted_proxies=1)
@@ -172,7 +172,7 @@ def test_behind_proxies_the_own_scheme_is_the_one_that_they_tell(
     assert client.post("/dead-letters/replay", **asked).status_code == expected
 
 
-def test_a_page_of_another_origin_ends_no_session(secured: FlaskClient) -> None:
+def test_a_page_of_another_origin_cannot_end_a_session(secured: FlaskClient) -> None:
     secured.post("/", data={"token": TOKEN})
     cookie = secured.get_cookie(sessions.COOKIE)
     assert cookie is not None
@@ -182,16 +182,14 @@ def test_a_page_of_another_origin_ends_no_session(secured: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("token", ["sixteen=and=more", "sixteen, and more", 'a "quoted" token'])
-def test_whatever_a_token_holds_is_understood_as_bearer(
-    client_with: MakeClient, token: str
-) -> None:
+def test_a_bearer_token_may_contain_any_characters(client_with: MakeClient, token: str) -> None:
     client = client_with(admin_token=token)
     bearer = {"Authorization": f"Bearer {token}"}
     assert client.get("/reports/clicks", headers=bearer).status_code == 200
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "Via", "X-Real-IP"])
-def test_without_a_token_what_came_through_a_proxy_is_not_of_this_machine(
+def test_without_a_token_a_request_through_a_proxy_does_not_count_as_local(
     client: FlaskClient, header: str
 ) -> None:
     for path in ("/", "/reports/clicks", "/live/snapshot", "/dead-letters"):

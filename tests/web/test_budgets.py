@@ -31,7 +31,7 @@ def post_from(address: str, client: FlaskClient, *urls: str, **headers: str) -> 
     return response.json
 
 
-def test_events_beyond_a_budget_are_accepted_and_the_answer_and_a_metric_say_so(
+def test_events_beyond_a_budget_are_accepted_and_reported_in_answer_and_metric(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(max_websites=1, max_pages=2)
@@ -57,11 +57,11 @@ def views(journal: RedisJournal) -> list[PageView]:
     return journalled(journal, "page_view", PageView)
 
 
-def test_an_answer_without_any_does_not_speak_of_them(client: FlaskClient) -> None:
+def test_an_answer_mentions_no_other_events_if_there_are_none(client: FlaskClient) -> None:
     assert post_from("192.0.2.1", client, "a.com/1") == {"accepted": 1, "rejected": []}
 
 
-def test_a_sender_is_an_address_or_a_network_of_ipv6(client_with: MakeClient) -> None:
+def test_a_sender_is_an_ipv4_address_or_an_ipv6_network(client_with: MakeClient) -> None:
     client = client_with(max_pages=1)
     assert "other" not in post_from("192.0.2.1", client, "a.com/1")
     assert "other" not in post_from("192.0.2.2", client, "a.com/2")
@@ -77,7 +77,7 @@ def test_a_sender_is_its_write_key_wherever_it_posts_from(client_with: MakeClien
     assert "other" not in post_from("192.0.2.2", client, "a.com/2", X_Write_Key="k2")
 
 
-def test_a_key_that_is_none_is_no_sender_of_its_own(client_with: MakeClient) -> None:
+def test_an_unknown_key_is_not_a_sender_of_its_own(client_with: MakeClient) -> None:
     client = client_with(max_pages=1)
     post_from("192.0.2.1", client, "a.com/1", X_Write_Key="made up")
     assert post_from("192.0.2.1", client, "a.com/2", X_Write_Key="another")["other"] == 1
@@ -107,7 +107,7 @@ def test_pixels_have_the_same_budget(client_with: MakeClient, journal: RedisJour
     assert (click.ad_id, click.actual) == (OTHER, Actual("a.com", "34"))
 
 
-def test_what_redis_can_not_decide_is_not_accepted(
+def test_events_that_redis_cannot_decide_on_are_not_accepted(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     journal.redis.config_set("maxmemory", 1)

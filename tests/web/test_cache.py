@@ -9,7 +9,7 @@ from app.web.cache import AnswerCache
 from tests.support.waiting import wait_until
 
 
-def test_what_many_ask_for_at_once_is_made_once() -> None:
+def test_an_answer_that_many_request_at_once_is_computed_once() -> None:
     made: list[int] = []
     together = threading.Barrier(8)
 
@@ -24,7 +24,7 @@ def test_what_many_ask_for_at_once_is_made_once() -> None:
     assert answers.get("b", lambda: b"another") == b"another"
 
 
-def test_while_it_is_made_anew_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_while_an_answer_is_refreshed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "KEPT_SECONDS", 0.0)
     answers = AnswerCache()
     answers.get("a", lambda: b"old")
@@ -43,7 +43,7 @@ def test_while_it_is_made_anew_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> 
         assert making.result(10) == b"new"
 
 
-def test_for_an_answer_that_replaces_an_old_one_others_wait(
+def test_others_wait_for_an_answer_that_replaces_one_too_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cache, "KEPT_SECONDS", 0.0)
@@ -62,7 +62,7 @@ def test_for_an_answer_that_replaces_an_old_one_others_wait(
         assert set(threads.map(ask, range(4))) == {b"new"}
 
 
-def test_an_answer_is_made_again_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_recomputed_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "KEPT_SECONDS", 0.1)
     answers = AnswerCache()
     assert answers.get("a", lambda: b"1") == b"1"
@@ -70,7 +70,7 @@ def test_an_answer_is_made_again_after_a_moment(monkeypatch: pytest.MonkeyPatch)
     wait_until(lambda: answers.get("a", lambda: b"3") == b"3", 5)
 
 
-def test_what_takes_long_is_made_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_answer_is_recomputed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "KEPT_SECONDS", 0.0)
     answers = AnswerCache()
 
@@ -83,7 +83,7 @@ def test_what_takes_long_is_made_more_seldom(monkeypatch: pytest.MonkeyPatch) ->
     wait_until(lambda: answers.get("slow", lambda: b"2") == b"2", 10)
 
 
-def test_one_that_can_not_be_made_is_tried_again() -> None:
+def test_an_answer_that_failed_is_tried_again() -> None:
     def fail() -> bytes:
         raise ValueError
 
@@ -93,7 +93,7 @@ def test_one_that_can_not_be_made_is_tried_again() -> None:
     assert answers.get("a", lambda: b"answer") == b"answer"
 
 
-def test_questions_that_anybody_makes_up_are_not_kept_for_ever() -> None:
+def test_answers_to_made_up_requests_are_not_kept_forever() -> None:
     answers = AnswerCache()
     for number in range(1_000):
         answers.get(number, lambda: b"x")

@@ -29,7 +29,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize("request_", WHOLE)
-def test_a_request_is_ready_with_its_last_byte_and_not_before(request_: bytes) -> None:
+def test_a_request_is_ready_only_with_its_last_byte(request_: bytes) -> None:
     incoming = Incoming()
     for number in range(len(request_)):
         assert not incoming.is_ready(), request_[:number]
@@ -42,7 +42,7 @@ def test_a_request_is_ready_with_its_last_byte_and_not_before(request_: bytes) -
 @pytest.mark.parametrize(
     ("proxies", "client"), [(0, None), (1, "2001:db8::1"), (2, "192.0.2.8"), (3, "a"), (4, None)]
 )
-def test_whom_a_request_is_forwarded_for_is_what_proxies_say(
+def test_the_client_of_a_forwarded_request_is_taken_from_trusted_proxies(
     proxies: int, client: str | None
 ) -> None:
     incoming = Incoming()
@@ -77,7 +77,7 @@ def test_a_request_is_large_by_its_bytes_or_its_events(request_: bytes, is_large
     assert incoming.is_large() == is_large
 
 
-# Without the time, which would have each process of pytest collect tests of other names.
+# Without the time, which would give the tests a different name in each pytest process.
 PACKED = partial(gzip.compress, mtime=0)
 
 
@@ -94,7 +94,7 @@ PACKED = partial(gzip.compress, mtime=0)
     ],
 )
 @pytest.mark.parametrize("header", [b"content-encoding:GZip", b"Content-Encoding: identity, x"])
-def test_a_packed_request_is_large_by_what_is_in_it_once_it_was_looked_into(
+def test_a_compressed_request_is_judged_by_its_contents_once_it_is_unpacked(
     header: bytes, body: bytes, is_large: bool
 ) -> None:
     incoming = Incoming()
@@ -105,7 +105,7 @@ def test_a_packed_request_is_large_by_what_is_in_it_once_it_was_looked_into(
     assert incoming.is_large() == is_large
 
 
-def test_a_packed_request_in_chunks_is_large() -> None:
+def test_a_compressed_request_in_chunks_is_large() -> None:
     incoming = Incoming()
     incoming.data += POST + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
     incoming.data += b"1\r\nx\r\n0\r\n\r\n"
@@ -115,7 +115,7 @@ def test_a_packed_request_in_chunks_is_large() -> None:
 
 @pytest.mark.parametrize("second", WHOLE)
 @pytest.mark.parametrize("first", WHOLE)
-def test_requests_that_come_together_are_taken_apart(first: bytes, second: bytes) -> None:
+def test_requests_that_arrive_together_are_separated(first: bytes, second: bytes) -> None:
     incoming = Incoming()
     incoming.data += first + second + GET[:9]
     for request_ in (first, second):
@@ -143,7 +143,7 @@ def test_requests_that_come_together_are_taken_apart(first: bytes, second: bytes
         b"POST / HTTP/1.1\r\nContent-Length: 100000000000000000000\r\n\r\nGET /",
     ],
 )
-def test_a_request_that_will_be_refused_is_not_waited_for(request_: bytes) -> None:
+def test_the_rest_of_a_request_that_will_be_refused_is_not_awaited(request_: bytes) -> None:
     incoming = Incoming()
     incoming.data += request_
     assert incoming.is_ready()
@@ -157,7 +157,7 @@ def test_a_request_that_will_be_refused_is_not_waited_for(request_: bytes) -> No
         b"Content-Length: 5\r\nExpect:100-continue \r\n\r\n",
     ],
 )
-def test_a_client_that_waits_for_100_is_found_and_nobody_else_answers_it(headers: bytes) -> None:
+def test_a_client_that_waits_for_100_is_detected_and_its_header_removed(headers: bytes) -> None:
     incoming = Incoming()
     incoming.data += POST + headers
     assert not incoming.is_ready()
@@ -170,7 +170,7 @@ def test_a_client_that_waits_for_100_is_found_and_nobody_else_answers_it(headers
     assert incoming.take() == (GET, True)
 
 
-def test_a_head_whose_lines_end_without_cr_is_not_waited_for() -> None:
+def test_a_head_whose_lines_end_without_cr_is_ready_at_once() -> None:
     incoming = Incoming()
     incoming.data += b"GET / HTTP/1.1\nHost: x\n\n"
     assert incoming.is_ready()

@@ -56,7 +56,7 @@ def test_no_answer_can_be_framed(flower: tuple[httpx.Client, bool], path: str) -
         {"Via": "1.1 proxy"},
     ],
 )
-def test_without_a_password_it_answers_only_to_this_machine_by_its_own_names(
+def test_without_a_password_flower_answers_only_local_requests_to_local_names(
     flower: tuple[httpx.Client, bool], headers: dict[str, str]
 ) -> None:
     client, has_password = flower
@@ -76,7 +76,7 @@ def test_without_a_password_it_answers_only_to_this_machine_by_its_own_names(
         f"Transfer-Encoding: chunked\r\n\r\n{MAX_BODY_BYTES + 1:x}\r\n",
     ],
 )
-def test_a_large_body_is_refused_before_it_comes(
+def test_a_large_body_is_refused_before_it_arrives(
     flower: tuple[httpx.Client, bool], begun: str
 ) -> None:
     client, _ = flower
@@ -90,21 +90,21 @@ def test_a_large_body_is_refused_before_it_comes(
 @pytest.mark.parametrize(
     "credentials",
     [
-        "Basic dXNlcjpwYXNzd8O2cmQ=",  # of user:passwörd
-        "Basic dXNlcjr/",  # of no text at all
+        "Basic dXNlcjpwYXNzd8O2cmQ=",  # user:passwörd
+        "Basic dXNlcjr/",  # not valid text
         "Basic dXNlcg=",
         "Basic",
         "Bearer password",
     ],
 )
-def test_a_password_of_other_than_ascii_is_a_wrong_one(
+def test_a_malformed_or_non_ascii_password_is_a_wrong_one(
     flower: tuple[httpx.Client, bool], journal: RedisJournal, credentials: str
 ) -> None:
     client, has_password = flower
     answer = client.get("/workers", headers={"Authorization": credentials})
     assert answer.status_code == (401 if has_password else 200)
     assert ("WWW-Authenticate" in answer.headers) == has_password
-    # It is counted right after the answer.
+    # The guess is counted right after the answer.
     wait_until(lambda: journal.redis.delete("guesses:127.0.0.1") == has_password)
 
 

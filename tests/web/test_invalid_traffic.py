@@ -17,7 +17,7 @@ EXCLUDED = (ip_network("192.0.2.7/32"), ip_network("198.51.100.0/24"), ip_networ
 
 
 def reasons(journal: RedisJournal) -> list[str | None]:
-    """Why each event that waits is invalid traffic; None for one that is not."""
+    """The reason why each waiting event is invalid traffic, or None if it is valid."""
     events = [event for queue, kind in QUEUES.items() for event in journalled(journal, queue, kind)]
     return [event.invalid and event.invalid.reason for event in events]
 
@@ -31,19 +31,23 @@ def test_events_that_a_robot_posts_are_accepted_and_marked(
 
 
 @pytest.mark.parametrize("agent", ["", "curl/8.14.1", "python-httpx/0.28.1", "Mozilla/5.0"])
-def test_events_that_servers_and_browsers_post_are_not(
+def test_events_that_servers_and_browsers_post_are_not_marked(
     client: FlaskClient, journal: RedisJournal, agent: str
 ) -> None:
     post(client, KINDS, headers={"User-Agent": agent})
     assert reasons(journal) == [None] * 3
 
 
-def test_a_request_without_an_agent_is_no_robot(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_request_without_a_user_agent_is_not_a_robot(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     post(client, KINDS, environ_overrides={"HTTP_USER_AGENT": ""})
     assert reasons(journal) == [None] * 3
 
 
-def test_robots_count_where_they_are_let_be(client_with: MakeClient, journal: RedisJournal) -> None:
+def test_robots_count_if_they_are_not_filtered(
+    client_with: MakeClient, journal: RedisJournal
+) -> None:
     post(client_with(filter_robots=False), KINDS, headers={"User-Agent": GOOGLEBOT})
     assert reasons(journal) == [None] * 3
 
@@ -76,7 +80,7 @@ def test_events_from_excluded_addresses_and_networks_are_marked(
     assert reasons(journal) == [reason] * 6
 
 
-def test_behind_proxies_the_address_is_the_clients(
+def test_behind_proxies_the_address_is_that_of_the_client(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(excluded_addresses=EXCLUDED, trusted_proxies=1)
@@ -85,7 +89,7 @@ def test_behind_proxies_the_address_is_the_clients(
     assert sorted(map(str, reasons(journal))) == ["None"] * 3 + ["address"] * 3
 
 
-def test_events_of_excluded_users_are_marked_and_the_others_not(
+def test_only_events_of_excluded_users_are_marked(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(excluded_users=frozenset({"u1"}))
@@ -93,7 +97,7 @@ def test_events_of_excluded_users_are_marked_and_the_others_not(
     assert reasons(journal) == ["user", "user", "user", None]
 
 
-def test_an_address_comes_before_a_robot_and_that_before_a_user(
+def test_an_excluded_address_takes_precedence_over_a_robot_and_a_robot_over_a_user(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(excluded_addresses=EXCLUDED, excluded_users=frozenset({"u1"}))
@@ -103,13 +107,13 @@ def test_an_address_comes_before_a_robot_and_that_before_a_user(
     assert sorted(map(str, reasons(journal))) == ["address", "robot"]
 
 
-def test_a_rejected_event_of_a_robot_is_kept_as_such(client: FlaskClient) -> None:
+def test_a_rejected_event_keeps_its_mark_as_a_robot(client: FlaskClient) -> None:
     post(client, {"Type": "PageView"}, headers={"User-Agent": GOOGLEBOT})
     (letter,) = client.get("/dead-letters").get_json()["items"]
     assert letter["invalid"] == "robot"
 
 
-def test_what_waits_in_the_journal_tells_reason_and_day(
+def test_events_in_the_journal_carry_reason_and_day(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     day = client.get("/live/snapshot").get_json()["today"]
@@ -131,7 +135,7 @@ def visit(**visitor: Any) -> dict[str, Any]:
     return KINDS[0] | {"Meta": META | visitor}
 
 
-def test_a_server_with_a_write_key_is_no_robot_whatever_it_calls_itself(
+def test_a_server_with_a_write_key_is_not_a_robot_whatever_its_user_agent(
     with_key: FlaskClient, journal: RedisJournal
 ) -> None:
     assert post(with_key, KINDS, headers=SERVER).json == {"accepted": 3, "rejected": []}
@@ -141,7 +145,7 @@ def test_a_server_with_a_write_key_is_no_robot_whatever_it_calls_itself(
 @pytest.mark.parametrize(
     "header", ["Origin", "Referer", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"]
 )
-def test_a_browser_is_judged_by_its_own_agent_with_a_key_too(
+def test_a_browser_with_a_write_key_is_judged_by_its_own_user_agent(
     with_key: FlaskClient, journal: RedisJournal, header: str
 ) -> None:
     person = visit(UserAgent="Mozilla/5.0", Address="192.0.2.8")
@@ -149,7 +153,9 @@ def test_a_browser_is_judged_by_its_own_agent_with_a_key_too(
     assert reasons(journal) == ["robot"]
 
 
-def test_nobody_is_believed_without_a_write_key(client: FlaskClient, journal: RedisJournal) -> None:
+def test_visitor_details_are_ignored_without_a_write_key(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     agent = {"User-Agent": SERVER["User-Agent"]}
     post(client, visit(UserAgent="Mozilla/5.0"), headers=agent)
     post(client, visit(UserAgent=GOOGLEBOT), headers={"User-Agent": "python-httpx/0.28.1"})
@@ -178,7 +184,7 @@ def test_each_event_of_a_server_is_judged_by_its_visitor(
     assert sorted(map(str, reasons(journal))) == sorted(map(str, robots))
 
 
-def test_a_server_that_does_not_tell_its_visitors_address_is_judged_by_its_own(
+def test_a_server_that_gives_no_visitor_address_is_judged_by_its_own(
     with_key: FlaskClient, journal: RedisJournal
 ) -> None:
     here: Any = {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}, "headers": SERVER}
@@ -187,7 +193,7 @@ def test_a_server_that_does_not_tell_its_visitors_address_is_judged_by_its_own(
 
 
 @pytest.mark.parametrize("unknown", ["", "unknown", "_hidden", "-", "x" * 100_000])
-def test_an_address_that_is_none_is_as_if_the_server_told_none(
+def test_an_invalid_visitor_address_is_treated_as_missing(
     with_key: FlaskClient, journal: RedisJournal, unknown: str
 ) -> None:
     here: Any = {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}, "headers": SERVER}
@@ -196,7 +202,7 @@ def test_an_address_that_is_none_is_as_if_the_server_told_none(
 
 
 @pytest.mark.parametrize("title", ["short", "cut \ud83d", "x" * 10_000])
-def test_a_visitors_agent_and_address_are_not_kept(with_key: FlaskClient, title: str) -> None:
+def test_a_visitors_user_agent_and_address_are_not_kept(with_key: FlaskClient, title: str) -> None:
     bad = {
         "Url": 7,
         "Meta": {"UserAgent": f'"{GOOGLEBOT}\\', "Address": "192.0.2.9"},

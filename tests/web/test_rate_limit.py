@@ -34,7 +34,7 @@ def test_a_sender_is_a_network_however_its_address_is_written(
 
 
 @pytest.mark.parametrize(("events", "weight"), [(1, 1), (100, 1), (101, 2), (900, 9), (1_000, 10)])
-def test_a_request_counts_once_for_each_hundred_events_begun(
+def test_a_request_counts_once_per_hundred_events_or_part_of_it(
     client_with: MakeClient, events: int, weight: int
 ) -> None:
     client = client_with(rate_limit="10/hour")
@@ -42,7 +42,7 @@ def test_a_request_counts_once_for_each_hundred_events_begun(
     assert statuses == [202] * (10 - weight + 1) + [429]
 
 
-def test_nothing_is_taken_of_a_request_that_is_more_than_what_is_left(
+def test_a_request_larger_than_the_remaining_limit_is_refused_whole(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(rate_limit="4/hour")
@@ -52,26 +52,30 @@ def test_nothing_is_taken_of_a_request_that_is_more_than_what_is_left(
     assert refused.json == {"error": "Too many requests. Try again later."}
     assert 0 < int(refused.headers["Retry-After"]) <= 3_600
     assert len(journal.redis.hvals("journal:page_view")) == 1
-    # It has counted once, and left what is left to others.
+    # It counted as one request, so the rest of the limit is still there.
     assert [status(client, 200), status(client)] == [202, 429]
 
 
-def test_a_request_that_is_more_than_the_whole_limit_passes_first(client_with: MakeClient) -> None:
+def test_a_request_larger_than_the_whole_limit_passes_if_it_comes_first(
+    client_with: MakeClient,
+) -> None:
     for rate in ("1/hour", "3/hour"):
         client = client_with(rate_limit=rate)
         address = f"192.0.2.{rate[0]}"
         assert [status(client, 5_000, address), status(client, 1, address)] == [202, 429]
 
 
-def test_of_several_limits_each_holds(client_with: MakeClient) -> None:
+def test_each_of_several_limits_applies(client_with: MakeClient) -> None:
     client = client_with(rate_limit="9/hour;4/day")
     assert [status(client, events) for events in (201, 200, 1)] == [202, 429, 429]
 
 
-def test_without_redis_no_request_is_weighed(client_with: MakeClient, redis: Server) -> None:
+def test_an_unavailable_redis_is_reported_instead_of_the_rate_limit(
+    client_with: MakeClient, redis: Server
+) -> None:
     client = client_with(rate_limit="100/hour")
     redis.kill()
     try:
-        assert status(client, 200) == 503, "the broker is away, and says so"
+        assert status(client, 200) == 503, "it says that the broker is unavailable"
     finally:
         redis.start()

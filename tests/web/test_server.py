@@ -32,12 +32,12 @@ def server(shared_settings: Settings) -> Iterator[str]:
         yield url
 
 
-def test_a_web_process_killed_between_publish_and_answer_leaves_an_event_that_counts_once(
+def test_an_event_counts_once_if_the_web_is_killed_between_publish_and_answer(
     database: Database, server: str, journal: RedisJournal, settings: Settings
 ) -> None:
     with pytest.raises(httpx.HTTPError):
         httpx.post(f"{server}/events", json=VIEW, headers={"X-Die": "now"})
-    assert journal.waiting()["page_view"] == 1, "it was published, though nobody was told"
+    assert journal.waiting()["page_view"] == 1, "it was published, although no answer was sent"
     wait_until(lambda: is_up(server))
     assert httpx.post(f"{server}/events", json=VIEW).status_code == 202
     assert journal.waiting()["page_view"] == 2
@@ -51,13 +51,13 @@ def test_a_web_process_killed_between_publish_and_answer_leaves_an_event_that_co
 
 
 def exchange(server: str, *pieces: bytes, pause: float = 0) -> bytes:
-    """Send bytes as they are, in pieces; what comes back until the server closes."""
+    """Send bytes as they are, in pieces; return what comes back until the server closes."""
     host, port = server.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(pause)
-        with suppress(OSError):  # the server may have closed before
+        with suppress(OSError):  # the server may have closed already
             connection.shutdown(socket.SHUT_WR)
         answer = b""
         while received := connection.recv(65_536):
@@ -74,7 +74,7 @@ BODY = json.dumps(VIEW).encode()
 JSON = "Content-Type: application/json"
 
 
-def test_a_body_that_comes_in_small_pieces_is_taken(server: str) -> None:
+def test_a_body_that_arrives_in_small_pieces_is_accepted(server: str) -> None:
     head = request_head(JSON, f"Content-Length: {len(BODY)}")
     assert b" 202 " in exchange(server, head, BODY[:9], BODY[9:20], BODY[20:], pause=0.2)
 
@@ -86,7 +86,7 @@ def opened(server: str) -> socket.socket:
 
 @pytest.fixture(scope="module")
 def impatient(shared_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a gunicorn of one process that soon gives up clients."""
+    """The URL of a gunicorn with one worker that soon gives up on clients."""
     home = tmp_path_factory.mktemp("impatient")
     with gunicorn(shared_settings, home, "--workers", "1", "tests.web.impatient:app") as url:
         yield url
@@ -101,9 +101,7 @@ def impatient(shared_settings: Settings, tmp_path_factory: pytest.TempPathFactor
         request_head(JSON, "Transfer-Encoding: chunked") + b"9999\r\n" + BODY[:5],
     ],
 )
-def test_a_request_that_stops_coming_or_comes_too_slowly_is_one_to_send_again(
-    impatient: str, start: bytes
-) -> None:
+def test_a_request_that_stops_or_comes_too_slowly_gets_408(impatient: str, start: bytes) -> None:
     with opened(impatient) as stopped, opened(impatient) as slow:
         stopped.sendall(start)
         slow.sendall(start)
@@ -120,7 +118,7 @@ def test_a_request_that_stops_coming_or_comes_too_slowly_is_one_to_send_again(
         assert b"Connection: close\r\n" in answer
 
 
-def test_what_waits_in_memory_is_bounded(impatient: str) -> None:
+def test_the_memory_for_unfinished_requests_is_bounded(impatient: str) -> None:
     begun = request_head(JSON, "Content-Length: 1000000") + b" " * 900_000
     with ExitStack() as stack:
         connections = [stack.enter_context(opened(impatient)) for _ in range(3)]
@@ -135,7 +133,7 @@ def test_what_waits_in_memory_is_bounded(impatient: str) -> None:
             assert b" 202 " in connection.recv(65_536)
 
 
-def test_a_client_that_waits_for_100_is_told_once(server: str) -> None:
+def test_a_client_that_waits_for_100_gets_it_once(server: str) -> None:
     head = request_head(JSON, f"Content-Length: {len(BODY)}", "Expect: 100-continue")
     with opened(server) as connection:
         connection.sendall(head)
@@ -145,7 +143,7 @@ def test_a_client_that_waits_for_100_is_told_once(server: str) -> None:
     assert exchange(server, head + BODY).startswith(b"HTTP/1.1 202 ")
 
 
-def test_a_body_too_long_is_refused_before_it_comes_and_nothing_after_it_is_served(
+def test_a_body_too_long_is_refused_unread_and_nothing_after_it_is_served(
     server: str,
 ) -> None:
     head = request_head(JSON, f"Content-Length: {3 * 2**20}").replace(b"Connection: close\r\n", b"")
@@ -159,7 +157,7 @@ def test_headers_too_long_are_refused(server: str) -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
-def test_clients_that_read_nothing_hold_up_nobody_and_get_all_in_the_end(server: str) -> None:
+def test_clients_that_read_nothing_delay_nobody_and_still_get_everything(server: str) -> None:
     file = (Path(app.web.__file__).parent / "static/uplot/uPlot.iife.min.js").read_bytes()
     get = b"GET /static/uplot/uPlot.iife.min.js HTTP/1.1\r\nHost: x\r\n"
     with ExitStack() as open_until_the_end:
@@ -178,7 +176,7 @@ def test_it_listens_on_an_ipv6_address(settings: Settings, tmp_path: Path) -> No
         assert httpx.get(url.replace("127.0.0.1", "[::1]") + "/health").is_success
 
 
-def test_a_chunked_body_is_taken_and_bounded(server: str) -> None:
+def test_a_chunked_body_is_accepted_up_to_the_limit(server: str) -> None:
     head = request_head(JSON, "Transfer-Encoding: chunked")
     chunk = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
     assert b" 202 " in exchange(server, head, chunk + b"0\r\n\r\n")
@@ -203,7 +201,7 @@ def test_a_chunked_body_is_taken_and_bounded(server: str) -> None:
         b"GET /%2e%2e/%00 HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
-def test_a_broken_request_gets_an_error_of_its_own_making(
+def test_a_broken_request_gets_a_client_error_or_no_answer(
     server: str, journal: RedisJournal, raw: bytes
 ) -> None:
     answer = exchange(server, raw)
@@ -216,7 +214,7 @@ def test_a_broken_request_gets_an_error_of_its_own_making(
 
 
 @pytest.mark.parametrize(("proxies", "secure"), [("0", False), ("1", True)])
-def test_only_behind_proxies_a_session_is_one_of_https_because_a_header_says_so(
+def test_a_header_can_make_a_session_secure_only_behind_proxies(
     settings: Settings, journal: RedisJournal, tmp_path: Path, proxies: str, secure: bool
 ) -> None:
     given = {"TRUSTED_PROXIES": proxies, "ADMIN_TOKEN": "an admin token of many letters"}
@@ -244,7 +242,7 @@ def test_only_behind_proxies_a_session_is_one_of_https_because_a_header_says_so(
         (request_head("A: " + "secret" * 2_000), b"431", "Cookie"),
     ],
 )
-def test_nothing_of_a_request_that_is_no_http_is_answered_or_logged(
+def test_no_part_of_an_invalid_http_request_is_repeated_in_the_answer_or_the_log(
     server: str, shared_settings: Settings, refused: bytes, status: bytes, why: str
 ) -> None:
     log = shared_settings.data_dir / "web.log"

@@ -27,22 +27,22 @@ ELSEWHERE = "127.0.0.2"
 
 @pytest.fixture(scope="module")
 def server(shared_settings: Settings) -> Iterator[str]:
-    """The URL of a gunicorn whose threads say their names."""
+    """The URL of a gunicorn whose answers name their threads."""
     with gunicorn(shared_settings, shared_settings.data_dir, "tests.web.naming:app") as url:
         yield url
 
 
-def test_a_thread_stays_with_a_connection_that_sends_one_request_after_another(
+def test_a_thread_stays_with_a_connection_that_keeps_sending_requests(
     server: str,
 ) -> None:
     with httpx.Client(base_url=server) as client:
         names = [client.get("/").text for _ in range(300)]
     stays = sum(one == other for one, other in pairwise(names))
-    # Handed on, it would be the same thread one time in sixteen. A busy machine parts them, too.
+    # If handed on, it would be the same thread one time in sixteen. A busy machine parts them too.
     assert stays > len(names) / 4
 
 
-def test_no_connection_is_kept_waiting_by_more_that_never_pause(server: str) -> None:
+def test_connections_that_never_pause_do_not_block_others(server: str) -> None:
     over = threading.Event()
 
     def hammer() -> None:
@@ -62,7 +62,7 @@ def test_no_connection_is_kept_waiting_by_more_that_never_pause(server: str) -> 
             thread.join()
 
 
-def test_what_is_overridden_is_as_it_was_in_gunicorn() -> None:
+def test_the_overridden_methods_still_have_gunicorns_signatures() -> None:
     overridden = [name for name in vars(BufferingWorker) if hasattr(ThreadWorker, name)]
     assert {"accept", "enqueue_req", "handle", "finish_request"} < set(overridden)
     assert {"murder_pending", "_cap_keepalive"} < set(overridden)
@@ -75,7 +75,7 @@ def test_what_is_overridden_is_as_it_was_in_gunicorn() -> None:
 
 
 @pytest.mark.parametrize("sent", WHOLE)
-def test_gunicorn_finds_the_same_end_of_a_request(sent: bytes) -> None:
+def test_gunicorn_finds_the_end_of_a_request_at_the_same_byte(sent: bytes) -> None:
     incoming = Incoming()
     incoming.data += sent + b"GET / HTTP/1.1\r\n\r\n"
     assert incoming.is_ready()
@@ -108,7 +108,7 @@ def opened(url: str, source: str = "") -> socket.socket:
         "garbage\r\n\r\n",
     ],
 )
-def test_clients_that_stop_at_any_point_hold_up_nobody(server: str, sent: str) -> None:
+def test_clients_that_stop_at_any_point_delay_nobody(server: str, sent: str) -> None:
     with ExitStack() as open_until_the_end:
         for _ in range(workers * threads * 3):
             open_until_the_end.enter_context(opened(server)).sendall(sent.encode())
@@ -117,14 +117,14 @@ def test_clients_that_stop_at_any_point_hold_up_nobody(server: str, sent: str) -
 
 @pytest.fixture(scope="module")
 def small(shared_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a gunicorn with few threads, and with room for few connections."""
+    """The URL of a gunicorn with few threads and room for few connections."""
     few = ("--workers", "1", "--threads", "5", "--worker-connections", "45")
     home = tmp_path_factory.mktemp("small")
     with gunicorn(shared_settings, home, *few, "tests.web.naming:app") as url:
         yield url
 
 
-def test_where_all_places_are_taken_the_client_with_the_most_gives_up_its_oldest(
+def test_when_all_places_are_taken_the_client_with_the_most_loses_its_oldest(
     small: str,
 ) -> None:
     with ExitStack() as open_until_the_end, httpx.Client(base_url=small) as client:
@@ -149,7 +149,7 @@ def test_where_all_places_are_taken_the_client_with_the_most_gives_up_its_oldest
     ],
     ids=["by their bytes", "once unpacked", "by their events"],
 )
-def test_large_requests_of_one_client_leave_threads_to_the_others(
+def test_large_requests_of_one_client_leave_threads_for_others(
     shared_settings: Settings, tmp_path: Path, header: bytes, body: bytes, proxies: str
 ) -> None:
     few = ("--workers", "1", "--threads", "7", "tests.web.naming:app")
@@ -169,10 +169,10 @@ def test_large_requests_of_one_client_leave_threads_to_the_others(
             with opened(url, ELSEWHERE) as other:
                 other.sendall(large.replace(b"?1.5", b"?0.1") % (8, header, len(body), body))
                 other.settimeout(0.9)
-                assert other.recv(100).startswith(b"HTTP/1.1 200 "), "another client's"
+                assert other.recv(100).startswith(b"HTTP/1.1 200 "), "it is another client's"
 
 
-def test_slow_requests_of_one_client_leave_threads_to_the_others(small: str) -> None:
+def test_slow_requests_of_one_client_leave_threads_for_others(small: str) -> None:
     with ExitStack() as open_until_the_end:
         for _ in range(20):
             slow = open_until_the_end.enter_context(opened(small, ELSEWHERE))
@@ -182,14 +182,14 @@ def test_slow_requests_of_one_client_leave_threads_to_the_others(small: str) -> 
         assert slow.recv(100).startswith(b"HTTP/1.1 200 "), "its turn comes"
 
 
-def test_slow_requests_of_one_client_leave_threads_to_the_others_behind_a_proxy(
+def test_slow_requests_of_one_client_leave_threads_for_others_behind_a_proxy(
     shared_settings: Settings, tmp_path: Path
 ) -> None:
     few = ("--workers", "1", "--threads", "5", "tests.web.naming:app")
     slow = b"GET /?1 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
     with ExitStack() as stack:
         url = stack.enter_context(gunicorn(shared_settings, tmp_path, *few, TRUSTED_PROXIES="1"))
-        # The proxy sends them on over connections that it has had for long.
+        # The proxy forwards them over connections that it has had for a long time.
         clients = [stack.enter_context(opened(url)) for _ in range(20)]
         for client in clients:
             client.sendall(slow.replace(b"?1", b""))
@@ -202,7 +202,7 @@ def test_slow_requests_of_one_client_leave_threads_to_the_others_behind_a_proxy(
         assert client.recv(100).startswith(b"HTTP/1.1 200 "), "its turn comes"
 
 
-def test_large_requests_of_many_clients_leave_threads_to_small_ones(
+def test_large_requests_of_many_clients_leave_threads_for_small_ones(
     shared_settings: Settings, tmp_path: Path
 ) -> None:
     few = ("--workers", "1", "--threads", "7", "tests.web.naming:app")
@@ -218,7 +218,7 @@ def test_large_requests_of_many_clients_leave_threads_to_small_ones(
             assert httpx.get(url, timeout=0.9).is_success
 
 
-def test_who_sends_one_request_does_not_wait_for_all_that_others_sent_before(
+def test_a_single_request_does_not_wait_for_all_earlier_requests_of_others(
     shared_settings: Settings, tmp_path: Path
 ) -> None:
     few = ("--workers", "1", "--threads", "12", "tests.web.naming:app")
@@ -232,7 +232,7 @@ def test_who_sends_one_request_does_not_wait_for_all_that_others_sent_before(
         assert httpx.get(url, timeout=4).is_success
 
 
-def test_where_too_much_waits_for_its_end_the_client_behind_the_proxy_with_the_most_gives_it_up(
+def test_when_too_much_is_unfinished_the_proxied_client_with_the_most_loses_it(
     shared_settings: Settings, tmp_path: Path
 ) -> None:
     few = ("--workers", "1", "tests.web.naming:app")

@@ -4,7 +4,7 @@ from app.web.sockets.places import Lane, Places, Room, Turns
 from tests.support.waiting import wait_until
 
 
-def test_one_client_has_so_many_places_and_all_together_so_many() -> None:
+def test_places_are_limited_per_client_and_in_total() -> None:
     places = Places(3, 2)
     assert [places.take("2001:db8::1"), places.take("2001:db8::2")] == [True, True]
     assert not places.take("2001:db8::3")
@@ -12,7 +12,7 @@ def test_one_client_has_so_many_places_and_all_together_so_many() -> None:
     assert not places.take("192.0.2.8")
 
 
-def test_a_place_that_is_given_back_is_for_the_next() -> None:
+def test_a_released_place_can_be_taken_again() -> None:
     places = Places(2, 1)
     assert places.take("192.0.2.7")
     assert not places.take("::ffff:192.0.2.7")
@@ -23,14 +23,14 @@ def test_a_place_that_is_given_back_is_for_the_next() -> None:
 def test_a_place_is_taken_over_from_the_client_with_the_most() -> None:
     places = Places(3, 3)
     assert [places.take("192.0.2.7") for _ in range(2)] == [True, True]
-    assert places.take_over("192.0.2.8") is None, "there still is one"
+    assert places.take_over("192.0.2.8") is None, "a place is still free"
     assert places.take("192.0.2.7")
     assert not places.take("192.0.2.8")
     assert places.take_over("192.0.2.8") == "192.0.2.7"
-    assert places.take_over("192.0.2.8") is None, "it would have the most"
+    assert places.take_over("192.0.2.8") is None, "the newcomer would then have the most"
 
 
-def test_each_client_may_hold_as_many_bytes_as_are_left() -> None:
+def test_a_client_may_hold_at_most_as_many_bytes_as_are_left() -> None:
     room = Room(100)
     with room.share("192.0.2.7") as first, room.share("192.0.2.8") as second:
         assert first.grow(50)
@@ -42,7 +42,7 @@ def test_each_client_may_hold_as_many_bytes_as_are_left() -> None:
         assert first.grow(50)
 
 
-def test_clients_share_turns_and_the_next_is_who_had_none_for_longest() -> None:
+def test_the_next_turn_goes_to_the_client_that_waited_longest_since_its_last() -> None:
     turns = Turns(2, 1)
     done: list[str] = []
     threads: list[threading.Thread] = []
@@ -65,7 +65,7 @@ def test_clients_share_turns_and_the_next_is_who_had_none_for_longest() -> None:
     assert done == ["192.0.2.2"] + 3 * ["192.0.2.1"]
 
 
-def test_who_waits_in_a_lane_is_served_once_there_is_room_for_it_unless_it_gives_up() -> None:
+def test_a_request_in_a_lane_is_served_once_its_client_has_room_unless_it_gives_up() -> None:
     lane = Lane[int](2, 1)
     for number, client in enumerate("aaabcc"):
         lane.wait(client, number)
@@ -75,7 +75,7 @@ def test_who_waits_in_a_lane_is_served_once_there_is_room_for_it_unless_it_gives
     lane.leave("b")
     assert [lane.next(), lane.next()] == [5, None]
     lane.leave("c")
-    assert lane.next() is None, "the first client has as many as it may"
+    assert lane.next() is None, "the first client is at its limit"
     lane.leave("a")
     assert lane.has_waiting
     assert [lane.next(), lane.has_waiting] == [2, False]

@@ -44,7 +44,7 @@ def server(shared_settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def connected(url: str, key: str = "", **more: Any) -> Iterator[Client]:
-    """A site's connection. It comes again by itself."""
+    """A site's connection, which reconnects by itself."""
     client = Client(reconnection_delay=0.1, reconnection_delay_max=0.5, **more)
     auth = {"key": key} if key else None
     client.connect(url, transports=["websocket"], auth=auth)
@@ -60,7 +60,7 @@ def send(client: Client, event: Any) -> tuple[Any, int]:
 
 
 class Raw:
-    """A connection that sends packets just as they are given."""
+    """A connection that sends packets exactly as given."""
 
     def __init__(self, url: str, **options: Any) -> None:
         address = f"{url.replace('http', 'ws', 1)}/socket.io/?{httpx.QueryParams(HANDSHAKE)}"
@@ -77,12 +77,12 @@ class Raw:
 
     def ask(self, packet: str) -> str:
         self.socket.send(packet)
-        while (answer := self.next()) == "2":  # whether it lives, where the machine is busy
+        while (answer := self.next()) == "2":  # a ping, if the machine is busy
             self.socket.send("3")
         return answer
 
     def send_body(self, body: str) -> tuple[Any, int]:
-        """The answer to a message with this text for an event."""
+        """The answer to a message whose event is this text."""
         acknowledged = self.ask(f'427["event",{body}]')
         assert acknowledged.startswith("437[")
         answer, status = json.loads(acknowledged[3:])
@@ -106,7 +106,7 @@ def test_an_event_is_acknowledged_with_the_answer_and_its_status(
     assert (event.website, event.page) == ("site1.com", "/page1")
 
 
-def test_the_good_events_of_an_array_are_taken_and_the_bad_ones_named_and_kept(
+def test_good_events_of_an_array_are_accepted_and_bad_ones_named_and_kept(
     server: str, journal: RedisJournal
 ) -> None:
     bad = {"Type": "AdClick", "Url": "site1.com", "Meta": {"AdId": 1}}
@@ -124,7 +124,7 @@ MEGABYTE = 1024 * 1024
 
 
 def padded(size: int) -> str:
-    """An event of so many bytes."""
+    """An event of this many bytes."""
     event = json.dumps(VIEW)
     return event[:-1] + " " * (size - len(event)) + "}"
 
@@ -156,7 +156,7 @@ BODIES = {
 }
 
 
-def test_a_message_is_answered_as_a_post_of_the_same_body(server: str) -> None:
+def test_a_message_gets_the_same_answer_as_a_post_with_the_same_body(server: str) -> None:
     with raw(server) as client:
         for name, body in BODIES.items():
             response = httpx.post(
@@ -173,7 +173,7 @@ def test_a_message_without_acknowledgement_is_counted_too(
         wait_until(lambda: len(journalled(journal, "page_view", PageView)) == 1)
 
 
-def test_no_other_message_does_anything(server: str, journal: RedisJournal) -> None:
+def test_only_well_formed_event_messages_have_an_effect(server: str, journal: RedisJournal) -> None:
     with raw(server) as client:
         for name in ("Event", "connect", "disconnect", "message"):
             refused = client.ask(f'421["{name}",{json.dumps(VIEW)}]')
@@ -189,7 +189,7 @@ PACKETS = ["", "4", "x", "5", "44", '451-["event",{"_placeholder":true,"num":0}]
 PACKETS += ["42/x,[]", "4²", f"42{'1' * 200}[]"]
 
 
-def test_who_does_not_keep_to_the_protocol_is_dropped(server: str, journal: RedisJournal) -> None:
+def test_a_client_that_violates_the_protocol_is_dropped(server: str, journal: RedisJournal) -> None:
     for packet in PACKETS:
         with raw(server) as client:
             assert client.ask(packet) == "", packet
@@ -198,11 +198,11 @@ def test_who_does_not_keep_to_the_protocol_is_dropped(server: str, journal: Redi
         assert client.next() == ""
     client = Raw(server)
     with closing(client.socket):
-        assert client.ask(f'421["event",{json.dumps(VIEW)}]') == "", "it has to connect first"
+        assert client.ask(f'421["event",{json.dumps(VIEW)}]') == "", "a client has to connect first"
     assert journal.redis.dbsize() == 0
 
 
-def test_a_connection_needs_a_write_key_where_there_are_some(
+def test_a_connection_needs_a_write_key_if_any_are_set(
     settings: Settings, journal: RedisJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WRITE_KEYS", "first,second")
@@ -230,7 +230,7 @@ def test_a_connection_needs_a_write_key_where_there_are_some(
                 assert send(site, VIEW)[1] == 202
 
 
-def test_only_listed_origins_may_connect_where_some_are_listed(
+def test_only_listed_origins_may_connect_if_any_are_listed(
     settings: Settings, journal: RedisJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALLOWED_ORIGINS", "https://site1.com")
@@ -247,7 +247,7 @@ def test_only_listed_origins_may_connect_where_some_are_listed(
             assert client.next() == ""
 
 
-def test_each_message_counts_as_a_request_for_the_rate(
+def test_each_message_counts_as_a_request_towards_the_rate_limit(
     settings: Settings, journal: RedisJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RATE_LIMIT", "3/hour")
@@ -263,7 +263,7 @@ def test_each_message_counts_as_a_request_for_the_rate(
         assert client.send_body(json.dumps(VIEW)) == refused
 
 
-def test_while_the_broker_is_away_the_answer_is_503_and_the_connection_stays(
+def test_an_unavailable_broker_gives_a_503_and_the_connection_stays_open(
     server: str, journal: RedisJournal, redis: Server, shared_settings: Settings
 ) -> None:
     with raw(server) as client:
@@ -282,7 +282,7 @@ def test_while_the_broker_is_away_the_answer_is_503_and_the_connection_stays(
 
 
 def processes(url: str) -> tuple[int, int]:
-    """Those of a gunicorn with one worker: the first one, and the worker."""
+    """The process ids of a gunicorn with one worker: the master's and the worker's."""
     port = url.rpartition(":")[2]
     pids = {int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and is_of(pid, port)}
     parents = {
@@ -292,7 +292,7 @@ def processes(url: str) -> tuple[int, int]:
     return master, parents[master]
 
 
-def test_who_lost_the_answer_with_the_worker_sends_again_and_is_counted_once(
+def test_an_event_sent_again_after_its_worker_was_killed_is_counted_once(
     database: Database, server: str, journal: RedisJournal, settings: Settings
 ) -> None:
     event = VIEW | {"EventId": "the same"}
@@ -318,7 +318,7 @@ def test_who_lost_the_answer_with_the_worker_sends_again_and_is_counted_once(
     assert sorted(number or 0 for number in counted) == [0, 1]
 
 
-def test_a_worker_that_stops_in_order_closes_its_connections_and_they_come_again(
+def test_clients_reconnect_after_their_worker_shuts_down_gracefully(
     server: str, journal: RedisJournal
 ) -> None:
     with connected(server) as client:
@@ -332,12 +332,12 @@ def test_a_worker_that_stops_in_order_closes_its_connections_and_they_come_again
 
 @pytest.fixture
 def crowded(settings: Settings, journal: RedisJournal, tmp_path: Path) -> Iterator[str]:
-    """The URL of a gunicorn that takes few connections, though more than it has threads."""
+    """The URL of a gunicorn that takes few connections, but more than it has threads."""
     with gunicorn(settings, tmp_path, "--workers", "1", "tests.web.crowded:app") as url:
         yield url
 
 
-def test_messages_of_one_client_hold_half_of_the_room(crowded: str) -> None:
+def test_messages_of_one_client_may_take_at_most_half_of_the_room(crowded: str) -> None:
     begin = frame(websocket.ABNF.OPCODE_TEXT, MESSAGE_BYTES // 4)
     with ExitStack() as stack:
         clients = [stack.enter_context(raw(crowded)) for _ in range(3)]
@@ -354,11 +354,11 @@ def test_messages_of_one_client_hold_half_of_the_room(crowded: str) -> None:
 
 
 def frame(opcode: int, size: int) -> bytes:
-    """The beginning of a message, of so many bytes."""
+    """The beginning of a message of this many bytes."""
     return bytes(websocket.ABNF(0, 0, 0, 0, opcode, 1, b'42["event",'.ljust(size)).format())
 
 
-def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(crowded: str) -> None:
+def test_connections_take_no_threads_from_requests_and_are_limited(crowded: str) -> None:
     port = int(crowded.rpartition(":")[2])
     request = (
         f"GET /socket.io/?{httpx.QueryParams(HANDSHAKE)} HTTP/1.1\r\nHost: here\r\n"
@@ -372,7 +372,7 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(cro
         client.sendall(request)
         answer = client.recv(1_000).partition(b"\r\n")[0]
         if b" 101 " in answer:
-            # A packet of Socket.IO, masked with zeros: who does not connect is dropped.
+            # A Socket.IO packet, masked with zeros: a client that does not connect is dropped.
             client.sendall(b"\x81\x82\0\0\0\0" + b"40")
         return client, answer
 
@@ -385,7 +385,7 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(cro
     surplus.close()
     assert answer == b"HTTP/1.1 503 SERVICE UNAVAILABLE"
     other, answer = opened("127.0.0.2")
-    assert answer in answers, "another client has places of its own"
+    assert answer in answers, "another client has its own places"
     third, answer = opened("127.0.0.3")
     assert answer in answers, "the client with the most gives up its oldest"
     clients[0].settimeout(5)
@@ -405,12 +405,12 @@ def test_connections_take_no_thread_from_requests_and_there_are_only_so_many(cro
 
 @pytest.fixture
 def impatient(settings: Settings, journal: RedisJournal, tmp_path: Path) -> Iterator[str]:
-    """The URL of a gunicorn that soon gives up clients."""
+    """The URL of a gunicorn that soon gives up on clients."""
     with gunicorn(settings, tmp_path, "--workers", "1", "tests.web.impatient:app") as url:
         yield url
 
 
-def test_who_does_not_take_in_the_answers_is_dropped(impatient: str) -> None:
+def test_a_client_that_reads_no_answers_is_dropped(impatient: str) -> None:
     buffers = [(socket.SOL_SOCKET, size, 8_192) for size in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
     sent = 0
     with (
@@ -424,7 +424,7 @@ def test_who_does_not_take_in_the_answers_is_dropped(impatient: str) -> None:
     assert httpx.get(f"{impatient}/health").is_success
 
 
-def test_a_client_is_asked_for_a_sign_of_life_and_dropped_without_one(impatient: str) -> None:
+def test_a_client_is_pinged_and_dropped_if_it_does_not_answer(impatient: str) -> None:
     with raw(impatient) as client:
         for _ in range(3):
             assert client.next() == "2"
@@ -433,7 +433,7 @@ def test_a_client_is_asked_for_a_sign_of_life_and_dropped_without_one(impatient:
         assert client.next() == ""
     client = Raw(impatient)
     with closing(client.socket):
-        assert client.next() == "", "it has to connect soon"
+        assert client.next() == "", "a client has to connect soon"
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def test_a_client_that_polls_is_told_what_to_do(
     assert client.post("/socket.io/", query_string=query).status_code == 405
 
 
-def test_another_web_server_is_told_so(client: FlaskClient) -> None:
+def test_a_web_server_without_websockets_answers_501(client: FlaskClient) -> None:
     headers = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -483,9 +483,9 @@ MASKED = b"\x80\0\0\0\0"
         (b"", b"\x81\x82\0\0\0\0" + b"40"),
         (b"", b"\x81\x87\0\0\0\0" + b'42["a"]'),
     ],
-    ids=["ping", "pong", "empty fragment", "small fragment", "sign of life", "connect", "unknown"],
+    ids=["ping", "pong", "empty fragment", "small fragment", "pong packet", "connect", "unknown"],
 )
-def test_a_client_that_sends_too_many_frames_for_nothing_is_told_and_dropped(
+def test_a_client_that_sends_too_many_useless_frames_is_told_why_and_dropped(
     server: str, begin: bytes, frame: bytes
 ) -> None:
     with raw(server) as client:
@@ -497,7 +497,7 @@ def test_a_client_that_sends_too_many_frames_for_nothing_is_told_and_dropped(
         assert int.from_bytes(received.data[:2]) == websocket.STATUS_POLICY_VIOLATION
 
 
-def test_as_many_messages_as_are_posted_may_come(server: str, journal: RedisJournal) -> None:
+def test_messages_with_events_are_not_limited_in_number(server: str, journal: RedisJournal) -> None:
     message = "421" + json.dumps(["event", VIEW])
     with raw(server) as client:
         for _ in range(2 * MAX_FRAMES):
@@ -505,6 +505,6 @@ def test_as_many_messages_as_are_posted_may_come(server: str, journal: RedisJour
         answered = 0
         while answered < 2 * MAX_FRAMES:
             packet = client.next()
-            if packet != "2":  # asked for a sign of life
+            if packet != "2":  # a ping
                 assert packet.startswith('431[{"accepted":1')
                 answered += 1

@@ -60,18 +60,20 @@ def is_closed(client: socket.socket) -> bool:
         return True
 
 
-def tell(journal: RedisJournal, views: int, website: str = "site1.com", folds: int = 0) -> None:
+def record_views(
+    journal: RedisJournal, views: int, website: str = "site1.com", folds: int = 0
+) -> None:
     counts = Counts()
     counts.add("views", (website, "2026-11-24"), [views])
     live.record(journal.redis, "page_view", Counted({"*": views}, counts), time.time(), folds)
 
 
-def test_every_viewer_is_told_what_was_counted_added_up(journal: RedisJournal, join: Join) -> None:
+def test_every_viewer_gets_the_sum_of_what_was_counted(journal: RedisJournal, join: Join) -> None:
     clients = [join(), join()]
     for client in clients:
         read_until(client, HEAD)
     for views in (1, 2, 3):
-        tell(journal, views)
+        record_views(journal, views)
     for client in clients:
         got = b""
         while sum(row["views"] for row in rows(got)) < 6:
@@ -79,13 +81,13 @@ def test_every_viewer_is_told_what_was_counted_added_up(journal: RedisJournal, j
         assert sum(row["views"] for row in rows(got)) == 6
 
 
-def test_what_the_reports_may_hold_and_what_not_is_told_apart(
+def test_counts_before_and_after_a_fold_are_sent_separately(
     journal: RedisJournal, join: Join
 ) -> None:
     client = join()
     read_until(client, HEAD)
     for views, folds in ((1, 7), (2, 7), (4, 8)):
-        tell(journal, views, folds=folds)
+        record_views(journal, views, folds=folds)
     got = b""
     while sum(row["views"] for row in rows(got)) < 7:
         got += read_until(client, b"\n\n")
@@ -107,7 +109,7 @@ def rows(stream: bytes) -> list[dict[str, int]]:
     ]
 
 
-def test_a_spike_is_passed_on_as_it_is(journal: RedisJournal, join: Join) -> None:
+def test_a_spike_is_passed_on_unchanged(journal: RedisJournal, join: Join) -> None:
     client = join()
     read_until(client, HEAD)
     journal.redis.publish(SPIKE_CHANNEL, b'{"name":"/a"}')
@@ -123,7 +125,9 @@ def test_a_comment_is_sent_while_nothing_happens(
         assert b"event:" not in read_until(client, b": alive\n\n")
 
 
-def test_the_connection_is_no_longer_that_of_the_socket_it_came_in(viewers: Viewers) -> None:
+def test_the_original_socket_can_no_longer_write_to_or_shut_down_the_connection(
+    viewers: Viewers,
+) -> None:
     server, client = socket.socketpair()
     with client:
         client.settimeout(5)
@@ -135,14 +139,14 @@ def test_the_connection_is_no_longer_that_of_the_socket_it_came_in(viewers: View
         assert read_until(client, HEAD).startswith(HEAD)
 
 
-def test_a_viewer_that_went_is_forgotten(viewers: Viewers, join: Join) -> None:
+def test_a_viewer_that_left_is_forgotten(viewers: Viewers, join: Join) -> None:
     join().close()
     staying = join()
     read_until(staying, HEAD)
     wait_until(lambda: len(viewers._unsent) == 1)
 
 
-def test_a_viewer_that_reads_nothing_is_let_go_and_holds_up_nobody(
+def test_a_viewer_that_reads_nothing_is_dropped_and_delays_nobody(
     journal: RedisJournal, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watched, "SEND_SECONDS", 0.0)
@@ -155,7 +159,7 @@ def test_a_viewer_that_reads_nothing_is_let_go_and_holds_up_nobody(
     wait_until(lambda: is_closed(slow))
 
 
-def test_viewers_come_again_once_redis_is_back(
+def test_viewers_can_reconnect_once_redis_is_back(
     journal: RedisJournal, viewers: Viewers, redis: Server, join: Join
 ) -> None:
     client = join()
@@ -170,13 +174,11 @@ def test_viewers_come_again_once_redis_is_back(
     wait_until(viewers._subscribed.is_set)
     client = join()
     read_until(client, HEAD)
-    tell(journal, 7)
+    record_views(journal, 7)
     read_until(client, b'"views":7')
 
 
-def test_there_is_a_bound_to_viewers_and_one_to_those_of_each_client(
-    viewers: Viewers, join: Join
-) -> None:
+def test_viewers_are_limited_in_total_and_per_client(viewers: Viewers, join: Join) -> None:
     viewers._places.most, viewers._places.most_of_one = 3, 2
     leaving, _ = join("2001:db8::1"), join("2001:db8::2")
     with pytest.raises(Unavailable, match="too many"):

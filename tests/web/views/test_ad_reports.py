@@ -28,7 +28,7 @@ def shown(user: str, ad_id: str, time: int = NOON, website: str = "a.com") -> Ad
 
 @pytest.fixture
 def counted(database: Database, client: FlaskClient) -> FlaskClient:
-    """The client of a collector that has counted two ads on two websites over two days."""
+    """A client of a collector that has counted two ads on two websites over two days."""
     counting = Counting(database, ClickRule(3, "user"))
     views = [PageView(None, "a.com", "/", "2026-11-24", NOON)]
     impressions = [
@@ -71,7 +71,7 @@ def test_ads_are_reported_with_all_their_figures_and_totals(counted: FlaskClient
     assert set(report) == {"items", "totals", "next_cursor"}
 
 
-def test_an_ad_on_a_website_by_day(counted: FlaskClient) -> None:
+def test_an_ad_on_one_website_is_reported_by_day(counted: FlaskClient) -> None:
     report = get(
         counted,
         "ads",
@@ -84,7 +84,7 @@ def test_an_ad_on_a_website_by_day(counted: FlaskClient) -> None:
     assert report["totals"]["reach"] == 1
 
 
-def test_a_campaign_is_reported_as_a_union_and_the_ads_without_one_under_null(
+def test_a_campaign_unites_its_ads_and_ads_without_one_are_under_null(
     counted: FlaskClient,
 ) -> None:
     for ad_id in ("34", "=5"):
@@ -98,7 +98,7 @@ def test_a_campaign_is_reported_as_a_union_and_the_ads_without_one_under_null(
     assert get(counted, "ads", campaign="none")["items"] == []
 
 
-def test_the_days_before_stand_beside(counted: FlaskClient) -> None:
+def test_the_previous_days_are_reported_alongside(counted: FlaskClient) -> None:
     days = {"from": "2026-11-24", "to": "2026-11-24", "compare": "previous"}
     report = get(counted, "ads", **days)
     assert [(row["ad_id"], row["previous"]["impressions"]) for row in report["items"]] == [
@@ -120,7 +120,7 @@ def test_the_pages_of_an_ad_report_are_linked(counted: FlaskClient) -> None:
     assert second["next_cursor"] is None
 
 
-def test_a_cursor_is_of_one_report_and_order(counted: FlaskClient) -> None:
+def test_a_cursor_is_valid_only_for_its_own_report_and_order(counted: FlaskClient) -> None:
     cursor = get(counted, "ads", limit="1")["next_cursor"]
     for other in ({"by": "website"}, {"sort": "reach"}):
         response = counted.get("/reports/ads", query_string={"cursor": cursor, **other})
@@ -159,7 +159,7 @@ def test_traffic_is_paged(counted: FlaskClient) -> None:
     assert second["next_cursor"] is None
 
 
-def test_the_hour_that_autumn_repeats_stands_twice(
+def test_the_hour_repeated_in_autumn_is_listed_twice(
     database: Database, client_with: MakeClient
 ) -> None:
     berlin = ZoneInfo("Europe/Berlin")
@@ -179,7 +179,7 @@ def test_the_hour_that_autumn_repeats_stands_twice(
     assert len(get(client, "traffic", by="hour", **spring)["items"]) == 23
 
 
-def test_frequency_is_of_a_month_by_default_this_one(counted: FlaskClient) -> None:
+def test_frequency_covers_one_month_by_default_the_current_one(counted: FlaskClient) -> None:
     rows = get(counted, "frequency", month="2026-11")["items"]
     assert [row["users"] for row in rows] == [2, 0, 1, 0, 0, 0, 0, 0]
     assert rows[-1]["impressions"] == "8+"
@@ -191,7 +191,7 @@ def test_frequency_is_of_a_month_by_default_this_one(counted: FlaskClient) -> No
 
 
 @pytest.mark.parametrize("path", ["ads", "traffic", "frequency"])
-def test_a_website_that_is_not_known_is_said(client: FlaskClient, path: str) -> None:
+def test_an_unknown_website_is_reported(client: FlaskClient, path: str) -> None:
     query = {"website": "never.example"}
     if path == "traffic":
         assert get(client, path, **query)["unknown"] == ["website"]
@@ -234,7 +234,7 @@ def test_a_website_that_is_not_known_is_said(client: FlaskClient, path: str) -> 
         ("frequency?limit=10", "limit"),
     ],
 )
-def test_a_parameter_that_is_wrong_or_does_not_fit_is_named(
+def test_a_wrong_or_unsuitable_parameter_is_named(
     counted: FlaskClient, query: str, parameter: str
 ) -> None:
     response = counted.get(f"/reports/{query}")
@@ -243,7 +243,7 @@ def test_a_parameter_that_is_wrong_or_does_not_fit_is_named(
 
 
 @pytest.mark.parametrize("path", ["ads", "traffic", "frequency"])
-def test_an_operator_shows_the_admin_token(client_with: MakeClient, path: str) -> None:
+def test_an_operator_must_show_the_admin_token(client_with: MakeClient, path: str) -> None:
     client = client_with(admin_token="secret")
     assert client.get(f"/reports/{path}").status_code == 401
     headers = {"Authorization": "Bearer secret"}

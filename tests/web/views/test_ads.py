@@ -14,9 +14,7 @@ EMPTY = dict.fromkeys(ENTRY)
 @pytest.mark.parametrize(
     "ad_id", ["34", "a/b", "/a", "//a/", "a\nb", "\n", "ü 2", "%2F", "..", "x" * 128]
 )
-def test_what_was_entered_for_an_ad_is_shown_until_it_is_removed(
-    client: FlaskClient, ad_id: str
-) -> None:
+def test_an_ads_details_are_shown_until_they_are_removed(client: FlaskClient, ad_id: str) -> None:
     path = f"/ads/{quote(ad_id, safe='')}"
     assert client.get(path).status_code == 404
     assert client.put(path, json=ENTRY).get_json() == {"ad_id": ad_id, **ENTRY}
@@ -29,7 +27,7 @@ def test_what_was_entered_for_an_ad_is_shown_until_it_is_removed(
     assert client.get("/ads").get_json() == {"items": [], "next_cursor": None}
 
 
-def test_ads_are_listed_page_by_page(client: FlaskClient) -> None:
+def test_ads_are_listed_in_pages(client: FlaskClient) -> None:
     for ad_id in ("1", "10", "2", "a", "b"):
         client.put(f"/ads/{ad_id}", json={"campaign": "c" * (ad_id != "2") or "d"})
     found, cursor = [], ""
@@ -88,7 +86,7 @@ def test_a_wrong_entry_is_refused_and_changes_nothing(
     ],
     ids=["empty", "broken", "surrogate", "surrogate name", "deep", "deep object", "no UTF-8"],
 )
-def test_what_is_no_json_is_refused(client: FlaskClient, body: bytes) -> None:
+def test_invalid_json_is_refused(client: FlaskClient, body: bytes) -> None:
     answer = client.put("/ads/34", data=body)
     assert answer.status_code == 400
     assert answer.get_json()["errors"] == {"body": ["Not JSON."]}

@@ -24,7 +24,7 @@ def client(client_with: MakeClient) -> FlaskClient:
 
 
 def link(to: str = TO, url: str = "site1.com/a", ad: str = "34", **more: str) -> dict[str, str]:
-    """The query of a link that was signed, for user u1."""
+    """The query of a signed link, for user u1."""
     fixed = {"to": to, "url": url, "ad": ad}
     signed = {name: text for name, text in fixed.items() if text}
     return signed | {"sig": signature(SECRET, **fixed), "user": "u1"} | more
@@ -48,7 +48,7 @@ def test_a_signed_link_is_a_click_and_leads_on(client: FlaskClient, journal: Red
     assert event.event_id == "e1"
 
 
-def test_a_page_that_is_not_fixed_is_the_referer(
+def test_the_referer_is_the_page_if_the_link_names_none(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     assert leads_on(click(client, link(url=""), headers={"Referer": "https://site2.com/b"}))
@@ -79,7 +79,7 @@ def test_without_a_secret_there_are_no_links(
         ({"to": None}, "to"),
     ],
 )
-def test_what_was_not_signed_leads_nowhere_and_is_no_click(
+def test_an_unsigned_link_leads_nowhere_and_is_not_a_click(
     client: FlaskClient, journal: RedisJournal, changes: Any, field: str
 ) -> None:
     query = {name: text for name, text in (link() | changes).items() if text is not None}
@@ -90,7 +90,7 @@ def test_what_was_not_signed_leads_nowhere_and_is_no_click(
     assert sum(journal.waiting().values()) == 0
 
 
-def test_a_second_target_is_of_no_effect(client: FlaskClient) -> None:
+def test_a_second_target_is_never_followed(client: FlaskClient) -> None:
     signed = [*link().items(), ("to", "https://evil.example/")]
     assert leads_on(client.get("/click", query_string=signed))
     first = [("to", "https://evil.example/"), *link().items()]
@@ -105,7 +105,7 @@ def test_even_a_signed_link_leads_only_to_http_and_https(client: FlaskClient, to
     assert list(response.json["errors"]) == ["to"]
 
 
-def test_the_user_goes_on_where_the_event_is_bad(
+def test_the_user_is_redirected_even_if_the_event_is_bad(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     assert leads_on(click(client, link(user="")))
@@ -113,7 +113,7 @@ def test_the_user_goes_on_where_the_event_is_bad(
     assert letter.reason == {"Meta": {"UserId": ["Missing data for required field."]}}
 
 
-def test_the_user_goes_on_while_the_broker_is_away_and_the_event_is_counted_as_lost(
+def test_without_a_broker_the_user_is_redirected_and_the_event_counted_as_lost(
     client: FlaskClient, journal: RedisJournal, redis: Server
 ) -> None:
     redis.kill()
@@ -127,7 +127,7 @@ def test_the_user_goes_on_while_the_broker_is_away_and_the_event_is_counted_as_l
     assert sum(journal.waiting().values()) == 0
 
 
-def test_the_user_goes_on_while_the_broker_hangs(client: FlaskClient, redis: Server) -> None:
+def test_the_user_is_redirected_while_the_broker_hangs(client: FlaskClient, redis: Server) -> None:
     redis.signal(signal.SIGSTOP)
     try:
         assert leads_on(click(client, link()))
@@ -135,7 +135,7 @@ def test_the_user_goes_on_while_the_broker_hangs(client: FlaskClient, redis: Ser
         redis.signal(signal.SIGCONT)
 
 
-def test_the_user_goes_on_without_a_write_key(
+def test_the_user_is_redirected_without_a_write_key(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(click_secret=SECRET, write_keys={"k1": frozenset()})
@@ -146,7 +146,7 @@ def test_the_user_goes_on_without_a_write_key(
     assert len(journalled(journal, "ad_click", AdClick)) == 1
 
 
-def test_the_user_goes_on_beyond_the_rate_limit(
+def test_the_user_is_redirected_beyond_the_rate_limit(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(click_secret=SECRET, rate_limit="1/hour")
@@ -168,13 +168,13 @@ def test_the_user_goes_on_beyond_the_rate_limit(
         {"X-Moz": "prefetch"},
     ],
 )
-def test_who_objects_to_tracking_or_only_prefetches_goes_on_uncounted(
+def test_do_not_track_and_prefetch_requests_are_redirected_uncounted(
     client: FlaskClient, journal: RedisJournal, headers: dict[str, str]
 ) -> None:
     assert leads_on(click(client, link(), headers=headers))
     assert sum(journal.waiting().values()) == 0
 
 
-def test_a_look_at_the_head_is_no_click(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_head_request_is_not_a_click(client: FlaskClient, journal: RedisJournal) -> None:
     assert leads_on(client.head("/click", query_string=link()))
     assert sum(journal.waiting().values()) == 0

@@ -36,14 +36,14 @@ def test_without_a_token_it_answers_nowhere_else(client: FlaskClient) -> None:
     assert "dashboard.js" not in response.text
 
 
-def test_with_a_token_it_asks_for_it(secured: FlaskClient) -> None:
+def test_with_a_token_it_asks_for_the_token(secured: FlaskClient) -> None:
     response = secured.get("/")
     assert response.status_code == 401
     assert 'name="token"' in response.text
     assert "dashboard.js" not in response.text
 
 
-def test_a_login_opens_all_that_the_page_reads(secured: FlaskClient) -> None:
+def test_a_login_opens_everything_that_the_page_reads(secured: FlaskClient) -> None:
     response = login(secured, path="/?website=site1.com")
     assert response.status_code == 303
     assert response.headers["Location"] == "/?website=site1.com"
@@ -52,7 +52,7 @@ def test_a_login_opens_all_that_the_page_reads(secured: FlaskClient) -> None:
         assert secured.get(path, environ_base=AWAY).status_code == 200
 
 
-def test_a_wrong_token_is_told_and_opens_nothing(secured: FlaskClient) -> None:
+def test_a_wrong_token_gets_a_message_and_opens_nothing(secured: FlaskClient) -> None:
     response = login(secured, "guess")
     assert response.status_code == 401
     assert "That is not the admin token." in response.text
@@ -60,7 +60,7 @@ def test_a_wrong_token_is_told_and_opens_nothing(secured: FlaskClient) -> None:
     assert secured.get("/reports/clicks").status_code == 401
 
 
-def test_the_cookie_is_for_this_site_alone_and_holds_no_secret(secured: FlaskClient) -> None:
+def test_the_cookie_is_only_for_this_site_and_holds_no_secret(secured: FlaskClient) -> None:
     cookie = login(secured).headers["Set-Cookie"]
     assert "secret" not in cookie
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
@@ -69,7 +69,7 @@ def test_the_cookie_is_for_this_site_alone_and_holds_no_secret(secured: FlaskCli
 
 
 @pytest.mark.parametrize("path", ["/", "/?website=site1.com"])
-def test_whoever_guessed_too_often_is_told_when_to_come_again(
+def test_after_too_many_guesses_the_page_says_when_to_try_again(
     secured: FlaskClient, path: str
 ) -> None:
     for _ in range(MAX_GUESSES):
@@ -82,7 +82,7 @@ def test_whoever_guessed_too_often_is_told_when_to_come_again(
     assert bearing.status_code == 429
 
 
-def test_logins_are_logged_by_address_but_not_with_what_was_tried(
+def test_logins_are_logged_with_their_address_but_not_the_token(
     secured: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -94,7 +94,7 @@ def test_logins_are_logged_by_address_but_not_with_what_was_tried(
     ]
 
 
-def test_a_logout_ends_the_session_for_whoever_has_its_cookie(secured: FlaskClient) -> None:
+def test_a_logout_ends_the_session_even_for_a_copy_of_its_cookie(secured: FlaskClient) -> None:
     login(secured)
     session = secured.get_cookie(sessions.COOKIE)
     assert session is not None
@@ -114,7 +114,7 @@ def test_a_logout_ends_the_session_for_whoever_has_its_cookie(secured: FlaskClie
         {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
     ],
 )
-def test_a_page_of_another_site_neither_logs_out_nor_uses_up_tries(
+def test_a_page_of_another_site_cannot_log_out_or_use_up_guesses(
     secured: FlaskClient, of_page: dict[str, str]
 ) -> None:
     login(secured)
@@ -130,13 +130,13 @@ def test_a_page_of_another_site_neither_logs_out_nor_uses_up_tries(
 @pytest.mark.parametrize(
     "of_page", [{}, {"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://localhost"}]
 )
-def test_the_own_page_logs_out(secured: FlaskClient, of_page: dict[str, str]) -> None:
+def test_the_dashboard_itself_can_log_out(secured: FlaskClient, of_page: dict[str, str]) -> None:
     login(secured)
     assert secured.post("/logout", headers=of_page).status_code == 303
     assert secured.get("/reports/clicks").status_code == 401
 
 
-def test_a_logout_that_can_not_be_kept_is_refused(secured: FlaskClient, redis: Server) -> None:
+def test_a_logout_that_cannot_be_stored_is_refused(secured: FlaskClient, redis: Server) -> None:
     login(secured)
     redis.kill()
     try:
@@ -148,7 +148,7 @@ def test_a_logout_that_can_not_be_kept_is_refused(secured: FlaskClient, redis: S
 
 
 @pytest.mark.parametrize("path", ["/", "/static/dashboard.js", "/static/uplot/uPlot.min.css"])
-def test_a_page_runs_no_script_but_those_of_its_own_files(client: FlaskClient, path: str) -> None:
+def test_a_page_runs_only_scripts_from_its_own_files(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 200
     policy = response.headers["Content-Security-Policy"].split("; ")

@@ -1,4 +1,4 @@
-"""The dashboard in a headless Chromium, over a whole collector. Leaves pictures in SCREENSHOTS."""
+"""The dashboard of a whole collector in a headless Chromium. Saves pictures to SCREENSHOTS."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def logged_in(collector: Stack, browser: Browser) -> StorageState:
-    """What a browser keeps of a login."""
+    """What a browser stores after a login."""
     with browser.new_context(base_url=collector.url) as context:
         page = context.new_page()
         page.goto("/")
@@ -67,7 +67,7 @@ def logged_in(collector: Stack, browser: Browser) -> StorageState:
 
 @pytest.fixture
 def page(collector: Stack, browser: Browser, logged_in: StorageState) -> Iterator[Page]:
-    """The dashboard after a login; whatever its scripts complain of fails the test."""
+    """The dashboard after a login; any script error fails the test."""
     errors: list[str] = []
     with browser.new_context(
         base_url=collector.url,
@@ -94,7 +94,7 @@ def post(collector: Stack, kind: str, website: str, number: int = 1, **more: Any
     assert answer.status_code == 202
 
 
-def test_figures_and_chart_move_without_a_reload(collector: Stack, page: Page) -> None:
+def test_figures_and_chart_update_without_a_reload(collector: Stack, page: Page) -> None:
     page.emulate_media(reduced_motion="no-preference")
     site = f"{uuid.uuid4()}.com"
     page.goto(f"/?website={site}")
@@ -118,7 +118,7 @@ def test_figures_and_chart_move_without_a_reload(collector: Stack, page: Page) -
     assert page.evaluate("window.untouched")
 
 
-def test_the_page_moves_within_a_second_of_a_post_while_traffic_comes_in(
+def test_the_page_updates_within_a_second_of_a_post_under_traffic(
     collector: Stack, page: Page
 ) -> None:
     page.emulate_media(reduced_motion="no-preference")
@@ -133,14 +133,14 @@ def test_the_page_moves_within_a_second_of_a_post_while_traffic_comes_in(
         for number in range(1, 11):
             started = time.monotonic()
             post(collector, "PageView", site)
-            # Each time the browser draws, where `expect` would look but now and then.
+            # This looks each time the browser draws; `expect` would look only now and then.
             page.wait_for_function("number => views.textContent === number", arg=str(number))
             took.append(time.monotonic() - started)
-    # Not each of them: the other tests use the same machine.
+    # Not all of them: other tests use the same machine.
     assert min(took) < 1, took
 
 
-def test_the_figures_come_to_be_those_of_the_reports(collector: Stack, page: Page) -> None:
+def test_the_figures_end_up_equal_to_the_reports(collector: Stack, page: Page) -> None:
     for _ in range(10):
         post(collector, "PageView", "often.com", 7)
     collector.run("eventstream", "drain")
@@ -151,7 +151,7 @@ def test_the_figures_come_to_be_those_of_the_reports(collector: Stack, page: Pag
     expect(page.locator("#views")).to_have_text(f"{total:,}")
 
 
-def test_what_is_told_and_read_at_once_is_shown_once_while_more_traffic_comes(
+def test_an_event_both_streamed_and_in_the_snapshot_is_shown_once(
     collector: Stack, page: Page
 ) -> None:
     site = f"{uuid.uuid4()}.com"
@@ -165,7 +165,7 @@ def test_what_is_told_and_read_at_once_is_shown_once_while_more_traffic_comes(
             post(collector, kind, "other.com")
         collector.run("eventstream", "drain")
         shows(page, len(readings) + 1)
-        time.sleep(1)  # for as long a snapshot is remembered
+        time.sleep(1)  # a snapshot is remembered for this long
         route.continue_()
         readings.append(route)
 
@@ -179,7 +179,7 @@ def test_what_is_told_and_read_at_once_is_shown_once_while_more_traffic_comes(
 
 
 def shows(page: Page, events: int) -> None:
-    """Each kind of event was counted so often, for one user, a page and an ad."""
+    """Check that each kind of event was counted this often, for one user, page and ad."""
     for figure in ("views", "impressions", "hits"):
         expect(page.locator(f"#{figure}")).to_have_text(str(events))
     expect(page.locator("#visitors")).to_have_text("1")
@@ -196,7 +196,7 @@ def items(collector: Stack, path: str) -> list[dict[str, object]]:
     return found
 
 
-def test_filters_live_in_the_address(collector: Stack, page: Page) -> None:
+def test_filters_are_part_of_the_url(collector: Stack, page: Page) -> None:
     post(collector, "PageView", "one.com", 2)
     post(collector, "PageView", "two.com", 5)
     collector.run("eventstream", "drain")
@@ -241,7 +241,7 @@ def test_a_dead_letter_is_replayed_from_the_page(collector: Stack, page: Page) -
     expect(page.locator("#views")).to_have_text("1", timeout=10_000)
 
 
-def test_what_is_still_wrong_with_a_letter_is_told(collector: Stack, page: Page) -> None:
+def test_the_page_says_if_a_letter_is_still_not_accepted(collector: Stack, page: Page) -> None:
     httpx.post(f"{collector.url}/events", json={"Type": "AdClick", "Url": "bad.com"})
     page.reload()
     is_live(page)
@@ -251,7 +251,7 @@ def test_what_is_still_wrong_with_a_letter_is_told(collector: Stack, page: Page)
     expect(letter).to_be_visible()
 
 
-def test_what_robots_post_is_shown_apart(collector: Stack, page: Page) -> None:
+def test_events_posted_by_robots_are_shown_separately(collector: Stack, page: Page) -> None:
     site = f"{uuid.uuid4()}.com"
     event = {"Type": "PageView", "Url": site}
     httpx.post(f"{collector.url}/events", json=event, headers={"User-Agent": "Googlebot/2.1"})
@@ -262,14 +262,14 @@ def test_what_robots_post_is_shown_apart(collector: Stack, page: Page) -> None:
     expect(page.locator("#views")).to_have_text("0")
 
 
-def test_a_spike_shows_as_it_comes(collector: Stack, page: Page) -> None:
+def test_a_spike_is_shown_when_it_happens(collector: Stack, page: Page) -> None:
     site = f"{uuid.uuid4()}.com"
     post(collector, "PageView", site, 40)
     item = page.locator("#spikes li").filter(has_text=f"{site}/a")
     expect(item).to_contain_text("40 views in the minute", timeout=15_000)
 
 
-def test_the_page_says_that_it_reconnects_and_then_has_what_it_missed(
+def test_the_page_says_that_it_is_reconnecting_and_then_shows_what_it_missed(
     collector: Stack, page: Page
 ) -> None:
     site = f"{uuid.uuid4()}.com"
@@ -295,7 +295,7 @@ def is_up(collector: Stack) -> bool:
         return False
 
 
-def test_a_report_that_fails_is_told_and_asked_for_again(page: Page) -> None:
+def test_a_failed_report_is_announced_and_requested_again(page: Page) -> None:
     failing = {"now": True}
 
     def answer(route: Route) -> None:
@@ -314,7 +314,7 @@ def test_a_report_that_fails_is_told_and_asked_for_again(page: Page) -> None:
     expect(problem).to_be_hidden(timeout=10_000)
 
 
-def test_a_session_that_ended_is_told(page: Page) -> None:
+def test_the_page_says_that_the_session_has_ended(page: Page) -> None:
     page.context.clear_cookies()
     page.get_by_label("Website").fill("x.com")
     page.get_by_label("Website").press("Enter")
@@ -356,7 +356,7 @@ def test_an_inline_script_is_refused(page: Page) -> None:
     assert page.title() == "eventstream"
 
 
-def test_the_page_is_worked_by_keyboard_alone(page: Page) -> None:
+def test_the_page_can_be_used_by_keyboard_alone(page: Page) -> None:
     reached = []
     for _ in range(12):
         page.keyboard.press("Tab")
@@ -368,7 +368,7 @@ def test_the_page_is_worked_by_keyboard_alone(page: Page) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_fits_and_reads_well_in_every_size_and_colour(
+def test_the_page_fits_and_is_accessible_in_every_size_and_colour_scheme(
     collector: Stack, page: Page, size: str
 ) -> None:
     width, height, scheme = SIZES[size]
@@ -384,7 +384,7 @@ def test_it_fits_and_reads_well_in_every_size_and_colour(
     serious_in(page)
 
 
-def test_the_login_reads_well(collector: Stack, browser: Browser) -> None:
+def test_the_login_is_accessible(collector: Stack, browser: Browser) -> None:
     with browser.new_context(base_url=collector.url) as context:
         page = context.new_page()
         page.goto("/")
@@ -395,7 +395,7 @@ def test_the_login_reads_well(collector: Stack, browser: Browser) -> None:
         serious_in(page)
 
 
-def test_logging_out_ends_the_session_for_whoever_has_its_cookie(
+def test_logging_out_ends_the_session_even_for_a_copy_of_its_cookie(
     collector: Stack, browser: Browser
 ) -> None:
     with browser.new_context(base_url=collector.url) as context:

@@ -65,7 +65,7 @@ def test_the_example_of_an_event_is_accepted(client: FlaskClient) -> None:
     ("changes", "schemes"),
     [({}, []), ({"admin_token": "a", "write_keys": {"b": frozenset()}}, ["token", "writeKey"])],
 )
-def test_keys_are_asked_for_only_where_there_are_any(
+def test_the_description_requires_keys_only_if_any_are_set(
     client_with: MakeClient, changes: Any, schemes: list[str]
 ) -> None:
     description = described(client_with(**changes))
@@ -89,7 +89,7 @@ def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
 
 
-# What is described is what is answered.
+# Answers match the description.
 
 
 schemathesis.serializer.alias("application/x-ndjson", "text/plain")
@@ -122,20 +122,20 @@ OPERATIONS = {
 }
 
 
-# Not schemathesis' own way: its tests of all paths have one id, and xdist runs one test of each id.
+# Not schemathesis' own way: its tests of all paths share one id, and xdist runs one test per id.
 @pytest.mark.proof
 @pytest.mark.parametrize("label", OPERATIONS)
 @pytest.mark.usefixtures("_stores")
 @hypothesis_settings(max_examples=20)
 @given(data=st.data())
-def test_whatever_is_asked_is_answered_as_described(label: str, data: st.DataObject) -> None:
+def test_every_request_is_answered_as_described(label: str, data: st.DataObject) -> None:
     case = data.draw(st.one_of([OPERATIONS[label].as_strategy(mode) for mode in GenerationMode]))
     excluded: list[CheckFunction] = []
     query = set(case.query or {})
     described_names = {item["name"] for item in case.operation.definition.raw["parameters"]}
     if case.operation.path in ("/events", "/pixel.gif") or query - described_names:
-        # One good event is enough for a request, an image is answered whatever the event, and
-        # other parameters than those described are ignored.
+        # One good event is enough for a request, the pixel answers with an image whatever the
+        # event, and parameters that are not described are ignored.
         excluded.append(checks.negative_data_rejection)
     if case.operation.path in ("/events", "/reports/ads", "/reports/traffic") or query & {
         "cursor",

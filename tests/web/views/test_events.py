@@ -38,9 +38,7 @@ def journalled(journal: RedisJournal, queue: str, kind: Any) -> list[Any]:
     ]
 
 
-def test_an_event_is_accepted_into_the_journal_and_its_queue(
-    client: FlaskClient, journal: RedisJournal
-) -> None:
+def test_an_event_is_accepted_into_the_journal(client: FlaskClient, journal: RedisJournal) -> None:
     response = post(client, VIEW)
     assert (response.status_code, response.json) == (202, {"accepted": 1, "rejected": []})
     (event,) = journalled(journal, "page_view", PageView)
@@ -69,19 +67,19 @@ def is_rung_for(journal: RedisJournal, queue: str) -> bool:
 @pytest.mark.parametrize(
     "media", ["application/json", "text/plain", "text/plain;charset=UTF-8", "Application/JSON"]
 )
-def test_json_is_understood_as_what_it_is_and_as_beacons_send_it(
+def test_json_is_accepted_under_its_own_media_type_and_as_plain_text(
     client: FlaskClient, media: str
 ) -> None:
     assert post(client, [VIEW, CLICK], media).json == {"accepted": 2, "rejected": []}
 
 
-def test_a_line_of_ndjson_is_an_event(client: FlaskClient, journal: RedisJournal) -> None:
+def test_each_line_of_ndjson_is_an_event(client: FlaskClient, journal: RedisJournal) -> None:
     body = b"\n".join([json.dumps(VIEW).encode(), b"", json.dumps(CLICK).encode() + b"\r", b""])
     assert post(client, body, "application/x-ndjson").json == {"accepted": 2, "rejected": []}
     assert len(journalled(journal, "ad_click", AdClick)) == 1
 
 
-def test_a_bad_line_of_ndjson_is_rejected_alone(client: FlaskClient) -> None:
+def test_only_the_bad_lines_of_ndjson_are_rejected(client: FlaskClient) -> None:
     body = json.dumps(VIEW).encode() + b"\n{\n\xff\n"
     assert post(client, body, "application/x-ndjson").json == {
         "accepted": 1,
@@ -98,7 +96,7 @@ def test_gzip_is_unpacked(client: FlaskClient, encoding: str) -> None:
     assert post(client, body, headers={"Content-Encoding": encoding}).json["accepted"] == 100
 
 
-def test_gzip_of_several_members_is_one_body(client: FlaskClient) -> None:
+def test_several_gzip_members_make_up_one_body(client: FlaskClient) -> None:
     line = gzip.compress(json.dumps(VIEW).encode() + b"\n", mtime=0)
     rest = gzip.compress(b"\n", mtime=0) + gzip.compress(b"", mtime=0)
     long = gzip.compress(json.dumps(VIEW | {"X": "x" * 3 * events.PIECE_BYTES}).encode() + b"\n")
@@ -107,7 +105,7 @@ def test_gzip_of_several_members_is_one_body(client: FlaskClient) -> None:
     assert response.json == {"accepted": 100, "rejected": []}
 
 
-def test_there_are_so_many_members_of_gzip(client: FlaskClient) -> None:
+def test_the_number_of_gzip_members_is_limited(client: FlaskClient) -> None:
     line = gzip.compress(json.dumps(VIEW).encode() + b"\n", mtime=0)
     empty = gzip.compress(b"", mtime=0)
     for number, status in ((events.MAX_MEMBERS - 1, 202), (events.MAX_MEMBERS, 400)):
@@ -116,7 +114,7 @@ def test_there_are_so_many_members_of_gzip(client: FlaskClient) -> None:
         assert response.status_code == status
 
 
-def test_the_good_events_of_a_batch_are_taken_and_the_bad_ones_named_and_kept(
+def test_good_events_of_a_batch_are_accepted_and_bad_ones_named_and_kept(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     bad = {"Type": "AdClick", "Url": "site1.com", "Meta": {"AdId": 1}}
@@ -128,7 +126,9 @@ def test_the_good_events_of_a_batch_are_taken_and_the_bad_ones_named_and_kept(
     assert (json.loads(bytes(letter.event)), letter.reason) == (bad, errors)
 
 
-def test_no_good_event_at_all_is_a_bad_request(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_request_without_any_good_event_is_a_bad_request(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     response = post(client, {"Type": "PageView"})
     assert response.status_code == 400
     assert response.json == {
@@ -152,7 +152,7 @@ def test_no_good_event_at_all_is_a_bad_request(client: FlaskClient, journal: Red
         json.dumps([VIEW] * 5_001).encode(),
     ],
 )
-def test_a_body_that_is_no_json_or_holds_no_or_too_many_events_is_refused(
+def test_a_body_without_valid_json_or_with_no_or_too_many_events_is_refused(
     client: FlaskClient, journal: RedisJournal, body: bytes
 ) -> None:
     response = post(client, body)
@@ -162,7 +162,7 @@ def test_a_body_that_is_no_json_or_holds_no_or_too_many_events_is_refused(
 
 
 @pytest.mark.parametrize("wrong", [rb'"cut \ud83d"', b'"caf\xe9"', b"NaN"])
-def test_what_parsers_refuse_costs_its_event_alone_or_nothing(
+def test_text_that_parsers_refuse_costs_at_most_its_own_event(
     client: FlaskClient, wrong: bytes
 ) -> None:
     view = json.dumps(VIEW).encode()
@@ -181,9 +181,7 @@ def test_what_parsers_refuse_costs_its_event_alone_or_nothing(
 
 
 @pytest.mark.parametrize("depth", [500, 5_000, 500_000])
-def test_json_nested_deeply_is_refused_as_such_or_as_no_event(
-    client: FlaskClient, depth: int
-) -> None:
+def test_deeply_nested_json_is_refused(client: FlaskClient, depth: int) -> None:
     for nested in (b"[" * depth + b"]" * depth, b'{"Meta":' * depth + b"1" + b"}" * depth):
         response = post(client, nested)
         assert response.status_code == (413 if len(nested) > MAX_BODY_BYTES else 400)
@@ -195,7 +193,9 @@ def test_too_many_lines_are_refused_before_they_are_read(client: FlaskClient) ->
     assert (response.status_code, set(response.json)) == (400, {"error"})
 
 
-def test_as_many_events_as_allowed_are_taken(client: FlaskClient, journal: RedisJournal) -> None:
+def test_the_maximum_number_of_events_is_accepted(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     assert post(client, [VIEW] * 5_000).json["accepted"] == 5_000
     assert len(journalled(journal, "page_view", PageView)) == 5_000
 
@@ -222,14 +222,14 @@ def test_a_broken_gzip_is_a_bad_request(client: FlaskClient, packed: bytes) -> N
     assert (response.status_code, set(response.json)) == (400, {"error"})
 
 
-def test_a_body_over_its_bound_is_too_large(client: FlaskClient) -> None:
+def test_a_body_over_the_limit_is_too_large(client: FlaskClient) -> None:
     bound = 2 * 1024 * 1024
     padding = " " * (bound - len(json.dumps(VIEW)))
     assert post(client, (json.dumps(VIEW) + padding).encode()).status_code == 202
     assert post(client, (json.dumps(VIEW) + padding + " ").encode()).status_code == 413
 
 
-def test_a_body_without_room_is_to_come_again_beside_a_small_one(
+def test_a_body_without_room_gets_503_while_a_small_one_is_accepted(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = Room(4_000)
@@ -245,21 +245,21 @@ def test_a_body_without_room_is_to_come_again_beside_a_small_one(
         assert post(client, body, headers=headers).status_code == 202
 
 
-def test_gzip_that_unpacks_over_its_bound_is_too_large(client: FlaskClient) -> None:
+def test_gzip_that_unpacks_beyond_the_limit_is_too_large(client: FlaskClient) -> None:
     for size, status in ((events.MAX_UNPACKED_BYTES, 202), (events.MAX_UNPACKED_BYTES + 1, 413)):
         body = gzip.compress(json.dumps(VIEW).encode().ljust(size))
         response = post(client, body, headers={"Content-Encoding": "gzip"})
         assert response.status_code == status
 
 
-def test_another_method_is_refused_as_json(client: FlaskClient) -> None:
+def test_another_method_is_refused_with_a_json_error(client: FlaskClient) -> None:
     response = client.put("/events")
     assert response.status_code == 405
     assert set(response.get_json()) == {"error"}
     assert "POST" in response.headers["Allow"]
 
 
-def test_a_broker_that_is_away_gets_503_and_nothing_is_taken(
+def test_without_a_broker_a_post_gets_503_and_nothing_is_accepted(
     client: FlaskClient, journal: RedisJournal, redis: Server
 ) -> None:
     redis.kill()
@@ -272,7 +272,7 @@ def test_a_broker_that_is_away_gets_503_and_nothing_is_taken(
     assert post(client, VIEW).status_code == 202
 
 
-def test_a_full_broker_gets_503(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_post_to_a_full_broker_gets_503(client: FlaskClient, journal: RedisJournal) -> None:
     journal.redis.config_set("maxmemory", 1)
     try:
         assert post(client, VIEW).status_code == 503
@@ -280,7 +280,7 @@ def test_a_full_broker_gets_503(client: FlaskClient, journal: RedisJournal) -> N
         journal.redis.config_set("maxmemory", 0)
 
 
-def test_events_are_accepted_while_the_database_is_away(
+def test_events_are_accepted_while_the_database_is_unavailable(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(mongodb_url="mongodb://127.0.0.1:1/nowhere")
@@ -312,7 +312,7 @@ def test_a_preflight_is_answered(client: FlaskClient) -> None:
     )
     assert response.status_code == 200
     assert response.headers["Access-Control-Allow-Origin"] == "https://site1.com"
-    # A beacon of a Blob of JSON is sent with credentials, whatever its page wants.
+    # A beacon with a JSON Blob is sent with credentials, whatever its page wants.
     assert response.headers["Access-Control-Allow-Credentials"] == "true"
     assert "POST" in response.headers["Access-Control-Allow-Methods"]
     allowed = response.headers["Access-Control-Allow-Headers"].lower()
@@ -329,7 +329,7 @@ def test_a_page_can_read_which_media_type_to_send(client: FlaskClient, media: st
     assert response.headers["Access-Control-Allow-Origin"] == "https://site1.com"
 
 
-def test_only_listed_origins_may_post_where_some_are_listed(client_with: MakeClient) -> None:
+def test_only_listed_origins_may_post_if_any_are_listed(client_with: MakeClient) -> None:
     client = client_with(allowed_origins=("https://site1.com",))
     good = post(client, VIEW, headers={"Origin": "https://site1.com"})
     assert good.status_code == 202
@@ -351,7 +351,7 @@ def test_an_origin_may_be_an_ipv6_address(client_with: MakeClient) -> None:
         assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_a_write_key_is_asked_for_where_there_are_some(
+def test_a_write_key_is_required_if_any_are_set(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(write_keys=dict.fromkeys(("first", "second"), frozenset()))
@@ -367,7 +367,7 @@ def test_a_write_key_is_asked_for_where_there_are_some(
 ONE_SITE = {"narrow": frozenset({"site1.com", "*.site3.com"}), "wide": frozenset[str]()}
 
 
-def test_a_key_of_some_websites_writes_for_no_other(
+def test_a_key_for_some_websites_cannot_write_for_others(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(write_keys=ONE_SITE)
@@ -386,27 +386,29 @@ def test_a_key_of_some_websites_writes_for_no_other(
         ],
     }
     letters = dead_letters.newest(journal.redis, 10)
-    assert [letter.refused for letter in letters] == [True] * 3, "nobody can tell of the second"
+    assert [letter.refused for letter in letters] == [True] * 3, (
+        "the website of the second can't be determined"
+    )
     assert (json.loads(bytes(letters[0].event)), letters[0].reason) == (other, refused)
     websites = [event.website for event in journalled(journal, "page_view", PageView)]
     assert websites == ["site1.com", "shop.site3.com"]
     assert post(client, other, headers={"X-Write-Key": "narrow"}).status_code == 400
     for event, kept_back in ((other, True), (VIEW, False)):
-        # What is wrong with it passes by itself.
+        # This error goes away with time.
         late = event | {"Timestamp": "2099-01-01T00:00:00Z"}
         assert post(client, late, headers={"X-Write-Key": "narrow"}).status_code == 400
         assert dead_letters.newest(journal.redis, 1)[0].refused is kept_back
     assert post(client, events, headers={"X-Write-Key": "wide"}).json["accepted"] == 4
 
 
-def test_the_bytes_of_a_key_are_compared_whatever_they_spell(client_with: MakeClient) -> None:
+def test_a_key_may_contain_non_ascii_characters(client_with: MakeClient) -> None:
     client = client_with(write_keys={"Schlüssel": frozenset({"site1.com"})})
     sent = {"X-Write-Key": "Schlüssel".encode().decode("latin-1")}
     assert post(client, VIEW, headers=sent).status_code == 202
     assert post(client, VIEW | {"Url": "site2.com"}, headers=sent).status_code == 400
 
 
-def test_more_requests_than_the_rate_get_429_for_each_sender(client_with: MakeClient) -> None:
+def test_each_sender_gets_429_beyond_the_rate_limit(client_with: MakeClient) -> None:
     client = client_with(rate_limit="2/hour")
     assert [post(client, VIEW).status_code for _ in range(3)] == [202, 202, 429]
     refused = post(client, VIEW)
@@ -416,7 +418,7 @@ def test_more_requests_than_the_rate_get_429_for_each_sender(client_with: MakeCl
     assert other.status_code == 202
 
 
-def test_made_up_write_keys_are_no_senders_of_their_own(
+def test_made_up_write_keys_are_not_separate_senders(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(rate_limit="2/hour")
@@ -432,14 +434,16 @@ def test_made_up_write_keys_are_no_senders_of_their_own(
     assert len(limits) == 3
 
 
-def test_a_sender_has_one_rate_however_it_sends(client_with: MakeClient) -> None:
+def test_a_senders_posts_and_pixels_share_one_rate_limit(client_with: MakeClient) -> None:
     client = client_with(rate_limit="1/hour")
     assert post(client, VIEW).status_code == 202
     told = client.get("/pixel.gif", query_string={"type": "PageView", "url": "a.com"})
     assert told.status_code == 429
 
 
-def test_behind_proxies_a_sender_is_who_the_outermost_of_them_saw(client_with: MakeClient) -> None:
+def test_behind_proxies_the_sender_is_the_address_that_the_outermost_proxy_saw(
+    client_with: MakeClient,
+) -> None:
     client = client_with(rate_limit="1/hour", trusted_proxies=2)
 
     def status(forwarded: str) -> Any:
@@ -448,10 +452,10 @@ def test_behind_proxies_a_sender_is_who_the_outermost_of_them_saw(client_with: M
     assert status("192.0.2.7, 198.51.100.1") == 202
     assert status("192.0.2.7, 198.51.100.2") == 429
     assert status("192.0.2.8, 198.51.100.1") == 202
-    assert status("made up, 192.0.2.7, 198.51.100.1") == 429, "what the client itself claims"
+    assert status("made up, 192.0.2.7, 198.51.100.1") == 429, "the client's own claim is ignored"
 
 
-def test_without_proxies_a_sender_is_who_connects(client_with: MakeClient) -> None:
+def test_without_proxies_the_sender_is_whoever_connects(client_with: MakeClient) -> None:
     client = client_with(rate_limit="1/hour")
     for address, status in (("192.0.2.7", 202), ("192.0.2.8", 429)):
         assert post(client, VIEW, headers={"X-Forwarded-For": address}).status_code == status
@@ -464,7 +468,7 @@ def test_preflights_are_not_limited(client_with: MakeClient) -> None:
     assert post(client, VIEW).status_code == 202
 
 
-def test_the_rate_limit_does_not_stand_in_the_way_of_saying_the_broker_is_away(
+def test_the_rate_limit_does_not_hide_that_the_broker_is_unavailable(
     client_with: MakeClient, redis: Server
 ) -> None:
     client = client_with(rate_limit="100/hour")
@@ -475,7 +479,7 @@ def test_the_rate_limit_does_not_stand_in_the_way_of_saying_the_broker_is_away(
         redis.start()
 
 
-def test_a_refused_request_is_not_logged_with_its_key_and_address(
+def test_a_refused_request_is_logged_without_its_key_and_address(
     client_with: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = client_with(rate_limit="1/hour", write_keys={"a-write-key": frozenset()})
@@ -487,7 +491,7 @@ def test_a_refused_request_is_not_logged_with_its_key_and_address(
     assert "a-write-key" not in caplog.text
 
 
-def test_user_ids_are_hashed_before_they_are_kept_if_there_is_a_secret(
+def test_user_ids_are_hashed_before_they_are_stored_if_a_secret_is_set(
     client_with: MakeClient, journal: RedisJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
     for secret, kept in ((None, "u1"), (SECRET, UserHash(SECRET)("u1", ""))):

@@ -30,7 +30,7 @@ from tests.web.conftest import MakeClient, gunicorn
 
 @pytest.fixture(scope="module")
 def server(shared_settings: Settings) -> Iterator[str]:
-    """The URL of a gunicorn of one process."""
+    """The URL of a gunicorn with one worker."""
     with gunicorn(shared_settings, shared_settings.data_dir, "--workers", "1", "wsgi:app") as url:
         yield url
 
@@ -53,8 +53,8 @@ def is_of(pid: str, port: str) -> bool:
         return False
 
 
-def test_viewers_that_go_leave_nothing_open(server: str) -> None:
-    # Before any other test here: the viewers of those are closed a moment after they go.
+def test_viewers_that_leave_release_their_files(server: str) -> None:
+    # Runs before the other tests here: their viewers are closed only a moment after they leave.
     def open_files() -> int:
         return max(
             len(os.listdir(f"/proc/{pid}/fd"))
@@ -71,18 +71,16 @@ def test_viewers_that_go_leave_nothing_open(server: str) -> None:
         wait_until(lambda: open_files() <= before + 2)
 
 
-def tell(journal: RedisJournal) -> None:
+def record_clicks(journal: RedisJournal) -> None:
     counts = Counts()
     counts.add("clicks", ("*",), [2, 1])
     live.record(journal.redis, "ad_click", Counted({"*": 2, "site1.com": 2}, counts), time.time())
 
 
-def test_what_a_worker_counts_is_streamed_within_a_second(
-    server: str, journal: RedisJournal
-) -> None:
+def test_counts_are_streamed_within_a_second(server: str, journal: RedisJournal) -> None:
     with watching(server) as lines:
         told = time.monotonic()
-        tell(journal)
+        record_clicks(journal)
         event = next(line for line in lines if line.startswith("event:"))
         assert (event, next(lines)) == (
             "event: counts",
@@ -93,7 +91,7 @@ def test_what_a_worker_counts_is_streamed_within_a_second(
 
 
 @pytest.mark.proof
-def test_more_viewers_than_threads_leave_the_server_free_for_events(
+def test_more_viewers_than_threads_do_not_keep_the_server_from_taking_events(
     server: str, journal: RedisJournal
 ) -> None:
     with ExitStack() as open_until_the_end:
@@ -101,7 +99,7 @@ def test_more_viewers_than_threads_leave_the_server_free_for_events(
         for _ in range(20):
             posted = httpx.post(f"{server}/events", json={"Type": "PageView", "Url": "a.com"})
             assert posted.status_code == 202
-        tell(journal)
+        record_clicks(journal)
         for lines in viewers:
             assert next(line for line in lines if line.startswith("event:")) == "event: counts"
 
@@ -130,17 +128,17 @@ def snapshot(client: FlaskClient, **query: Any) -> Any:
     return client.get("/live/snapshot", query_string=query).get_json()
 
 
-def test_the_snapshot_has_the_minutes_of_a_website_or_of_all(
+def test_the_snapshot_has_the_minutes_of_one_or_all_websites(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
-    tell(journal)
+    record_clicks(journal)
     assert sum(minute["ad_click"] for minute in snapshot(client)["minutes"]) == 2
     for website, hits in (("site1.com", 2), ("other.com", 0)):
         of_website = snapshot(client, website=website)["minutes"]
         assert sum(minute["ad_click"] for minute in of_website) == hits
 
 
-def test_the_snapshot_has_all_hits_and_clicks_of_a_website_or_of_all(
+def test_the_snapshot_has_all_hits_and_clicks_of_one_or_all_websites(
     database: Database, client: FlaskClient
 ) -> None:
     hits = [AdClick(None, f"site{n % 2}.com", str(n), "u1", n) for n in range(9)]
@@ -150,7 +148,7 @@ def test_the_snapshot_has_all_hits_and_clicks_of_a_website_or_of_all(
     assert snapshot(client, website="none.com")["clicks"] == {"hits": 0, "clicks": 0}
 
 
-def test_what_is_folded_while_the_snapshot_is_made_is_read_again(
+def test_the_snapshot_is_read_again_if_counts_are_folded_meanwhile(
     database: Database, client: FlaskClient, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting(database, ClickRule(3, "user"))
@@ -171,7 +169,7 @@ def test_what_is_folded_while_the_snapshot_is_made_is_read_again(
     assert [row["views"] for row in found["pages"]] == [2]
 
 
-def test_the_snapshot_has_the_views_of_however_many_days(
+def test_the_snapshot_has_the_views_of_any_number_of_days(
     database: Database, client: FlaskClient
 ) -> None:
     views = [PageView(None, "a.com", "/", day) for day in ("2020-02-29", "2026-11-24")]
@@ -180,7 +178,7 @@ def test_the_snapshot_has_the_views_of_however_many_days(
     assert snapshot(client, **{"from": "2020-03-01", "to": "9999-12-31"})["views"] == 1
 
 
-def test_the_snapshot_says_what_waits_and_for_how_long(
+def test_the_snapshot_says_how_much_is_waiting_and_for_how_long(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     journal.write([Batch("b1", "page_view", b"[]"), Batch("b2", "page_view", b"[]")])
@@ -191,7 +189,7 @@ def test_the_snapshot_says_what_waits_and_for_how_long(
     assert by_queue["ad_click"] == {"waiting": 0, "oldest_seconds": None}
 
 
-def test_the_snapshot_has_the_spikes_of_a_website_or_of_all(
+def test_the_snapshot_has_the_spikes_of_one_or_all_websites(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     names = {f"site{n}.com /a": 20 for n in range(2)}
@@ -203,7 +201,7 @@ def test_the_snapshot_has_the_spikes_of_a_website_or_of_all(
     ]
 
 
-def test_the_snapshot_has_the_views_of_today_or_of_the_days_asked_for(
+def test_the_snapshot_has_the_views_of_today_or_of_the_requested_days(
     database: Database, client: FlaskClient
 ) -> None:
     today = snapshot(client)["today"]
@@ -215,7 +213,7 @@ def test_the_snapshot_has_the_views_of_today_or_of_the_days_asked_for(
     assert snapshot(client, website="other.com")["views"] == 0
 
 
-def test_the_snapshot_has_what_counts_apart_in_these_days(
+def test_the_snapshot_has_the_filtered_events_of_the_requested_days(
     database: Database, client: FlaskClient
 ) -> None:
     today = snapshot(client)["today"]
@@ -237,7 +235,7 @@ def test_a_wrong_parameter_of_the_snapshot_is_named(client: FlaskClient) -> None
     assert list(response.get_json()["errors"]) == ["from"]
 
 
-def test_with_more_pages_than_are_read_the_snapshot_has_the_largest_known_and_says_so(
+def test_a_snapshot_of_too_many_pages_has_the_largest_known_and_says_so(
     database: Database, client: FlaskClient, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     today = snapshot(client)["today"]
@@ -262,7 +260,7 @@ def test_with_more_pages_than_are_read_the_snapshot_has_the_largest_known_and_sa
         ]
 
 
-def test_the_snapshot_says_how_many_events_count_under_other(
+def test_the_snapshot_says_how_many_events_are_counted_as_other(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     journal.add_counts({f"{counters.OTHER.name}|page": 3})

@@ -64,7 +64,7 @@ def value(samples: dict[Series, float], name: str, **labels: str) -> float:
 
 @pytest.fixture
 def counting_here(database: Database) -> Iterator[None]:
-    """The tasks run here, on the database of the client."""
+    """Run tasks in this process, on the client's database."""
     with tasks_with(database):
         yield
 
@@ -108,7 +108,7 @@ def test_queues_show_their_length_and_age_until_they_are_counted(
 
 
 @pytest.mark.usefixtures("counting_here")
-def test_counted_and_repeated_events_and_their_transactions_are_counted(
+def test_metrics_count_new_and_repeated_events_and_their_transactions(
     client: FlaskClient,
 ) -> None:
     post(client, VIEW, VIEW | {"EventId": "e1"}, VIEW | {"EventId": "e1"}, CLICK)
@@ -129,7 +129,7 @@ def test_counted_and_repeated_events_and_their_transactions_are_counted(
 
 
 @pytest.mark.usefixtures("counting_here")
-def test_transactions_done_again_are_counted(
+def test_metrics_count_retried_transactions(
     settings: Settings,
     client: FlaskClient,
     journal: RedisJournal,
@@ -164,7 +164,7 @@ def test_transactions_done_again_are_counted(
 
 
 @pytest.mark.usefixtures("counting_here")
-def test_events_that_count_apart_are_counted_by_reason(client: FlaskClient) -> None:
+def test_filtered_events_are_counted_by_reason(client: FlaskClient) -> None:
     robot = {"User-Agent": "Googlebot/2.1"}
     assert client.post("/events", json=[VIEW, VIEW], headers=robot).status_code == 202
     post(client, VIEW)
@@ -176,7 +176,7 @@ def test_events_that_count_apart_are_counted_by_reason(client: FlaskClient) -> N
 
 
 @pytest.mark.usefixtures("counting_here")
-def test_batches_that_the_database_could_not_take_are_counted_as_given_back(
+def test_batches_that_the_database_could_not_take_count_as_given_back(
     client: FlaskClient, mongodb: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.store.counting.APPLY_SECONDS", 0.3)
@@ -187,7 +187,7 @@ def test_batches_that_the_database_could_not_take_are_counted_as_given_back(
     assert value(scrape(client), "batches_given_back_total", queue="page_view") == 1
 
 
-def test_a_scrape_while_redis_is_away_says_so_and_the_refusals_are_counted_when_it_is_back(
+def test_a_scrape_says_that_redis_is_unavailable_and_later_counts_the_refusals(
     client: FlaskClient, redis: Server
 ) -> None:
     assert value(scrape(client), "broker_up") == 1
@@ -208,11 +208,11 @@ def test_refusals_by_a_full_queue_are_counted_while_it_is_full(client_with: Make
     post(full, VIEW)
     for _ in range(3):
         assert full.post("/events", json=VIEW).status_code == 503
-    # Each refusal is written by the next one.
+    # Each refusal is written with the next one.
     assert value(scrape(other), "requests_unavailable_total", part="broker") == 2
 
 
-def test_metrics_are_open_and_name_no_website_and_no_user(client_with: MakeClient) -> None:
+def test_metrics_are_public_and_name_no_websites_or_users(client_with: MakeClient) -> None:
     client = client_with(admin_token="secret")
     post(client, CLICK, CLICK | {"Url": "//secret-site.com:x", "secret-user": 1})
     response = client.get("/metrics", environ_base={"REMOTE_ADDR": "203.0.113.9"})
@@ -227,7 +227,7 @@ def test_metrics_are_open_and_name_no_website_and_no_user(client_with: MakeClien
 def two_webs_and_workers(
     settings: Settings, journal: RedisJournal, tmp_path: Path
 ) -> Iterator[list[str]]:
-    """The URLs of two gunicorns of two processes each, which two workers count for."""
+    """The URLs of two gunicorns with two processes each; two workers count for them."""
     ports = free_ports(2)
     servers = {"REDIS_URL": settings.redis_url, "MONGODB_URL": settings.mongodb_url}
     with ExitStack() as stack:
@@ -246,7 +246,7 @@ def two_webs_and_workers(
         yield urls
 
 
-def test_every_process_adds_to_the_same_numbers_and_every_web_shows_them(
+def test_all_processes_add_to_the_same_metrics_and_every_web_process_shows_them(
     database: Database, two_webs_and_workers: list[str], settings: Settings
 ) -> None:
     for url in two_webs_and_workers:
@@ -270,9 +270,7 @@ def test_every_process_adds_to_the_same_numbers_and_every_web_shows_them(
     wait_until(partial(folding.is_folded, database))
 
 
-def test_what_is_counted_but_not_in_the_reports_has_an_age(
-    database: Database, client: FlaskClient
-) -> None:
+def test_counts_not_yet_in_the_reports_have_an_age(database: Database, client: FlaskClient) -> None:
     assert value(scrape(client), "reports_behind_seconds") == 0
     long_ago = ObjectId.from_datetime(datetime.now(UTC) - timedelta(seconds=90))
     for _id in (ObjectId(), long_ago):
@@ -282,7 +280,7 @@ def test_what_is_counted_but_not_in_the_reports_has_an_age(
     assert value(scrape(client), "reports_behind_seconds") == 0
 
 
-def test_of_a_database_that_is_away_it_is_said_and_no_more(
+def test_of_an_unavailable_database_metrics_report_only_that(
     client: FlaskClient, mongodb: Server
 ) -> None:
     assert value(scrape(client), "database_up") == 1
@@ -295,7 +293,7 @@ def test_of_a_database_that_is_away_it_is_said_and_no_more(
     wait_until(lambda: value(scrape(client), "database_up") == 1)
 
 
-# What is shipped for Prometheus and Grafana.
+# Files shipped for Prometheus and Grafana.
 
 
 def rules() -> list[dict[str, Any]]:
@@ -315,14 +313,14 @@ def queries() -> Iterable[str]:
 
 @pytest.fixture
 def samples(client: FlaskClient, counting_here: None) -> dict[Series, float]:
-    """A scrape after something of everything happened."""
+    """A scrape after something of every kind has happened."""
     post(client, VIEW, CLICK, 5)
     page_view.apply().get()
     ad_click.apply().get()
     return scrape(client)
 
 
-def test_every_query_asks_for_metrics_and_labels_that_there_are(
+def test_every_query_uses_metrics_and_labels_that_exist(
     samples: dict[Series, float],
 ) -> None:
     for query in queries():
@@ -333,7 +331,7 @@ def test_every_query_asks_for_metrics_and_labels_that_there_are(
         grouped = {
             label for group in re.findall(r"by \(([^)]*)\)", query) for label in group.split(", ")
         }
-        assert grouped <= labels | {"job"}, query  # which Prometheus adds
+        assert grouped <= labels | {"job"}, query  # Prometheus adds `job`
         matched = re.findall(r'(eventstream_\w+)\{(\w+)="(\w+)"\}', query)
         assert len(matched) == query.count("{"), query
         for name, label, wanted in matched:
@@ -347,7 +345,7 @@ def test_every_metric_is_on_the_dashboard(samples: dict[Series, float]) -> None:
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
-def test_an_alert_says_how_bad_it_is_and_names_only_labels_it_has(rule: dict[str, Any]) -> None:
+def test_an_alert_has_a_severity_and_uses_only_labels_it_has(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("warning", "critical")
     named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
     (grouped, *_) = re.findall(r"by \(([^)]*)\)", rule["expr"])

@@ -27,7 +27,7 @@ def letters(client: FlaskClient, **query: Any) -> dict[str, Any]:
     return found
 
 
-def test_health_is_that_of_the_process_alone(client: FlaskClient, redis: Server) -> None:
+def test_health_depends_only_on_the_process(client: FlaskClient, redis: Server) -> None:
     redis.kill()
     try:
         assert client.get("/health").status_code == 200
@@ -41,7 +41,7 @@ def test_ready_means_that_broker_and_database_answer(client: FlaskClient) -> Non
     assert response.get_json() == {"broker": "ok", "database": "ok"}
 
 
-def test_ready_names_the_part_that_is_away(
+def test_ready_names_the_part_that_is_unavailable(
     client: FlaskClient, redis: Server, client_with: MakeClient
 ) -> None:
     redis.kill()
@@ -56,7 +56,7 @@ def test_ready_names_the_part_that_is_away(
     assert response.get_json() == {"broker": "ok", "database": "away"}
 
 
-def test_ready_says_why_a_redis_can_not_be_used(tmp_path: Path, client_with: MakeClient) -> None:
+def test_ready_says_why_a_redis_cannot_be_used(tmp_path: Path, client_with: MakeClient) -> None:
     with redis_with(tmp_path, "--cluster-enabled", "yes", "--appendonly", "yes") as url:
         response = client_with(redis_url=url, broker_url=url).get("/ready")
     assert response.status_code == 503
@@ -66,7 +66,7 @@ def test_ready_says_why_a_redis_can_not_be_used(tmp_path: Path, client_with: Mak
     }
 
 
-def test_a_broker_that_is_full_is_not_ready(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_full_broker_is_not_ready(client: FlaskClient, journal: RedisJournal) -> None:
     journal.redis.config_set("maxmemory", 1)
     try:
         assert client.get("/ready").get_json() == {"broker": "away", "database": "ok"}
@@ -99,7 +99,7 @@ def test_a_wrong_parameter_of_the_list_is_named(client: FlaskClient) -> None:
         assert list(response.get_json()["errors"]) == list(query)
 
 
-def test_an_event_that_is_good_by_now_is_replayed_once(
+def test_an_event_that_is_now_valid_is_replayed_once(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     good = {"Type": "PageView", "Url": "site1.com"}
@@ -114,7 +114,7 @@ def test_an_event_that_is_good_by_now_is_replayed_once(
     assert client.post(replay).status_code == 404
 
 
-def test_an_event_that_is_still_bad_stays_a_dead_letter(client: FlaskClient) -> None:
+def test_an_event_that_is_still_invalid_stays_a_dead_letter(client: FlaskClient) -> None:
     client.post("/events", json=BAD)
     (letter,) = letters(client)["items"]
     response = client.post(f"/dead-letters/{letter['id']}/replay")
@@ -124,7 +124,9 @@ def test_an_event_that_is_still_bad_stays_a_dead_letter(client: FlaskClient) -> 
     assert letters(client)["items"] == [letter]
 
 
-def test_a_rejected_event_is_replayed_corrected(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_rejected_event_can_be_replayed_with_a_correction(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     client.post("/events", json=BAD)
     (letter,) = letters(client)["items"]
     replay = f"/dead-letters/{letter['id']}/replay"
@@ -135,7 +137,9 @@ def test_a_rejected_event_is_replayed_corrected(client: FlaskClient, journal: Re
     assert letters(client)["items"] == []
 
 
-def test_a_batch_is_not_replayed_corrected(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_batch_cannot_be_replayed_with_a_correction(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     journal.bury(Batch("b1", "page_view", b"[]"), "a fault")
     (letter,) = letters(client)["items"]
     response = client.post(f"/dead-letters/{letter['id']}/replay", json={"Type": "PageView"})
@@ -143,7 +147,7 @@ def test_a_batch_is_not_replayed_corrected(client: FlaskClient, journal: RedisJo
     assert letters(client)["items"] == [letter]
 
 
-def test_an_event_with_the_id_of_another_is_replayed_only_with_a_new_one(
+def test_an_event_with_the_id_of_another_is_replayed_only_with_a_new_id(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(user_hash_secret="s" * 16)
@@ -161,7 +165,7 @@ def test_an_event_with_the_id_of_another_is_replayed_only_with_a_new_one(
     assert json.loads(kept or b"") == [msgspec.to_builtins(replace(event, event_id="e2"))]
 
 
-def test_an_invalid_event_with_the_id_of_another_is_still_invalid_when_it_is_replayed(
+def test_a_colliding_event_of_invalid_traffic_stays_so_when_replayed(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     robot = Invalid("robot", f"{datetime.now(UTC):%F}")
@@ -174,7 +178,7 @@ def test_an_invalid_event_with_the_id_of_another_is_still_invalid_when_it_is_rep
     assert json.loads(kept or b"")[0]["invalid"]["reason"] == "robot"
 
 
-def test_a_dead_letter_is_dropped_by_operators_once(
+def test_only_operators_can_drop_a_dead_letter_and_only_once(
     client: FlaskClient, client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client.post("/events", json=BAD)
@@ -202,7 +206,7 @@ def test_a_failed_batch_is_replayed_under_its_own_id(
     assert letters(client)["items"] == []
 
 
-def test_an_event_that_was_cut_short_can_not_be_replayed(client: FlaskClient) -> None:
+def test_a_truncated_event_cannot_be_replayed(client: FlaskClient) -> None:
     client.post("/events", json=BAD | {"Pad": "x" * dead_letters.MAX_EVENT_BYTES})
     (letter,) = letters(client)["items"]
     assert client.post(f"/dead-letters/{letter['id']}/replay").status_code == 400
@@ -235,18 +239,18 @@ def test_a_letter_without_a_timestamp_is_counted_on_the_day_it_came_in(
     assert json.loads(payload)[0]["day"] == f"{three_days_ago:%Y-%m-%d}"
 
 
-def test_a_replay_of_nothing_is_not_found(client: FlaskClient) -> None:
+def test_replaying_an_unknown_letter_is_not_found(client: FlaskClient) -> None:
     for letter_id in ("1-1", "x", "-", "+", "1-1%20+"):
         assert client.post(f"/dead-letters/{letter_id}/replay").status_code == 404
 
 
-def test_what_is_not_there_is_not_found_as_json(client: FlaskClient) -> None:
+def test_an_unknown_path_gets_a_404_in_json(client: FlaskClient) -> None:
     response = client.get("/nothing")
     assert response.status_code == 404
     assert set(response.get_json()) == {"error"}
 
 
-def test_an_event_that_its_key_may_not_write_is_replayed_only_by_itself(
+def test_an_event_that_its_key_may_not_write_is_replayed_only_individually(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(write_keys={"k": frozenset({"site1.com"})})
@@ -260,7 +264,7 @@ def test_an_event_that_its_key_may_not_write_is_replayed_only_by_itself(
     assert journal.waiting()["page_view"] == 1
 
 
-def test_a_letter_of_invalid_traffic_is_still_that_when_it_is_replayed(
+def test_a_letter_of_invalid_traffic_stays_so_when_replayed(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     good = {"Type": "PageView", "Url": "site1.com"}

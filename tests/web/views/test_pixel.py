@@ -24,7 +24,7 @@ def pixel(client: FlaskClient, status: int = 200, /, headers: Any = None, **quer
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_an_image_s_address_is_an_event(client: FlaskClient, journal: RedisJournal) -> None:
+def test_the_pixels_query_is_an_event(client: FlaskClient, journal: RedisJournal) -> None:
     pixel(client, type="PageView", url="https://www.site1.com/page1?x=1", id="e1")
     pixel(client, type="adImpression", **AD)
     pixel(client, type="AdClick", **AD)
@@ -35,9 +35,7 @@ def test_an_image_s_address_is_an_event(client: FlaskClient, journal: RedisJourn
     assert len(journalled(journal, "ad_click", AdClick)) == 1
 
 
-def test_without_an_address_the_page_is_the_referer(
-    client: FlaskClient, journal: RedisJournal
-) -> None:
+def test_without_a_url_the_page_is_the_referer(client: FlaskClient, journal: RedisJournal) -> None:
     pixel(client, type="PageView", headers={"Referer": "https://site2.com/b"})
     (view,) = journalled(journal, "page_view", PageView)
     assert (view.website, view.page) == ("site2.com", "/b")
@@ -52,7 +50,7 @@ def test_without_an_address_the_page_is_the_referer(
         ({"type": "PageView", "url": "a.com", "id": "x" * 129}, None, {"EventId"}),
     ],
 )
-def test_a_bad_event_is_an_image_too_and_kept_among_the_dead_letters(
+def test_a_bad_event_gets_the_image_and_becomes_a_dead_letter(
     client: FlaskClient, journal: RedisJournal, query: Any, kept: Any, errors: set[str]
 ) -> None:
     pixel(client, **query)
@@ -64,7 +62,7 @@ def test_a_bad_event_is_an_image_too_and_kept_among_the_dead_letters(
     assert sum(journal.waiting().values()) == 0
 
 
-def test_a_write_key_is_asked_for(client_with: MakeClient, journal: RedisJournal) -> None:
+def test_a_write_key_is_required(client_with: MakeClient, journal: RedisJournal) -> None:
     client = client_with(write_keys={"k1": frozenset()})
     pixel(client, 401, type="PageView", url="a.com")
     pixel(client, 401, type="PageView", url="a.com", key="k2")
@@ -73,7 +71,7 @@ def test_a_write_key_is_asked_for(client_with: MakeClient, journal: RedisJournal
     assert value(scrape(client), "events_lost_total", path="pixel") == 2
 
 
-def test_only_pages_of_allowed_origins_may_have_it(
+def test_only_pages_of_allowed_origins_may_load_it(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(allowed_origins=("https://a.com",))
@@ -85,14 +83,16 @@ def test_only_pages_of_allowed_origins_may_have_it(
     assert pages == {"/x", "/y"}
 
 
-def test_more_than_the_rate_limit_is_an_image_and_lost(client_with: MakeClient) -> None:
+def test_beyond_the_rate_limit_the_image_is_sent_and_the_event_counted_as_lost(
+    client_with: MakeClient,
+) -> None:
     client = client_with(rate_limit="1/hour")
     pixel(client, type="PageView", url="a.com")
     pixel(client, 429, type="PageView", url="a.com")
     assert value(scrape(client), "events_lost_total", path="pixel") == 1
 
 
-def test_without_the_broker_it_is_an_image_and_the_event_counted_as_lost(
+def test_without_a_broker_the_image_is_sent_and_the_event_counted_as_lost(
     client: FlaskClient, journal: RedisJournal, redis: Server
 ) -> None:
     redis.kill()
@@ -107,13 +107,13 @@ def test_without_the_broker_it_is_an_image_and_the_event_counted_as_lost(
 
 
 @pytest.mark.parametrize("signal", ["Sec-GPC", "DNT"])
-def test_of_who_objects_to_tracking_only_page_views_are_taken_and_no_user(
+def test_do_not_track_allows_only_page_views_without_a_user(
     client: FlaskClient, journal: RedisJournal, signal: str
 ) -> None:
     for kind in ("AdImpression", "AdClick", "nonsense"):
         pixel(client, type=kind, headers={signal: "1"}, **AD)
     pixel(client, type="pageview", headers={signal: "1"}, **AD)
-    # A bad event is kept as it was taken: without the user.
+    # A bad event is kept as it was accepted: without the user.
     pixel(client, type="PageView", headers={signal: "1"}, user="u1", url="ftp://a.com")
     assert sum(journal.waiting().values()) == 1
     assert len(journalled(journal, "page_view", PageView)) == 1
@@ -123,13 +123,13 @@ def test_of_who_objects_to_tracking_only_page_views_are_taken_and_no_user(
     assert len(journalled(journal, "ad_click", AdClick)) == 1
 
 
-def test_a_look_at_the_head_is_no_event(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_head_request_is_not_an_event(client: FlaskClient, journal: RedisJournal) -> None:
     response = client.head("/pixel.gif", query_string={"type": "PageView", "url": "a.com"})
     assert (response.status_code, response.content_type) == (200, "image/gif")
     assert sum(journal.waiting().values()) == 0
 
 
-def test_a_key_of_a_website_writes_for_no_other(
+def test_a_key_for_one_website_cannot_write_for_others(
     client_with: MakeClient, journal: RedisJournal
 ) -> None:
     client = client_with(write_keys={"k1": frozenset({"a.com"})})
@@ -140,7 +140,9 @@ def test_a_key_of_a_website_writes_for_no_other(
     assert letter.reason == {"Url": ["This key may not write for b.com."]}
 
 
-def test_what_a_robot_asks_for_is_counted_apart(client: FlaskClient, journal: RedisJournal) -> None:
+def test_a_robots_request_is_marked_as_invalid_traffic(
+    client: FlaskClient, journal: RedisJournal
+) -> None:
     pixel(client, type="PageView", url="a.com", headers={"User-Agent": "Googlebot/2.1"})
     (view,) = journalled(journal, "page_view", PageView)
     assert view.invalid.reason == "robot"

@@ -16,7 +16,7 @@ PATHS = ["page-views", "page-views/daily", "impressions", "clicks", "filtered"]
 
 @pytest.fixture
 def counted(database: Database, client: FlaskClient) -> FlaskClient:
-    """The client of a collector that has counted a few events."""
+    """A client of a collector that has counted a few events."""
     counting = Counting(database, ClickRule(3, "user"))
     count_batch(
         database,
@@ -91,7 +91,7 @@ def test_a_report_answers_with_its_rows(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_an_empty_filter_is_as_good_as_none(counted: FlaskClient, path: str) -> None:
+def test_an_empty_filter_is_the_same_as_none(counted: FlaskClient, path: str) -> None:
     whole = counted.get(f"/reports/{path}").get_json()
     assert whole["items"]
     of_its_own = {"page-views/daily": "&page=", "clicks": "&ad_id="}.get(path, "")
@@ -122,7 +122,7 @@ def test_csv_has_the_same_rows_and_links_to_the_next_page(counted: FlaskClient) 
     assert "Link" not in second.headers
 
 
-def test_csv_marks_what_would_be_a_formula(counted: FlaskClient) -> None:
+def test_csv_escapes_text_that_would_be_a_formula(counted: FlaskClient) -> None:
     text = counted.get("/reports/clicks?format=csv").text
     assert text == "website,ad_id,hits,clicks\r\na.com,'=1+1,3,1\r\n"
     text = counted.get("/reports/filtered?format=csv").text
@@ -159,7 +159,7 @@ def test_a_wrong_parameter_is_named(counted: FlaskClient, query: str, parameter:
 
 
 @pytest.mark.parametrize("text", ['{"$gt": ""}', "$where", "\0", "a b!", "x" * 5_000, "é", "*"])
-def test_a_filter_is_only_ever_text(counted: FlaskClient, text: str) -> None:
+def test_a_filter_is_always_treated_as_text(counted: FlaskClient, text: str) -> None:
     for path, name in (("page-views/daily", "page"), ("clicks", "ad_id")):
         response = counted.get(f"/reports/{path}", query_string={name: text})
         assert response.get_json() == {"items": [], "next_cursor": None}
@@ -167,7 +167,7 @@ def test_a_filter_is_only_ever_text(counted: FlaskClient, text: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("form", ["WWW.A.com", "https://a.com/x?y", "a.com:80", "A.COM."])
-def test_a_website_is_taken_in_any_form_that_an_event_may_have(
+def test_a_website_is_accepted_in_any_form_that_an_event_may_use(
     counted: FlaskClient, path: str, form: str
 ) -> None:
     plain = counted.get(f"/reports/{path}?website=a.com").get_json()
@@ -175,7 +175,7 @@ def test_a_website_is_taken_in_any_form_that_an_event_may_have(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_website_that_has_never_been_seen_is_said(counted: FlaskClient, path: str) -> None:
+def test_a_website_that_has_never_been_seen_is_reported(counted: FlaskClient, path: str) -> None:
     unknown = counted.get(f"/reports/{path}?website=never.example").get_json()
     assert unknown == {"items": [], "next_cursor": None, "unknown": ["website"]}
     known = counted.get("/reports/filtered?website=a.com").get_json()
@@ -183,7 +183,7 @@ def test_a_website_that_has_never_been_seen_is_said(counted: FlaskClient, path: 
 
 
 @pytest.mark.parametrize("path", [*(f"/reports/{path}" for path in PATHS), "/dead-letters"])
-def test_an_operator_shows_the_admin_token(client_with: MakeClient, path: str) -> None:
+def test_an_operator_must_show_the_admin_token(client_with: MakeClient, path: str) -> None:
     client = client_with(admin_token="secret")
     for headers in (
         {},
@@ -230,7 +230,7 @@ def test_without_an_admin_token_only_this_machine_is_an_operator(
         ({"Host": "localhost", "Cookie": "eventstream_session=99999999999.a", "Origin": "["}, 403),
     ],
 )
-def test_a_page_of_another_site_in_a_browser_on_this_machine_is_no_operator(
+def test_a_page_of_another_site_in_a_local_browser_is_not_an_operator(
     client: FlaskClient, headers: dict[str, str], status: int
 ) -> None:
     assert client.get("/reports/clicks", headers=headers).status_code == status
@@ -238,13 +238,13 @@ def test_a_page_of_another_site_in_a_browser_on_this_machine_is_no_operator(
     assert replayed.status_code == (202 if status == 200 else status)
 
 
-def test_a_token_may_be_of_any_letters(client_with: MakeClient) -> None:
+def test_a_token_may_contain_non_ascii_characters(client_with: MakeClient) -> None:
     client = client_with(admin_token="Schlüssel")
     sent = "Bearer Schlüssel".encode().decode("latin-1")
     assert client.get("/reports/clicks", headers={"Authorization": sent}).status_code == 200
 
 
-def test_a_database_that_is_away_gets_503(
+def test_without_a_database_a_report_gets_503(
     client_with: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.store.reports.REPORT_SECONDS", 0.2)
@@ -256,7 +256,7 @@ def test_a_database_that_is_away_gets_503(
 
 @pytest.mark.parametrize("forwarded", [None, "127.0.0.1", "::1", "192.0.2.7, 127.0.0.1"])
 @pytest.mark.parametrize("peer", ["127.0.0.1", "192.0.2.1"])
-def test_behind_proxies_no_address_makes_an_operator(
+def test_behind_proxies_no_address_makes_a_client_an_operator(
     client_with: MakeClient, forwarded: str | None, peer: str
 ) -> None:
     client = client_with(trusted_proxies=1)
@@ -270,7 +270,7 @@ def test_behind_proxies_no_address_makes_an_operator(
     assert secured.get("/reports/clicks", headers=bearer).status_code == 200
 
 
-def test_without_proxies_an_address_that_is_claimed_makes_no_operator(client: FlaskClient) -> None:
+def test_without_proxies_a_claimed_address_makes_nobody_an_operator(client: FlaskClient) -> None:
     headers = {"X-Forwarded-For": "127.0.0.1", "X-Real-Ip": "127.0.0.1"}
     response = client.get(
         "/reports/clicks", headers=headers, environ_overrides={"REMOTE_ADDR": "192.0.2.7"}

@@ -11,13 +11,13 @@ from app.web.views.tag import scripts
 from tests.web.conftest import MakeClient
 
 
-def test_the_tag_is_small_as_browsers_get_it() -> None:
+def test_the_compressed_tag_is_small() -> None:
     tag, _ = scripts("/tag.js", "/events")
     assert len(tag.packed["br"]) < 2_500
     assert len(tag.packed["gzip"]) < 2_800
 
 
-def test_it_is_packed_only_for_those_who_unpack(client: FlaskClient) -> None:
+def test_the_tag_is_compressed_only_for_clients_that_accept_it(client: FlaskClient) -> None:
     plain = client.get("/tag.js")
     assert "Content-Encoding" not in plain.headers
     assert plain.content_type == "text/javascript; charset=utf-8"
@@ -29,14 +29,16 @@ def test_it_is_packed_only_for_those_who_unpack(client: FlaskClient) -> None:
         assert packed.headers["Vary"] == plain.headers["Vary"] == "Accept-Encoding, Origin"
 
 
-def test_it_is_cached_for_an_hour_and_then_asked_for_by_its_tag(client: FlaskClient) -> None:
+def test_the_tag_is_cached_for_an_hour_and_then_revalidated_by_its_etag(
+    client: FlaskClient,
+) -> None:
     first = client.get("/tag.js")
     assert first.headers["Cache-Control"] == "public, max-age=3600"
     again = client.get("/tag.js", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
 
 
-def test_nothing_for_those_who_look_for_errors_is_in_the_tag(client: FlaskClient) -> None:
+def test_debugging_code_is_only_in_the_debug_version_of_the_tag(client: FlaskClient) -> None:
     tag = client.get("/tag.js").text
     assert "note(" not in tag
     assert "aside" not in tag
@@ -56,7 +58,9 @@ def test_any_page_may_load_the_tag_and_the_pixel(
         assert answer.headers["Access-Control-Allow-Credentials"] == "true"
 
 
-def test_what_pages_load_is_also_at_the_paths_of_the_settings(client_with: MakeClient) -> None:
+def test_everything_that_pages_load_is_also_served_at_the_paths_in_the_settings(
+    client_with: MakeClient,
+) -> None:
     paths = {"tag_path": "/js/main.js", "events_path": "/e", "pixel_path": "/img/dot.gif"}
     client = client_with(**paths)
     view = {"Type": "PageView", "Url": "site1.com"}
@@ -66,7 +70,7 @@ def test_what_pages_load_is_also_at_the_paths_of_the_settings(client_with: MakeC
         assert answer.headers["Access-Control-Allow-Origin"] == "https://site1.com"
     for pixel in ("/pixel.gif", "/img/dot.gif"):
         assert client.get(pixel, query_string={"type": "PageView", "url": "site1.com"}).data == GIF
-    # Beside the script, wherever a proxy has put that.
+    # Relative to the script, wherever a proxy serves it.
     tag = client.get("/js/main.js").text
     assert tag == client.get("/tag.js").text
     assert '"../e"' in tag
@@ -76,7 +80,7 @@ def test_what_pages_load_is_also_at_the_paths_of_the_settings(client_with: MakeC
 @pytest.mark.parametrize(
     "paths", [{"tag_path": "/events"}, {"events_path": "/a", "pixel_path": "/a"}]
 )
-def test_a_path_that_is_something_elses_stops_the_start(
+def test_a_path_that_is_already_taken_stops_the_start(
     client_with: MakeClient, paths: dict[str, str]
 ) -> None:
     with pytest.raises(SettingsError, match=r"^[A-Z]+_PATH=.* is the path of something else"):
@@ -84,6 +88,6 @@ def test_a_path_that_is_something_elses_stops_the_start(
 
 
 @pytest.mark.parametrize("path", ["tag.js", "/", "/a//b", "/../a", "/a?b", "/a b", "/é"])
-def test_a_path_must_be_one(path: str) -> None:
+def test_a_setting_of_a_path_must_be_a_valid_path(path: str) -> None:
     with pytest.raises(SettingsError, match=r"^EVENTS_PATH=.*Must be a path"):
         read({"EVENTS_PATH": path, "DATA_DIR": "/nonexistent"})

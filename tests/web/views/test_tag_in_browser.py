@@ -59,7 +59,7 @@ QUEUES: dict[str, Any] = {
 
 @dataclass
 class Site:
-    """A website of its own, each of its addresses the same page."""
+    """A website that serves the same page at every address."""
 
     name: str
     html: str
@@ -70,18 +70,18 @@ class Site:
     def url(self) -> str:
         return f"http://{self.name}"
 
-    def told(self, queue: str) -> list[str]:
-        """What the collector took of this site: the page of a view, the ad of the others."""
+    def received(self, queue: str) -> list[str]:
+        """What the collector accepted from this site: pages of views, ads of other events."""
         return [getattr(event, "page", None) or event.ad_id for event in self.events(queue)]
 
     def events(self, queue: str) -> list[Any]:
-        """Its events, each id once, as they are counted."""
+        """The site's events, each id once, as they would be counted."""
         events = journalled(self.journal, queue, QUEUES[queue])
         own = {event.event_id: event for event in events if event.website == self.name}
         return list(own.values())
 
-    def is_told(self, queue: str, *names: str) -> None:
-        wait_until(lambda: sorted(self.told(queue)) == sorted(names))
+    def expect_events(self, queue: str, *names: str) -> None:
+        wait_until(lambda: sorted(self.received(queue)) == sorted(names))
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """A page; whatever its scripts complain of fails the test."""
+    """A page; any script error fails the test."""
     errors: list[str] = []
     page = context.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -156,14 +156,14 @@ def page(context: BrowserContext) -> Iterator[Page]:
 
 @pytest.fixture
 def still(page: Page) -> Page:
-    """A page whose clock stands still but for `page.clock.run_for`."""
+    """A page whose clock moves only with `page.clock.run_for`."""
     page.clock.install()
     page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
     return page
 
 
 def kept(page: Page) -> list[str]:
-    """The types of the events that the page keeps until the collector has answered for them."""
+    """The types of the events that the page keeps because the collector has not yet answered."""
     stored = page.evaluate("Object.entries(localStorage)")
     return sorted(json.loads(text)["Type"] for name, text in stored if "/events" in name)
 
@@ -186,29 +186,31 @@ def move(page: Page, script: str) -> None:
 # Page views.
 
 
-def test_a_view_is_told_at_load_and_as_the_history_moves(sites: list[Site], page: Page) -> None:
+def test_a_view_is_reported_at_load_and_when_the_history_changes(
+    sites: list[Site], page: Page
+) -> None:
     for site in sites:
         page.goto(f"{site.url}/a?x=1#top")
-        site.is_told("page_view", "/a")
+        site.expect_events("page_view", "/a")
         move(page, "history.pushState(null, '', '/b')")
-        site.is_told("page_view", "/a", "/b")
+        site.expect_events("page_view", "/a", "/b")
         move(page, "history.replaceState(null, '', '/c')")
-        site.is_told("page_view", "/a", "/b", "/c")
+        site.expect_events("page_view", "/a", "/b", "/c")
         move(page, "history.back()")
-        site.is_told("page_view", "/a", "/a", "/b", "/c")
+        site.expect_events("page_view", "/a", "/a", "/b", "/c")
 
 
-def test_the_same_address_and_a_place_in_the_page_are_no_view(site: Site, page: Page) -> None:
+def test_the_same_address_and_a_fragment_are_not_a_view(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/a")
     page.wait_for_function(IS_THERE)
     move(page, "history.replaceState({}, '', '/a')")
     move(page, "history.pushState({}, '', '/a#part')")
     move(page, "location.assign('#other')")
     move(page, "history.pushState({}, '', '/last')")
-    site.is_told("page_view", "/a", "/last")
+    site.expect_events("page_view", "/a", "/last")
 
 
-def test_a_view_has_its_time_and_an_id_and_nothing_of_the_query(site: Site, page: Page) -> None:
+def test_a_view_has_a_time_and_an_id_but_no_part_of_the_query(site: Site, page: Page) -> None:
     with page.expect_request("**/events") as asked:
         page.goto(f"{site.url}/a?email=someone@a.com#secret")
     assert asked.value.headers["content-type"] == "text/plain;charset=UTF-8"  # no preflight
@@ -219,29 +221,31 @@ def test_a_view_has_its_time_and_an_id_and_nothing_of_the_query(site: Site, page
     assert timedelta(0) <= age < timedelta(minutes=1)
 
 
-def test_a_tag_that_is_included_twice_tells_once(site: Site, page: Page) -> None:
+def test_a_tag_that_is_included_twice_reports_once(site: Site, page: Page) -> None:
     (tag,) = (line for line in site.html.splitlines() if "tag.js" in line)
     site.html += tag
     page.goto(f"{site.url}/a")
     page.wait_for_load_state()
     move(page, "history.pushState(null, '', '/b')")
-    site.is_told("page_view", "/a", "/b")
+    site.expect_events("page_view", "/a", "/b")
 
 
 # Impressions.
 
 
-def test_an_ad_is_seen_after_one_second_of_half_of_it_and_once(site: Site, still: Page) -> None:
+def test_an_ad_is_seen_once_after_half_of_it_was_in_view_for_a_second(
+    site: Site, still: Page
+) -> None:
     still.goto(site.url)
     still.wait_for_function(IS_THERE)
     in_view(still, "[data-ad-id=top]")
     still.clock.run_for(999)
-    site.is_told("page_view", "/")
+    site.expect_events("page_view", "/")
     wait_until(lambda: kept(still) == [])
     still.clock.run_for(1)
     assert kept(still) == ["AdImpression"]
     still.clock.run_for(5_000)
-    site.is_told("ad_impression", "top")
+    site.expect_events("ad_impression", "top")
     wait_until(lambda: kept(still) == [])
     still.clock.run_for(5_000)
     assert kept(still) == []
@@ -285,48 +289,46 @@ def test_no_ad_is_seen_in_a_hidden_page(site: Site, still: Page) -> None:
 
 def test_an_ad_below_the_fold_is_seen_when_scrolled_to(site: Site, page: Page) -> None:
     page.goto(site.url)
-    site.is_told("ad_impression", "top")
+    site.expect_events("ad_impression", "top")
     page.locator("[data-ad-id=below]").scroll_into_view_if_needed()
-    site.is_told("ad_impression", "top", "below")
+    site.expect_events("ad_impression", "top", "below")
 
 
 def test_an_ad_is_seen_again_in_the_next_page_view(site: Site, page: Page) -> None:
     page.goto(site.url)
-    site.is_told("ad_impression", "top")
+    site.expect_events("ad_impression", "top")
     move(page, "history.pushState(null, '', '/b')")
-    site.is_told("ad_impression", "top", "top")
+    site.expect_events("ad_impression", "top", "top")
 
 
-def test_an_ad_that_comes_later_or_is_filled_later_or_changes_is_seen(
-    site: Site, page: Page
-) -> None:
+def test_an_ad_that_is_added_or_filled_later_or_changes_is_seen(site: Site, page: Page) -> None:
     page.goto(site.url)
-    site.is_told("ad_impression", "top")
+    site.expect_events("ad_impression", "top")
     page.evaluate(
         """document.body.insertAdjacentHTML(
             "afterbegin", "<p><b data-ad-id=late></b><b data-ad-id=empty style='width: 0'></b>")"""
     )
-    site.is_told("ad_impression", "top", "late")
+    site.expect_events("ad_impression", "top", "late")
     page.locator("[data-ad-id=empty]").evaluate("(ad) => { ad.style.width = '90px' }")
-    site.is_told("ad_impression", "top", "late", "empty")
+    site.expect_events("ad_impression", "top", "late", "empty")
     page.locator("[data-ad-id=late]").evaluate("(ad) => { ad.dataset.adId = 'other' }")
-    site.is_told("ad_impression", "top", "late", "empty", "other")
+    site.expect_events("ad_impression", "top", "late", "empty", "other")
 
 
 # Clicks.
 
 
-def test_a_click_is_told_though_it_leads_away(site: Site, page: Page) -> None:
+def test_a_click_is_reported_even_if_it_leads_away(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/a")
     page.wait_for_function(IS_THERE)
     page.locator("b").click()
     page.wait_for_url("**/next")
-    site.is_told("ad_click", "top")
-    site.is_told("page_view", "/a", "/next")
+    site.expect_events("ad_click", "top")
+    site.expect_events("page_view", "/a", "/next")
     wait_until(lambda: kept(page) == [])
 
 
-def test_each_click_and_a_middle_click_is_told(site: Site, page: Page) -> None:
+def test_every_click_is_reported_even_with_the_middle_button(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/a")
     page.wait_for_function(IS_THERE)
     below = page.locator("[data-ad-id=below]")
@@ -336,8 +338,8 @@ def test_each_click_and_a_middle_click_is_told(site: Site, page: Page) -> None:
     below.click(button="right")
     page.locator("#gap").click()
     move(page, "history.pushState(null, '', '/last')")
-    site.is_told("page_view", "/a", "/last")
-    site.is_told("ad_click", "below", "below", "below")
+    site.expect_events("page_view", "/a", "/last")
+    site.expect_events("ad_click", "below", "below", "below")
 
 
 # Users.
@@ -346,30 +348,30 @@ def test_each_click_and_a_middle_click_is_told(site: Site, page: Page) -> None:
 def test_a_user_has_an_id_on_each_site(sites: list[Site], page: Page) -> None:
     for site in sites:
         page.goto(f"{site.url}/a")
-        site.is_told("ad_impression", "top")
+        site.expect_events("ad_impression", "top")
         page.goto(f"{site.url}/b")
-        site.is_told("ad_impression", "top", "top")
+        site.expect_events("ad_impression", "top", "top")
     users = [{event.user_id for event in site.events("ad_impression")} for site in sites]
     assert [len(each) for each in users] == [1, 1]
     assert users[0] != users[1]
 
 
-def test_the_page_may_name_the_user_and_a_key(site: Site, page: Page) -> None:
+def test_the_page_may_set_the_user_and_a_key(site: Site, page: Page) -> None:
     site.html = site.html.replace("async", 'async data-user="u 7" data-key="a&amp;b"')
     with page.expect_request("**/events?*") as asked:
         page.goto(site.url)
     assert asked.value.url.endswith("/events?key=a%26b")
-    site.is_told("ad_impression", "top")
+    site.expect_events("ad_impression", "top")
     assert [event.user_id for event in site.events("ad_impression")] == ["u 7"]
     assert page.evaluate("localStorage['eventstream user']") is None
 
 
 @pytest.mark.parametrize("objection", ["globalPrivacyControl: true", "doNotTrack: '1'"])
-def test_of_who_objects_to_tracking_only_views_are_told_and_no_user(
+def test_do_not_track_allows_only_views_without_a_user(
     site: Site, page: Page, objection: str
 ) -> None:
     page.goto(f"{site.url}/before")
-    site.is_told("ad_impression", "top")
+    site.expect_events("ad_impression", "top")
     assert page.evaluate("localStorage['eventstream user']")
     name, value = objection.split(": ")
     page.add_init_script(f"Object.defineProperty(navigator, '{name}', {{ value: {value} }})")
@@ -379,34 +381,34 @@ def test_of_who_objects_to_tracking_only_views_are_told_and_no_user(
     page.goto(f"{site.url}/a")
     in_view(page, "[data-ad-id=top]")
     page.locator("[data-ad-id=below]").click()
-    page.wait_for_timeout(1_100)  # in which an ad would be seen
+    page.wait_for_timeout(1_100)  # long enough for an ad to be seen
     move(page, "history.pushState(null, '', '/b')")
-    site.is_told("page_view", "/before", "/a", "/b")
+    site.expect_events("page_view", "/before", "/a", "/b")
     assert "UserId" not in "".join(sent)
-    assert site.told("ad_click") == []
-    assert site.told("ad_impression") == ["top"]
+    assert site.received("ad_click") == []
+    assert site.received("ad_impression") == ["top"]
     wait_until(lambda: page.evaluate("Object.keys(localStorage)") == [])
 
 
-# Away.
+# Offline.
 
 
-def test_what_happens_offline_is_told_once_when_online_again(
+def test_events_from_offline_are_reported_once_when_online_again(
     site: Site, context: BrowserContext, page: Page
 ) -> None:
     page.goto(f"{site.url}/a")
-    site.is_told("page_view", "/a")
+    site.expect_events("page_view", "/a")
     context.set_offline(True)
     move(page, "history.pushState(null, '', '/b')")
     page.locator("[data-ad-id=below]").click()
     assert {"AdClick", "PageView"} <= set(kept(page))
     context.set_offline(False)
     wait_until(lambda: kept(page) == [])
-    site.is_told("page_view", "/a", "/b")
-    site.is_told("ad_click", "below")
+    site.expect_events("page_view", "/a", "/b")
+    site.expect_events("ad_click", "below")
 
 
-def test_what_could_not_be_told_is_on_the_next_page(
+def test_events_that_could_not_be_sent_are_sent_from_the_next_page(
     site: Site, context: BrowserContext, page: Page
 ) -> None:
     context.route("**/events", lambda route: route.abort())
@@ -416,12 +418,12 @@ def test_what_could_not_be_told_is_on_the_next_page(
     context.unroute("**/events")
     after = context.new_page()
     after.goto(f"{site.url}/b")
-    site.is_told("page_view", "/a", "/b")
+    site.expect_events("page_view", "/a", "/b")
     wait_until(lambda: kept(after) == [])
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_collector_that_is_full_is_asked_again_later(
+def test_the_tag_tries_again_later_if_the_collector_is_full(
     site: Site, still: Page, status: int
 ) -> None:
     asked: list[int] = []
@@ -442,10 +444,10 @@ def test_a_collector_that_is_full_is_asked_again_later(
     still.wait_for_function(IS_THERE)
     wait_until(lambda: is_answered_after(500))
     assert len(asked) == 3
-    site.is_told("page_view", "/a")
+    site.expect_events("page_view", "/a")
 
 
-def test_what_the_collector_rejects_is_not_told_again(site: Site, still: Page) -> None:
+def test_events_that_the_collector_rejects_are_not_sent_again(site: Site, still: Page) -> None:
     still.route("**/events", lambda route: route.fulfill(status=400, headers=ANY_ORIGIN))
     still.goto(f"{site.url}/a")
     still.wait_for_function(IS_THERE)
@@ -454,11 +456,11 @@ def test_what_the_collector_rejects_is_not_told_again(site: Site, still: Page) -
     wait_until(lambda: kept(still) == [])
 
 
-def test_no_more_is_kept_than_200_events_and_none_for_longer_than_ids_are_known(
+def test_at_most_200_events_are_kept_and_none_longer_than_ids_are_remembered(
     site: Site, still: Page
 ) -> None:
     still.route("**/events", lambda route: route.abort())
-    # What a page that goes sends gets past the route, now and then.
+    # What a page sends as it unloads sometimes gets past the route.
     still.add_init_script("navigator.sendBeacon = () => true")
     still.goto(f"{site.url}/a")
     still.wait_for_function(IS_THERE)
@@ -476,12 +478,12 @@ def test_no_more_is_kept_than_200_events_and_none_for_longer_than_ids_are_known(
     still.wait_for_function(IS_THERE)
     still.unroute("**/events")
 
-    def is_all_told() -> bool:
+    def is_all_sent() -> bool:
         still.clock.run_for(500)
         return kept(still) == []
 
-    wait_until(is_all_told)
-    assert len(site.told("page_view")) == 199 + 1
+    wait_until(is_all_sent)
+    assert len(site.received("page_view")) == 199 + 1
 
 
 # Pages of other kinds.
@@ -522,14 +524,14 @@ KINDS = {
 
 
 def show(page: Page, site: Site, collector: str, body: str) -> None:
-    """Show a page with this in it, and have the tag look for ads."""
+    """Show a page with this body, and have the tag look for ads."""
     site.html = BARE.format(body=body, collector=collector)
     page.goto(site.url)
     page.wait_for_function(IS_THERE)
 
 
 def is_counted(still: Page, selector: str = "#drawn", inside: bool = True) -> bool:
-    """Whether an impression is there after some seconds in which this much of it is in view."""
+    """Whether there is an impression after some seconds with half of the ad in view, or less."""
     still.clock.run_for(500)
     in_view(still, selector, inside)
     still.clock.run_for(3_000)
@@ -544,13 +546,13 @@ KEEPS_BEACONS = """const fetch = window.fetch;
 
 @pytest.fixture
 def noted(still: Page) -> Page:
-    """A still page that remembers what its tag sent."""
+    """A still page that records what its tag sent."""
     still.add_init_script(KEEPS_BEACONS)
     return still
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_pixels_of_an_ad_are_those_that_are_drawn(
+def test_only_the_drawn_pixels_of_an_ad_count_as_its_area(
     site: Site, noted: Page, collector: str, kind: str
 ) -> None:
     height, least = (400, 0.3) if kind == "large" else (200, 0.5)
@@ -594,14 +596,14 @@ def test_an_ad_that_nobody_can_see_has_no_impression(
         "<video-slot style='display: block; height: 200px'></video-slot>",
     ],
 )
-def test_an_ad_that_has_not_come_or_draws_nothing_has_no_impression(
+def test_an_ad_that_is_not_loaded_or_draws_nothing_has_no_impression(
     site: Site, noted: Page, collector: str, ad: str
 ) -> None:
     show(noted, site, collector, f"<p id='drawn'>text</p><div data-ad-id='x'>{ad}</div>")
     assert not is_counted(noted)
 
 
-def test_an_ad_that_something_lies_over_has_no_impression_until_it_is_gone(
+def test_a_covered_ad_has_no_impression_until_it_is_uncovered(
     site: Site, noted: Page, collector: str
 ) -> None:
     over = "<div id='over' style='position: fixed; inset: 0; background: {}'></div>"
@@ -611,7 +613,7 @@ def test_an_ad_that_something_lies_over_has_no_impression_until_it_is_gone(
     assert is_counted(noted)
 
 
-def test_an_empty_place_for_an_ad_has_no_impression_until_it_is_filled(
+def test_an_empty_ad_slot_has_no_impression_until_it_is_filled(
     site: Site, noted: Page, collector: str
 ) -> None:
     place = "<div id='drawn' data-ad-id='x' style='width: 300px; height: 200px; overflow: hidden'>"
@@ -629,7 +631,7 @@ BAR = "<div style='position: fixed; bottom: 0; width: 100%; height: {}px; backgr
     ("above", "bar", "counts"),
     [(450, 0, True), (400, 50, True), (450, 60, False), (400, 150, False)],
 )
-def test_what_is_covered_and_what_is_out_of_view_are_missing_together(
+def test_covered_and_out_of_view_parts_of_an_ad_add_up(
     site: Site, noted: Page, collector: str, above: int, bar: int, counts: bool
 ) -> None:
     body = f"<div style='height: {above}px'></div>{AD}{BAR.format(bar)}"
@@ -646,14 +648,14 @@ def test_what_is_covered_and_what_is_out_of_view_are_missing_together(
         "<script>document.querySelector('dialog').showModal()</script>",
     ],
 )
-def test_what_is_stretched_over_an_ad_without_being_drawn_there_does_not_cover_it(
+def test_an_element_stretched_over_an_ad_but_not_drawn_there_does_not_cover_it(
     site: Site, noted: Page, collector: str, beside: str
 ) -> None:
     show(noted, site, collector, f"<div style='position: relative'>{AD}{beside}</div>")
     assert is_counted(noted)
 
 
-def test_an_ad_that_becomes_a_large_one_needs_only_the_share_of_one(
+def test_an_ad_that_becomes_large_needs_only_the_share_of_a_large_one(
     site: Site, noted: Page, collector: str
 ) -> None:
     noted.set_viewport_size({"width": 1_000, "height": 600})
@@ -663,11 +665,11 @@ def test_an_ad_that_becomes_a_large_one_needs_only_the_share_of_one(
     assert is_counted(noted, inside=False)
 
 
-def test_two_elements_of_one_slot_count_once(site: Site, noted: Page, collector: str) -> None:
+def test_two_elements_in_one_slot_count_once(site: Site, noted: Page, collector: str) -> None:
     twin = AD.replace("id='drawn'", "data-ad-slot='side'")
     show(noted, site, collector, f"<p id='drawn'>text</p>{twin}{twin}")
     assert is_counted(noted)
-    site.is_told("ad_impression", "x")
+    site.expect_events("ad_impression", "x")
 
 
 def test_a_layer_that_nobody_can_see_covers_no_ad(site: Site, noted: Page, collector: str) -> None:
@@ -676,7 +678,7 @@ def test_a_layer_that_nobody_can_see_covers_no_ad(site: Site, noted: Page, colle
     assert is_counted(noted)
 
 
-def test_an_ad_counts_once_a_view_in_each_slot_whatever_stands_for_it(
+def test_an_ad_counts_once_per_view_and_slot_even_if_its_element_is_replaced(
     site: Site, noted: Page, collector: str
 ) -> None:
     ads = "".join(
@@ -689,10 +691,10 @@ def test_an_ad_counts_once_a_view_in_each_slot_whatever_stands_for_it(
         noted.evaluate(
             "for (const ad of document.querySelectorAll('b')) ad.replaceWith(ad.cloneNode(true))"
         )
-    site.is_told("ad_impression", "x", "x", "x")
+    site.expect_events("ad_impression", "x", "x", "x")
 
 
-def test_a_click_is_a_persons_and_one_gesture_is_one(
+def test_only_a_persons_clicks_count_and_one_gesture_is_one_click(
     site: Site, page: Page, collector: str
 ) -> None:
     label = "<div data-ad-id='x'><label>a label <input type='checkbox'></label></div>"
@@ -701,21 +703,21 @@ def test_a_click_is_a_persons_and_one_gesture_is_one(
     page.locator("label").click(position={"x": 5, "y": 5})
     page.locator("#host a").click()
     move(page, "history.pushState(null, '', '/last')")
-    site.is_told("page_view", "/", "/last")
-    site.is_told("ad_click", "x", "x")
+    site.expect_events("page_view", "/", "/last")
+    site.expect_events("ad_click", "x", "x")
 
 
 def test_two_clicks_in_quick_succession_are_two(site: Site, page: Page, collector: str) -> None:
     ad = "<div data-ad-id='x' style='width: 300px; height: 200px; background: red'></div>"
     show(page, site, collector, ad)
-    # A person's lie apart; those of a script may have the same time stamp.
+    # A person's clicks are some time apart; those of a script may have the same time stamp.
     page.locator("[data-ad-id]").dblclick(delay=20)
-    site.is_told("ad_click", "x", "x")
+    site.expect_events("ad_click", "x", "x")
 
 
 @pytest.mark.parametrize("api", ["with the Navigation API", "without"])
 @pytest.mark.parametrize("order", ["before the tag", "after it"])
-def test_a_router_is_seen_whenever_it_was_loaded(
+def test_a_routers_views_are_reported_whenever_the_router_was_loaded(
     site: Site, page: Page, collector: str, api: str, order: str
 ) -> None:
     if api == "without":
@@ -726,12 +728,12 @@ def test_a_router_is_seen_whenever_it_was_loaded(
         page.evaluate("void (window.push = history.pushState.bind(history))")
     for path in ("/b", "/c"):
         move(page, f"push(null, '', '{path}')")
-        wait_until(lambda path=path: path in site.told("page_view"))  # type: ignore[misc]
-    site.is_told("page_view", "/", "/b", "/c")
+        wait_until(lambda path=path: path in site.received("page_view"))  # type: ignore[misc]
+    site.expect_events("page_view", "/", "/b", "/c")
 
 
 @pytest.mark.parametrize("api", ["with the Navigation API", "without"])
-def test_replacing_only_the_query_is_no_view(
+def test_replacing_only_the_query_is_not_a_view(
     site: Site, page: Page, collector: str, api: str
 ) -> None:
     if api == "without":
@@ -744,7 +746,7 @@ def test_replacing_only_the_query_is_no_view(
     for step in ("pushState(null, '', '/a?q=1')", "replaceState(null, '', '/b')"):
         move(page, f"history.{step}")
     move(page, "history.pushState(null, '', '/last')")
-    site.is_told("page_view", "/a", "/a", "/b", "/last")
+    site.expect_events("page_view", "/a", "/a", "/b", "/last")
 
 
 def test_a_navigation_that_the_page_intercepts_is_a_view(
@@ -753,10 +755,10 @@ def test_a_navigation_that_the_page_intercepts_is_a_view(
     show(page, site, collector, "")
     page.evaluate("void (navigation.onnavigate = (moved) => moved.intercept({ handler() {} }))")
     move(page, "navigation.navigate('/b')")
-    site.is_told("page_view", "/", "/b")
+    site.expect_events("page_view", "/", "/b")
 
 
-def test_a_page_that_changed_what_every_page_has_is_told_right(
+def test_a_page_that_changed_builtins_is_reported_correctly(
     site: Site, page: Page, collector: str
 ) -> None:
     changed = """<script>
@@ -768,8 +770,8 @@ def test_a_page_that_changed_what_every_page_has_is_told_right(
     with page.expect_request("**/events") as asked:
         show(page, site, collector, changed + KINDS["inline"].replace("'x'", "'\"ü\\🙂'"))
     assert asked.value.post_data
-    site.is_told("page_view", "/")
-    site.is_told("ad_impression", '"ü\\🙂')
+    site.expect_events("page_view", "/")
+    site.expect_events("ad_impression", '"ü\\🙂')
 
 
 @pytest.mark.parametrize(
@@ -783,40 +785,40 @@ def test_a_page_that_changed_what_every_page_has_is_told_right(
         "const crypto = ['BTC']",
     ],
 )
-def test_a_page_may_have_variables_of_the_names_that_browsers_give(
+def test_a_page_may_have_variables_named_like_browser_apis(
     site: Site, page: Page, collector: str, variable: str
 ) -> None:
     moves = "onclick = () => history.pushState(null, '', '/b')"
     site.html = BARE.format(body=f"<script>{variable}; {moves}</script>{AD}", collector=collector)
     page.goto(f"{site.url}/a")
-    site.is_told("page_view", "/a")
-    site.is_told("ad_impression", "x")
+    site.expect_events("page_view", "/a")
+    site.expect_events("ad_impression", "x")
     page.mouse.click(50, 50)
-    site.is_told("ad_click", "x")
-    site.is_told("page_view", "/a", "/b")
+    site.expect_events("ad_click", "x")
+    site.expect_events("page_view", "/a", "/b")
 
 
-def test_a_module_is_told_from_a_script_of_the_same_name(
+def test_a_module_tag_is_not_confused_with_another_script_of_the_same_name(
     site: Site, context: BrowserContext, page: Page, collector: str
 ) -> None:
     context.route("https://other.example/**", lambda route: route.fulfill(headers=ANY_ORIGIN))
     other = "<script async src='https://other.example/metrika/tag.js'></script>"
     site.html = BARE.format(body="", collector=collector).replace("async", "type='module'") + other
     page.goto(site.url)
-    site.is_told("page_view", "/")
+    site.expect_events("page_view", "/")
 
 
-def test_a_module_runs_in_a_page_that_changed_what_lists_have(
+def test_a_module_tag_works_in_a_page_that_changed_array_methods(
     site: Site, page: Page, collector: str
 ) -> None:
     site.html = f"""<!doctype html><title>A page</title>
         <script>Array.prototype.find = Array.prototype.filter = () => ["wrong"];</script>
         <script type="module" src="{collector}/tag.js"></script>"""
     page.goto(site.url)
-    site.is_told("page_view", "/")
+    site.expect_events("page_view", "/")
 
 
-def test_of_what_is_refused_together_the_good_ones_are_told(
+def test_the_good_events_of_a_refused_batch_are_reported(
     site: Site, still: Page, collector: str
 ) -> None:
     said: list[str] = []
@@ -833,12 +835,12 @@ def test_of_what_is_refused_together_the_good_ones_are_told(
     for path in ("/b", "/c"):
         move(still, f"history.pushState(null, '', '{path}')")
 
-    def is_all_told() -> bool:
+    def is_all_sent() -> bool:
         still.clock.run_for(500)
         return kept(still) == []
 
-    wait_until(is_all_told)
-    site.is_told("page_view", "/", "/b", "/c")
+    wait_until(is_all_sent)
+    site.expect_events("page_view", "/", "/b", "/c")
     assert [text for text in said if text.startswith("eventstream")] == ["eventstream: refused 400"]
 
 
@@ -846,18 +848,18 @@ def test_of_what_is_refused_together_the_good_ones_are_told(
     "attributes",
     ["async", "type='module'", "crossorigin", "crossorigin='use-credentials' type='module'"],
 )
-def test_the_tag_and_the_pixel_work_in_a_page_that_lets_in_only_what_says_so(
+def test_the_tag_and_the_pixel_work_in_a_page_that_requires_corp(
     site: Site, page: Page, collector: str, attributes: str
 ) -> None:
     site.headers = {"Cross-Origin-Embedder-Policy": "require-corp"}
     pixel = f"<img id='pixel' src='{collector}/pixel.gif?type=PageView&url={site.name}/pixel'>"
     site.html = BARE.format(body=pixel, collector=collector).replace("async", attributes)
     page.goto(f"{site.url}/tag")
-    site.is_told("page_view", "/pixel", "/tag")
+    site.expect_events("page_view", "/pixel", "/tag")
     assert page.locator("#pixel").evaluate("(image) => image.naturalWidth") == 1
 
 
-def test_without_consent_only_views_are_told_and_it_can_be_taken_back(
+def test_only_views_are_reported_without_consent_which_can_be_withdrawn(
     site: Site, page: Page, collector: str
 ) -> None:
     sent: list[str] = []
@@ -867,14 +869,14 @@ def test_without_consent_only_views_are_told_and_it_can_be_taken_back(
     page.wait_for_function(IS_THERE)
     page.locator("[data-ad-id=below]").click()
     move(page, "history.pushState(null, '', '/b')")
-    site.is_told("page_view", "/a", "/b")
+    site.expect_events("page_view", "/a", "/b")
     assert "UserId" not in "".join(sent)
     assert page.evaluate("localStorage['eventstream user']") is None
 
     page.evaluate("scrollTo(0, 0); eventstream.consent(true)")
-    site.is_told("ad_impression", "top")
+    site.expect_events("ad_impression", "top")
     page.locator("[data-ad-id=below]").click()
-    site.is_told("ad_click", "below")
+    site.expect_events("ad_click", "below")
     assert page.evaluate("localStorage['eventstream user']")
 
     page.evaluate("eventstream.consent(false)")
@@ -882,24 +884,24 @@ def test_without_consent_only_views_are_told_and_it_can_be_taken_back(
     sent.clear()
     page.locator("[data-ad-id=below]").click()
     move(page, "history.pushState(null, '', '/c')")
-    site.is_told("page_view", "/a", "/b", "/c")
+    site.expect_events("page_view", "/a", "/b", "/c")
     assert "UserId" not in "".join(sent)
 
 
-def test_who_agrees_before_the_tag_has_come_has_agreed(
+def test_consent_given_before_the_tag_has_loaded_counts(
     site: Site, page: Page, collector: str
 ) -> None:
     (snippet,) = re.findall(r"(?s)  const agree = .*?;\n", Path("docs/tag.md").read_text())
-    # By its id the script is window.eventstream until it has run.
+    # Until it has run, the script element itself is window.eventstream, by its id.
     attributes = 'async data-consent="wait" id="eventstream"'
     site.html = BARE.format(body=AD, collector=collector).replace("async", attributes)
     site.html += f"<script>{snippet} agree(true)</script>"
     page.goto(site.url)
-    site.is_told("ad_impression", "x")
+    site.expect_events("ad_impression", "x")
 
 
 @pytest.mark.parametrize("asked", ["query", "attribute", "query with id", "query under a policy"])
-def test_the_owner_of_a_site_is_shown_what_the_tag_does(
+def test_debug_mode_shows_what_the_tag_does(
     site: Site, page: Page, collector: str, asked: str
 ) -> None:
     ads = {
@@ -929,5 +931,5 @@ def test_the_owner_of_a_site_is_shown_what_the_tag_does(
         "← 202",
     ):
         expect(shown).to_contain_text(line)
-    site.is_told("page_view", "/")
-    site.is_told("ad_impression", "seen")
+    site.expect_events("page_view", "/")
+    site.expect_events("ad_impression", "seen")
