@@ -41,14 +41,14 @@ def test_an_ipv6_network_of_64_bits_is_one_client(address: str) -> None:
         ("::1", "::ffff:127.0.0.1"),
     ],
 )
-def test_neighbours_are_two_clients(one: str, other: str) -> None:
+def test_neighbouring_addresses_or_networks_are_different_clients(one: str, other: str) -> None:
     assert client_network(one) != client_network(other)
 
 
 @pytest.mark.parametrize("text", ["", "unknown", "_hidden", "1.2.3", "1.2.3.4:5:6", "[", "é" * 64])
-def test_what_is_no_address_stays_as_it_is(text: str) -> None:
+def test_text_that_is_not_an_address_stays_unchanged(text: str) -> None:
     assert client_network(text) == text
 
 
-def test_what_is_no_address_is_cut() -> None:
+def test_overlong_text_that_is_not_an_address_is_truncated() -> None:
     assert client_network("x" * 100_000) == "x" * 64

@@ -21,7 +21,7 @@ def test_an_array_holds_up_to_5000_events(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [MAX_EVENTS + 1, MAX_EVENTS + 2, 3 * MAX_EVENTS])
-def test_a_longer_one_is_refused(number: int) -> None:
+def test_an_array_of_more_than_5000_events_is_refused(number: int) -> None:
     for body in (array(number), array(number, b"1")):
         with pytest.raises(ValueError, match=TOO_MANY):
             events_in(body)
@@ -43,12 +43,12 @@ def test_a_longer_one_is_refused(number: int) -> None:
         b"[\x7f, NaN]",
     ],
 )
-def test_what_is_no_json_is_refused_as_such(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=NOT_JSON):
         events_in(body)
 
 
-def test_a_character_on_the_border_of_two_chunks_is_whole() -> None:
+def test_a_character_that_crosses_a_chunk_boundary_stays_whole() -> None:
     for size in range(65_530, 65_537):
         body = b'"' + b"a" * size + '\U0001f600"'.encode()
         assert events_in(body) == [body]
@@ -69,14 +69,14 @@ NOT_PARSED = [
 
 
 @pytest.mark.parametrize("part", NOT_PARSED)
-def test_what_parsers_refuse_is_of_one_event_alone_and_that_as_it_came(part: bytes) -> None:
+def test_text_that_parsers_refuse_stays_unchanged_within_its_own_event(part: bytes) -> None:
     others = [EVENT, '"\x7f1 \ufffd \U0001f600 NaN"'.encode(), rb'"\ud83d\ude00 \\ud83d \u00e9"']
     found = events_in(b"[" + b" , ".join([part, *others, part]) + b"]")
     assert found[1:-1] == others
     assert found[0] == found[-1] == part
 
 
-def test_what_parsers_refuse_is_told_apart_in_a_text_of_many_chunks() -> None:
+def test_text_that_parsers_refuse_is_found_even_across_many_chunks() -> None:
     for shift in range(12):
         part = (
             b'"'
@@ -88,14 +88,14 @@ def test_what_parsers_refuse_is_told_apart_in_a_text_of_many_chunks() -> None:
         assert events_in(b"[1, " + part + b",NaN]") == [b"1", part, b"NaN"]
 
 
-def test_a_longer_text_that_parsers_refuse_is_refused_whole() -> None:
+def test_a_long_body_that_parsers_refuse_is_refused_as_a_whole() -> None:
     long = b'"' + b"x" * MAX_MENDED_BYTES + b'"'
     with pytest.raises(ValueError, match=NOT_JSON):
         events_in(b"[NaN," + long + b"]")
     assert events_in(b"NaN\n" + long, lines=True) == [b"NaN", long]
 
 
-def test_an_event_alone_that_parsers_refuse_is_one() -> None:
+def test_a_single_event_that_parsers_refuse_is_still_one_event() -> None:
     assert events_in(rb'{"a": "\ud83d"}') == [rb'{"a": "\ud83d"}']
 
 
@@ -104,18 +104,18 @@ def test_a_byte_order_mark_is_skipped(lines: bool) -> None:
     assert events_in(b"\xef\xbb\xbf" + EVENT, lines=lines) == [EVENT]
 
 
-def test_a_byte_order_mark_before_any_line_is_skipped() -> None:
+def test_a_byte_order_mark_is_skipped_before_every_line() -> None:
     body = b"\xef\xbb\xbf{}\n\xef\xbb\xbf\xef\xbb\xbf {}\n\n\xef\xbb\xbf\n5"
     assert events_in(body, lines=True) == [b"{}", b"{}", b"5"]
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"\n\t ", b"[]"])
-def test_a_body_without_an_event_is_refused_as_such(body: bytes) -> None:
+def test_a_body_without_events_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match="There is no event"):
         events_in(body)
 
 
-def test_lines_that_hold_nothing_are_no_events() -> None:
+def test_empty_lines_are_not_events() -> None:
     body = b"\n\r\n \t\n{}\r\n\n  {} \n\n\n5\n \n"
     assert [line.strip() for line in events_in(body, lines=True)] == [b"{}", b"{}", b"5"]
     for empty in (b"", b"\n", b"\n \n"):
@@ -123,7 +123,7 @@ def test_lines_that_hold_nothing_are_no_events() -> None:
             events_in(empty, lines=True)
 
 
-def test_there_are_up_to_5000_lines_besides_empty_ones() -> None:
+def test_up_to_5000_lines_are_accepted_not_counting_empty_ones() -> None:
     assert len(events_in(b"\n\n{}" * MAX_EVENTS, lines=True)) == MAX_EVENTS
     with pytest.raises(ValueError, match=TOO_MANY):
         events_in(b"{}\n" * (MAX_EVENTS + 1), lines=True)
@@ -141,7 +141,7 @@ def test_there_are_up_to_5000_lines_besides_empty_ones() -> None:
         (b"1\n" * 500_000, True),
     ],
 )
-def test_a_body_is_split_without_more_memory_than_twice_its_size(body: bytes, lines: bool) -> None:
+def test_splitting_a_body_takes_less_memory_than_twice_its_size(body: bytes, lines: bool) -> None:
     def split() -> None:
         with suppress(ValueError):
             events_in(body, lines=lines)
@@ -159,7 +159,7 @@ def test_a_body_is_split_without_more_memory_than_twice_its_size(body: bytes, li
     "part",
     [b"NaN", b'"\xff"', rb'"\ud83d"', b'"' + b"\xff" * 400 + b'"', b'"' + b"\xff" * 900_000 + b'"'],
 )
-def test_what_parsers_refuse_takes_no_more_memory_than_four_times_its_size(part: bytes) -> None:
+def test_text_that_parsers_refuse_takes_less_memory_than_four_times_its_size(part: bytes) -> None:
     body = b"[" + b",".join([part] * (1_000_000 // len(part))) + b"]"
 
     def split() -> None:

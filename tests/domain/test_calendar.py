@@ -31,9 +31,7 @@ def at(text: str) -> datetime:
         ("2026-11-01T03:00:00+00:00", "America/New_York", "2026-10-31"),
     ],
 )
-def test_a_moment_belongs_to_the_day_it_has_in_the_time_zone(
-    moment: str, zone: str, day: str
-) -> None:
+def test_a_moment_belongs_to_its_day_in_the_time_zone(moment: str, zone: str, day: str) -> None:
     milliseconds = int(datetime.fromisoformat(moment).timestamp() * 1000)
     assert day_of(milliseconds, ZoneInfo(zone)) == day
 
@@ -56,7 +54,7 @@ def test_months_follow_one_another(month: str, after: str) -> None:
         ("2026-10-31T23:59:00", "open"),
     ],
 )
-def test_a_month_is_provisional_at_its_last_five_minutes_and_closed_an_hour_after(
+def test_a_month_is_provisional_in_its_last_five_minutes_and_closes_an_hour_later(
     now: str, due: str
 ) -> None:
     assert stage("2026-11", at(now)) == due
@@ -83,7 +81,7 @@ def test_a_month_is_over_from_the_first_moment_of_the_next() -> None:
         ("2026-10-25T01:01:00Z", "Europe/Berlin", "2026-10-25T01:00", "2026-10-25T02+01:00"),
     ],
 )
-def test_a_moment_belongs_to_the_hour_it_has_in_the_time_zone(
+def test_a_moment_belongs_to_its_hour_in_the_time_zone(
     moment: str, zone: str, hour: str, local: str
 ) -> None:
     milliseconds = int(datetime.fromisoformat(moment).timestamp() * 1000)
@@ -92,7 +90,7 @@ def test_a_moment_belongs_to_the_hour_it_has_in_the_time_zone(
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kolkata", "America/St_Johns"])
-def test_each_hour_of_a_year_is_of_one_day_and_no_hour_is_left_out(zone: str) -> None:
+def test_each_hour_of_a_year_belongs_to_exactly_one_day(zone: str) -> None:
     of_zone = ZoneInfo(zone)
     days = [date(2026, 1, 1) + timedelta(days=number) for number in range(365)]
     hours = [hour for day in days for hour in hours_of(day, of_zone)]
@@ -107,11 +105,11 @@ def test_each_hour_of_a_year_is_of_one_day_and_no_hour_is_left_out(zone: str) ->
 @pytest.mark.parametrize(
     ("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-11-25", 24)]
 )
-def test_days_on_which_clocks_are_changed_have_23_or_25_hours(day: str, hours: int) -> None:
+def test_days_when_the_clocks_change_have_23_or_25_hours(day: str, hours: int) -> None:
     assert len(hours_of(date.fromisoformat(day), BERLIN)) == hours
 
 
-def test_weeks_and_months_are_those_of_iso_8601() -> None:
+def test_weeks_and_months_follow_iso_8601() -> None:
     assert week_of(date(2027, 1, 3)) == "2026-W53"
     assert last_day_of("2028-02") == date(2028, 2, 29)
     assert list(days_of("2026-11")) == list(range(1, 31))

@@ -12,20 +12,20 @@ def test_the_signature_is_that_of_three_lines_in_utf_8() -> None:
     assert signature("secret", *lines.split("\n")) == expected
 
 
-def test_what_is_not_fixed_is_an_empty_line() -> None:
+def test_a_missing_page_or_ad_is_signed_as_an_empty_line() -> None:
     assert (
         signature("s", "https://a.com")
         == hmac.new(b"s", b"https://a.com\n\n", "sha256").hexdigest()
     )
 
 
-def test_another_secret_target_page_or_ad_has_another_signature() -> None:
+def test_a_different_secret_target_page_or_ad_gives_a_different_signature() -> None:
     signed = ("secret", "https://a.com", "b.com", "1")
     others = [(*signed[:place], signed[place] + "2", *signed[place + 1 :]) for place in range(4)]
     assert len({signature(*each) for each in (signed, *others)}) == 5
 
 
-def test_no_line_end_can_make_one_link_pass_for_another() -> None:
+def test_a_line_break_cannot_make_one_link_pass_for_another() -> None:
     for link in (("https://a.com\nb.com", "", "1"), ("https://a.com", "b.com\n1", "")):
         with pytest.raises(ValueError, match="line break"):
             signature("secret", *link)
@@ -40,7 +40,7 @@ def test_no_line_end_can_make_one_link_pass_for_another() -> None:
         ("https://a.com/\r\nSet-Cookie: x=y", "https://a.com/Set-Cookie:%20x=y"),
     ],
 )
-def test_a_destination_is_written_as_browsers_read_it(to: str, read: str) -> None:
+def test_a_destination_is_normalized_as_browsers_do(to: str, read: str) -> None:
     assert destination(to) == read
 
 
@@ -56,6 +56,6 @@ def test_a_destination_is_written_as_browsers_read_it(to: str, read: str) -> Non
         "https:",
     ],
 )
-def test_nothing_but_http_and_https_is_a_destination(to: str) -> None:
+def test_only_http_and_https_urls_are_destinations(to: str) -> None:
     with pytest.raises(ValueError, match="URL"):
         destination(to)

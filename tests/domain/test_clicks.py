@@ -21,7 +21,7 @@ def clicks_after(*batches: list[Hit], per_click: int = 3) -> Counter[Hit]:
 
 
 def counted(*batches: list[Hit], per_click: int = 3, window: int = 0, **more: int) -> Change:
-    """All that batches change together."""
+    """The total change that these batches make."""
     tally, total = Tally(), Change(Counter(), Counter())
     for batch in batches:
         tally, change = count_hits(tally, batch, per_click=per_click, window=window, **more)
@@ -34,14 +34,14 @@ def on_ad(number: int, times: int) -> list[Hit]:
     return [Hit(time, "a.com", str(number)) for time in range(times)]
 
 
-def test_the_third_hit_makes_a_click_and_the_user_starts_again() -> None:
+def test_the_third_hit_makes_a_click_and_the_count_starts_again() -> None:
     assert clicks_after(on_ad(1, 2)) == {}
     assert clicks_after(on_ad(1, 3)) == {Hit(2, "a.com", "1"): 1}
     assert clicks_after(on_ad(1, 5)) == {Hit(2, "a.com", "1"): 1}
     assert clicks_after(on_ad(1, 7)) == {Hit(2, "a.com", "1"): 1, Hit(5, "a.com", "1"): 1}
 
 
-def test_a_click_is_that_of_the_hit_that_completes_it() -> None:
+def test_a_click_belongs_to_the_hit_that_completes_it() -> None:
     hits = [Hit(1, "a.com", "1"), Hit(2, "a.com", "1"), Hit(3, "b.com", "2")]
     assert clicks_after(hits) == {hits[2]: 1}
 
@@ -75,11 +75,11 @@ def test_forgetting_early_hits_keeps_the_number_of_clicks(hits: list[Hit], remem
     assert tally.earlier + len(tally.latest) == len(hits)
 
 
-# Hits that only repeat others.
+# Hits that are only repeats.
 
 
 def model(hits: list[Hit], per_click: int, window: int) -> Change:
-    """What the rule says of all hits at once."""
+    """What the rule says if it sees all hits at once."""
     counting: list[Hit] = []
     repeats = Counter[Hit]()
     for hit in sorted(hits):
@@ -92,20 +92,20 @@ def model(hits: list[Hit], per_click: int, window: int) -> Change:
     return Change(Counter(counting[per_click - 1 :: per_click]), repeats)
 
 
-def test_a_hit_within_the_window_of_one_that_counts_on_the_same_ad_only_repeats_it() -> None:
+def test_a_hit_on_the_same_ad_within_the_window_is_only_a_repeat() -> None:
     first, soon, just_after = Hit(0, "a.com", "1"), Hit(9, "a.com", "1"), Hit(10, "a.com", "1")
     later = Hit(19, "a.com", "1")
     change = counted([first, soon, just_after, later], per_click=1, window=10)
     assert change == Change(Counter([first, just_after]), Counter([soon, later]))
 
 
-def test_hits_on_other_ads_and_websites_are_no_repeats() -> None:
+def test_hits_on_other_ads_or_websites_are_not_repeats() -> None:
     hits = [Hit(0, "a.com", "1"), Hit(0, "a.com", "2"), Hit(0, "b.com", "1")]
     assert counted(hits, window=10).repeats == {}
     assert counted(hits, window=10).clicks.total() == 1
 
 
-def test_a_hit_that_arrives_late_makes_a_repeat_of_the_one_after_it() -> None:
+def test_a_hit_that_arrives_late_turns_the_next_one_into_a_repeat() -> None:
     late, after = Hit(5, "a.com", "1"), Hit(10, "a.com", "1")
     assert counted([after], [late], per_click=1, window=10) == Change(
         Counter([late]), Counter([after])
@@ -133,7 +133,7 @@ def test_hits_in_order_are_counted_exactly_however_few_are_remembered(
 
 
 @given(hits=hits, window=st.integers(1, 8), remember=st.integers(0, 5))
-def test_every_hit_counts_or_repeats_in_any_order_however_few_are_remembered(
+def test_every_hit_counts_or_repeats_once_in_any_order_however_few_are_remembered(
     hits: list[Hit], window: int, remember: int
 ) -> None:
     tally, clicks, repeats = Tally(), 0, 0

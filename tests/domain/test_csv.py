@@ -20,7 +20,7 @@ FORMULA = (*"=+-@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def cell(text: str) -> str:
-    """What a reader of CSV finds for this text."""
+    """What a CSV reader sees for this text."""
     _, (found,) = csv.reader(io.StringIO(as_csv(["ad_id"], [{"ad_id": text}]), newline=""))
     return found
 
@@ -41,7 +41,7 @@ def test_a_text_that_would_be_a_formula_is_marked_as_text(before: str, start: st
 @pytest.mark.parametrize(
     "text", ["site1.com", "/a-b/c=d", "a - b", "34", "a, b; c", "it's", "a@b.example", ""]
 )
-def test_another_text_stays_as_it_is(text: str) -> None:
+def test_other_text_stays_unchanged(text: str) -> None:
     assert cell(text) == text
 
 

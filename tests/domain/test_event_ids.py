@@ -9,7 +9,7 @@ SHOWN = AdImpression("e1", "a.com", "34", "u1", "2026-11", 1)
 CLICK = AdClick("e1", "a.com", "34", "u1", 1)
 
 
-def test_a_claim_is_of_a_website_and_an_id_whatever_the_event_is() -> None:
+def test_a_claim_depends_only_on_the_website_and_the_event_id() -> None:
     assert claim_of(VIEW) == claim_of(SHOWN) == claim_of(CLICK)
     assert claim_of(VIEW) != claim_of(replace(VIEW, website="b.com"))
     assert claim_of(VIEW) != claim_of(replace(VIEW, event_id="e2"))
@@ -35,16 +35,18 @@ def test_a_claim_has_the_same_length_for_every_id(event_id: str) -> None:
         (CLICK, SHOWN, False),
     ],
 )
-def test_content_is_type_and_page_or_ad_and_user(event: Event, other: Event, same: bool) -> None:
+def test_content_is_the_type_and_either_the_page_or_the_ad_and_user(
+    event: Event, other: Event, same: bool
+) -> None:
     assert (content_of(event, with_user=True) == content_of(other, with_user=True)) == same
 
 
-def test_users_are_left_out_where_their_hash_is_another_each_month() -> None:
+def test_content_can_leave_out_users_whose_hash_changes_each_month() -> None:
     other = replace(SHOWN, user_id="u2")
     assert content_of(SHOWN, with_user=False) == content_of(other, with_user=False)
 
 
-def test_an_event_that_counts_under_other_is_still_of_its_own_website_and_page() -> None:
+def test_an_event_counted_as_other_keeps_the_identity_of_its_actual_website_and_page() -> None:
     other = replace(VIEW, website=OTHER, page=OTHER, actual=Actual("a.com", "/"))
     assert claim_of(other) == claim_of(VIEW)
     assert content_of(other, with_user=True) == content_of(VIEW, with_user=True)

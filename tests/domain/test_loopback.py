@@ -12,19 +12,19 @@ from app.domain.loopback import is_local
         ("::ffff:127.0.0.1", "localhost"),
     ],
 )
-def test_a_request_to_a_name_of_this_machine_from_itself_is_local(address: str, host: str) -> None:
+def test_a_request_from_this_machine_to_one_of_its_names_is_local(address: str, host: str) -> None:
     assert is_local(address, host, ["Host", "User-Agent", "Accept-Encoding", "Cookie"])
 
 
 @pytest.mark.parametrize("address", [None, "", "192.0.2.7", "::ffff:192.0.2.7", "2001:db8::1"])
-def test_one_from_elsewhere_is_not(address: str | None) -> None:
+def test_a_request_from_elsewhere_is_not_local(address: str | None) -> None:
     assert not is_local(address, "localhost", [])
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "", "["]
 )
-def test_one_to_another_name_is_not(host: str) -> None:
+def test_a_request_to_another_name_is_not_local(host: str) -> None:
     assert not is_local("127.0.0.1", host, [])
 
 
@@ -37,5 +37,5 @@ def test_one_to_another_name_is_not(host: str) -> None:
         *("Fastly-Client-IP", "X-Azure-ClientIP", "x-forwarded-for"),
     ],
 )
-def test_one_that_a_proxy_passed_on_is_not(header: str) -> None:
+def test_a_request_forwarded_by_a_proxy_is_not_local(header: str) -> None:
     assert not is_local("127.0.0.1", "localhost", ["Host", header])

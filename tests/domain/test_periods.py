@@ -23,12 +23,12 @@ def day(text: str) -> date:
         ("month", "2026-11-25", "2026-11"),
     ],
 )
-def test_a_day_is_in_a_period_as_in_iso_8601(name: str, of: str, period: str) -> None:
+def test_a_days_week_and_month_follow_iso_8601(name: str, of: str, period: str) -> None:
     assert PERIOD_OF[name](day(of)) == period
 
 
 @given(DATES, st.integers(0, 800))
-def test_the_previous_days_are_as_many_and_matched_by_position(first: date, more: int) -> None:
+def test_the_previous_period_has_as_many_days_matched_by_position(first: date, more: int) -> None:
     span = Span(first, first + timedelta(days=more))
     before, later = earlier(span, "previous")
     assert before.last + timedelta(days=1) == span.first
@@ -36,7 +36,7 @@ def test_the_previous_days_are_as_many_and_matched_by_position(first: date, more
 
 
 @given(DATES, st.integers(0, 800))
-def test_each_day_has_the_same_day_of_the_year_before(first: date, more: int) -> None:
+def test_each_day_is_matched_with_the_same_day_of_the_previous_year(first: date, more: int) -> None:
     span = Span(first, first + timedelta(days=more))
     before, later = earlier(span, "year")
     matched = [(each, one) for each in before.days() for one in later(each)]
@@ -56,7 +56,7 @@ def test_each_day_has_the_same_day_of_the_year_before(first: date, more: int) ->
         ("2026-02-28", "2026-02-28", "2025-02-28", "2025-02-28"),
     ],
 )
-def test_29_february_goes_with_the_28th(
+def test_february_29_is_matched_with_february_28(
     first: str, last: str, before_first: str, before_last: str
 ) -> None:
     span, _ = earlier(Span(day(first), day(last)), "year")

@@ -164,7 +164,7 @@ def test_a_wrong_field_is_named(raw: Any, errors: dict[str, Any]) -> None:
         None,
     ],
 )
-def test_a_timestamp_is_iso_8601_with_a_zone_or_milliseconds(timestamp: Any) -> None:
+def test_a_timestamp_is_iso_8601_with_a_time_zone_or_in_milliseconds(timestamp: Any) -> None:
     assert read_one(event(Timestamp=timestamp)) == read_one(event())
 
 
@@ -177,14 +177,14 @@ def test_a_timestamp_is_iso_8601_with_a_zone_or_milliseconds(timestamp: Any) -> 
         (-timedelta(days=35, milliseconds=1), False),
     ],
 )
-def test_a_timestamp_is_at_most_a_day_ahead_and_35_days_back(
+def test_a_timestamp_may_be_at_most_a_day_ahead_or_35_days_back(
     offset: timedelta, accepted: bool
 ) -> None:
     events, rejections = reader.read(as_json(event(Timestamp=(NOW + offset).isoformat())))
     assert (len(events), len(rejections)) == ((1, 0) if accepted else (0, 1))
 
 
-def test_a_reader_with_a_hash_gives_no_user_id_as_it_came() -> None:
+def test_a_reader_with_a_hash_returns_only_hashed_user_ids() -> None:
     hash_user = UserHash("a secret of some length", monthly=True)
     hashing = EventReader(UTC, clock=NOW.timestamp, hash_user=hash_user)
     for kind in (AdImpression, AdClick):
@@ -194,7 +194,7 @@ def test_a_reader_with_a_hash_gives_no_user_id_as_it_came() -> None:
             assert found.user_id == hash_user("u1", month)
 
 
-def test_an_event_of_each_kind_holds_its_time() -> None:
+def test_an_event_of_any_kind_has_its_time() -> None:
     for kind in (PageView, AdImpression, AdClick):
         (read,), _ = reader.read(as_json(event(Type=kind.__name__)))
         assert isinstance(read, kind)
@@ -210,7 +210,7 @@ def test_an_impression_says_whether_it_was_viewable(viewable: bool | None) -> No
 
 
 @pytest.mark.parametrize("viewable", ["true", 1, 0.0, [], {}])
-def test_viewable_is_a_boolean_or_left_out(viewable: object) -> None:
+def test_viewable_must_be_a_boolean_if_it_is_given(viewable: object) -> None:
     meta = {"UserId": "u1", "AdId": "34", "Viewable": viewable}
     _, [rejection] = reader.read(as_json(event(Type="AdImpression", Meta=meta)))
     assert rejection.errors == {"Meta": {"Viewable": ["Not a boolean."]}}
@@ -228,7 +228,7 @@ def test_days_and_months_are_those_of_the_timestamp_in_the_time_zone() -> None:
     ]
 
 
-def test_the_good_events_are_read_and_the_bad_ones_named_by_position() -> None:
+def test_good_events_are_read_and_bad_ones_named_by_position() -> None:
     bad = event(Url="")
     raw = as_json(event(), bad, event(Type="PageView"), 5)
     events, rejections = reader.read(raw)
@@ -239,7 +239,7 @@ def test_the_good_events_are_read_and_the_bad_ones_named_by_position() -> None:
 @pytest.mark.parametrize(
     "raw", [b"", b"{", b"\xff", b"{'a': 1}", b"[" * 5_000, b"NaN", b'"\\ud800"']
 )
-def test_what_is_no_json_is_rejected_as_such(raw: bytes) -> None:
+def test_invalid_json_is_rejected(raw: bytes) -> None:
     events, (rejection,) = reader.read([raw])
     assert events == []
     assert rejection.errors == {"_schema": ["Not a JSON object."]}
@@ -258,7 +258,7 @@ def test_a_field_larger_than_any_rule_allows_is_not_even_decoded(field: str, mes
     assert errors_of(event(**{field: huge})) == {field: [message]}
 
 
-def test_an_event_without_a_timestamp_has_the_time_of_its_receipt() -> None:
+def test_an_event_without_a_timestamp_has_the_time_it_was_received() -> None:
     events, _ = reader.read(as_json(event()), received=NOW - timedelta(days=3))
     assert events == [AdClick(None, "site1.com", "34", "u1", NOW_MS - 3 * 86_400_000)]
 
@@ -309,7 +309,7 @@ near_valid_events = st.fixed_dictionaries(
 
 
 @given(raw_events=st.lists(near_valid_events, max_size=5))
-def test_the_shortcut_for_valid_events_comes_to_what_the_schema_says(
+def test_the_shortcut_for_valid_events_agrees_with_the_schema(
     raw_events: list[dict[str, Any]],
 ) -> None:
     by_schema = EventReader(UTC, clock=NOW.timestamp)
@@ -319,14 +319,14 @@ def test_the_shortcut_for_valid_events_comes_to_what_the_schema_says(
 
 
 @given(raw_events=st.lists(near_valid_events | st.sampled_from([None, "x", 5, []]), max_size=5))
-def test_what_is_wrong_with_an_event_is_what_the_schema_says(raw_events: list[Any]) -> None:
+def test_the_errors_of_an_event_are_those_that_the_schema_reports(raw_events: list[Any]) -> None:
     _, rejections = reader.read(as_json(*raw_events))
     found: Any = EventSchema(NOW.timestamp).validate(raw_events)
     assert {bad.position: bad.errors for bad in rejections} == found
 
 
 @pytest.mark.parametrize("field", ["Url", "EventId", "Timestamp", "Type", "More"])
-def test_no_text_is_built_that_is_too_long_for_any_rule(field: str) -> None:
+def test_text_too_long_for_any_rule_is_never_built(field: str) -> None:
     raw = json.dumps(event(**{field: "\U0001f600" * 500_000}), ensure_ascii=False).encode()
     reader.read([raw])
     tracemalloc.start()
@@ -337,7 +337,7 @@ def test_no_text_is_built_that_is_too_long_for_any_rule(field: str) -> None:
         tracemalloc.stop()
 
 
-def test_ids_of_any_characters_are_bounded_in_bytes() -> None:
+def test_ids_are_bounded_in_bytes_whatever_their_characters() -> None:
     for character, size in (("\U0001f600", 512), ("\0", 128), ("\u202e", 384)):
         longest = character * 128
         read = read_one(event(EventId=longest, Meta={"UserId": longest, "AdId": longest}))
@@ -379,7 +379,7 @@ def test_events_of_excluded_users_are_invalid_traffic(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PageView", "AdImpression", "AdClick"])
-def test_an_event_that_is_valid_is_written_as_if_there_were_no_invalid_traffic(kind: str) -> None:
+def test_a_valid_event_is_written_without_the_field_for_invalid_traffic(kind: str) -> None:
     valid = read_one(event(Type=kind))
     text = msgspec.json.encode(valid)
     assert b"invalid" not in text
@@ -396,7 +396,7 @@ WRONG_IN_THEMSELVES = [
 
 
 @pytest.mark.parametrize("wrong", WRONG_IN_THEMSELVES)
-def test_what_parsers_refuse_does_no_harm_in_a_field_without_a_rule(wrong: bytes) -> None:
+def test_text_that_parsers_refuse_does_no_harm_in_a_field_without_a_rule(wrong: bytes) -> None:
     for size in (0, 100_000):
         told = b'"More":%b,"Long":"%b"' % (wrong, b"x" * size)
         url, meta = rb'"Url":"site1.com/\\ud83d/\u00e9"', b'"UserId":"u\xc3\xa9 NaN","AdId":"\x7f"'
@@ -407,18 +407,18 @@ def test_what_parsers_refuse_does_no_harm_in_a_field_without_a_rule(wrong: bytes
 
 @pytest.mark.parametrize("wrong", WRONG_IN_THEMSELVES)
 @pytest.mark.parametrize("field", ["Type", "Url", "Meta", "EventId", "Timestamp", "SentAt"])
-def test_what_parsers_refuse_is_an_error_of_the_field_that_has_a_rule(
+def test_text_that_parsers_refuse_is_an_error_in_a_field_with_a_rule(
     wrong: bytes, field: str
 ) -> None:
     if field == "Meta" and wrong.startswith(b"{"):
-        return  # its fields have no rule
+        return  # the fields of this object have no rule
     (text,) = as_json({"Type": "PageView", "Url": "a.com"} | {field: "here"})
     _, (rejection,) = reader.read([text.replace(b'"here"', wrong)])
     assert list(rejection.errors) == [field]
 
 
 @pytest.mark.parametrize("field", ["UserId", "AdId"])
-def test_what_parsers_refuse_is_an_error_of_the_id(field: str) -> None:
+def test_text_that_parsers_refuse_is_an_error_in_an_id(field: str) -> None:
     (text,) = as_json(event(Meta=META | {field: "here"}))
     _, (rejection,) = reader.read([text.replace(b'"here"', rb'"\ud83d"')])
     assert list(rejection.errors["Meta"]) == [field]
@@ -452,18 +452,18 @@ DAY = 24 * 60 * MINUTE
     ("timestamp", "sent", "time"),
     [
         (-5 * MINUTE, 0, -5 * MINUTE),
-        (-5 * MINUTE, MINUTE, -5 * MINUTE),  # a post may be so long on its way
+        (-5 * MINUTE, MINUTE, -5 * MINUTE),  # a post may take this long to arrive
         (-5 * MINUTE, -MINUTE, -5 * MINUTE),
         (-5 * MINUTE, -MINUTE - 1, -4 * MINUTE + 1),
         (-5 * MINUTE, MINUTE + 1, -6 * MINUTE - 1),
         (400 * DAY - MINUTE, 400 * DAY, -MINUTE),
         (-20_000 * DAY, -20_000 * DAY + MINUTE, -MINUTE),
-        (2 * DAY, DAY, 0),  # not after it came
+        (2 * DAY, DAY, 0),  # never later than its receipt
         (MINUTE, 0, MINUTE),
         (None, -DAY, 0),
     ],
 )
-def test_a_clock_that_is_wrong_by_more_than_a_minute_is_corrected(
+def test_a_clock_more_than_a_minute_off_is_corrected_for(
     timestamp: int | None, sent: int, time: int
 ) -> None:
     given = None if timestamp is None else NOW_MS + timestamp
@@ -472,7 +472,7 @@ def test_a_clock_that_is_wrong_by_more_than_a_minute_is_corrected(
     assert found.time == NOW_MS + time
 
 
-def test_what_is_corrected_is_compared_with_the_receipt_and_the_age_with_now() -> None:
+def test_the_correction_is_relative_to_the_receipt_and_the_age_limit_to_now() -> None:
     (text,) = as_json(event(Timestamp=NOW_MS - 3 * DAY, SentAt=NOW_MS - 2 * DAY))
     (found,), _ = reader.read([text], received=NOW - timedelta(days=7))
     assert found.time == NOW_MS - 8 * DAY
@@ -486,13 +486,13 @@ def test_an_event_that_is_too_old_once_corrected_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("sent", ["soon", True, [], "2026-11-24T12:00:00"])
-def test_a_wrong_time_of_sending_is_named(sent: Any) -> None:
+def test_an_invalid_time_of_sending_is_named(sent: Any) -> None:
     assert list(errors_of(event(SentAt=sent))) == ["SentAt"]
 
 
 @pytest.mark.parametrize("field", ["Timestamp", "SentAt"])
 @pytest.mark.parametrize("value", [10**400, -(10**400), 1e308, -1e308])
-def test_a_time_beyond_all_time_does_no_harm(field: str, value: float) -> None:
+def test_an_absurdly_large_time_does_no_harm(field: str, value: float) -> None:
     for more in ({}, {"Timestamp": NOW_MS}, {"Timestamp": NOW_MS, "SentAt": 0}):
         text = json.dumps(event(**more | {field: value})).encode()
         events, rejections = reader.read([text])

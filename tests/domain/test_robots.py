@@ -19,7 +19,7 @@ CHROME = (
         CHROME.replace("Chrome/", "HeadlessChrome/"),
     ],
 )
-def test_a_known_robot_is_one(agent: str) -> None:
+def test_known_robots_are_recognized(agent: str) -> None:
     assert is_robot(agent)
 
 
@@ -41,7 +41,7 @@ def test_a_known_robot_is_one(agent: str) -> None:
         "(KHTML, like Gecko) Version/18.3.1 Mobile/15E148 Safari/604.1",
     ],
 )
-def test_browsers_libraries_and_who_does_not_say_are_none(agent: str) -> None:
+def test_browsers_libraries_and_empty_user_agents_are_not_robots(agent: str) -> None:
     assert not is_robot(agent)
 
 
@@ -65,7 +65,7 @@ IPHONE = (
         CHROME.replace("Win64", "Build/AP3A.240617.008") + " Instagram 406.0.0.58 Android",
     ],
 )
-def test_who_reads_a_page_in_an_app_is_none(agent: str) -> None:
+def test_people_who_read_a_page_in_an_app_are_not_robots(agent: str) -> None:
     assert not is_robot(agent)
 
 
@@ -81,11 +81,11 @@ def test_who_reads_a_page_in_an_app_is_none(agent: str) -> None:
         "WordPress/6.4; https://site1.com",
     ],
 )
-def test_what_fetches_pages_for_an_app_is_one(agent: str) -> None:
+def test_programs_that_fetch_pages_for_an_app_are_robots(agent: str) -> None:
     assert is_robot(agent)
 
 
-def test_nearly_all_that_the_list_gives_as_examples_are_robots() -> None:
+def test_nearly_all_examples_in_the_list_are_robots() -> None:
     missed = {
         robot["pattern"]
         for robot in CRAWLER_USER_AGENTS_DATA
@@ -93,7 +93,7 @@ def test_nearly_all_that_the_list_gives_as_examples_are_robots() -> None:
         for agent in robot["instances"]
         if not is_robot(agent)
     }
-    # Two are of people, see `app.domain.robots`.
+    # Two of these patterns also match people; see `app.domain.robots`.
     assert len(missed) <= 5
 
 
@@ -102,6 +102,6 @@ def test_the_list_tells_libraries_from_robots() -> None:
     assert 0 < len(tagged) < len(CRAWLER_USER_AGENTS_DATA) / 10
 
 
-def test_only_the_first_letters_matter() -> None:
+def test_only_the_beginning_of_a_user_agent_matters() -> None:
     assert is_robot("x" * (MAX_AGENT_LENGTH - 10) + "Googlebot/")
     assert not is_robot("x" * MAX_AGENT_LENGTH + "Googlebot/")

@@ -45,7 +45,7 @@ from app.domain.urls import is_among, website_and_page
         ("http://nullable.com/null", "nullable.com", "/null"),
     ],
 )
-def test_an_address_names_its_website_and_page(url: str, website: str, page: str) -> None:
+def test_a_url_is_split_into_website_and_page(url: str, website: str, page: str) -> None:
     assert website_and_page(url) == (website, page)
 
 
@@ -100,13 +100,13 @@ def test_an_address_names_its_website_and_page(url: str, website: str, page: str
         "http://a..b/",
     ],
 )
-def test_an_address_of_no_web_page_is_refused(url: str) -> None:
+def test_a_url_that_is_not_a_web_page_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|website"):
         website_and_page(url)
 
 
 @pytest.mark.parametrize("unseen", ["\ufeff", "\u200b", "\u00a0", "\u2060", "\u202a", "\u200e\n "])
-def test_what_is_not_seen_around_an_address_is_none_of_it(unseen: str) -> None:
+def test_invisible_characters_around_a_url_are_ignored(unseen: str) -> None:
     for address in ("http://site1.com/page1", "HTTPS://site1.com/page1", "site1.com/page1"):
         assert website_and_page(unseen + address + unseen) == ("site1.com", "/page1")
 
@@ -131,10 +131,10 @@ LONGEST = f"{LABEL}.{LABEL}.{LABEL}.{'a' * 61}"
         ("ü" * 57 + ".com", "xn--" + "tda" + "a" * 56 + ".com"),
         ("ü" * 58 + ".com", None),
         ("%C3%BC" * 58 + ".com", None),
-        # As they come they are short enough, but not as they are kept.
+        # These are short enough as they arrive, but not as they are stored.
         ("㍿" * 64, None),
         ("㍿." * 120, None),
-        # These are refused before IDNA has made them what they are.
+        # These are refused before IDNA converts them.
         ("㍿" * 2_000, None),
         ("ﷺ", None),
         ("%ef%B7%bb", None),
@@ -143,7 +143,9 @@ LONGEST = f"{LABEL}.{LABEL}.{LABEL}.{'a' * 61}"
         ("é" * 50 + ".com", "xn--" + "9ca" + "a" * 49 + ".com"),
     ],
 )
-def test_a_host_is_bounded_in_the_form_in_which_it_is_kept(host: str, website: str | None) -> None:
+def test_the_length_limit_of_a_host_applies_to_its_stored_form(
+    host: str, website: str | None
+) -> None:
     if website is None:
         with pytest.raises(ValueError, match=r"host|URL"):
             website_and_page(f"http://{host}/")
@@ -166,7 +168,7 @@ def test_a_host_is_bounded_in_the_form_in_which_it_is_kept(host: str, website: s
         ("a?" + "😀" * 2_000, 2),
     ],
 )
-def test_a_page_is_bounded_in_the_form_in_which_it_is_kept(path: str, size: int | None) -> None:
+def test_the_length_limit_of_a_page_applies_to_its_stored_form(path: str, size: int | None) -> None:
     if size is None:
         with pytest.raises(ValueError, match="page"):
             website_and_page(f"http://a.com/{path}")
@@ -177,13 +179,13 @@ def test_a_page_is_bounded_in_the_form_in_which_it_is_kept(path: str, size: int 
 @given(st.text(max_size=60).map("http://site1.com/".__add__))
 @example("http://site1.com/%%41")
 @example("http://site1.com/%2%35")
-def test_a_page_is_in_a_form_that_names_itself(url: str) -> None:
+def test_normalizing_a_url_twice_changes_nothing(url: str) -> None:
     website, page = website_and_page(url)
     assert website_and_page(website + page) == (website, page)
 
 
 @pytest.mark.parametrize("form", ["%{:02x}", "%{:02X}"])
-def test_an_escape_is_the_character_if_unreserved_or_else_in_capitals(form: str) -> None:
+def test_escapes_are_decoded_if_unreserved_and_otherwise_upper_case(form: str) -> None:
     unreserved = string.ascii_letters + string.digits + "-._~"
     for octet in range(0x80):
         escaped = chr(octet) if chr(octet) in unreserved else f"%{octet:02X}"
@@ -192,7 +194,7 @@ def test_an_escape_is_the_character_if_unreserved_or_else_in_capitals(form: str)
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_an_address_or_refused(text: str) -> None:
+def test_any_text_is_either_a_url_or_refused(text: str) -> None:
     try:
         website, page = website_and_page(text)
     except ValueError:
@@ -217,7 +219,7 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
         ("a.com", set(), False),
     ],
 )
-def test_a_website_is_among_names_itself_or_below_one_with_a_star(
+def test_a_website_matches_its_own_name_or_a_wildcard_above_it(
     website: str, names: set[str], among: bool
 ) -> None:
     assert is_among(website, names) == among

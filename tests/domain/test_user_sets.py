@@ -10,7 +10,7 @@ BATCHES = st.lists(st.lists(st.integers(0, 12), max_size=20), max_size=6)
 
 
 def by_times(times: Counter[int]) -> list[int]:
-    """What the levels must say of how often each user came."""
+    """What the levels must say about how often each user came."""
     return [
         sum(number == least or (least == LEVELS and number > least) for number in times.values())
         for least in range(1, LEVELS + 1)
@@ -25,13 +25,15 @@ def levels_of(batches: list[list[int]], most: int = LEVELS) -> Levels:
 
 
 @given(BATCHES)
-def test_levels_say_how_often_each_user_came_in_any_split(batches: list[list[int]]) -> None:
+def test_levels_tell_how_often_each_user_came_however_the_batches_are_split(
+    batches: list[list[int]],
+) -> None:
     times = Counter(user for batch in batches for user in batch)
     assert user_sets.users_by_times(levels_of(batches)) == by_times(times)
 
 
 @given(BATCHES, BATCHES)
-def test_levels_of_two_places_add_up(here: list[list[int]], there: list[list[int]]) -> None:
+def test_levels_from_two_places_add_up(here: list[list[int]], there: list[list[int]]) -> None:
     levels = levels_of(here)
     user_sets.add_levels(levels, levels_of(there))
     assert user_sets.users_by_times(levels) == by_times(
@@ -40,7 +42,7 @@ def test_levels_of_two_places_add_up(here: list[list[int]], there: list[list[int
 
 
 @given(BATCHES)
-def test_one_level_holds_who_came_at_all(batches: list[list[int]]) -> None:
+def test_a_single_level_holds_everyone_who_came_at_all(batches: list[list[int]]) -> None:
     levels = levels_of(batches, most=1)
     assert [set(level) for level in levels] == [
         came for came in [{user for batch in batches for user in batch}] if came
@@ -48,7 +50,7 @@ def test_one_level_holds_who_came_at_all(batches: list[list[int]]) -> None:
 
 
 @given(BATCHES, st.integers(0, 3))
-def test_portions_together_hold_the_same(batches: list[list[int]], bits: int) -> None:
+def test_the_portions_together_hold_the_same_users(batches: list[list[int]], bits: int) -> None:
     levels = levels_of(batches)
     users = [0] * LEVELS
     for portion, own in user_sets.by_portion(levels, bits):
@@ -59,7 +61,7 @@ def test_portions_together_hold_the_same(batches: list[list[int]], bits: int) ->
 
 
 @given(BATCHES)
-def test_what_is_packed_is_unpacked_again(batches: list[list[int]]) -> None:
+def test_unpacking_packed_levels_gives_them_back(batches: list[list[int]]) -> None:
     levels = levels_of(batches)
     assert user_sets.unpack(user_sets.pack(levels)) == levels
 

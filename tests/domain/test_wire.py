@@ -31,7 +31,7 @@ OTHERS: list[tuple[Event, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("event", "want"), OTHERS)
-def test_what_counts_under_other_is_sent_as_what_it_is_and_says_so(
+def test_an_event_counted_as_other_is_sent_with_its_actual_name_and_marked(
     event: Event, want: dict[str, Any]
 ) -> None:
     sent = as_sent(event, "e1")
