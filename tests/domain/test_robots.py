@@ -93,7 +93,7 @@ def test_nearly_all_examples_in_the_list_are_robots() -> None:
         for agent in robot["instances"]
         if not is_robot(agent)
     }
-    # Two of these patterns also match people; see `app.domain.robots`.
+    # Two of these agents belong to people; see `app.domain.robots`.
     assert len(missed) <= 5
 
 

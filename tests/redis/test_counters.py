@@ -10,7 +10,7 @@ from app.redis.counters import ACCEPTED, APPLIED, WRITE_SECONDS, Counts
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
 
 
-def test_what_is_counted_is_handed_out_once() -> None:
+def test_counts_are_handed_out_once() -> None:
     counts = Counts()
     counts.count(APPLIED, "PageView", 3)
     counts.count(APPLIED, "PageView")
@@ -19,7 +19,7 @@ def test_what_is_counted_is_handed_out_once() -> None:
         assert second == {}
 
 
-def test_what_could_not_be_written_is_kept_for_the_next_time() -> None:
+def test_counts_that_could_not_be_written_are_kept_for_the_next_time() -> None:
     counts = Counts()
     counts.count(APPLIED, "PageView")
     with pytest.raises(OSError, match="away"), counts.taken():
@@ -29,7 +29,7 @@ def test_what_could_not_be_written_is_kept_for_the_next_time() -> None:
         assert added == {"eventstream_events_applied|PageView": 2}
 
 
-def test_counts_are_handed_out_no_more_often_than_asked_for() -> None:
+def test_counts_are_handed_out_no_more_often_than_requested() -> None:
     counts = Counts()
     with counts.taken():
         counts.count(APPLIED, "PageView")
@@ -66,7 +66,7 @@ MISSING = ["Missing data for required field."]
         ({"_schema": ["Not a JSON object."]}, "event"),
     ],
 )
-def test_a_rejected_event_counts_under_the_first_field_that_is_wrong(
+def test_a_rejected_event_is_counted_under_its_first_wrong_field(
     errors: Mapping[str, Any], field: str
 ) -> None:
     counts = counters.of_events([VIEW, VIEW], [errors])

@@ -25,7 +25,7 @@ def kept(journal: RedisJournal, limit: int = 100, before: str | None = None) -> 
     return [msgspec.json.decode(letter.event) for letter in letters]
 
 
-def test_a_rejected_event_is_kept_as_it_came_with_its_reason_and_time(
+def test_a_rejected_event_is_kept_unchanged_with_its_reason_and_time(
     journal: RedisJournal,
 ) -> None:
     keep(journal, b'{"Type": "Sale"}')
@@ -54,7 +54,7 @@ def test_letters_are_read_newest_first_in_pages(journal: RedisJournal) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_events_and_batches_are_paged_together_even_where_they_have_the_same_id(
+def test_events_and_batches_are_paged_together_even_if_they_have_the_same_id(
     journal: RedisJournal, limit: int
 ) -> None:
     of_event: dict[Any, Any] = {"reason": "{}", "event": "1"}
@@ -88,7 +88,9 @@ def test_rejected_events_are_bounded_and_never_push_out_a_batch(
     ['{"Url":"é' + "é" * dead_letters.MAX_EVENT_BYTES + '"}', '{"Url":"é'],
     ids=["large", "no JSON"],
 )
-def test_what_can_not_be_kept_as_it_is_is_kept_as_text(journal: RedisJournal, event: str) -> None:
+def test_an_event_that_cannot_be_kept_unchanged_is_kept_as_text(
+    journal: RedisJournal, event: str
+) -> None:
     keep(journal, event.encode(), b"\xff")
     not_unicode, letter = dead_letters.newest(journal.redis, 10)
     assert letter.truncated
@@ -98,7 +100,7 @@ def test_what_can_not_be_kept_as_it_is_is_kept_as_text(journal: RedisJournal, ev
 
 
 @pytest.mark.parametrize("character", ["a", "\x01", '"', "é", "\U0001f600", "\ud800"])
-def test_what_is_kept_of_an_event_is_bounded_as_it_is_stored(
+def test_the_size_limit_of_an_event_applies_to_its_stored_form(
     journal: RedisJournal, character: str
 ) -> None:
     for length in (1_000, 8_000, 20_000):
@@ -106,13 +108,13 @@ def test_what_is_kept_of_an_event_is_bounded_as_it_is_stored(
     entries: Any = journal.redis.xrange("dead_letters:events")
     sizes = [len(fields[b"event"]) for _, fields in entries]
     assert max(sizes) <= dead_letters.MAX_EVENT_BYTES
-    # No more is cut off than must be.
+    # No more is cut off than necessary.
     assert sizes[-1] > dead_letters.MAX_EVENT_BYTES - 12
     assert all(letter.truncated for letter in dead_letters.newest(journal.redis, 10))
     assert all(str(event).startswith("{") for event in kept(journal))
 
 
-def test_a_reason_is_bounded_as_it_is_stored(journal: RedisJournal) -> None:
+def test_the_size_limit_of_a_reason_applies_to_its_stored_form(journal: RedisJournal) -> None:
     journal.write([], dead_letters.keeping([Rejection(0, b"1", {"Url": ["\x01" * 5_000]})]))
     journal.bury(BATCH, '"' * 5_000)
     for stream in ("dead_letters:events", "dead_letters:batches"):
@@ -124,7 +126,7 @@ def test_a_reason_is_bounded_as_it_is_stored(journal: RedisJournal) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 1_000, 8_000])
-def test_rejected_events_are_bounded_in_memory_and_the_oldest_go(
+def test_rejected_events_take_bounded_memory_and_the_oldest_are_dropped(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr(dead_letters, "EVENTS", Budget(100_000, 64 * 1024))
@@ -134,12 +136,12 @@ def test_rejected_events_are_bounded_in_memory_and_the_oldest_go(
         assert memory_of(journal, "events") <= 64 * 1024
     left = [int(event[-8:]) for event in kept(journal, 10_000)]
     assert left == list(range(letters - 1, letters - 1 - len(left), -1))
-    assert len(left) * (size + 200) > 32 * 1024, "not less is kept than there is room for"
+    assert len(left) * (size + 200) > 32 * 1024, "no fewer are kept than there is room for"
     counted = journal.redis.hget("metrics", "eventstream_dead_letters_dropped|events")
     assert counted == str(letters - len(left)).encode()
 
 
-def test_what_is_removed_or_expired_makes_room(
+def test_removed_letters_make_room_for_new_ones(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letters, "EVENTS", Budget(100_000, 64 * 1024))
@@ -151,7 +153,7 @@ def test_what_is_removed_or_expired_makes_room(
     assert len(kept(journal)) == 7
 
 
-def test_letters_of_an_earlier_release_are_in_the_budget_from_the_first_one_on(
+def test_letters_of_an_earlier_release_count_towards_the_budget_at_once(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(50):
@@ -162,7 +164,7 @@ def test_letters_of_an_earlier_release_are_in_the_budget_from_the_first_one_on(
     assert kept(journal)[0] == 2
 
 
-def test_the_oldest_failed_batch_goes_where_there_are_too_many_and_the_log_says_so(
+def test_with_too_many_failed_batches_the_oldest_is_dropped_and_that_is_logged(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(dead_letters, "BATCHES", Budget(1_000, 64 * 1024))
@@ -177,7 +179,7 @@ def test_the_oldest_failed_batch_goes_where_there_are_too_many_and_the_log_says_
     assert counted == b"3"
 
 
-def test_a_batch_is_buried_where_redis_is_full(journal: RedisJournal) -> None:
+def test_a_batch_can_be_buried_even_if_redis_is_full(journal: RedisJournal) -> None:
     journal.write([BATCH])
     journal.redis.config_set("maxmemory", 1)
     try:
@@ -201,7 +203,7 @@ def memory_of(journal: RedisJournal, kind: str) -> int:
     return int(journal.redis.memory_usage(f"dead_letters:{kind}", samples=0) or 0)
 
 
-def test_letters_age_out(journal: RedisJournal) -> None:
+def test_old_letters_expire(journal: RedisJournal) -> None:
     old = int((time.time() - dead_letters.KEPT_SECONDS - 60) * 1000)
     journal.redis.xadd("dead_letters:events", {"reason": "{}", "event": "1"}, id=f"{old}-0")
     keep(journal, b"2")
@@ -210,19 +212,19 @@ def test_letters_age_out(journal: RedisJournal) -> None:
 
 
 @pytest.mark.parametrize("letter_id", ["", "0-0", "0-0b", "1-1", "x", "-", "+", "1-1 +"])
-def test_there_is_no_letter_of_another_id(journal: RedisJournal, letter_id: str) -> None:
+def test_an_unknown_id_finds_no_letter(journal: RedisJournal, letter_id: str) -> None:
     keep(journal, b"1")
     assert dead_letters.get(journal.redis, letter_id) is None
     assert not dead_letters.remove(journal.redis, letter_id)
 
 
-def test_nothing_comes_after_the_first_of_all_ids(journal: RedisJournal) -> None:
+def test_no_letters_are_older_than_the_lowest_id(journal: RedisJournal) -> None:
     keep(journal, b"1")
     assert kept(journal, before="0-0") == []
     assert kept(journal, before="0-0b") == []
 
 
-def test_a_letter_tells_of_invalid_traffic_and_of_a_sender_that_may_not_write(
+def test_a_letter_records_invalid_traffic_and_refused_senders(
     journal: RedisJournal,
 ) -> None:
     rejections = [Rejection(0, b"1", {}, "robot"), Rejection(1, b"2", {}, refused=True)]

@@ -16,7 +16,7 @@ Make = Callable[..., KnownNames]
 
 @pytest.fixture
 def knowing(settings: Settings, journal: RedisJournal) -> Make:
-    """Makes one more process that knows names, all of the database's being known."""
+    """Makes another process that knows names and has loaded those of the database."""
 
     def make(websites: int = 2, pages: int = 3, ads: int = 2) -> KnownNames:
         budgets = {"max_websites": websites, "max_pages": pages, "max_ads": ads}
@@ -33,7 +33,7 @@ def views(*addresses: str) -> list[Event]:
 
 
 def of(names: KnownNames, events: Sequence[Event], sender: str | None = "a") -> list[str]:
-    """The website and page or ad under which each of these events of a sender counts."""
+    """The website and page or ad that each of a sender's events is counted under."""
     counted, _ = names.within_budgets(list(events), lambda: sender)
     return ["".join(name_of(event)[1:]) for event in counted]
 
@@ -43,7 +43,7 @@ def keys(journal: RedisJournal, pattern: str) -> list[str]:
     return [key.decode() for key in found]
 
 
-def test_a_sender_s_pages_beyond_the_budget_count_under_other(knowing: Make) -> None:
+def test_pages_beyond_a_senders_budget_are_counted_as_other(knowing: Make) -> None:
     names = knowing(pages=2)
     events, other = names.within_budgets(views("a.com/1", "a.com/2", "a.com/3"), lambda: "a")
     assert events[:2] == views("a.com/1", "a.com/2")
@@ -51,7 +51,7 @@ def test_a_sender_s_pages_beyond_the_budget_count_under_other(knowing: Make) -> 
     assert other == {"page": 1}
 
 
-def test_ads_have_a_budget_of_their_own_which_impressions_and_clicks_share(knowing: Make) -> None:
+def test_impressions_and_clicks_share_a_separate_budget_for_ads(knowing: Make) -> None:
     events: list[Event] = [
         *views("a.com/1", "a.com/2", "a.com/3"),
         AdImpression(None, "a.com", "1", "u", "2026-11"),
@@ -68,7 +68,7 @@ def test_ads_have_a_budget_of_their_own_which_impressions_and_clicks_share(knowi
     assert other == {"ad": 2}
 
 
-def test_of_a_website_too_many_every_page_counts_under_other_and_none_becomes_known(
+def test_all_pages_of_a_website_beyond_the_budget_are_counted_as_other_and_not_kept(
     knowing: Make,
 ) -> None:
     names = knowing(websites=1)
@@ -76,24 +76,26 @@ def test_of_a_website_too_many_every_page_counts_under_other_and_none_becomes_kn
     assert [name_of(event)[1:] for event in events] == [("a.com", "/1"), *[(OTHER, OTHER)] * 2]
     assert [event.actual for event in events[1:]] == [Actual("b.com", f"/{n}") for n in (1, 2)]
     assert other == {"website": 2}
-    assert of(names, views("a.com/2", "a.com/3", "a.com/4"))[-1] == "a.com<other>", "of 3 one is"
+    assert of(names, views("a.com/2", "a.com/3", "a.com/4"))[-1] == "a.com<other>", (
+        "one of the three is beyond the budget"
+    )
     assert of(knowing(websites=0), views("b.com/1"), "b") == [f"{OTHER}{OTHER}"]
 
 
-def test_what_is_known_costs_nobody_anything_in_any_process(knowing: Make) -> None:
+def test_known_names_use_no_budget_in_any_process(knowing: Make) -> None:
     known = views("a.com/1", "b.com/1", "b.com/2")
     assert of(knowing(), known, "a") == ["a.com/1", "b.com/1", "b.com/2"]
     nothing_new = knowing(websites=0, pages=0)
     assert of(nothing_new, [*known, *known], "b") == ["a.com/1", "b.com/1", "b.com/2"] * 2
 
 
-def test_each_sender_has_a_budget_in_all_processes_together(knowing: Make) -> None:
+def test_all_processes_share_the_budget_of_a_sender(knowing: Make) -> None:
     assert of(knowing(pages=2), views("a.com/1", "a.com/2"), "a") == ["a.com/1", "a.com/2"]
     assert of(knowing(pages=2), views("a.com/3"), "a") == ["a.com<other>"]
     assert of(knowing(pages=2), views("a.com/4"), "b") == ["a.com/4"]
 
 
-def test_a_budget_is_of_a_day(
+def test_a_budget_lasts_for_a_day(
     knowing: Make, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = knowing(pages=1)
@@ -105,7 +107,9 @@ def test_a_budget_is_of_a_day(
     assert of(names, views("a.com/2", "a.com/3")) == ["a.com/2", "a.com<other>"]
 
 
-def test_who_has_no_budget_brings_up_any_number_which_all_then_know(knowing: Make) -> None:
+def test_a_sender_without_a_budget_limit_can_add_names_that_everyone_then_knows(
+    knowing: Make,
+) -> None:
     addresses = [f"{n}.com/{n}" for n in range(20)]
     assert of(knowing(), views(*addresses), None) == addresses
     assert of(knowing(websites=0), views(*addresses)) == addresses
@@ -114,7 +118,7 @@ def test_who_has_no_budget_brings_up_any_number_which_all_then_know(knowing: Mak
     assert of(knowing(websites=0), views("more.com/1")) == ["more.com/1"]
 
 
-def test_until_all_names_are_loaded_none_is_turned_away_or_counted(
+def test_until_all_names_are_loaded_none_is_refused_or_uses_up_budget(
     knowing: Make, journal: RedisJournal
 ) -> None:
     names = knowing(pages=1)
@@ -125,7 +129,7 @@ def test_until_all_names_are_loaded_none_is_turned_away_or_counted(
     assert of(names, views("a.com/3", "a.com/4")) == ["a.com/3", "a.com<other>"]
 
 
-def test_names_that_come_again_are_not_asked_for(
+def test_recently_seen_names_are_not_looked_up_in_redis_again(
     knowing: Make, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_names, "MAX_REMEMBERED", 3)
@@ -134,7 +138,7 @@ def test_names_that_come_again_are_not_asked_for(
     of(names, events)
 
     def asked() -> str:
-        raise AssertionError("Redis was to be asked")
+        raise AssertionError("Redis was asked")
 
     assert names.within_budgets(events, asked) == (events, {})
     of(names, views("a.com/3", "b.com/1"), None)
@@ -143,7 +147,7 @@ def test_names_that_come_again_are_not_asked_for(
         names.within_budgets(events, asked)
 
 
-def test_a_full_bucket_takes_in_no_new_name_or_sender_that_has_a_budget(
+def test_a_full_bucket_takes_no_more_names_or_senders_that_have_a_budget(
     knowing: Make, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_names, "KNOWN_BUCKETS", 1)
@@ -157,17 +161,17 @@ def test_a_full_bucket_takes_in_no_new_name_or_sender_that_has_a_budget(
 
     monkeypatch.setattr(known_names, "KNOWN_BUCKETS", 1_000)
     monkeypatch.setattr(known_names, "SPENT_BUCKETS", 1)
-    # The first one brings up the website too.
+    # The first sender adds the website too.
     found = [of(names, views(f"a.com/of-{n}"), str(n))[0] for n in range(5)]
     assert found == ["a.com/of-0", "a.com/of-1", "a.com/of-2", "a.com<other>", "a.com<other>"]
 
 
-def test_a_bucket_of_senders_never_holds_more_than_redis_keeps_compactly(
+def test_a_bucket_of_senders_stays_within_what_redis_stores_compactly(
     knowing: Make, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_names, "SPENT_BUCKETS", 1)
     monkeypatch.setattr(known_names, "BUCKET_SIZE", 3)
-    # Each brings up a website and a page of it. There is room for one of the second one's.
+    # Each adds a website and one of its pages. There is room for only one of the second's names.
     found = [of(knowing(), views(f"{n}.com/"), str(n))[0] for n in range(3)]
     assert found == ["0.com/", "1.com<other>", f"{OTHER}{OTHER}"]
     [key] = keys(journal, "names:spent:*")
@@ -192,7 +196,7 @@ def test_nobody_can_tell_which_names_share_a_bucket(knowing: Make, journal: Redi
     assert buckets() != before
 
 
-def test_many_names_are_asked_for_some_at_a_time(
+def test_many_names_are_looked_up_a_few_at_a_time(
     knowing: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_names, "ASKED_AT_ONCE", 2)
@@ -202,12 +206,12 @@ def test_many_names_are_asked_for_some_at_a_time(
     assert refused == [f"{OTHER}{OTHER}"] * 5
 
 
-def test_a_name_may_hold_what_no_encoding_does(knowing: Make) -> None:
+def test_a_name_may_contain_characters_that_cannot_be_encoded(knowing: Make) -> None:
     click = AdClick(None, "a.com", "\ud800 \0", "u", 0)
     assert knowing().within_budgets([click], lambda: "a") == ([click], {})
 
 
-def test_without_redis_nothing_is_decided(settings: Settings) -> None:
+def test_without_redis_budgets_are_unavailable(settings: Settings) -> None:
     names = KnownNames(connect("redis://127.0.0.1:1/0"), settings)
     with pytest.raises(Unavailable):
         names.within_budgets(views("a.com/1"), lambda: "a")

@@ -16,7 +16,7 @@ def counted(**events: int) -> Counted:
     return Counted(names, counts)
 
 
-def test_minutes_hold_what_was_counted_in_each_of_the_last_hour(journal: RedisJournal) -> None:
+def test_minutes_hold_the_counts_of_each_minute_of_the_last_hour(journal: RedisJournal) -> None:
     live.record(journal.redis, "page_view", counted(a=2), NOW - 3600)
     live.record(journal.redis, "page_view", counted(a=3), NOW - 60)
     live.record(journal.redis, "page_view", counted(a=1), NOW)
@@ -29,13 +29,13 @@ def test_minutes_hold_what_was_counted_in_each_of_the_last_hour(journal: RedisJo
     assert live.minutes(journal.redis, NOW, "other.com")[0][-1]["page_view"] == 0
 
 
-def test_a_minute_is_dropped_when_nobody_asks_for_it_any_more(journal: RedisJournal) -> None:
+def test_a_minute_expires_once_it_is_no_longer_needed(journal: RedisJournal) -> None:
     live.record(journal.redis, "page_view", counted(a=1), NOW)
     (key,) = journal.redis.keys("live:minute:*")
     assert 3600 < journal.redis.ttl(key) <= live.KEPT_SECONDS
 
 
-def test_the_busiest_are_pages_and_ads_and_not_websites(journal: RedisJournal) -> None:
+def test_the_busiest_names_are_pages_and_ads_but_not_websites(journal: RedisJournal) -> None:
     live.record(journal.redis, "page_view", counted(a=5, b=4, c=1), NOW)
     minute = int(NOW // 60)
     assert live.busiest(journal.redis, "page_view", minute, 4) == {
@@ -44,14 +44,14 @@ def test_the_busiest_are_pages_and_ads_and_not_websites(journal: RedisJournal) -
     }
 
 
-def test_the_hour_before_a_minute_does_not_hold_that_minute(journal: RedisJournal) -> None:
+def test_the_hour_before_a_minute_excludes_that_minute(journal: RedisJournal) -> None:
     for ago, views in ((0, 100), (1, 7), (60, 5), (61, 1000)):
         live.record(journal.redis, "page_view", counted(a=views), NOW - ago * 60)
     names = ["site1.com /a", "site1.com /none"]
     assert live.before(journal.redis, "page_view", int(NOW // 60), names) == [12, 0]
 
 
-def test_names_that_anybody_makes_up_fill_no_more_than_the_bound(journal: RedisJournal) -> None:
+def test_made_up_names_take_only_bounded_space(journal: RedisJournal) -> None:
     for number in range(live.MAX_NAMES // 100):
         names = {f"{number}-{n}" * 5: 1 for n in range(300)}
         live.record(journal.redis, "page_view", counted(**names), NOW)
@@ -61,20 +61,20 @@ def test_names_that_anybody_makes_up_fill_no_more_than_the_bound(journal: RedisJ
     assert kept < live.MAX_NAMES + live.MAX_NAMES_AT_ONCE
     assert journal.redis.memory_usage(key) < 512 * 1024  # type: ignore[operator]
     every = live.minutes(journal.redis, NOW)[0][-1]["page_view"]
-    assert every == live.MAX_NAMES // 100 * 300 + 9, "all together are always counted"
+    assert every == live.MAX_NAMES // 100 * 300 + 9, "the total always counts everything"
 
 
-def test_a_name_is_left_out_of_minutes_by_its_bytes_and_not_its_letters(
+def test_the_length_limit_of_a_name_counts_bytes_not_characters(
     journal: RedisJournal,
 ) -> None:
-    fits, too_long = "\U0001f600" * 61, "\U0001f600" * 62  # of four bytes each
+    fits, too_long = "\U0001f600" * 61, "\U0001f600" * 62  # four bytes each
     live.record(journal.redis, "ad_click", counted(**{fits: 1, too_long: 2}), NOW)
     found = live.busiest(journal.redis, "ad_click", int(NOW // 60), 1)
     assert found == {f"site1.com /{fits}": 1}
     assert live.minutes(journal.redis, NOW)[0][-1]["ad_click"] == 3
 
 
-def test_a_full_minute_keeps_the_largest(
+def test_a_full_minute_keeps_the_largest_counts(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "MAX_NAMES", 3)
@@ -87,14 +87,14 @@ def test_a_full_minute_keeps_the_largest(
     assert live.minutes(journal.redis, NOW)[0][-1]["page_view"] == 15
 
 
-def test_the_busiest_of_the_hour_are_summed_over_its_minutes(journal: RedisJournal) -> None:
+def test_the_busiest_names_of_the_hour_are_summed_over_its_minutes(journal: RedisJournal) -> None:
     for ago, names in ((0, {"a": 3}), (1, {"b": 2}), (59, {"b": 2}), (60, {"c": 9})):
         live.record(journal.redis, "page_view", counted(**names), NOW - ago * 60)
     found = live.busiest_of_hour(journal.redis, "page_view", NOW)
     assert found == [("site1.com", "/b"), ("site1.com", "/a")]
 
 
-def test_one_missing_from_a_full_minute_may_have_had_as_many_as_the_least_there(
+def test_a_name_missing_from_a_full_minute_is_assumed_to_have_its_lowest_count(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "MAX_NAMES", 3)
@@ -104,7 +104,7 @@ def test_one_missing_from_a_full_minute_may_have_had_as_many_as_the_least_there(
     assert live.before(journal.redis, "page_view", int(NOW // 60), names) == [5, 14]
 
 
-def test_counting_goes_on_while_redis_takes_nothing(journal: RedisJournal) -> None:
+def test_counting_continues_while_redis_accepts_nothing(journal: RedisJournal) -> None:
     live.record(connect("redis://127.0.0.1:1/0"), "page_view", counted(a=1), NOW)
     journal.redis.config_set("maxmemory", 1)
     try:

@@ -27,14 +27,16 @@ def test_more_than_the_factor_times_the_mean_minute_is_a_spike(journal: RedisJou
     assert announced(journal) == [Spike("page_view", "site1.com", "/a", 31, 10.0, int(NOW))]
 
 
-def test_less_than_the_minimum_is_none_however_quiet_the_hour_was(journal: RedisJournal) -> None:
+def test_less_than_the_minimum_is_not_a_spike_however_quiet_the_hour_was(
+    journal: RedisJournal,
+) -> None:
     views(journal, 14)
     assert announced(journal) == []
     views(journal, 1)
     assert [spike.count for spike in announced(journal)] == [15]
 
 
-def test_the_last_events_of_a_minute_are_looked_at_after_it(journal: RedisJournal) -> None:
+def test_the_last_events_of_a_minute_are_checked_after_it_ends(journal: RedisJournal) -> None:
     views(journal, 20)
     assert [spike.time for spike in announced(journal, later=61)] == [int(NOW)]
 
@@ -51,7 +53,7 @@ def test_a_spike_is_announced_again_only_after_ten_minutes(journal: RedisJournal
     assert [spike.name for spike in announced(journal)] == ["/a"]
 
 
-def test_of_many_that_look_at_once_one_announces(journal: RedisJournal) -> None:
+def test_of_many_concurrent_checks_only_one_announces_a_spike(journal: RedisJournal) -> None:
     for number in range(20):
         views(journal, 20, page=f"/{number}")
     with ThreadPoolExecutor(8) as threads:
@@ -69,7 +71,9 @@ def test_the_latest_spikes_are_kept_newest_first(journal: RedisJournal) -> None:
     assert latest[0] == last
 
 
-def test_a_minute_announces_the_largest_and_how_many_more_there_were(journal: RedisJournal) -> None:
+def test_each_minute_the_largest_spikes_are_announced_with_the_number_of_others(
+    journal: RedisJournal,
+) -> None:
     for number in range(spikes.MAX_A_MINUTE + 5):
         views(journal, 20 + number, page=f"/{number}")
     found = announced(journal)
@@ -80,7 +84,9 @@ def test_a_minute_announces_the_largest_and_how_many_more_there_were(journal: Re
     assert [spike.name for spike in announced(journal, later=60)] == ["/4", "/3", "/2", "/1", "/0"]
 
 
-def test_one_that_goes_on_into_the_next_minute_takes_one_place(journal: RedisJournal) -> None:
+def test_a_spike_that_continues_into_the_next_minute_is_announced_once(
+    journal: RedisJournal,
+) -> None:
     views(journal, 20)
     views(journal, 30, minutes_ago=-1)
     assert [(spike.count, spike.more) for spike in announced(journal, later=60)] == [(20, 0)]
@@ -94,7 +100,7 @@ def test_made_up_names_hide_no_spike(journal: RedisJournal) -> None:
     assert [(spike.name, spike.count) for spike in announced(journal)] == [("/a", 40)]
 
 
-def test_what_a_full_minute_may_have_left_out_is_no_spike(journal: RedisJournal) -> None:
+def test_a_rise_that_a_full_minute_could_hide_is_not_a_spike(journal: RedisJournal) -> None:
     for ago in range(1, 61):
         minute = f"live:minute:{int(NOW // 60) - ago}:page_view"
         journal.redis.zadd(minute, {f"made-up.com /{n}": 10 for n in range(live.MAX_NAMES)})
