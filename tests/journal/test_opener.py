@@ -27,7 +27,7 @@ SAFE = ("--appendonly", "yes", "--maxmemory-policy", "noeviction")
 
 @contextmanager
 def redis_with(home: Path, *options: str) -> Iterator[str]:
-    """The URL of a Redis of its own with these options."""
+    """The URL of a separate Redis with these options."""
     port, cluster_port = free_ports(2)
     command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(home)]
     command += ["--cluster-port", str(cluster_port)]
@@ -40,16 +40,16 @@ def redis_with(home: Path, *options: str) -> Iterator[str]:
         server.kill()
 
 
-def warned(**urls: str) -> list[str]:
+def warnings_for(**urls: str) -> list[str]:
     return list(opener.warnings(read({"DATA_DIR": "/nonexistent", **urls})))
 
 
-def test_a_redis_as_it_should_be_is_not_warned_of(tmp_path: Path) -> None:
+def test_a_safely_configured_redis_gives_no_warnings(tmp_path: Path) -> None:
     with redis_with(tmp_path, *SAFE) as url:
-        assert warned(REDIS_URL=url) == []
+        assert warnings_for(REDIS_URL=url) == []
 
 
-def test_a_redis_that_may_lose_what_was_accepted_is_warned_of_by_its_setting(
+def test_a_redis_that_may_lose_accepted_events_gives_warnings_that_name_its_setting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with redis_with(tmp_path, "--maxmemory-policy", "allkeys-lru") as url:
@@ -61,9 +61,9 @@ def test_a_redis_that_may_lose_what_was_accepted_is_warned_of_by_its_setting(
             "allkeys-lru); set noeviction.",
         ]
         with_secret = f"redis://user:secret@{at}"
-        assert warned(REDIS_URL=url) == sentences
-        assert warned(REDIS_URL=url, BROKER_URL="amqp://h") == sentences
-        assert len(warned(REDIS_URL=url, BROKER_URL=url[:-1] + "1")) == 4
+        assert warnings_for(REDIS_URL=url) == sentences
+        assert warnings_for(REDIS_URL=url, BROKER_URL="amqp://h") == sentences
+        assert len(warnings_for(REDIS_URL=url, BROKER_URL=url[:-1] + "1")) == 4
         with caplog.at_level(logging.WARNING):
             opener.log_warnings(read({"REDIS_URL": url}))
         assert [record.message for record in caplog.records] == sentences
@@ -77,7 +77,7 @@ def test_a_cluster_is_refused_in_a_sentence(tmp_path: Path) -> None:
         redis_with(tmp_path, "--cluster-enabled", "yes", *SAFE) as url,
         pytest.raises(SettingsError, match=r"^REDIS_URL: .* is a cluster, which Celery can't use"),
     ):
-        warned(REDIS_URL=url)
+        warnings_for(REDIS_URL=url)
 
 
 @pytest.mark.parametrize("version", ["6.2.14", "5.0.3"])
@@ -95,18 +95,18 @@ def test_a_redis_that_is_too_old_is_refused_in_a_sentence(version: str) -> None:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         with pytest.raises(SettingsError, match=rf" is {version}; it must be 7 or newer\.$"):
-            warned(REDIS_URL=f"redis://127.0.0.1:{server.server_address[1]}/0")
+            warnings_for(REDIS_URL=f"redis://127.0.0.1:{server.server_address[1]}/0")
         server.shutdown()
 
 
 class _Tls(socketserver.BaseRequestHandler):
-    """Passes what comes over TLS on to a Redis."""
+    """Forwards what arrives over TLS to a Redis."""
 
     def handle(self) -> None:
         assert isinstance(self.server, _TlsServer)
         try:
             taken = self.server.context.wrap_socket(self.request, server_side=True)
-        except OSError:  # who comes does not trust it
+        except OSError:  # the client does not trust the certificate
             return
         with taken, create_connection(("127.0.0.1", self.server.target)) as server:
             threading.Thread(target=pass_on, args=(server, taken), daemon=True).start()

@@ -1,4 +1,4 @@
-"""What is RabbitMQ's own; what holds for both journals is in test_journal.py."""
+"""What is specific to RabbitMQ; tests of both journals are in test_redis_journal.py."""
 
 import signal
 import time
@@ -36,8 +36,8 @@ def another(rabbit_journal: RabbitJournal, rabbit: RabbitServer) -> Iterator[Rab
     found.release()
 
 
-def taken_of(journal: RabbitJournal, queue: str = "page_view") -> list[Batch]:
-    """What a worker gets of a queue, once RabbitMQ is up and has noticed who ended."""
+def taken_from(journal: RabbitJournal, queue: str = "page_view") -> list[Batch]:
+    """What a worker gets from a queue, once RabbitMQ is up and has noticed which workers died."""
     found: list[Batch] = []
 
     def take() -> list[Batch]:
@@ -50,29 +50,31 @@ def taken_of(journal: RabbitJournal, queue: str = "page_view") -> list[Batch]:
 
 
 @pytest.mark.proof
-def test_what_is_written_outlives_a_kill_of_rabbitmq(
+def test_written_batches_survive_a_kill_of_rabbitmq(
     rabbit_journal: RabbitJournal, rabbit: RabbitServer
 ) -> None:
     letters = dead_letters.keeping([Rejection(0, b"5", {"Type": ["bad"]})])
     rabbit_journal.write([BATCH, CLICK], letters)
     rabbit.kill()
     rabbit.start()
-    assert taken_of(rabbit_journal) == [BATCH]
-    assert taken_of(rabbit_journal, "ad_click") == [CLICK]
+    assert taken_from(rabbit_journal) == [BATCH]
+    assert taken_from(rabbit_journal, "ad_click") == [CLICK]
     assert len(dead_letters.newest(rabbit_journal.redis, 10)) == 1
     rabbit_journal.write([OTHER])
 
 
-def test_a_rabbitmq_that_is_away_is_said(rabbit_journal: RabbitJournal) -> None:
+def test_an_unavailable_rabbitmq_is_reported(rabbit_journal: RabbitJournal) -> None:
     away = RabbitJournal(rabbit_journal.redis, "amqp://127.0.0.1:1//")
     for call in (lambda: away.write([BATCH]), lambda: away.take("page_view"), away.check_writable):
         with pytest.raises(Unavailable, match="broker") as caught:
             call()
-        assert not isinstance(caught.value, OutcomeUnknown), "surely nothing was written"
+        assert not isinstance(caught.value, OutcomeUnknown), (
+            "it is certain that nothing was written"
+        )
     assert not rabbit_journal.holds(BATCH)
 
 
-def test_the_next_address_is_tried_where_one_is_away(
+def test_the_next_address_is_tried_if_one_is_unavailable(
     rabbit_journal: RabbitJournal, rabbit: RabbitServer
 ) -> None:
     either = RabbitJournal(rabbit_journal.redis, f"amqp://127.0.0.1:1//;{rabbit.url}")
@@ -80,7 +82,7 @@ def test_the_next_address_is_tried_where_one_is_away(
     assert rabbit_journal.take("page_view") == [BATCH]
 
 
-def test_what_rabbitmq_did_not_confirm_is_refused_and_never_counted(
+def test_a_batch_that_rabbitmq_did_not_confirm_is_refused_and_never_counted(
     rabbit_journal: RabbitJournal, rabbit: RabbitServer
 ) -> None:
     rabbit_journal.write([OTHER])
@@ -101,7 +103,7 @@ def test_what_rabbitmq_did_not_confirm_is_refused_and_never_counted(
             return False
         return True
 
-    # RabbitMQ mostly finds it in its socket once it goes on; but this may have been reset.
+    # RabbitMQ usually finds the batch in its socket when it resumes, unless that was reset.
     assert any(is_queued_though_refused() for _ in range(5))
     looking.close()
     assert rabbit_journal.take("page_view") == [OTHER]
@@ -111,7 +113,7 @@ def test_what_rabbitmq_did_not_confirm_is_refused_and_never_counted(
 
 
 def unconfirmed_once(monkeypatch: pytest.MonkeyPatch, journal: RabbitJournal, then: object) -> None:
-    """Have the next publishing succeed, but its confirm come too late: `then` comes before."""
+    """Let the next publish succeed but its confirm arrive too late, after calling `then`."""
     publish = journal._outgoing.publish
 
     def late(messages: object) -> None:
@@ -123,7 +125,7 @@ def unconfirmed_once(monkeypatch: pytest.MonkeyPatch, journal: RabbitJournal, th
     monkeypatch.setattr(journal._outgoing, "publish", late)
 
 
-def test_what_a_worker_took_before_its_confirm_was_missed_is_accepted_with_all_written_beside_it(
+def test_an_unconfirmed_write_is_accepted_whole_if_a_worker_already_took_a_batch_of_it(
     rabbit_journal: RabbitJournal, another: RabbitJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[Batch] = []
@@ -131,11 +133,11 @@ def test_what_a_worker_took_before_its_confirm_was_missed_is_accepted_with_all_w
     rabbit_journal.write([BATCH, CLICK])
     assert taken == [BATCH]
     another.remove(taken)
-    assert another.take("ad_click") == [CLICK], "its second copy is no other batch"
-    assert another.take("page_view") == [BATCH], "a copy, which the ledger knows"
+    assert another.take("ad_click") == [CLICK], "its second copy is not a separate batch"
+    assert another.take("page_view") == [BATCH], "it is a copy, which the ledger recognizes"
 
 
-def test_what_was_refused_while_redis_was_away_too_is_called_off_when_it_is_back(
+def test_a_batch_refused_while_redis_was_down_too_is_withdrawn_once_redis_is_back(
     rabbit_journal: RabbitJournal, redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unconfirmed_once(monkeypatch, rabbit_journal, redis.kill)
@@ -146,7 +148,7 @@ def test_what_was_refused_while_redis_was_away_too_is_called_off_when_it_is_back
     assert rabbit_journal.take("page_view") == [OTHER]
 
 
-def test_what_rabbitmq_confirmed_is_accepted_even_where_redis_then_is_away(
+def test_a_confirmed_batch_is_accepted_even_if_redis_is_then_unavailable(
     rabbit_journal: RabbitJournal, redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish = rabbit_journal._outgoing.publish
@@ -164,34 +166,34 @@ def test_what_rabbitmq_confirmed_is_accepted_even_where_redis_then_is_away(
     assert rabbit_journal.take("page_view") == [BATCH]
 
 
-def test_what_a_worker_had_that_ended_is_given_to_another(
+def test_the_batches_of_a_worker_that_died_are_given_to_another(
     rabbit_journal: RabbitJournal, another: RabbitJournal
 ) -> None:
     rabbit_journal.write([BATCH, OTHER])
     assert another.take("page_view") == [BATCH, OTHER]
     assert rabbit_journal.take("page_view") == []
-    another._incoming._drop()  # as the system does for a process that is killed
-    assert set(taken_of(rabbit_journal)) == {BATCH, OTHER}
+    another._incoming._drop()  # as the system does when a process is killed
+    assert set(taken_from(rabbit_journal)) == {BATCH, OTHER}
 
 
-def test_what_is_given_back_uses_up_no_delivery(
+def test_giving_a_batch_back_uses_up_no_delivery(
     rabbit_journal: RabbitJournal, another: RabbitJournal
 ) -> None:
     rabbit_journal.write([BATCH])
     for _ in range(DELIVERY_LIMIT + 2):
-        another.give_back(taken_of(another))
+        another.give_back(taken_from(another))
         another.release()
     another.clean_up()
     assert dead_letters.newest(rabbit_journal.redis, 10) == []
-    assert taken_of(rabbit_journal) == [BATCH]
+    assert taken_from(rabbit_journal) == [BATCH]
 
 
-def test_a_batch_that_every_worker_ended_with_becomes_a_dead_letter(
+def test_a_batch_that_every_worker_died_with_becomes_a_dead_letter(
     rabbit_journal: RabbitJournal,
 ) -> None:
     rabbit_journal.write([BATCH, CLICK])
     for _ in range(DELIVERY_LIMIT + 1):
-        assert taken_of(rabbit_journal) == [BATCH]
+        assert taken_from(rabbit_journal) == [BATCH]
         rabbit_journal.release()
 
     def buried() -> bool:
@@ -206,17 +208,17 @@ def test_a_batch_that_every_worker_ended_with_becomes_a_dead_letter(
     assert rabbit_journal._incoming.state(DEAD).ready == 0
 
 
-def test_a_batch_that_workers_ended_with_is_counted_alone(rabbit_journal: RabbitJournal) -> None:
+def test_a_batch_that_workers_died_with_is_counted_alone(rabbit_journal: RabbitJournal) -> None:
     rabbit_journal.write([BATCH])
     for _ in range(ALONE_AFTER):
-        assert taken_of(rabbit_journal) == [BATCH]
+        assert taken_from(rabbit_journal) == [BATCH]
         rabbit_journal.release()
     rabbit_journal.write([OTHER])
-    assert taken_of(rabbit_journal) == [BATCH]
+    assert taken_from(rabbit_journal) == [BATCH]
     assert rabbit_journal.take("page_view") == [OTHER]
 
 
-def test_redis_forgets_what_a_killed_web_process_announced_and_never_wrote(
+def test_redis_forgets_batches_that_a_killed_web_process_announced_but_never_wrote(
     rabbit_journal: RabbitJournal, another: RabbitJournal
 ) -> None:
     rabbit_journal.write([OTHER])
@@ -224,16 +226,18 @@ def test_redis_forgets_what_a_killed_web_process_announced_and_never_wrote(
     rabbit_journal.redis.zadd("journal:page_view:writing", {"b1": long_ago})
     rabbit_journal.redis.zadd("journal:page_view:waiting", {"b2": long_ago})
     another.clean_up()
-    assert rabbit_journal.waiting()["page_view"] == 2, "there is something that it may be"
-    taken = taken_of(rabbit_journal)
+    assert rabbit_journal.waiting()["page_view"] == 2, "what is in the queue may be this batch"
+    taken = taken_from(rabbit_journal)
     another.clean_up()
-    assert rabbit_journal.waiting()["page_view"] == 2, "a worker has something"
+    assert rabbit_journal.waiting()["page_view"] == 2, "what a worker has taken may be this batch"
     rabbit_journal.remove(taken)
     another.clean_up()
     assert rabbit_journal.waiting()["page_view"] == 0
 
 
-def test_what_redis_has_lost_is_rung_for_and_counted(rabbit_journal: RabbitJournal) -> None:
+def test_batches_that_redis_lost_track_of_are_still_overdue_and_counted(
+    rabbit_journal: RabbitJournal,
+) -> None:
     rabbit_journal.write([BATCH])
     rabbit_journal.redis.flushall()
     assert rabbit_journal.overdue("page_view", 60)
@@ -241,7 +245,7 @@ def test_what_redis_has_lost_is_rung_for_and_counted(rabbit_journal: RabbitJourn
     assert rabbit_journal.take("page_view") == [BATCH]
 
 
-def test_a_queue_that_is_gone_is_made_again(
+def test_a_deleted_queue_is_created_again(
     rabbit_journal: RabbitJournal, rabbit: RabbitServer
 ) -> None:
     rabbit_journal.write([OTHER])
@@ -253,7 +257,7 @@ def test_a_queue_that_is_gone_is_made_again(
 
 
 @pytest.mark.proof
-def test_a_rabbitmq_short_of_memory_takes_nothing_and_says_so_at_once(
+def test_a_rabbitmq_short_of_memory_accepts_nothing_and_says_so_at_once(
     rabbit_journal: RabbitJournal, rabbit: RabbitServer
 ) -> None:
     rabbit_journal.write([OTHER])
@@ -287,7 +291,7 @@ def test_a_rabbitmq_short_of_memory_takes_nothing_and_says_so_at_once(
     assert rabbit_journal.take("ad_click") == [CLICK]
 
 
-def test_redis_away_uses_up_no_delivery(
+def test_an_unavailable_redis_uses_up_no_delivery(
     rabbit_journal: RabbitJournal, rabbit: RabbitServer
 ) -> None:
     rabbit_journal.write([BATCH])

@@ -30,23 +30,23 @@ Either = RedisJournal | RabbitJournal
 VIEW = PageView(None, "site1.com", "/a", "2026-11-24")
 BATCH = Batch("b1", "page_view", b"[]")
 OTHER = Batch("b2", "page_view", b"[]")
-CALLED_OFF = b"journal:withdrawn:"
+WITHDRAWN = b"journal:withdrawn:"
 
 
 def keys(journal: Either) -> set[bytes]:
-    """All but whether a worker was told, which the next one to find nothing takes back.
+    """All keys but two kinds.
 
-    And but for what was called off, which is remembered.
+    They say whether a worker was called, until one finds nothing, and which batches were withdrawn.
     """
     found: list[bytes] = journal.redis.keys()  # type: ignore[assignment]
     return {
-        name for name in found if not name.endswith(b":rung") and not name.startswith(CALLED_OFF)
+        name for name in found if not name.endswith(b":rung") and not name.startswith(WITHDRAWN)
     }
 
 
 @pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=needs_rabbit)])
 def either(request: pytest.FixtureRequest) -> Either:
-    """A journal in Redis, and one in RabbitMQ: what holds for both."""
+    """A journal in Redis and then one in RabbitMQ, for what is true of both."""
     name = "journal" if request.param == "redis" else "rabbit_journal"
     found: Either = request.getfixturevalue(name)
     return found
@@ -65,13 +65,13 @@ def test_events_are_split_by_kind_in_order() -> None:
     } == {"page_view": [VIEW, VIEW], "ad_click": [click], "ad_impression": [impression]}
 
 
-def test_a_batch_holds_no_more_than_its_bound() -> None:
+def test_a_batch_holds_a_bounded_number_of_events() -> None:
     made = batches([VIEW] * (MAX_BATCH + 1))
     assert [len(msgspec.json.decode(batch.payload)) for batch in made] == [MAX_BATCH, 1]
     assert made[0].id != made[1].id
 
 
-def test_a_batch_takes_no_more_bytes_than_its_bound_unless_one_event_does(
+def test_a_batch_takes_bounded_bytes_unless_a_single_event_takes_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 1_000)
@@ -98,7 +98,7 @@ def test_a_batch_is_kept_until_it_is_removed(either: Either) -> None:
     assert keys(either) == set()
 
 
-def test_a_withdrawn_batch_is_taken_out_again(either: Either) -> None:
+def test_a_withdrawn_batch_is_removed(either: Either) -> None:
     either.write([BATCH])
     either.write([OTHER], withdrawn=[BATCH])
     assert not either.holds(BATCH)
@@ -117,7 +117,7 @@ def test_a_buried_batch_is_in_the_dead_letters_and_nowhere_else(either: Either) 
     )
 
 
-def test_what_is_written_outlives_a_kill_of_redis(journal: RedisJournal, redis: Server) -> None:
+def test_written_batches_survive_a_kill_of_redis(journal: RedisJournal, redis: Server) -> None:
     journal.write([BATCH], dead_letters.keeping([Rejection(0, b"5", {"Type": ["bad"]})]))
     redis.kill()
     redis.start()
@@ -125,7 +125,7 @@ def test_what_is_written_outlives_a_kill_of_redis(journal: RedisJournal, redis: 
     assert len(dead_letters.newest(journal.redis, 10)) == 1
 
 
-def test_a_full_redis_is_said_and_takes_nothing(either: Either) -> None:
+def test_a_full_redis_is_reported_and_accepts_nothing(either: Either) -> None:
     either.write([BATCH])
     either.redis.config_set("maxmemory", 1)
     try:
@@ -136,7 +136,7 @@ def test_a_full_redis_is_said_and_takes_nothing(either: Either) -> None:
     assert either.waiting()["page_view"] == 1
 
 
-def test_a_redis_that_is_away_is_said() -> None:
+def test_an_unavailable_redis_is_reported() -> None:
     away = RedisJournal(connect("redis://127.0.0.1:1/0"))
     for call in (
         lambda: away.write([BATCH]),
@@ -146,10 +146,12 @@ def test_a_redis_that_is_away_is_said() -> None:
     ):
         with pytest.raises(Unavailable, match="broker") as caught:
             call()
-        assert not isinstance(caught.value, OutcomeUnknown), "surely nothing was written"
+        assert not isinstance(caught.value, OutcomeUnknown), (
+            "it is certain that nothing was written"
+        )
 
 
-def test_a_write_that_gets_no_answer_is_told_from_one_that_never_left(
+def test_a_write_without_an_answer_is_distinguished_from_one_never_sent(
     journal: RedisJournal, redis: Server
 ) -> None:
     journal.add_counts({"any": 1})
@@ -164,7 +166,9 @@ def test_a_write_that_gets_no_answer_is_told_from_one_that_never_left(
         redis.signal(signal.SIGCONT)
 
 
-def test_a_write_that_redis_comes_to_too_late_is_none(journal: RedisJournal, redis: Server) -> None:
+def test_a_write_that_redis_gets_to_too_late_has_no_effect(
+    journal: RedisJournal, redis: Server
+) -> None:
     journal.write([BATCH])
     redis.signal(signal.SIGSTOP)
     try:
@@ -172,19 +176,19 @@ def test_a_write_that_redis_comes_to_too_late_is_none(journal: RedisJournal, red
             journal.write([OTHER])
     finally:
         redis.signal(signal.SIGCONT)
-    # What was in its sockets before this is answered, it has come to.
+    # Once this is answered, Redis has got to everything that was in its sockets before.
     wait_until(lambda: redis_answers(redis.url))
     assert journal.take("page_view") == [BATCH]
 
 
-def test_a_clock_that_is_set_refuses_no_write(journal: RedisJournal) -> None:
+def test_a_write_succeeds_even_if_the_clock_was_changed(journal: RedisJournal) -> None:
     journal.write([BATCH])
     journal._writer._clock_ahead -= 3600
     journal.write([OTHER])
     assert journal.take("page_view") == [BATCH, OTHER]
 
 
-def test_a_worker_takes_what_waits_in_order_and_nobody_else_does(either: Either) -> None:
+def test_a_worker_takes_waiting_batches_in_order_and_nobody_else_gets_them(either: Either) -> None:
     either.write([BATCH])
     either.write([OTHER, Batch("b3", "ad_click", b"[]")])
     assert either.take("page_view") == [BATCH, OTHER]
@@ -192,7 +196,7 @@ def test_a_worker_takes_what_waits_in_order_and_nobody_else_does(either: Either)
     assert either.waiting()["page_view"] == 2
 
 
-def test_late_batches_are_taken_after_all_others_alone_and_only_if_asked_for(
+def test_late_batches_are_taken_after_all_others_alone_and_only_on_request(
     journal: RedisJournal,
 ) -> None:
     late = BATCH._replace(due=time.time() + LATE)
@@ -207,7 +211,7 @@ def test_late_batches_are_taken_after_all_others_alone_and_only_if_asked_for(
     assert taken.due is not None
 
 
-def test_a_write_says_when_what_waits_is_due(journal: RedisJournal) -> None:
+def test_a_write_returns_when_the_waiting_batches_are_due(journal: RedisJournal) -> None:
     assert journal.write([])["page_view"] == (0, False, 0.0, 0.0)
     first, last = time.time() + 60, time.time() + 90
     journal.write([BATCH._replace(due=last)])
@@ -215,7 +219,7 @@ def test_a_write_says_when_what_waits_is_due(journal: RedisJournal) -> None:
     assert (line.first, line.last) == pytest.approx((first, last))
 
 
-def test_redis_is_crowded_where_half_of_what_events_may_take_is_taken(
+def test_redis_is_crowded_once_half_of_the_memory_for_events_is_used(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_writer, "LOOK_EVERY_SECONDS", 0)
@@ -228,7 +232,9 @@ def test_redis_is_crowded_where_half_of_what_events_may_take_is_taken(
     assert journal.is_crowded
 
 
-def test_what_is_taken_at_once_is_bounded(either: Either, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_amount_taken_at_once_is_bounded(
+    either: Either, monkeypatch: pytest.MonkeyPatch
+) -> None:
     either.write([Batch(str(n), "page_view", b"[1,2,3]") for n in range(10)])
     monkeypatch.setattr(limits, "TAKEN_AT_ONCE", 3)
     assert len(either.take("page_view")) == 3
@@ -236,13 +242,13 @@ def test_what_is_taken_at_once_is_bounded(either: Either, monkeypatch: pytest.Mo
     assert len(either.take("page_view")) == 2
 
 
-def test_what_a_worker_gives_back_waits_again(either: Either) -> None:
+def test_a_batch_that_a_worker_gives_back_waits_again(either: Either) -> None:
     either.write([BATCH])
     either.give_back(either.take("page_view"))
     assert either.take("page_view") == [BATCH]
 
 
-def test_what_a_worker_had_for_too_long_waits_again(
+def test_a_batch_that_a_worker_has_held_too_long_waits_again(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TAKEN_SECONDS", -1)
@@ -265,7 +271,7 @@ def test_a_worker_must_be_called_once_until_it_finds_nothing(either: Either) -> 
     assert either.write([BATCH])["page_view"][:2] == (1, True)
 
 
-def test_only_who_writes_to_a_queue_can_be_asked_to_tell_its_worker(either: Either) -> None:
+def test_only_a_write_to_a_queue_can_be_asked_to_call_its_worker(either: Either) -> None:
     either.write([BATCH])
     either.take("page_view")
     either.take("page_view")
@@ -284,7 +290,7 @@ def test_a_withdrawn_batch_is_not_given_to_a_worker(either: Either) -> None:
     assert keys(either) == set()
 
 
-def test_a_full_redis_still_gives_and_takes_back_what_it_has(either: Either) -> None:
+def test_batches_can_still_be_taken_from_and_removed_from_a_full_redis(either: Either) -> None:
     either.write([BATCH])
     either.redis.config_set("maxmemory", 1)
     try:
@@ -295,7 +301,7 @@ def test_a_full_redis_still_gives_and_takes_back_what_it_has(either: Either) -> 
     assert keys(either) == set()
 
 
-def test_counts_are_added_by_each_write_even_where_redis_is_full(either: Either) -> None:
+def test_each_operation_adds_its_counts_even_if_redis_is_full(either: Either) -> None:
     either.write([BATCH], counts={"seen|a": 2})
     either.redis.config_set("maxmemory", 1)
     try:
@@ -307,7 +313,7 @@ def test_counts_are_added_by_each_write_even_where_redis_is_full(either: Either)
     assert keys(either) == {b"metrics"}
 
 
-def test_the_backlog_tells_who_waits_and_since_when(either: Either) -> None:
+def test_the_backlog_says_how_many_batches_wait_and_for_how_long(either: Either) -> None:
     either.write([BATCH, OTHER, Batch("b3", "ad_click", b"[]")])
     either.redis.zadd("journal:page_view:waiting", {"b2": time.time() - 61})
     either.take("ad_click")
@@ -326,43 +332,43 @@ def test_a_queue_is_overdue_once_a_batch_has_waited_long(either: Either) -> None
     assert not either.overdue("ad_click", 60)
 
 
-def test_a_batch_that_a_clock_an_hour_ahead_dated_is_overdue_at_once(either: Either) -> None:
+def test_a_batch_dated_by_a_clock_an_hour_ahead_is_overdue_at_once(either: Either) -> None:
     either.write([BATCH])
     either.redis.zadd("journal:page_view:waiting", {"b1": time.time() + 3_600})
     assert either.overdue("page_view", 60)
 
 
 @pytest.mark.parametrize("rest", ["127.0.0.1:99999/0", "127.0.0.1:x/0", "h?nope=1"])
-def test_what_is_no_url_of_a_redis_is_said_in_a_sentence(rest: str) -> None:
+def test_an_invalid_redis_url_is_reported_in_a_sentence(rest: str) -> None:
     with pytest.raises(SettingsError, match=r"^REDIS_URL or BROKER_URL can't be used: .+"):
         connect(f"redis://{rest}")
 
 
-def test_a_way_to_verify_that_there_is_not_is_said_in_a_sentence() -> None:
+def test_an_unknown_way_to_verify_certificates_is_reported_in_a_sentence() -> None:
     with pytest.raises(SettingsError, match=r"can't be used: .* Requirements Flag: any$"):
         connect("rediss://127.0.0.1:1/0?ssl_cert_reqs=any")
 
 
-def test_a_file_of_certificates_that_is_not_there_is_said_in_a_sentence() -> None:
+def test_a_missing_certificate_file_is_reported_in_a_sentence() -> None:
     with pytest.raises(SettingsError, match=r"can't be used: .*No such file.*'/nonexistent.pem'"):
         connect("rediss://127.0.0.1:1/0?ssl_ca_certs=/nonexistent.pem")
 
 
-def test_a_redis_that_another_replaced_behind_its_name_is_let_go_of(tmp_path: Path) -> None:
+def test_a_journal_moves_on_when_another_redis_takes_over_the_name(tmp_path: Path) -> None:
     with two_redis(tmp_path) as redis:
         journal = RedisJournal(connect(redis.url))
         journal.write([BATCH])
         assert journal.take("page_view") == [BATCH]
         redis.replace()
 
-        def all_goes_on() -> bool:
+        def is_writable() -> bool:
             with suppress(Unavailable):
                 journal.check_writable()
                 journal.write([OTHER])
                 return True
             return False
 
-        wait_until(all_goes_on)
+        wait_until(is_writable)
         wait_until(lambda: _taken(journal) == [OTHER])
         journal.remove([BATCH, OTHER])
         assert journal.waiting()["page_view"] == 0
@@ -377,7 +383,7 @@ def _taken(journal: RedisJournal) -> list[Batch]:
     return []
 
 
-def test_nothing_is_written_to_a_redis_whose_memory_is_nearly_full_and_what_waits_drains(
+def test_a_nearly_full_redis_accepts_no_writes_but_its_backlog_drains(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_writer, "LOOK_EVERY_SECONDS", 0)
@@ -395,7 +401,7 @@ def test_nothing_is_written_to_a_redis_whose_memory_is_nearly_full_and_what_wait
         with pytest.raises(Unavailable, match="little memory"):
             fill()
         assert written
-        journal.redis.lpush("left", b"for those who count")
+        journal.redis.lpush("left", b"for those that count")
         while taken := journal.take("page_view"):
             journal.remove(taken)
             for batch in taken:

@@ -6,7 +6,7 @@ BURST = int(BURST_SECONDS * SHARE_BYTES)
 
 
 def bring(shares: Shares, sender: str, size: int, now: float = NOW) -> float:
-    """When so many bytes are due that a sender brings, which then wait."""
+    """Add this many bytes from a sender to those that wait; return when they are due."""
     if shares.left(sender, now):
         shares.use(sender, size, now)
         due = now
@@ -16,13 +16,13 @@ def bring(shares: Shares, sender: str, size: int, now: float = NOW) -> float:
     return due
 
 
-def test_what_a_sender_brings_within_its_share_is_due_at_once() -> None:
+def test_events_within_a_senders_share_are_due_at_once() -> None:
     shares = Shares()
     for second in range(100):
         assert bring(shares, "a", SHARE_BYTES, NOW + second) == NOW + second
 
 
-def test_what_a_sender_brings_beyond_its_share_is_due_when_the_share_comes_to_it() -> None:
+def test_events_beyond_a_senders_share_are_due_when_its_share_allows() -> None:
     shares = Shares()
     assert bring(shares, "a", BURST) == NOW
     assert bring(shares, "a", SHARE_BYTES) == NOW + BURST_SECONDS + 1
@@ -30,23 +30,23 @@ def test_what_a_sender_brings_beyond_its_share_is_due_when_the_share_comes_to_it
     assert bring(shares, "b", SHARE_BYTES) == NOW
 
 
-def test_a_share_that_nobody_else_needed_is_not_held_against_who_used_it() -> None:
+def test_using_a_share_that_nobody_else_needed_has_no_later_cost() -> None:
     shares = Shares()
     bring(shares, "a", BURST)
     bring(shares, "a", 1_000 * BURST)
-    shares.first = shares.last = 0.0  # all of it was counted
+    shares.first = shares.last = 0.0  # everything was counted
     assert bring(shares, "a", 1) < NOW + BURST_SECONDS + 1
     assert bring(shares, "a", 1, NOW + 1) == NOW + 1
 
 
-def test_what_was_counted_at_once_is_off_the_share_nevertheless() -> None:
+def test_events_that_were_counted_at_once_still_use_up_the_share() -> None:
     shares = Shares()
     bring(shares, "a", BURST)
     shares.first = shares.last = 0.0
     assert bring(shares, "a", 1) > NOW
 
 
-def test_of_two_senders_beyond_their_share_the_first_does_not_wait_for_the_second() -> None:
+def test_a_sender_beyond_its_share_does_not_wait_for_one_that_came_later() -> None:
     shares = Shares()
     bring(shares, "a", BURST)
     bring(shares, "a", 1_000 * BURST)
@@ -55,7 +55,7 @@ def test_of_two_senders_beyond_their_share_the_first_does_not_wait_for_the_secon
     assert bring(shares, "b", 1) >= shares.first
 
 
-def test_a_process_remembers_those_who_used_most() -> None:
+def test_a_process_remembers_the_senders_that_used_the_most() -> None:
     shares = Shares()
     bring(shares, "a", 2 * BURST)
     for number in range(module.MAX_SENDERS + 1):
