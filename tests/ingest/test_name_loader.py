@@ -26,7 +26,7 @@ EVENTS: list[Event] = [
 
 @pytest.fixture(autouse=True)
 def _counted(database: Database) -> None:
-    """A database that holds EVENTS, as one that is upgraded."""
+    """A database that already holds EVENTS, as in an upgrade."""
     counting = Counting(database, ClickRule(3, "user"))
     for kind in (PageView, AdImpression, AdClick):
         events = [event for event in EVENTS if isinstance(event, kind)]
@@ -35,12 +35,12 @@ def _counted(database: Database) -> None:
 
 @pytest.fixture
 def known(settings: Settings, journal: RedisJournal) -> KnownNames:
-    """Where nobody may bring up a name."""
+    """Known names with budgets that allow no new name."""
     budgets = {"max_websites": 0, "max_pages": 0, "max_ads": 0}
     return KnownNames(journal.redis, replace(settings, **budgets))  # type: ignore[arg-type]
 
 
-def test_what_was_counted_is_known(database: Database, known: KnownNames) -> None:
+def test_counted_names_are_known(database: Database, known: KnownNames) -> None:
     assert Loading(database, known).go_on(10)
     new = PageView(None, "a.com", "/3", "2026-11-24")
     counted, other = known.within_budgets([*EVENTS, new], lambda: "a")
@@ -51,7 +51,7 @@ def test_what_was_counted_is_known(database: Database, known: KnownNames) -> Non
     }
 
 
-def test_it_goes_on_where_it_left_off_and_nobody_is_turned_away_meanwhile(
+def test_loading_resumes_where_it_stopped_and_refuses_nothing_meanwhile(
     database: Database, known: KnownNames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[tuple[str, str, str]] = []
@@ -72,7 +72,7 @@ def test_it_goes_on_where_it_left_off_and_nobody_is_turned_away_meanwhile(
     assert len(read) == len(set(read)) == len(EVENTS)
 
 
-def test_it_waits_for_a_database_that_is_away(
+def test_loading_waits_for_an_unavailable_database(
     database: Database, known: KnownNames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(name_loader, "READ_SECONDS", 0.1)
@@ -86,7 +86,7 @@ def test_it_waits_for_a_database_that_is_away(
     assert known.within_budgets(EVENTS, lambda: "a") == (EVENTS, {})
 
 
-def test_a_collector_that_starts_knows_what_its_database_holds_or_that_it_is_empty(
+def test_a_collector_loads_the_names_when_it_starts_even_if_there_are_none(
     known: KnownNames, settings: Settings, journal: RedisJournal
 ) -> None:
     load_at_start(settings)
@@ -97,7 +97,9 @@ def test_a_collector_that_starts_knows_what_its_database_holds_or_that_it_is_emp
     assert journal.redis.keys("*") == [known_names.LOADED_KEY.encode()]
 
 
-def test_a_start_does_not_wait_for_what_is_away(settings: Settings, known: KnownNames) -> None:
+def test_a_start_does_not_wait_for_unavailable_stores(
+    settings: Settings, known: KnownNames
+) -> None:
     load_at_start(replace(settings, mongodb_url="mongodb://127.0.0.1:1/eventstream"))
     load_at_start(replace(settings, redis_url="redis://127.0.0.1:1/0"))
     assert not known.are_loaded()

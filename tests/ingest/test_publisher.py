@@ -30,7 +30,7 @@ SIZE = len(msgspec.json.encode(VIEW))
 
 
 class HeldJournal(RedisJournal):
-    """A journal whose writes wait until they are let go."""
+    """A journal whose writes wait until they are released."""
 
     def __init__(self, journal: RedisJournal) -> None:
         super().__init__(journal.redis)
@@ -64,7 +64,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_events_are_in_the_journal_before_publish_returns_and_then_rung_for(
+def test_events_are_in_the_journal_before_publish_returns_and_then_the_bell_rings(
     journal: RedisJournal,
 ) -> None:
     rung: list[Batch] = []
@@ -92,7 +92,7 @@ def test_requests_that_wait_together_share_one_write(
     assert [len(msgspec.json.decode(batch.payload)) for batch in held.take("page_view")] == [1, 20]
 
 
-def test_a_bell_rings_for_a_worker_that_rests_and_for_every_so_many_in_line(
+def test_the_bell_rings_for_an_idle_worker_and_once_per_number_of_waiting_batches(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RING_EVERY", 3)
@@ -105,14 +105,14 @@ def test_a_bell_rings_for_a_worker_that_rests_and_for_every_so_many_in_line(
     waiting = journal.take("page_view")
     assert rung == [waiting[0], waiting[2], waiting[5], *journal.take("ad_click")]
     publisher.publish([VIEW])
-    assert len(rung) == 4, "a worker that takes goes on until nothing waits"
+    assert len(rung) == 4, "a worker that has taken a batch continues until nothing waits"
     assert len(journal.take("page_view")) == 1
     assert journal.take("page_view") == []
     publisher.publish([VIEW])
     assert len(rung) == 5
 
 
-def test_what_was_written_is_accepted_even_if_its_message_can_not_be_sent(
+def test_written_events_are_accepted_even_if_their_message_cannot_be_sent(
     journal: RedisJournal,
 ) -> None:
     def broken_bell(batch: Batch) -> None:
@@ -124,7 +124,7 @@ def test_what_was_written_is_accepted_even_if_its_message_can_not_be_sent(
     assert journal.waiting()["page_view"] == 2
 
 
-def test_events_are_refused_while_a_queue_is_full_and_taken_when_it_is_not(
+def test_events_are_refused_only_while_a_queue_is_full(
     journal: RedisJournal,
 ) -> None:
     rung: list[Batch] = []
@@ -140,7 +140,7 @@ def test_events_are_refused_while_a_queue_is_full_and_taken_when_it_is_not(
     assert journal.waiting()["page_view"] == 1
 
 
-def test_what_a_sender_brings_beyond_its_share_is_counted_after_what_others_bring(
+def test_events_beyond_a_senders_share_are_counted_after_those_of_others(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shares, "SHARE_BYTES", 2 * SIZE)
@@ -157,7 +157,7 @@ def test_what_a_sender_brings_beyond_its_share_is_counted_after_what_others_brin
     assert taken == [[VIEW] * first, [OTHER_VIEW], [VIEW] * (100 - first), [VIEW] * 3]
 
 
-def test_only_senders_beyond_their_share_are_refused_while_half_of_a_queue_is_full(
+def test_only_senders_beyond_their_share_are_refused_while_a_queue_is_half_full(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shares, "SHARE_BYTES", 2 * SIZE)
@@ -173,7 +173,7 @@ def test_only_senders_beyond_their_share_are_refused_while_half_of_a_queue_is_fu
     publisher.publish([VIEW], sender="greedy")
 
 
-def test_a_bell_whose_broker_is_away_says_so(
+def test_the_bell_reports_an_unavailable_broker(
     journal: RedisJournal, redis: Server, threads: ThreadPoolExecutor
 ) -> None:
     ring = bell()
@@ -191,7 +191,7 @@ def test_rejections_are_kept_in_the_same_write(journal: RedisJournal) -> None:
     assert journal.redis.xlen("dead_letters:events") == 1
 
 
-def test_too_much_that_waits_is_refused_at_once_and_the_smallest_last(
+def test_when_too_much_waits_large_requests_are_refused_before_small_ones(
     held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_WAITING_BYTES", 20 * SIZE)
@@ -214,7 +214,7 @@ def test_too_much_that_waits_is_refused_at_once_and_the_smallest_last(
     assert sum_of_events(held) == 47
 
 
-def test_a_large_request_is_written_alone_and_the_small_ones_before_it(
+def test_a_large_request_is_written_alone_after_the_small_ones(
     held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_WRITE_BYTES", 10 * SIZE)
@@ -231,7 +231,7 @@ def test_a_large_request_is_written_alone_and_the_small_ones_before_it(
     assert [len(batch) for new in held.writes for batch in map(decoded, new)] == [1, 7, 6, 50]
 
 
-def test_what_fails_in_a_write_fails_only_for_the_requests_in_it(
+def test_a_failed_write_fails_only_the_requests_in_it(
     held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = RedisJournal.write
@@ -259,7 +259,7 @@ def test_what_fails_in_a_write_fails_only_for_the_requests_in_it(
     assert sum_of_events(held) == 6
 
 
-def test_every_request_is_written_once_whatever_the_sizes(
+def test_every_request_is_written_once_whatever_its_size(
     journal: RedisJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_WRITE_BYTES", 5 * SIZE)
@@ -312,7 +312,7 @@ def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_
     publisher.publish([VIEW])
     redis.signal(signal.SIGSTOP)
     try:
-        # Redis will find this in its socket, and write it, once it goes on.
+        # Redis will find this in its socket and write it when it resumes.
         with pytest.raises(OutcomeUnknown):
             publisher.publish([VIEW])
     finally:
@@ -322,7 +322,7 @@ def test_events_refused_because_the_broker_did_not_answer_are_withdrawn_when_it_
     assert sum_of_events(journal) == 2
 
 
-def test_what_a_refused_request_brought_is_let_go_at_once(
+def test_the_memory_of_a_refused_request_is_released_at_once(
     journal: RedisJournal, redis: Server
 ) -> None:
     publisher = Publisher(journal, lambda _: None)
@@ -350,7 +350,7 @@ def test_publishing_needs_no_thread_of_its_own(journal: RedisJournal) -> None:
     assert threading.active_count() == before
 
 
-def test_what_is_kept_of_rejected_events_is_made_ready_by_who_brings_them_not_by_who_writes(
+def test_each_request_prepares_its_own_rejected_events_for_the_write(
     held: HeldJournal, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publisher = Publisher(held, lambda _: None)
