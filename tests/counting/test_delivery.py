@@ -40,7 +40,7 @@ def make(config: Settings, outbox: Outbox, journal: RedisJournal) -> Any:
 
 @pytest.fixture
 def in_the_way(tmp_path: Path) -> Path:
-    """A file in place of the archive's folder: while it is there the archive is away."""
+    """A file in place of the archive's folder: while it exists, the archive is unavailable."""
     file = tmp_path / "archive"
     file.touch()
     return file
@@ -51,7 +51,7 @@ def archived(config: Settings) -> list[dict[str, Any]]:
     return [archive.read(file) for file in archive.files("page_view")]
 
 
-def test_what_counted_is_archived_what_collided_a_dead_letter_and_both_are_done(
+def test_counted_events_are_archived_and_collisions_become_dead_letters(
     database: Database, config: Settings, outbox: Outbox, make: Any, journal: RedisJournal
 ) -> None:
     mine = make()
@@ -63,7 +63,7 @@ def test_what_counted_is_archived_what_collided_a_dead_letter_and_both_are_done(
     assert outbox.rows_left() == []
 
 
-def test_what_another_left_is_delivered_once_it_was_seen_twice(
+def test_what_another_process_left_is_delivered_at_the_second_look(
     database: Database, config: Settings, outbox: Outbox, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "LOOK_SECONDS", 0.0)
@@ -89,7 +89,7 @@ def test_a_member_that_takes_over_delivers_at_once(
     assert [list(file) for file in archived(config)] == [["b1"]]
 
 
-def test_while_the_archive_is_away_counting_goes_on_until_too_much_is_left(
+def test_without_the_archive_counting_continues_until_too_much_is_left(
     database: Database,
     config: Settings,
     outbox: Outbox,
@@ -102,7 +102,7 @@ def test_while_the_archive_is_away_counting_goes_on_until_too_much_is_left(
     mine.add(left_by(database, outbox, "b1", view()))
     with pytest.raises(Unavailable):
         mine.deliver()
-    mine.deliver()  # it no longer holds what is in the outbox
+    mine.deliver()  # it keeps nothing itself: the events are in the outbox
     mine.deliver_left("page_view")
     mine.deliver_left("page_view")
     monkeypatch.setattr(delivery, "MAX_LEFT", 0)
@@ -113,7 +113,7 @@ def test_while_the_archive_is_away_counting_goes_on_until_too_much_is_left(
     assert archived(config) == [{"b1": [view()]}]
 
 
-def test_what_is_mirrored_is_not_mirrored_again_because_the_archive_is_away(
+def test_an_unavailable_archive_does_not_cause_events_to_be_mirrored_again(
     database: Database,
     config: Settings,
     outbox: Outbox,

@@ -42,7 +42,7 @@ def keys(database: Database) -> str:
 
 @pytest.mark.parametrize("scope", ["user", "ad"])
 @pytest.mark.parametrize("hash_user", [None, ONE, MONTHLY], ids=["as it came", "hashed", "monthly"])
-def test_a_user_is_forgotten_with_every_id_and_all_counts_stay(
+def test_a_user_is_forgotten_under_every_id_and_all_counts_stay(
     database: Database,
     journal: RedisJournal,
     archive: Archive,
@@ -89,7 +89,7 @@ def test_a_user_is_forgotten_with_every_id_and_all_counts_stay(
     )
 
 
-def test_ids_from_before_there_was_a_secret_are_forgotten_too(
+def test_ids_from_before_the_secret_was_set_are_forgotten_too(
     database: Database, journal: RedisJournal, archive: Archive
 ) -> None:
     counting = Counting(database, ClickRule(3, "user"))
@@ -110,7 +110,7 @@ def test_a_forgotten_user_is_counted_as_a_new_one(
     ]
 
 
-def test_rejected_events_of_the_user_are_dropped_and_no_others(
+def test_only_the_users_rejected_events_are_dropped(
     database: Database, journal: RedisJournal, archive: Archive
 ) -> None:
     events: list[object] = [{"Meta": {"UserId": user}} for user in ("7", 7, "77", None)]
@@ -122,7 +122,7 @@ def test_rejected_events_of_the_user_are_dropped_and_no_others(
     assert kept[::-1][:-1] == [rejection.event for rejection in rejections[2:]]
 
 
-def test_a_user_who_was_forgotten_is_a_visitor_anew_whatever_a_worker_remembers(
+def test_a_forgotten_user_is_a_new_visitor_even_if_a_worker_remembers_the_old_one(
     database: Database, journal: RedisJournal, archive: Archive
 ) -> None:
     counting = Counting(database, ClickRule(3, "user"))

@@ -43,7 +43,7 @@ Consuming = Callable[..., AbstractContextManager[TopicConsumer]]
 
 @pytest.fixture(scope="module")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A database that gives up a killed consumer's transaction after a second."""
+    """A database that aborts a killed consumer's transaction after a second."""
     home = tmp_path_factory.mktemp("database")
     [port] = free_ports(1)
     quick = "import app.local.database as d; d.IDLE_TRANSACTION_SECONDS = 1; d.main()"
@@ -70,7 +70,7 @@ def config(settings: Settings) -> Settings:
 def consuming(
     config: Settings, database: Database, journal: RedisJournal, kafka: Kafka, topic: str
 ) -> Consuming:
-    """Runs a consumer in a thread of its own."""
+    """Runs a consumer in a separate thread."""
 
     @contextmanager
     def run(**changes: Any) -> Iterator[TopicConsumer]:
@@ -122,7 +122,7 @@ def views(database: Database) -> dict[str, int]:
 
 
 def offsets(database: Database, topic: str) -> dict[int, int]:
-    """The stored offsets of the partitions of which some is counted."""
+    """The stored offsets of the partitions from which something was counted."""
     rows = database[ConsumedOffset].find({})
     places = {tuple(row["_id"].split()): row["next"] for row in rows}
     return {
@@ -132,7 +132,7 @@ def offsets(database: Database, topic: str) -> dict[int, int]:
     }
 
 
-def test_messages_count_as_posts_of_them_do_and_their_offsets_are_stored(
+def test_messages_are_counted_like_posts_and_their_offsets_are_stored(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
     meta = {"UserId": "u1", "AdId": "34"}
@@ -149,7 +149,7 @@ def test_messages_count_as_posts_of_them_do_and_their_offsets_are_stored(
     assert [row["hits"] for row in reports.clicks(database, reports.Page()).items] == [1]
 
 
-def test_an_event_without_a_time_is_of_when_kafka_got_it(
+def test_an_event_without_a_time_has_the_time_kafka_received_it(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
     kafka.send(topic, view("/a"))
@@ -174,7 +174,7 @@ def test_an_event_that_also_came_over_http_counts_once(
     assert views(database) == {"/a": 2}
 
 
-def test_what_comes_by_kafka_has_no_budget_and_is_known_from_then_on(
+def test_names_from_kafka_use_no_budget_and_are_known_from_then_on(
     database: Database,
     consuming: Consuming,
     kafka: Kafka,
@@ -192,7 +192,7 @@ def test_what_comes_by_kafka_has_no_budget_and_is_known_from_then_on(
     assert names.within_budgets([known], lambda: "a") == ([known], {})
 
 
-def test_a_bad_message_is_a_dead_letter_with_its_place_once_however_often_it_is_read(
+def test_a_bad_message_becomes_one_dead_letter_with_its_offset_however_often_it_is_read(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming, journal: RedisJournal
 ) -> None:
     batch = b"[" + view("/a") + b',{"Type":"PageView"}]'
@@ -213,7 +213,7 @@ def test_a_bad_message_is_a_dead_letter_with_its_place_once_however_often_it_is_
     assert bytes(letters[1].event) == b'{"Type":"PageView"}'
 
 
-def test_an_event_that_cannot_be_counted_is_a_dead_letter_while_all_others_count(
+def test_an_event_that_cannot_be_counted_becomes_a_dead_letter_and_all_others_count(
     database: Database,
     kafka: Kafka,
     topic: str,
@@ -242,7 +242,7 @@ def test_an_event_that_cannot_be_counted_is_a_dead_letter_while_all_others_count
     assert [json.loads(bytes(letter.batch))[0]["page"] for letter in letters] == ["/bad", "/bad"]
 
 
-def test_a_message_of_which_pieces_are_counted_is_not_counted_at_once_by_another_consumer(
+def test_another_consumer_counts_only_the_rest_of_a_partly_counted_message(
     database: Database,
     kafka: Kafka,
     topic: str,
@@ -263,7 +263,7 @@ def test_a_message_of_which_pieces_are_counted_is_not_counted_at_once_by_another
     assert views(database) == {"/a": 1, "/b": 1, "/c": 1}
 
 
-def test_an_event_that_became_invalid_meanwhile_does_not_move_the_pieces_that_are_counted(
+def test_an_event_that_becomes_too_old_does_not_shift_the_pieces_already_counted(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
     progress = Progress(database, topic, GROUP)
@@ -281,7 +281,7 @@ def test_an_event_that_became_invalid_meanwhile_does_not_move_the_pieces_that_ar
     assert views(database) == {"/a": 1, "/b": 1, "/c": 1, "/d": 1}
 
 
-def test_a_message_with_the_id_of_another_event_is_a_dead_letter(
+def test_a_message_with_the_id_of_another_event_becomes_a_dead_letter(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming, journal: RedisJournal
 ) -> None:
     kafka.send(topic, view("/a", EventId="e1"), view("/b", EventId="e1"))
@@ -292,7 +292,7 @@ def test_a_message_with_the_id_of_another_event_is_a_dead_letter(
     assert letter.collides
 
 
-def test_a_consumer_killed_before_its_commit_neither_loses_nor_repeats(
+def test_a_consumer_killed_before_its_commit_neither_loses_nor_repeats_events(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming, start: Any
 ) -> None:
     kafka.send(topic, *[view(f"/{number % 7}") for number in range(100)])
@@ -306,7 +306,7 @@ def test_a_consumer_killed_before_its_commit_neither_loses_nor_repeats(
 
 
 @pytest.mark.proof
-def test_consumers_of_a_group_share_a_topic_and_take_over_from_one_that_is_killed(
+def test_consumers_in_a_group_share_a_topic_and_take_over_from_a_killed_one(
     database: Database, kafka: Kafka, topic: str, start: Any, tmp_path: Path
 ) -> None:
     def send(number: int) -> None:
@@ -330,20 +330,20 @@ def test_consumers_of_a_group_share_a_topic_and_take_over_from_one_that_is_kille
     assert views(database) == {f"/{partition}": 2_000 for partition in range(4)}
 
 
-def test_a_consumer_that_others_took_for_dead_reads_again_and_counts_nothing_twice(
+def test_a_consumer_that_was_presumed_dead_rereads_and_counts_nothing_twice(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming
 ) -> None:
     kafka.send(topic, *[view("/a")] * 10)
     with consuming():
         wait_until(lambda: offsets(database, topic) == {0: 10})
-        # As if another had counted the next four, elsewhere.
+        # As if another consumer had counted the next four elsewhere.
         database[ConsumedOffset].update_many({"next": 10}, {"$set": {"next": 14}})
         kafka.send(topic, *[view("/a")] * 10)
         wait_until(lambda: offsets(database, topic) == {0: 20})
     assert views(database) == {"/a": 16}
 
 
-def test_messages_wait_for_a_database_that_is_away(
+def test_messages_wait_for_an_unavailable_database(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming, mongodb: Server
 ) -> None:
     kafka.send(topic, view("/a"))
@@ -356,7 +356,7 @@ def test_messages_wait_for_a_database_that_is_away(
     assert views(database) == {"/a": 2}
 
 
-def test_what_a_consumer_killed_after_its_commit_counted_is_archived_and_mirrored_by_the_next(
+def test_the_next_consumer_archives_and_mirrors_what_a_killed_one_counted(
     database: Database, kafka: Kafka, topic: str, consuming: Consuming, start: Any, tmp_path: Path
 ) -> None:
     archive = Archive(f"file://{tmp_path}/archive")
@@ -382,7 +382,7 @@ def test_what_a_consumer_killed_after_its_commit_counted_is_archived_and_mirrore
     assert sorted(value["EventId"] for value in values) == ["e1", "e2"]
 
 
-def test_a_topic_that_ends_before_what_was_counted_is_not_counted_anew(
+def test_a_topic_that_ends_before_the_counted_offset_is_not_counted_again(
     database: Database, kafka: Kafka, topic: str, config: Settings, journal: RedisJournal
 ) -> None:
     kafka.send(topic, view("/a"))
@@ -398,7 +398,7 @@ def test_a_topic_that_ends_before_what_was_counted_is_not_counted_anew(
     assert views(database) == {}
 
 
-def test_the_topic_that_is_published_to_is_not_consumed(
+def test_the_topic_that_events_are_published_to_is_not_consumed(
     database: Database, journal: RedisJournal, kafka: Kafka, config: Settings
 ) -> None:
     source = KafkaTopic(kafka.brokers, "mirror")

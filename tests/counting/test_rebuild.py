@@ -68,7 +68,7 @@ def test_a_batch_that_is_archived_twice_counts_once(
     assert views(database) == {"2026-11-24": 3}
 
 
-def test_what_counted_under_other_does_so_again_and_reports_can_be_filtered_by_it(
+def test_events_counted_as_other_stay_so_and_reports_can_be_filtered_by_other(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     day = str(TODAY)
@@ -88,7 +88,7 @@ def test_what_counted_under_other_does_so_again_and_reports_can_be_filtered_by_i
     assert reports.clicks(database, reports.Page(), "a.com", OTHER).items[0]["hits"] == 1
 
 
-def test_an_event_id_that_counted_again_after_a_week_counts_twice(
+def test_an_event_id_that_was_counted_again_after_a_week_is_counted_twice(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     for batch in ("b1", "b2"):
@@ -97,7 +97,7 @@ def test_an_event_id_that_counted_again_after_a_week_counts_twice(
     assert views(database) == {"2026-11-24": 2}
 
 
-def test_workers_can_go_on_with_the_new_database_and_count_nothing_again(
+def test_workers_can_continue_with_the_new_database_and_count_nothing_again(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     archive.write("page_view", {"b1": [view("2026-11-24", event_id="e1")]})
@@ -122,7 +122,7 @@ def test_days_and_months_are_those_of_todays_time_zone(
     }
 
 
-def test_events_without_a_time_stay_in_their_day_and_it_is_said(
+def test_events_without_a_time_stay_on_their_day_and_are_reported(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     archive.write("page_view", {"b1": [view("2026-10-31")]})
@@ -131,7 +131,7 @@ def test_events_without_a_time_stay_in_their_day_and_it_is_said(
     assert views(database) == {"2026-10-31": 1}
 
 
-def test_only_events_of_the_days_asked_for_are_counted(
+def test_only_events_of_the_requested_days_are_counted(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     days = [NOW + timedelta(days=n) for n in range(-1, 3)]
@@ -153,7 +153,7 @@ def test_only_events_of_the_days_asked_for_are_counted(
         ({"retention_days": 400, "queues": ["ad_click"]}, "only"),
     ],
 )
-def test_what_cannot_be_exact_is_refused(
+def test_a_rebuild_that_cannot_be_exact_is_refused(
     database: Database, archive: Archive, turn: RewriteTurn, changes: dict[str, Any], named: str
 ) -> None:
     archive.write("page_view", {"b1": [view("2026-11-24")]})
@@ -162,7 +162,7 @@ def test_what_cannot_be_exact_is_refused(
     assert list(caught.value.errors) == [named]
 
 
-def test_whole_months_and_clicks_until_a_day_can_be_exact(
+def test_a_rebuild_of_whole_months_or_of_clicks_up_to_a_day_can_be_exact(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     archive.write("ad_impression", {"b1": [AdImpression(None, "a.com", "1", "u", "2026-10")]})
@@ -173,7 +173,7 @@ def test_whole_months_and_clicks_until_a_day_can_be_exact(
     assert done.events == {"ad_click": 1, "ad_impression": 1, "page_view": 0}
 
 
-def test_ids_of_the_months_of_another_time_zone_are_refused(
+def test_monthly_ids_from_another_time_zone_are_refused(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     late = int(datetime(2026, 10, 31, 23, 30, tzinfo=UTC).timestamp() * 1000)
@@ -192,7 +192,7 @@ def test_an_empty_archive_is_refused(
         rebuild(PLAN, archive, turn, database)
 
 
-def test_a_database_that_holds_something_is_left_as_it_is(
+def test_a_database_that_is_not_empty_stays_unchanged(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     count_batch(
@@ -204,7 +204,7 @@ def test_a_database_that_holds_something_is_left_as_it_is(
     assert views(database) == {"2026-11-24": 1}
 
 
-def test_consumers_of_kafka_can_go_on_with_the_new_database(
+def test_kafka_consumers_can_continue_with_the_new_database(
     database: Database, archive: Archive, turn: RewriteTurn, mongodb: Server
 ) -> None:
     before = Database(url_in(mongodb, f"before_{time.monotonic_ns()}"))
@@ -229,7 +229,7 @@ def test_consumers_of_kafka_can_go_on_with_the_new_database(
     assert outbox.read(outbox.rows_left()) == [("b2", "page_view", counted, False)]
 
 
-def test_a_batch_of_which_pieces_are_archived_goes_on_with_the_new_database(
+def test_a_partly_archived_batch_can_be_continued_with_the_new_database(
     database: Database, archive: Archive, turn: RewriteTurn
 ) -> None:
     views_of_batch = [view("2026-11-24") for _ in range(4)]
@@ -240,7 +240,7 @@ def test_a_batch_of_which_pieces_are_archived_goes_on_with_the_new_database(
     )
 
 
-def test_what_is_too_much_for_a_transaction_is_rebuilt_in_parts_and_once(
+def test_events_too_many_for_one_transaction_are_rebuilt_in_parts_and_once(
     database: Database,
     archive: Archive,
     turn: RewriteTurn,
