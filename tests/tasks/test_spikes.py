@@ -44,7 +44,7 @@ def view_often(journal: RedisJournal) -> None:
     live.record(journal.redis, "page_view", counted, time.time())
 
 
-def test_a_spike_is_one_line_of_the_log_and_one_message_to_viewers(
+def test_a_spike_causes_one_log_line_and_one_message_to_viewers(
     journal: RedisJournal, configure: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = journal.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -53,7 +53,8 @@ def test_a_spike_is_one_line_of_the_log_and_one_message_to_viewers(
     view_often(journal)
     with caplog.at_level(logging.WARNING):
         assert [find_spikes(), find_spikes()] == [1, 0]
-    assert [line for line in caplog.messages if "spike: 20 of page_view" in line] == caplog.messages
+    (line,) = caplog.messages
+    assert "spike: 20 of page_view" in line
     message = channel.get_message(timeout=1)
     assert msgspec.json.decode(message["data"])["name"] == "/a"
     assert channel.get_message(timeout=0.1) is None
@@ -73,7 +74,7 @@ def test_no_log_shows_the_address_of_the_webhook(
     assert "hunter2" not in caplog.text
 
 
-def test_the_webhook_has_a_task_of_its_own(journal: RedisJournal, configure: Any) -> None:
+def test_the_webhook_has_its_own_task(journal: RedisJournal, configure: Any) -> None:
     configure(spike_webhook="http://127.0.0.1:1/")
     view_often(journal)
     find_spikes()
@@ -89,7 +90,7 @@ def test_the_settings_decide_what_a_spike_is(journal: RedisJournal, configure: A
     assert find_spikes() == 1
 
 
-def test_the_webhook_gets_the_spikes_signed(
+def test_the_webhook_gets_the_spikes_with_a_signature(
     journal: RedisJournal, configure: Any, receiver: Receiver
 ) -> None:
     configure(spike_webhook=receiver.url, spike_webhook_secret="secret", spike_webhook_private=True)
@@ -102,7 +103,7 @@ def test_the_webhook_gets_the_spikes_signed(
 
 
 @pytest.mark.parametrize("status", [500, 429])
-def test_a_webhook_that_fails_is_tried_again_later_and_nothing_waits_for_it(
+def test_a_webhook_that_fails_is_tried_again_later_and_delays_nothing(
     journal: RedisJournal, configure: Any, receiver: Receiver, status: int
 ) -> None:
     configure(spike_webhook=receiver.url, spike_webhook_private=True)
@@ -122,7 +123,7 @@ def test_a_webhook_that_fails_is_tried_again_later_and_nothing_waits_for_it(
     assert journal.redis.zcard("spikes:to_post") == 0
 
 
-def test_a_spike_long_ago_is_posted_once_more_at_most(
+def test_an_old_spike_is_tried_only_once_more(
     journal: RedisJournal, configure: Any, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(spike_webhook=receiver.url, spike_webhook_private=True)
@@ -134,7 +135,7 @@ def test_a_spike_long_ago_is_posted_once_more_at_most(
     assert "spikes are not posted: " in caplog.messages[-1]
 
 
-def test_only_the_latest_wait_to_be_posted(journal: RedisJournal) -> None:
+def test_only_the_latest_spikes_wait_to_be_posted(journal: RedisJournal) -> None:
     for number in range(MAX_TO_POST + 2):
         spike = msgspec.structs.replace(found()[0], count=number)
         add_to_post(journal.redis, [spike], 1_000 + number)
