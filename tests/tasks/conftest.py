@@ -27,7 +27,7 @@ def _own_tasks(database: Database, journal: Journal) -> Iterator[None]:
 
 @pytest.fixture
 def start_worker(settings: Settings, journal: Journal, tmp_path: Path) -> StartWorker:
-    """Starts a Celery worker of all queues, on the test's own servers; it is killed at the end."""
+    """Starts a Celery worker for all queues on the test's own servers; it is killed at the end."""
 
     @contextmanager
     def start() -> Iterator[subprocess.Popen[bytes]]:

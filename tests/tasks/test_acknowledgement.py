@@ -12,7 +12,7 @@ from tests.support.servers import Server
 
 @pytest.mark.usefixtures("journal")
 @pytest.mark.parametrize("answer", ["ack", "reject"])
-def test_a_message_that_a_hanging_redis_can_t_be_told_of_keeps_no_other_away(
+def test_a_message_that_a_hanging_redis_cannot_acknowledge_does_not_block_the_next(
     redis: Server, answer: str
 ) -> None:
     taken: list[Any] = []

@@ -52,7 +52,9 @@ def journalled(journal: RedisJournal, *events: Event) -> Batch:
     (batch,) = batches(events)
 
     def is_written() -> bool:
-        with suppress(Unavailable):  # a busy machine may take longer than the journal waits
+        with suppress(
+            Unavailable
+        ):  # on a busy machine a write may take longer than the journal waits
             journal.write([batch])
             return True
         return False
@@ -107,7 +109,7 @@ def test_a_task_counts_its_batch_and_takes_it_out_of_the_journal(
     assert tuple(read(database, reports.Page()).items[0].values()) == row
 
 
-def test_late_batches_wait_until_the_reports_hold_what_was_counted(
+def test_late_batches_wait_until_the_reports_include_earlier_counts(
     database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journalled(journal, VIEW)
@@ -126,16 +128,14 @@ def test_late_batches_wait_until_the_reports_hold_what_was_counted(
     assert views(database) == 2
 
 
-def test_a_message_that_comes_again_counts_nothing(
-    database: Database, journal: RedisJournal
-) -> None:
+def test_a_redelivered_message_counts_nothing(database: Database, journal: RedisJournal) -> None:
     batch = journalled(journal, VIEW)
     for _ in range(2):
         page_view.apply(task_id=batch.id).get()
     assert views(database) == 1
 
 
-def test_a_batch_counted_by_a_worker_that_died_before_it_could_say_so_is_not_counted_again(
+def test_a_batch_of_a_worker_that_died_after_counting_it_is_not_counted_again(
     database: Database,
     journal: RedisJournal,
 ) -> None:
@@ -156,7 +156,7 @@ EXPECTED_REASONS = {
 
 
 @pytest.mark.parametrize("payload", EXPECTED_REASONS)
-def test_a_batch_that_can_never_be_counted_is_parked_while_others_flow(
+def test_a_batch_that_can_never_be_counted_is_buried_and_others_are_counted(
     database: Database, journal: RedisJournal, payload: bytes
 ) -> None:
     poison = Batch(str(uuid.uuid4()), "page_view", payload)
@@ -171,7 +171,7 @@ def test_a_batch_that_can_never_be_counted_is_parked_while_others_flow(
     assert letter.reason == EXPECTED_REASONS[payload]
 
 
-def test_workers_count_what_they_are_rung_for(
+def test_workers_count_the_batches_that_they_are_called_for(
     database: Database, journal: RedisJournal, start_worker: StartWorker
 ) -> None:
     with start_worker():
@@ -182,7 +182,7 @@ def test_workers_count_what_they_are_rung_for(
 
 
 @pytest.mark.proof
-def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_once(
+def test_the_batch_of_a_worker_killed_in_its_transaction_is_counted_once(
     database: Database, journal: RedisJournal, start_worker: StartWorker, mongodb: Server
 ) -> None:
     with start_worker() as worker:
@@ -203,10 +203,10 @@ def test_a_worker_killed_inside_its_transaction_leaves_a_batch_that_is_counted_o
 
 
 @pytest.mark.proof
-def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counted_once(
+def test_a_batch_given_to_two_workers_that_wait_for_the_database_is_counted_once(
     database: Database, journal: RedisJournal, start_worker: StartWorker, mongodb: Server
 ) -> None:
-    """As when a worker has a batch for longer than it may, and still is at work on it."""
+    """This happens if a worker holds a batch for too long and is still working on it."""
     with start_worker(), start_worker():
         mongodb.signal(signal.SIGSTOP)
         try:
@@ -224,14 +224,14 @@ def test_a_batch_given_to_two_workers_while_both_wait_for_the_database_is_counte
 
 
 @pytest.mark.proof
-def test_what_a_killed_worker_left_open_is_given_up_before_a_batch_is(
+def test_the_open_transaction_of_a_killed_worker_is_aborted_before_a_batch_fails(
     database: Database, journal: RedisJournal, start_worker: StartWorker, settings: Settings
 ) -> None:
     batch = sent(journal, VIEW)
     assert IDLE_TRANSACTION_SECONDS < APPLY_SECONDS
     client: pymongo.MongoClient[dict[str, Any]]
     with pymongo.MongoClient(settings.mongodb_url) as client:
-        # The transaction of a worker that died in it: it has the batch in the ledger.
+        # The transaction of a worker that died in the middle, with the batch in the ledger.
         session = client.start_session()
         session.start_transaction()
         ledger: Any = client.get_default_database()["applied_batches"]
@@ -241,18 +241,18 @@ def test_what_a_killed_worker_left_open_is_given_up_before_a_batch_is(
     assert views(database) == 1
 
 
-def test_what_a_worker_counted_but_died_before_it_folded_comes_into_the_reports(
+def test_counts_of_a_worker_that_died_before_folding_reach_the_reports(
     database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Counting(database, ClickRule(3, "user")).apply(PageView, {"b1": [VIEW]})
     fold.apply().get()
-    assert views(database) == 0, "it is left to the worker for a while"
+    assert views(database) == 0, "it is left to its worker for a while"
     monkeypatch.setattr("tasks.sweep.LEFT_OVER_SECONDS", -1)
     fold.apply().get()
     assert views(database) == 1
 
 
-def test_many_batches_are_counted_together_and_a_bad_one_alone_is_parked(
+def test_many_batches_are_counted_together_and_only_the_bad_one_is_buried(
     database: Database,
     journal: RedisJournal,
 ) -> None:
@@ -265,7 +265,7 @@ def test_many_batches_are_counted_together_and_a_bad_one_alone_is_parked(
 
 
 FAR_FUTURE = 10**17
-"""Milliseconds in a year that no calendar has: an event of that time can't be counted."""
+"""Milliseconds, in a year that no calendar has: an event at that time can't be counted."""
 
 
 def click(time: int, user: str = "u1") -> AdClick:
@@ -292,7 +292,7 @@ def test_only_the_events_that_cannot_be_counted_are_buried_and_the_others_count(
     assert all("year" in letter.reason for letter in letters)
 
 
-def test_an_event_that_cannot_be_read_is_buried_alone(
+def test_only_the_events_that_cannot_be_read_are_buried(
     database: Database, journal: RedisJournal
 ) -> None:
     payload = msgspec.json.encode([VIEW, {"website": 1}, VIEW, 5, VIEW])
@@ -311,7 +311,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("step", ["keep_event", "pass_over", "apply"])
 @pytest.mark.parametrize("calls", [0, 2, 4])
 @pytest.mark.parametrize("after", [False, True])
-def test_a_worker_that_dies_between_two_pieces_leaves_the_rest_to_the_next(
+def test_the_next_worker_counts_the_rest_if_one_dies_between_two_pieces(
     database: Database,
     journal: RedisJournal,
     monkeypatch: pytest.MonkeyPatch,
@@ -346,7 +346,7 @@ def test_a_worker_that_dies_between_two_pieces_leaves_the_rest_to_the_next(
     assert letter.batch_id == f"{batch.id}:5"
 
 
-def test_a_transaction_that_misses_its_deadline_is_halved_until_it_is_in_time(
+def test_a_transaction_that_misses_its_deadline_is_halved_until_it_meets_it(
     database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = journalled(journal, *[click(n, f"u{n}") for n in range(20)])
@@ -373,7 +373,7 @@ def test_a_transaction_that_misses_its_deadline_is_halved_until_it_is_in_time(
     assert hits(database) == 20
 
 
-def test_an_id_that_is_another_events_makes_a_dead_letter_once(
+def test_an_event_with_the_id_of_another_becomes_one_dead_letter(
     database: Database, journal: RedisJournal
 ) -> None:
     first = replace(VIEW, event_id="e1")
@@ -381,7 +381,7 @@ def test_an_id_that_is_another_events_makes_a_dead_letter_once(
     journalled(journal, first)
     page_view.apply().get()
     batch = journalled(journal, other, VIEW)
-    # A worker that died before it took the batch out of the journal.
+    # As if a worker had died before it removed the batch from the journal.
     applied = Counting(database, ClickRule(3, "user")).apply(PageView, {batch.id: [other, VIEW]})
     dead_letters.keep_collisions(journal.redis, applied.collisions)
     page_view.apply().get()
@@ -398,7 +398,7 @@ def test_an_id_that_is_another_events_makes_a_dead_letter_once(
     }
 
 
-def test_pieces_are_archived_once_under_ids_of_their_own(
+def test_pieces_are_archived_once_under_their_own_ids(
     database: Database, journal: RedisJournal, start_worker: StartWorker, archive: Archive
 ) -> None:
     clicks = [click(FAR_FUTURE if n == 1 else n, f"u{n}") for n in range(4)]
@@ -413,7 +413,7 @@ def test_pieces_are_archived_once_under_ids_of_their_own(
     assert hits(database) == 3
 
 
-def test_batches_of_a_killed_worker_are_rung_for_within_thirty_seconds() -> None:
+def test_a_worker_is_called_for_batches_of_a_killed_one_within_thirty_seconds() -> None:
     every: float = celeryconfig.beat_schedule["sweep"]["schedule"]
     assert TAKEN_SECONDS + every < 30
     assert RING_AGAIN_SECONDS + 2 * every < 30
@@ -423,7 +423,7 @@ def test_a_message_lost_between_its_queue_and_the_worker_is_sent_again(
     database: Database, journal: RedisJournal, start_worker: StartWorker
 ) -> None:
     batch = sent(journal, VIEW)
-    # What a worker does that dies before it notes the message: it is in no queue any more.
+    # As if a worker had died before it recorded the message, which is now in no queue.
     assert journal.redis.rpop("page_view") is not None
     make_overdue(journal, batch)
     with start_worker():
@@ -440,7 +440,7 @@ def test_a_message_is_not_sent_again_while_it_waits_in_line(journal: RedisJourna
 
 
 @pytest.mark.proof
-def test_a_batch_waits_for_a_database_that_is_away_and_is_counted_when_it_is_back(
+def test_a_batch_waits_for_an_unavailable_database_and_is_then_counted(
     database: Database, journal: RedisJournal, start_worker: StartWorker, mongodb: Server
 ) -> None:
     with start_worker():
@@ -453,7 +453,7 @@ def test_a_batch_waits_for_a_database_that_is_away_and_is_counted_when_it_is_bac
 
 
 @pytest.mark.proof
-def test_a_batch_stays_in_the_journal_when_the_database_stays_away(
+def test_a_batch_stays_in_the_journal_if_the_database_stays_unavailable(
     database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch, mongodb: Server
 ) -> None:
     monkeypatch.setattr("app.store.counting.APPLY_SECONDS", 0.3)
@@ -469,7 +469,7 @@ def test_a_batch_stays_in_the_journal_when_the_database_stays_away(
     assert views(database) == 1
 
 
-def test_redis_killed_and_back_loses_no_accepted_batch(
+def test_a_redis_that_is_killed_and_restarted_loses_no_accepted_batch(
     database: Database, journal: RedisJournal, start_worker: StartWorker, redis: Server
 ) -> None:
     with start_worker() as worker:
@@ -480,21 +480,21 @@ def test_redis_killed_and_back_loses_no_accepted_batch(
         worker.send_signal(signal.SIGCONT)
 
         def all_counted_after_a_sweep() -> bool:
-            sweep()  # as beat does: the message may have been lost with Redis's connection
+            sweep()  # as beat does: the connection to Redis may have lost the message
             return all_counted(database, journal)
 
         wait_until(all_counted_after_a_sweep, every=0.5)
     assert views(database) == 1
 
 
-def test_a_payload_is_what_the_publisher_writes(journal: RedisJournal) -> None:
+def test_a_payload_has_the_form_that_the_publisher_writes(journal: RedisJournal) -> None:
     batch = journalled(journal, VIEW)
     assert msgspec.json.decode(batch.payload) == [
         {"event_id": None, "website": "site1.com", "page": "/a", "day": "2026-11-24"}
     ]
 
 
-def test_with_an_archive_each_batch_is_in_it_once_it_has_left_the_journal(
+def test_a_batch_is_in_the_archive_by_the_time_it_leaves_the_journal(
     database: Database, journal: RedisJournal, start_worker: StartWorker, archive: Archive
 ) -> None:
     with start_worker():
@@ -506,7 +506,7 @@ def test_with_an_archive_each_batch_is_in_it_once_it_has_left_the_journal(
 
 
 @pytest.mark.proof
-def test_what_a_worker_counted_but_died_before_it_archived_is_archived_by_the_next(
+def test_the_next_worker_archives_what_one_that_died_had_counted(
     database: Database, journal: RedisJournal, start_worker: StartWorker, archive: Archive
 ) -> None:
     views = [replace(VIEW, event_id=event_id) for event_id in ("1", "2", "2", "3", None)]
@@ -516,13 +516,13 @@ def test_what_a_worker_counted_but_died_before_it_archived_is_archived_by_the_ne
     outbox = Outbox(database, FROM_JOURNAL, keeps_counted=True)
     counting.apply_pieces({PageView: [Piece(batch.id, views)]}, leaving_in(outbox))
     with start_worker():
-        wait_until(lambda: rung(batch) and not outbox.rows_left(), every=1)
+        wait_until(lambda: has_rung(batch) and not outbox.rows_left(), every=1)
         wait_until(lambda: sum(journal.waiting().values()) == 0)
     assert archived(archive, "page_view") == [[views[1], views[3], views[4]]]
 
 
 @pytest.mark.proof
-def test_events_count_while_the_archive_is_away_and_are_archived_once_it_is_back(
+def test_events_are_counted_without_the_archive_and_archived_once_it_is_back(
     database: Database,
     journal: RedisJournal,
     start_worker: StartWorker,
@@ -537,13 +537,13 @@ def test_events_count_while_the_archive_is_away_and_are_archived_once_it_is_back
         wait_until(lambda: all_counted(database, journal))
         assert outbox.rows_left() == [batch.id]
         in_the_way.unlink()
-        wait_until(lambda: rung(batch) and not outbox.rows_left(), every=1)
+        wait_until(lambda: has_rung(batch) and not outbox.rows_left(), every=1)
     assert views(database) == 1
     assert archived(archive, "page_view") == [[VIEW]]
 
 
 def leaving_in(outbox: Outbox) -> AlsoWrite:
-    """What leaves in an outbox what a transaction counted."""
+    """A callback that leaves in an outbox what a transaction counted."""
 
     def leave(session: Session, applied: Mapping[type[Event], Applied]) -> None:
         outbox.leave(applied, session)
@@ -551,15 +551,15 @@ def leaving_in(outbox: Outbox) -> AlsoWrite:
     return leave
 
 
-def rung(batch: Batch) -> bool:
-    """True, and a worker has been called."""
+def has_rung(batch: Batch) -> bool:
+    """Call a worker, and return True."""
     bell()(batch)
     return True
 
 
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Archive:
-    """The archive of workers that are started after it."""
+    """The archive that workers use if they are started after this fixture."""
     monkeypatch.setenv("ARCHIVE", "1")
     monkeypatch.setenv("ARCHIVE_URL", f"file://{tmp_path}/archive")
     return Archive(f"file://{tmp_path}/archive")
@@ -571,13 +571,13 @@ def archived(archive: Archive, queue: str) -> list[Sequence[Event]]:
 
 
 def make_overdue(journal: RedisJournal, batch: Batch) -> None:
-    """As if a worker had taken it, or it had waited for one, since the epoch began."""
+    """Make a batch look as if it had been waiting or taken since the epoch."""
     for state in ("waiting", "taken"):
         journal.redis.zadd(f"journal:{batch.queue}:{state}", {batch.id: 1.0}, xx=True)
 
 
 @pytest.mark.proof
-def test_workers_go_on_with_the_redis_that_replaced_theirs_and_count_all_once(
+def test_workers_continue_with_a_redis_that_replaces_theirs_and_count_everything_once(
     database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     def is_accepted() -> bool:
@@ -587,10 +587,10 @@ def test_workers_go_on_with_the_redis_that_replaced_theirs_and_count_all_once(
         return False
 
     def is_counted(number: int) -> bool:
-        # Celery ends a worker that meets READONLY; whatever runs it starts it again.
+        # Celery stops a worker that gets READONLY; whatever runs the worker starts it again.
         if not workers or workers[-1].poll() is not None:
             workers.append(stack.enter_context(running(*command, log=log, **servers)))
-        # What beat has `tasks.sweep` do.
+        # Beat makes `tasks.sweep` do this.
         with suppress(OperationalError), Celery(broker=redis.url) as sender:
             sender.send_task("tasks.page_view", queue="page_view", retry=False)
         with suppress(Unavailable):

@@ -35,7 +35,7 @@ def test_the_task_aggregates_what_is_due_at_the_time_it_is_given(database: Datab
     assert month_end() == []
 
 
-def test_a_task_that_takes_too_long_leaves_the_rest_to_the_next_which_it_sends(
+def test_a_task_that_takes_too_long_sends_another_for_the_rest(
     database: Database, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting(database, ClickRule(3, "user"))
@@ -54,7 +54,7 @@ def test_a_task_that_takes_too_long_leaves_the_rest_to_the_next_which_it_sends(
     assert sum(row[-1] for row in rows(database)) == 6
 
 
-def test_an_aggregation_that_failed_is_begun_anew(
+def test_an_aggregation_that_failed_is_started_again(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting(database, ClickRule(3, "user"))
@@ -77,7 +77,7 @@ def raise_unavailable(*_: Any) -> None:
 
 
 @pytest.mark.parametrize("moment", ["2026-10-31T23:55:00", "2026-11-01T01:00:00"])
-def test_beat_sends_it_at_the_times_of_month_end_among_others(moment: str) -> None:
+def test_beat_sends_it_at_the_end_of_the_month_among_other_times(moment: str) -> None:
     schedule: Any = celeryconfig.beat_schedule["month-end"]["schedule"]
     assert isinstance(schedule, crontab)
     time = datetime.fromisoformat(moment)

@@ -18,7 +18,7 @@ def test_names_are_loaded_until_all_are_known(
     names._loading.cache_clear()
 
 
-def test_beat_sends_it_and_it_keeps_no_other_task_waiting_for_long() -> None:
+def test_beat_sends_it_and_it_does_not_delay_other_tasks_for_long() -> None:
     entry = celeryconfig.beat_schedule["load-names"]
     assert entry["task"] == load_names.name
     assert entry["schedule"] / 2 > names.LOAD_SECONDS

@@ -11,7 +11,7 @@ from tasks.periodic import PeriodicTask
 WORKED_SECONDS = 0.2
 
 
-def test_a_task_that_comes_while_it_rests_is_dropped_and_one_that_comes_later_runs() -> None:
+def test_a_periodic_task_is_dropped_during_its_pause_and_runs_after_it() -> None:
     ran = []
 
     @app.task(base=PeriodicTask, name="tests.periodic")  # type: ignore[untyped-decorator]
@@ -41,7 +41,7 @@ def test_a_task_that_comes_while_it_rests_is_dropped_and_one_that_comes_later_ru
         del app.tasks[work.name]
 
 
-def test_every_task_that_beat_sends_often_is_one() -> None:
+def test_every_task_that_beat_sends_often_is_a_periodic_task() -> None:
     app.loader.import_default_modules()
     for entry in celeryconfig.beat_schedule.values():
         if isinstance(entry["schedule"], float):

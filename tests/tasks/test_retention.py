@@ -58,7 +58,7 @@ def test_old_rows_and_archived_days_are_dropped_if_there_is_a_limit(
     assert database[documents.PageViews].count_documents({}) == 0
 
 
-def test_the_archive_is_tidied_unless_another_process_is_at_work_on_it(
+def test_the_archive_is_tidied_unless_another_process_is_working_on_it(
     with_settings: WithSettings, archive: Archive, settings: Settings, journal: RedisJournal
 ) -> None:
     for batch in ("b1", "b2"):
@@ -80,7 +80,7 @@ def test_the_archive_is_tidied_unless_another_process_is_at_work_on_it(
     assert list(archive.read(joined)) == ["b1", "b2"]
 
 
-def test_beat_sends_both_and_neither_keeps_the_others_of_its_queue_waiting_for_long() -> None:
+def test_beat_sends_both_and_neither_delays_its_queue_for_long() -> None:
     tasks = {entry["task"] for entry in celeryconfig.beat_schedule.values()}
     assert {retention.retain.name, retention.tidy.name} <= tasks
     assert max(retention.RETAIN_SECONDS, retention.TIDY_SECONDS) < task_time_limit / 10

@@ -12,7 +12,7 @@ from tests.support.counting import count_batch
 VIEW = PageView("e1", "a.com", "/", "2026-11-24")
 
 
-def test_a_clock_that_is_days_ahead_drops_no_claim_so_that_no_event_counts_twice(
+def test_a_clock_days_ahead_drops_no_claims_so_no_event_is_counted_twice(
     database: Database,
     set_clock: SetClock,
 ) -> None:
@@ -29,7 +29,7 @@ def test_a_clock_that_is_days_ahead_drops_no_claim_so_that_no_event_counts_twice
     assert expire.apply().get() == 3
 
 
-def test_what_beat_sends_is_not_dropped_by_a_worker_whose_clock_is_a_minute_ahead() -> None:
+def test_a_worker_whose_clock_is_a_minute_ahead_drops_no_task_from_beat() -> None:
     for entry in celeryconfig.beat_schedule.values():
         expires = entry.get("options", {}).get("expires")
         assert expires is None or expires > clock.TOLERATED.total_seconds() + 20

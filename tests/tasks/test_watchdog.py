@@ -13,10 +13,10 @@ from tasks import app, watchdog
 opener.RECENT_SECONDS, watchdog.CHECK_SECONDS = 2, 0.1
 app.worker_main(sys.argv[1:])
 """
-"""A worker that loses its patience after two seconds."""
+"""A worker that gives up after two seconds."""
 
 
-def test_a_worker_that_consumes_no_more_ends(settings: Settings, tmp_path: Path) -> None:
+def test_a_worker_that_stops_consuming_exits(settings: Settings, tmp_path: Path) -> None:
     options = ["--queues", "ad_click", "--concurrency", "1", "--without-gossip", "--without-mingle"]
     stores = {"REDIS_URL": settings.redis_url, "MONGODB_URL": settings.mongodb_url}
     log = tmp_path / "log"
@@ -28,5 +28,5 @@ def test_a_worker_that_consumes_no_more_ends(settings: Settings, tmp_path: Path)
     assert "no longer consumes" in log.read_text()
 
 
-def test_a_worker_is_given_longer_than_a_task_may_take() -> None:
+def test_the_watchdog_waits_longer_than_a_task_may_take() -> None:
     assert task_time_limit < watchdog.CHECKS * watchdog.CHECK_SECONDS
