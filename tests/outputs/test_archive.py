@@ -23,7 +23,7 @@ def click(user: str) -> AdClick:
 
 @pytest.fixture(params=["file", "memory"])
 def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Archive]:
-    """An archive in a folder, and one in a backend that has no files of the system."""
+    """An archive in a folder, and one in a backend without files on disk."""
     yield Archive(f"{request.param}://{tmp_path}/archive")
     MemoryFileSystem.store.clear()
 
@@ -38,7 +38,7 @@ def everything(archive: Archive, queue: str) -> list[dict[str, object]]:
     return [dict(archive.read(name)) for name in archive.files(queue)]
 
 
-def test_what_is_written_is_read_again_in_order_by_batch(archive: Archive) -> None:
+def test_written_events_are_read_back_in_order_by_batch(archive: Archive) -> None:
     archive.write("page_view", {"b1": [VIEW], "b2": [VIEW, VIEW]})
     archive.write("page_view", {"b3": [VIEW]})
     archive.write("ad_click", {"b4": [click("u1")]})
@@ -52,7 +52,7 @@ def test_an_archive_of_nothing_is_empty(archive: Archive) -> None:
     assert archive.files("page_view") == []
 
 
-def test_a_file_is_gzip_of_a_json_object_a_line_in_the_folder_of_its_hour(tmp_path: Path) -> None:
+def test_a_file_has_gzipped_json_lines_and_is_in_the_folder_of_its_hour(tmp_path: Path) -> None:
     before = datetime.now(UTC)
     Archive(f"file://{tmp_path}").write("page_view", {"b1": [VIEW], "b2": [VIEW]})
     (file,) = tmp_path.glob("*/*/*")
@@ -71,7 +71,7 @@ def test_a_file_is_gzip_of_a_json_object_a_line_in_the_folder_of_its_hour(tmp_pa
     ]
 
 
-def test_what_a_killed_worker_left_unfinished_is_no_file_and_is_dropped(
+def test_a_file_that_a_killed_worker_left_unfinished_is_ignored_and_later_deleted(
     tmp_path: Path, turn: RewriteTurn
 ) -> None:
     archive = Archive(f"file://{tmp_path}")
@@ -87,7 +87,7 @@ def test_what_a_killed_worker_left_unfinished_is_no_file_and_is_dropped(
     assert everything(archive, "page_view") == [{"b1": [VIEW]}]
 
 
-def test_a_damaged_file_is_an_error_and_not_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error_and_is_not_skipped(tmp_path: Path) -> None:
     archive = Archive(f"file://{tmp_path}")
     archive.write("page_view", {"b1": [VIEW]})
     (file,) = tmp_path.glob("*/*/*")
@@ -96,21 +96,21 @@ def test_a_damaged_file_is_an_error_and_not_passed_over(tmp_path: Path) -> None:
         everything(archive, "page_view")
 
 
-def test_small_files_of_a_past_hour_are_joined_and_hold_the_same(
+def test_small_files_of_a_past_hour_are_joined_without_losing_anything(
     archive: Archive, turn: RewriteTurn
 ) -> None:
     for name in ("b1", "b2", "b1", "b3"):
         archive.write("page_view", {name: [VIEW]})
         archive.write("ad_click", {name: [click("u1")]})
     archive.tidy(datetime.now(UTC), turn, seconds=5)
-    assert len(archive.files("page_view")) == 4, "this hour's are left alone"
+    assert len(archive.files("page_view")) == 4, "files of this hour are left alone"
     for _ in range(2):
         archive.tidy(datetime.now(UTC) + LATER, turn, seconds=5)
         assert everything(archive, "page_view") == [{"b1": [VIEW], "b2": [VIEW], "b3": [VIEW]}]
         assert len(archive.files("ad_click")) == 1
 
 
-def test_files_are_not_joined_to_more_than_a_reader_has_room_for(
+def test_joined_files_never_exceed_what_a_reader_has_room_for(
     archive: Archive, turn: RewriteTurn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(6):
@@ -122,7 +122,7 @@ def test_files_are_not_joined_to_more_than_a_reader_has_room_for(
     assert list(map(len, everything(archive, "page_view"))) == [2, 2, 2]
 
 
-def test_forgotten_users_give_their_events_to_nobody_each_to_one(
+def test_each_forgotten_user_is_replaced_by_one_random_id(
     archive: Archive, turn: RewriteTurn
 ) -> None:
     shown = AdImpression(None, "site1.com", "34", "u1", "2026-11")
@@ -172,7 +172,7 @@ def test_an_archive_that_cannot_be_written_is_unavailable(tmp_path: Path) -> Non
         Archive(f"file://{tmp_path}/archive").write("page_view", {"b1": [VIEW]})
 
 
-def test_files_are_for_their_owner_alone_where_the_process_says_so(tmp_path: Path) -> None:
+def test_files_are_private_to_their_owner_if_the_umask_says_so(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         Archive(f"file://{tmp_path}/archive").write("page_view", {"b1": [VIEW]})

@@ -59,7 +59,7 @@ def task(
     journal: RedisJournal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    """The task of page views, where they are mirrored."""
+    """The task that counts page views, with the mirror turned on."""
     pipeline = Pipeline(replace(settings, kafka_publish=topic), database, journal.redis)
     monkeypatch.setitem(page_view.__dict__, "pipeline", pipeline)
     return page_view
@@ -67,14 +67,14 @@ def task(
 
 @pytest.fixture
 def stopped(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A broker that no longer answers, until it is to go on."""
+    """Stops the broker from answering until the test resumes it."""
     monkeypatch.setattr(kafka_mirror, "DELIVERY_SECONDS", 0.5)
     kafka.signal(signal.SIGSTOP)
     yield
     kafka.signal(signal.SIGCONT)
 
 
-def test_what_counted_is_published_in_the_form_that_posts_have(
+def test_counted_events_are_published_in_the_same_form_as_posts(
     kafka: Kafka, topic: KafkaTopic
 ) -> None:
     Mirror(*topic, {}).write(COUNTED)
@@ -90,7 +90,7 @@ def test_what_counted_is_published_in_the_form_that_posts_have(
     assert msgspec.json.decode(robots)["Invalid"] == "robot"
 
 
-def test_a_batch_is_mirrored_once_it_is_counted_and_only_what_counted_is(
+def test_only_the_counted_events_of_a_batch_are_mirrored(
     kafka: Kafka, topic: KafkaTopic, task: Any, journal: RedisJournal
 ) -> None:
     events = [PageView(event_id, "site1.com", "/a", TODAY) for event_id in ("e1", "e1", None)]
@@ -102,7 +102,7 @@ def test_a_batch_is_mirrored_once_it_is_counted_and_only_what_counted_is(
     assert {value["EventId"] for value in values} == {f"{batch.id}:2", "e1"}
 
 
-def test_while_kafka_is_away_events_are_counted_and_mirrored_when_it_is_back(
+def test_without_kafka_events_are_counted_and_then_mirrored_once_it_is_back(
     database: Database,
     kafka: Kafka,
     topic: KafkaTopic,
@@ -134,7 +134,7 @@ def test_while_kafka_is_away_events_are_counted_and_mirrored_when_it_is_back(
     assert {value["EventId"] for value in values} == {"e1", "e2"}
 
 
-def test_once_kafka_was_away_nobody_waits_for_it_for_a_while(
+def test_after_kafka_did_not_answer_nobody_waits_for_it_for_a_while(
     kafka: Kafka, topic: KafkaTopic, stopped: None
 ) -> None:
     there = Mirror(*topic, {})
@@ -144,7 +144,7 @@ def test_once_kafka_was_away_nobody_waits_for_it_for_a_while(
         there.write(COUNTED)
 
 
-def test_what_is_too_large_for_the_topic_is_a_dead_letter_and_its_batch_leaves_the_journal(
+def test_an_event_too_large_for_the_topic_becomes_a_dead_letter_and_its_batch_is_done(
     database: Database,
     kafka: Kafka,
     topic: KafkaTopic,
@@ -170,7 +170,7 @@ def test_what_is_too_large_for_the_topic_is_a_dead_letter_and_its_batch_leaves_t
 
 
 @pytest.mark.parametrize("fatal", [False, True])
-def test_another_error_of_kafka_has_the_batch_wait_and_a_fatal_one_makes_a_new_producer(
+def test_other_kafka_errors_make_a_batch_wait_and_fatal_ones_replace_the_producer(
     kafka: Kafka, topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch, fatal: bool
 ) -> None:
     monkeypatch.setattr(kafka_mirror, "RETRY_SECONDS", 0)
@@ -179,7 +179,7 @@ def test_another_error_of_kafka_has_the_batch_wait_and_a_fatal_one_makes_a_new_p
     error = KafkaError(KafkaError._UNKNOWN_TOPIC, "none such", fatal=fatal)
 
     class Failing:
-        """The producer, of which one message fails."""
+        """A producer whose messages fail."""
 
         def produce(self, *_: Any, **__: Any) -> None:
             raise KafkaException(error)

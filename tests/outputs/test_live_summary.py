@@ -51,29 +51,31 @@ CLICKS = [AdClick(None, "site1.com", "34", "u1", number) for number in range(4)]
         ),
     ],
 )
-def test_watchers_are_told_what_the_reports_will_hold(
+def test_viewers_get_what_the_reports_will_hold(
     database: Database, events: list[Event], names: dict[str, int], rows: dict[str, object]
 ) -> None:
     applied = Counting(database, ClickRule(3, "user")).apply(type(events[0]), {"b1": events})
-    told = counted(applied.changes)
-    assert told.events == names
-    assert told.counts.shown() == rows
+    summary = counted(applied.changes)
+    assert summary.events == names
+    assert summary.counts.shown() == rows
 
 
-def test_watchers_are_told_nothing_of_what_was_counted_before(database: Database) -> None:
+def test_viewers_get_nothing_that_was_counted_before(database: Database) -> None:
     counting = Counting(database, ClickRule(3, "user"))
     counting.apply(PageView, {"b1": VIEWS})
     assert not counted(counting.apply(PageView, {"b1": VIEWS}).changes).counts
 
 
-def test_of_many_rows_only_the_largest_are_told_but_all_are_summed_up(database: Database) -> None:
+def test_viewers_get_only_the_largest_of_many_rows_but_the_sum_of_all(database: Database) -> None:
     views = [
         PageView(None, "site1.com", f"/{page}", "2026-11-24")
         for page in range(MAX_NAMES_AT_ONCE * 2)
         for _ in range(1 + page % 2)
     ]
-    told = counted(Counting(database, ClickRule(3, "user")).apply(PageView, {"b1": views}).changes)
-    assert told.events["*"] == told.events["site1.com"] == len(views)
-    pages = {name: number for name, number in told.events.items() if " " in name}
+    summary = counted(
+        Counting(database, ClickRule(3, "user")).apply(PageView, {"b1": views}).changes
+    )
+    assert summary.events["*"] == summary.events["site1.com"] == len(views)
+    pages = {name: number for name, number in summary.events.items() if " " in name}
     assert len(pages) == MAX_NAMES_AT_ONCE
     assert set(pages.values()) == {2}

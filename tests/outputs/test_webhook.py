@@ -18,7 +18,7 @@ def test_a_post_is_signed_with_the_secret(receiver: Receiver) -> None:
     assert headers["X-Eventstream-Signature"] == f"sha256={expected}"
 
 
-def test_the_receiver_sees_the_host_that_was_named(receiver: Receiver) -> None:
+def test_the_receiver_gets_the_host_name_from_the_url(receiver: Receiver) -> None:
     port = receiver.server_address[1]
     webhook.post(f"http://localhost:{port}/", BODY, None, private=True)
     ((_, headers, _),) = receiver.got
@@ -49,14 +49,16 @@ def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize(("status", "again"), [(500, True), (429, True), (404, False)])
-def test_an_error_says_whether_to_try_again(receiver: Receiver, status: int, again: bool) -> None:
+def test_an_error_says_whether_a_retry_makes_sense(
+    receiver: Receiver, status: int, again: bool
+) -> None:
     receiver.status = status
     with pytest.raises(WebhookFailed, match=str(status)) as caught:
         webhook.post(receiver.url, BODY, None, private=True)
     assert caught.value.again == again
 
 
-def test_a_receiver_that_is_away_may_be_tried_again() -> None:
+def test_an_unavailable_receiver_may_be_tried_again() -> None:
     with pytest.raises(WebhookFailed) as caught:
         webhook.post("http://127.0.0.1:1/", BODY, None, private=True)
     assert caught.value.again
