@@ -1,4 +1,4 @@
-"""The demonstration sites in a headless Chromium, over a whole collector with its dashboard."""
+"""The demo sites in a headless Chromium, with a whole collector and its dashboard."""
 
 import configparser
 import os
@@ -30,7 +30,7 @@ class Demo(NamedTuple):
 
 
 def first_of_two_free_ports() -> int:
-    # Below those that the system hands out, of which the next one is seldom free.
+    # Below the ports that the system hands out, where the next one is seldom free.
     for port in range(10_000 + os.getpid() % 20_000, 32_000, 2):
         with suppress(OSError), ExitStack() as held:
             for each in (port, port + 1):
@@ -108,10 +108,10 @@ def test_views_impressions_and_clicks_of_the_demo_arrive_on_the_dashboard(
     ("path", "ad"),
     [("tide.html", "dry-boots"), ("ferns.html", "rain-barrel"), ("soil.html", "clay-pots")],
 )
-def test_ads_in_a_shadow_root_around_a_picture_and_floated_are_seen_and_clicked(
+def test_ads_in_a_shadow_root_around_a_picture_or_floated_can_be_seen_and_clicked(
     demo: Demo, browser: Browser, path: str, ad: str
 ) -> None:
-    def tells(kind: str) -> Callable[[Request], bool]:
+    def reports(kind: str) -> Callable[[Request], bool]:
         parts = (f'"Type":"{kind}"', f'"AdId":"{ad}"')
         return lambda asked: all(part in (asked.post_data or "") for part in parts)
 
@@ -119,13 +119,15 @@ def test_ads_in_a_shadow_root_around_a_picture_and_floated_are_seen_and_clicked(
         page = context.new_page()
         page.goto(demo.sites[path != "tide.html"] + path)
         drawn = page.get_by_text(re.compile("Dry Boots|Quiet Rain|Clay Pots")).last
-        with page.expect_request(tells("AdImpression")):
+        with page.expect_request(reports("AdImpression")):
             drawn.scroll_into_view_if_needed()
-        with page.expect_request(tells("AdClick")):
+        with page.expect_request(reports("AdClick")):
             drawn.click()
 
 
-def test_a_link_of_the_demo_counts_a_click_and_leads_on(demo: Demo, browser: Browser) -> None:
+def test_a_link_in_the_demo_counts_a_click_and_leads_to_its_target(
+    demo: Demo, browser: Browser
+) -> None:
     gazette, garden = demo.sites
     with browser.new_context() as context:
         page = context.new_page()
@@ -136,7 +138,7 @@ def test_a_link_of_the_demo_counts_a_click_and_leads_on(demo: Demo, browser: Bro
         expect(tab.locator("#ads")).to_contain_text("sponsor", timeout=10_000)
 
 
-def test_a_page_without_script_tells_of_its_view(demo: Demo, browser: Browser) -> None:
+def test_a_page_reports_its_view_even_without_javascript(demo: Demo, browser: Browser) -> None:
     def views() -> int:
         rows = demo.collector.items(f"page-views?website={website(demo.sites[1])}")
         return sum(int(str(row["views"])) for row in rows if row["page"] == "/soil.html")
@@ -149,7 +151,7 @@ def test_a_page_without_script_tells_of_its_view(demo: Demo, browser: Browser) -
 
 
 @pytest.mark.parametrize("file", sorted(SITES.glob("*/*.html")), ids=lambda file: file.name)
-def test_every_page_has_the_tag_and_only_links_that_lead_somewhere(file: Path) -> None:
+def test_every_page_has_the_tag_and_no_broken_links(file: Path) -> None:
     html = file.read_text()
     assert '<script src="$collector/tag.js" async data-key="$key"></script>' in html
     assert "data-ad-id=" in html
@@ -157,7 +159,7 @@ def test_every_page_has_the_tag_and_only_links_that_lead_somewhere(file: Path) -
     assert [to for to in links if to != "$sponsor" and not (file.parent / to).exists()] == []
 
 
-def test_the_sites_are_installed_and_are_those_of_the_documentation() -> None:
+def test_the_sites_are_installed_and_are_the_same_as_in_the_docs() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.package_data"]["app.cli"].split()
@@ -166,7 +168,7 @@ def test_the_sites_are_installed_and_are_those_of_the_documentation() -> None:
     assert (ROOT / "docs" / "demo").resolve() == SITES
 
 
-def test_it_ends_with_ctrl_c_and_says_which_port_is_taken(demo: Demo) -> None:
+def test_the_demo_stops_at_ctrl_c_and_names_a_port_that_is_taken(demo: Demo) -> None:
     taken = demo.sites[1].rsplit(":", 1)[1].rstrip("/")
     done = demo.collector.run("eventstream", "demo", "--port", taken, check=False)
     assert done.returncode == 1

@@ -93,7 +93,7 @@ def test_the_ad_reports_are_tables_with_totals_csv_or_json(counted: Stack) -> No
     assert len(frequency) == 9
 
 
-def test_days_are_compared_in_columns_beside(counted: Stack) -> None:
+def test_compared_days_are_printed_side_by_side(counted: Stack) -> None:
     command = ["eventstream", "report", "ads", "--compare", "previous", "--from", "2001-01-01"]
     header, *_ = csv.reader(io.StringIO(counted.run(*command, "--csv").stdout))
     assert header[-9:] == [f"previous_{name}" for name in METRICS]
@@ -108,7 +108,7 @@ def test_days_are_compared_in_columns_beside(counted: Stack) -> None:
         assert said in refused.stderr
 
 
-def test_a_report_of_a_collector_elsewhere_is_the_same(counted: Stack) -> None:
+def test_a_report_from_a_remote_collector_is_the_same(counted: Stack) -> None:
     for arguments in (
         ["ads", "--by", "ad,day", "--ad-id", "[bold]"],
         ["page-views", "--limit", "1"],
@@ -141,14 +141,16 @@ def test_a_report_of_a_collector_elsewhere_is_the_same(counted: Stack) -> None:
         b'{"items":[],"next_cursor":null,"notes":["x"]}',
     ],
 )
-def test_an_answer_that_is_no_report_is_a_sentence(receiver: Receiver, answer: bytes) -> None:
+def test_an_answer_that_is_not_a_report_is_explained_in_a_sentence(
+    receiver: Receiver, answer: bytes
+) -> None:
     receiver.body = answer
     done = CliRunner().invoke(main, ["report", "ads", "--url", receiver.url])
     assert done.exit_code == 1
     assert done.output.startswith("Error: collector unavailable: ")
 
 
-def test_a_collector_elsewhere_reaches_no_terminal_and_never_keeps_one_asking(
+def test_a_remote_collector_cannot_control_the_terminal_or_make_paging_endless(
     receiver: Receiver,
 ) -> None:
     receiver.body = msgspec.json.encode(
@@ -189,7 +191,7 @@ def test_ads_are_imported_and_listed(counted: Stack, tmp_path: Path) -> None:
         ("ad_id,name\n1," + "x" * 201 + "\n", "line 2: name is over 200 letters."),
     ],
 )
-def test_a_wrong_file_of_ads_enters_nothing(
+def test_an_invalid_file_of_ads_imports_nothing(
     stack: Stack, tmp_path: Path, text: str, said: str
 ) -> None:
     file = tmp_path / "ads.csv"
@@ -200,7 +202,7 @@ def test_a_wrong_file_of_ads_enters_nothing(
     assert "Autumn" not in stack.run("eventstream", "ads", "list", "--campaign", "x").stdout
 
 
-def test_days_filter_the_page_views(counted: Stack) -> None:
+def test_page_views_can_be_filtered_by_days(counted: Stack) -> None:
     command = ["eventstream", "report", "page-views", "--website", "main.example", "--csv"]
     assert len(counted.run(*command, "--from", "2001-01-01").stdout.splitlines()) == 2
     assert len(counted.run(*command, "--to", "2001-01-01").stdout.splitlines()) == 1
@@ -219,19 +221,19 @@ def test_days_filter_the_page_views(counted: Stack) -> None:
         ["report", "ads", "--by", "ad,website,campaign,day"],
     ],
 )
-def test_a_wrong_argument_is_a_sentence(stack: Stack, arguments: list[str]) -> None:
+def test_a_wrong_argument_is_explained_in_a_sentence(stack: Stack, arguments: list[str]) -> None:
     done = stack.run("eventstream", *arguments, check=False)
     assert done.returncode == 2
     assert f"'{arguments[-1]}' is not " in done.stderr
 
 
-def test_aggregate_tells_how_many_websites_the_month_has(counted: Stack) -> None:
+def test_aggregate_prints_how_many_websites_the_month_has(counted: Stack) -> None:
     assert counted.run("eventstream", "aggregate", "2001-01").stdout == "2001-01: 0 websites\n"
 
 
-def test_drain_ends_with_1_if_not_all_is_counted_in_time(stack: Stack) -> None:
+def test_drain_exits_with_1_if_not_everything_is_counted_in_time(stack: Stack) -> None:
     addresses = json.loads((Path(stack.environment["DATA_DIR"]) / ADDRESSES_FILE).read_text())
-    # In another database of the same Redis: no worker takes from there.
+    # In another database of the same Redis, from which no worker takes batches.
     url = addresses["REDIS_URL"].replace("/0", "/5")
     journal = RedisJournal(connect(url))
     journal.write([Batch("b1", "page_view", b"[]")])
@@ -275,7 +277,7 @@ STEERING = "\x1b]0;a\x07[red]\x9b31m\x7f\u202e\u2066\u2028"
         (["dead-letters", "list"], '{"Type":'),
     ],
 )
-def test_no_event_steers_the_terminal_of_whoever_looks(
+def test_no_event_can_control_the_terminal_of_whoever_views_it(
     stack: Stack, command: list[str], found: str
 ) -> None:
     good, bad = (
@@ -289,7 +291,7 @@ def test_no_event_steers_the_terminal_of_whoever_looks(
     assert found in shown
 
 
-def test_csv_for_a_program_holds_names_as_they_came(stack: Stack) -> None:
+def test_csv_for_a_program_holds_names_unchanged(stack: Stack) -> None:
     ad = "\x1b[31mred"
     click = {"Type": "AdClick", "Url": "file.example", "Meta": {"UserId": "u", "AdId": ad}}
     assert httpx.post(f"{stack.url}/events", json=click).status_code == 202
@@ -300,7 +302,7 @@ def test_csv_for_a_program_holds_names_as_they_came(stack: Stack) -> None:
 
 
 def on_a_terminal(stack: Stack, *command: str) -> str:
-    """What a command writes to a terminal."""
+    """The output of a command when it writes to a terminal."""
     ours, its = pty.openpty()
     done = subprocess.Popen(
         command,
@@ -311,14 +313,14 @@ def on_a_terminal(stack: Stack, *command: str) -> str:
     )
     os.close(its)
     shown = b""
-    with open(ours, "rb", buffering=0) as terminal, suppress(OSError):  # it ends with EIO
+    with open(ours, "rb", buffering=0) as terminal, suppress(OSError):  # reading ends with EIO
         while more := terminal.read(65_536):
             shown += more
     done.wait()
     return shown.decode()
 
 
-def test_a_server_that_is_away_is_a_sentence(stack: Stack) -> None:
+def test_an_unavailable_server_is_explained_in_a_sentence(stack: Stack) -> None:
     away = stack.run("eventstream", "drain", check=False, REDIS_URL="redis://127.0.0.1:1/0")
     assert away.returncode == 1
     assert away.stderr.startswith("Error: broker unavailable")
@@ -340,7 +342,7 @@ def test_a_link_is_signed_for_its_target_page_and_ad(stack: Stack) -> None:
     )
 
 
-def test_what_can_t_be_signed_is_a_sentence(stack: Stack) -> None:
+def test_a_link_that_cannot_be_signed_is_explained_in_a_sentence(stack: Stack) -> None:
     bad = stack.run(
         "eventstream", "sign-click", "javascript:alert(1)", check=False, CLICK_SECRET="secret"
     )
@@ -349,7 +351,7 @@ def test_what_can_t_be_signed_is_a_sentence(stack: Stack) -> None:
     assert (unset.returncode, unset.stderr) == (1, "Error: CLICK_SECRET is not set.\n")
 
 
-def test_live_traffic_is_of_now_and_is_posted_at_its_rate_until_ctrl_c(stack: Stack) -> None:
+def test_live_traffic_is_posted_at_the_given_rate_until_ctrl_c(stack: Stack) -> None:
     before = views_today(stack)
     command = [str(BIN / "eventstream"), "simulate", "--live", "--rate", "100"]
     with subprocess.Popen(

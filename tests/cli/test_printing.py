@@ -4,7 +4,7 @@ from app.cli.printing import visible
 
 
 @pytest.mark.parametrize("text", ["site1.com", "Schlüssel 広告", "[red]a[/]", r"C:\x1b", ""])
-def test_what_has_a_shape_is_shown_as_it_is(text: str) -> None:
+def test_printable_text_is_shown_unchanged(text: str) -> None:
     assert visible(text) == text
 
 
@@ -20,5 +20,5 @@ def test_what_has_a_shape_is_shown_as_it_is(text: str) -> None:
         ("\ud800", r"\ud800"),
     ],
 )
-def test_what_would_steer_a_terminal_is_shown_as_an_escape(text: str, shown: str) -> None:
+def test_text_that_would_control_a_terminal_is_escaped(text: str, shown: str) -> None:
     assert visible(text) == shown

@@ -1,4 +1,4 @@
-"""The archive, proven by a whole collector: what is rebuilt from it equals what was counted."""
+"""The archive of a whole collector: a rebuild from it equals what was counted."""
 
 import json
 import os
@@ -41,11 +41,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def archived(folder: Path) -> Iterator[Stack]:
-    """A collector that got simulated events twice, while its workers were killed."""
+    """A collector that received simulated events twice while its workers were killed."""
     events, half = folder / "events.ndjson", folder / "half.ndjson"
     with start_stack(folder, ARCHIVE="1") as stack:
         events.write_text(simulated(stack, folder / "want.json").stdout)
-        # By half, so that most batches of the whole hold both what is new and what is not.
+        # Half of them first, so that most batches of the second run mix new and repeated events.
         half.write_text("".join(events.read_text().splitlines(keepends=True)[::2]))
         stack.run("eventstream", "send", str(half))
         with subprocess.Popen(
@@ -70,13 +70,13 @@ def simulated(stack: Stack, want: Path, **rules: str) -> subprocess.CompletedPro
 
 
 def expected(file: Path) -> Reports:
-    """The rows of these reports in what `simulate --expect` wrote."""
+    """The rows of these reports in the file that `simulate --expect` wrote."""
     reports_of = json.loads(file.read_text())
     return {path: reports_of[path] for path in (*READ, ADS)}
 
 
 def aggregated(stack: Stack, name: str, timezone: str = "UTC") -> Reports:
-    """The rows of each report in a database beside the collector's, all months aggregated."""
+    """The rows of each report in another database of the collector, with all months aggregated."""
     addresses = json.loads((Path(stack.environment["DATA_DIR"]) / "addresses.json").read_text())
     database = Database(f"{addresses['MONGODB_URL'].rpartition('/')[0]}/{name}")
     for month in {row["month"] for row in reports.impressions(database, reports.Page()).items}:
@@ -90,9 +90,7 @@ def aggregated(stack: Stack, name: str, timezone: str = "UTC") -> Reports:
     return found
 
 
-def test_a_rebuild_leads_to_the_reports_that_were_counted_row_by_row(
-    archived: Stack, folder: Path
-) -> None:
+def test_a_rebuild_reproduces_the_counted_reports_row_by_row(archived: Stack, folder: Path) -> None:
     said = archived.run("eventstream", "rebuild", "--into", "same").stdout.splitlines()
     assert "the archive begins on" in said[0]
     assert [line.partition(":")[0] for line in said[1:]] == sorted(QUEUES)
@@ -102,7 +100,7 @@ def test_a_rebuild_leads_to_the_reports_that_were_counted_row_by_row(
     assert aggregated(archived, "same") == want
 
 
-def test_a_rebuild_by_other_rules_is_what_the_simulation_says_of_these(
+def test_a_rebuild_with_other_rules_matches_the_simulation_with_these_rules(
     archived: Stack, folder: Path
 ) -> None:
     simulated(archived, folder / "other.json", **OTHER_RULES)
@@ -111,7 +109,7 @@ def test_a_rebuild_by_other_rules_is_what_the_simulation_says_of_these(
     assert aggregated(archived, "other", OTHER_RULES["TIMEZONE"]) == want
 
 
-def test_a_user_is_forgotten_and_a_rebuild_still_leads_to_the_same(
+def test_a_rebuild_gives_the_same_reports_after_a_user_is_forgotten(
     archived: Stack, folder: Path
 ) -> None:
     said = archived.run("eventstream", "forget", "user-1").stdout

@@ -20,7 +20,7 @@ NDJSON = b"".join(json.dumps(event).encode() + b"\n" for event in EVENTS)
 
 
 class Collector(ThreadingHTTPServer):
-    """Answers each post with the next of these answers, or else accepts all of it."""
+    """Answers each post with the next of these answers; accepts everything once none is left."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -86,12 +86,12 @@ def test_the_events_of_a_file_are_posted_in_batches(collector: Collector, conten
     assert collector.posts == [EVENTS[:2], EVENTS[2:4], EVENTS[4:]]
 
 
-def test_an_empty_file_is_nothing_to_send(collector: Collector) -> None:
+def test_an_empty_file_sends_nothing(collector: Collector) -> None:
     assert sent(collector, b"") == Outcome()
     assert collector.posts == []
 
 
-def test_a_request_is_kept_within_what_the_collector_takes(
+def test_a_request_stays_within_the_limits_of_the_collector(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_BODY_BYTES", 100)
@@ -99,14 +99,16 @@ def test_a_request_is_kept_within_what_the_collector_takes(
     assert [len(post) for post in collector.posts] == [2, 2, 1]
 
 
-def test_an_event_that_no_request_can_hold_is_not_sent(collector: Collector) -> None:
+def test_an_event_too_large_for_a_request_is_not_sent(collector: Collector) -> None:
     huge = json.dumps({"Type": "PageView", "Url": "x" * 2_100_000}).encode()
     outcome = sent(collector, NDJSON + huge + b"\n" + NDJSON, batch=50)
     assert (outcome.accepted, outcome.rejected) == (10, 1)
     assert outcome.reasons == {"larger than 2 MiB": 1}
 
 
-def test_503_and_429_are_tried_again_after_the_time_they_ask_for(collector: Collector) -> None:
+def test_requests_answered_503_or_429_are_retried_after_the_requested_time(
+    collector: Collector,
+) -> None:
     collector.answers = [
         (503, {"Retry-After": "0"}, {"error": "away"}),
         (429, {"Retry-After": "Tue, 24 Nov 2026 09:00:00 GMT"}, {"error": "too fast"}),
@@ -131,37 +133,39 @@ def test_rejected_events_are_counted_with_their_reasons(collector: Collector) ->
     }
 
 
-def test_the_write_key_goes_with_every_request(collector: Collector) -> None:
+def test_the_write_key_is_sent_with_every_request(collector: Collector) -> None:
     sent(collector, NDJSON, key="secret")
     assert collector.keys == ["secret"] * 3
 
 
-def test_a_collector_that_does_not_take_events_from_here_is_said(collector: Collector) -> None:
+def test_a_collector_that_refuses_the_sender_is_reported(collector: Collector) -> None:
     collector.answers = [(401, {}, {"error": "A write key is needed."})]
     with pytest.raises(click.ClickException, match="answered with status 401"):
         sent(collector, NDJSON)
 
 
-def test_a_collector_that_can_not_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_collector_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "UNREACHABLE_SECONDS", 0)
     with pytest.raises(click.ClickException, match=r"No answer from http://127\.0\.0\.1:1"):
         sent("http://127.0.0.1:1", NDJSON)
 
 
 @pytest.mark.parametrize("url", ["foo", "http://[::1", "ftp://a"])
-def test_what_is_no_url_is_said(url: str) -> None:
+def test_an_invalid_url_is_reported(url: str) -> None:
     with pytest.raises(click.UsageError, match="not the URL of a collector"):
         sent(url, NDJSON)
 
 
-def test_a_file_that_is_no_json_is_said(collector: Collector) -> None:
+def test_an_invalid_json_file_is_reported(collector: Collector) -> None:
     with pytest.raises(click.ClickException, match="events is not valid JSON"):
         sent(collector, b"[{")
     with pytest.raises(click.ClickException, match="events is not valid JSON"):
         sent(collector, b"[" * 100_000)
 
 
-def test_no_answer_of_a_collector_steers_the_terminal(collector: Collector, tmp_path: Path) -> None:
+def test_no_answer_of_a_collector_can_control_the_terminal(
+    collector: Collector, tmp_path: Path
+) -> None:
     steering = "\x1b[31m\x9b31m\x7f\u202e[red]"
     rejected = [{"index": 0, "errors": {steering: [steering]}}]
     collector.answers = [(400, {}, {"accepted": 0, "rejected": rejected}), (413, {}, steering)]

@@ -23,20 +23,20 @@ def test_the_same_seed_makes_the_same_events() -> None:
     assert made(seed=7) != made(seed=8)
 
 
-def test_events_come_in_order_of_time_within_the_days_asked_for() -> None:
+def test_events_are_in_order_of_time_within_the_requested_days() -> None:
     times = [event.time for event in made(days=10)]
     assert times == sorted(times)
     assert END - timedelta(days=10) <= times[0]
     assert times[-1] < END
 
 
-def test_every_kind_comes_up_and_every_event_has_an_id_of_its_own() -> None:
+def test_every_kind_occurs_and_every_event_has_its_own_id() -> None:
     events = made()
     assert {event.kind for event in events} == {"PageView", "AdImpression", "AdClick"}
     assert len({event.sent["EventId"] for event in events}) == len(events)
 
 
-def test_the_collector_reads_each_event_as_it_was_meant() -> None:
+def test_the_collector_reads_each_event_as_intended() -> None:
     events = made(2_000, days=MAX_DAYS)
     reader = EventReader(UTC, clock=END.timestamp)
     read, rejections = reader.read([json.dumps(event.sent).encode() for event in events])
@@ -92,12 +92,12 @@ def test_the_expectation_counts_days_and_months_in_the_time_zone() -> None:
         ("ad", [("a.com", "1", 3, 1), ("a.com", "2", 1, 0)]),
     ],
 )
-def test_the_expectation_knows_the_click_rule(scope: str, rows: list[tuple[Any, ...]]) -> None:
+def test_the_expectation_follows_the_click_rule(scope: str, rows: list[tuple[Any, ...]]) -> None:
     hits = [event("AdClick", 9), event("AdClick", 8), event("AdClick", 7, "2"), event("AdClick", 6)]
     assert expected(*hits, click_scope=scope)["clicks"] == rows
 
 
-def test_the_expectation_knows_ads_by_day_hours_and_how_often_a_user_saw_them() -> None:
+def test_the_expectation_counts_ads_by_day_hour_and_frequency() -> None:
     shown = [event("AdImpression", hours) for hours in (30, 3, 2)]
     found = expected(*shown, *(event("AdClick", hours) for hours in (29, 2, 1)))
     assert [row[0:1] + row[4:9] for row in found["ads?by=ad"]] == [("1", 3, 1, 3.0, 3, 1)]
@@ -117,7 +117,7 @@ def test_the_expectation_knows_ads_by_day_hours_and_how_often_a_user_saw_them() 
     assert found["frequency?month=2026-11"][2] == (3, 1)
 
 
-def test_more_days_than_the_collector_accepts_are_cut_and_it_is_said(tmp_path: Path) -> None:
+def test_days_beyond_what_the_collector_accepts_are_dropped_with_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(
         [BIN / "eventstream", "simulate", "--events", "50", "--days", "45"],
         env=CLEAN | {"DATA_DIR": str(tmp_path)},
@@ -140,11 +140,11 @@ def test_live_traffic_needs_a_collector() -> None:
 
 
 @pytest.mark.proof
-def test_the_reports_of_simulated_traffic_are_exactly_those_expected_even_if_sent_twice(
+def test_reports_of_simulated_traffic_match_exactly_even_if_it_is_sent_twice(
     tmp_path: Path,
 ) -> None:
     events, want = tmp_path / "e.ndjson", tmp_path / "want.json"
-    # By the rules that nothing else says: with the usual ones, the archive's tests do the same.
+    # With rules that no other test uses: the tests of the archive cover the default ones.
     rules = {"CLICK_SCOPE": "ad", "CLICK_HITS": "2", "TIMEZONE": "America/New_York"}
     with start_stack(tmp_path, **rules) as stack:
         simulated = stack.run(
