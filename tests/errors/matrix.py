@@ -1,12 +1,12 @@
-"""Has the database answer each command of each step with each error; compares the counts.
+"""Makes the database fail each command of each step with each error; compares the counts.
 
     python -m tests.errors.matrix --only "fold"
 
-For each command that a step sends to the database, each error is given once and several times in
-a row: with the labels that MongoDB gives it, with none, and with each label that drivers go by
-(MongoDB's specifications, "Transactions" and "Retryable Writes"). The step may then succeed, or
-leave its work to the next; once that has been done, what the reports, the claims, the dead letters
-and the archive hold must be what was accepted, once.
+Each command that a step sends to the database gets each error, once and several times in a row:
+with the labels that MongoDB gives it, with none, and with each label that drivers rely on
+(MongoDB's specifications, "Transactions" and "Retryable Writes"). The step may then succeed or
+leave its work to the next one. After that, the reports, the claims, the dead letters and the
+archive must hold each accepted event exactly once.
 """
 
 import itertools
@@ -98,7 +98,7 @@ class Failure(NamedTuple):
     labels: list[str] | None
     times: int
     done: bool = False
-    """Whether it does what it is told all the same, as where a majority could not be waited for."""
+    """Whether the command is carried out anyway, as if only the wait for a majority had failed."""
 
     def __str__(self) -> str:
         labels = "its labels" if self.labels is None else "".join(self.labels) or "no label"
@@ -117,13 +117,13 @@ def failures(command: str) -> Iterator[Failure]:
 
 
 class FailPoint:
-    """The database, over a connection of its own that nothing fails on."""
+    """The database, over a separate connection on which nothing fails."""
 
     def __init__(self) -> None:
         self._client: MongoClient[dict[str, Any]] = MongoClient(os.environ["DIRECT_MONGODB_URL"])
 
     def fail(self, failure: Failure) -> None:
-        """Have it fail from now on."""
+        """Make the database fail from now on."""
         data: dict[str, Any] = {
             "failCommands": [failure.command],
             "appName": "eventstream",
@@ -138,7 +138,7 @@ class FailPoint:
         self._point(mode={"times": failure.times}, data=data)
 
     def heal(self) -> None:
-        """Have it fail no more."""
+        """Stop the database from failing."""
         self._point(mode="off")
 
     def _point(self, **how: Any) -> None:
@@ -146,9 +146,9 @@ class FailPoint:
 
 
 def run(step: str, environment: Mapping[str, str], broken: bool, parent: Connection) -> None:
-    """Do a step for each website and failure that the parent sends; send how each ended.
+    """Run a step for each website and failure that the parent sends; send back how each ended.
 
-    With `broken` the ledger remembers no batch.
+    With `broken`, the ledger remembers no batch.
     """
     logging.disable()
     set_environment(environment)
@@ -166,7 +166,7 @@ def run(step: str, environment: Mapping[str, str], broken: bool, parent: Connect
             ended = "at once"
         except Unavailable:
             ended = "later"
-        except Exception as error:  # as a task would end with it
+        except Exception as error:  # as a task would fail with it
             ended = f"{type(error).__name__}: {error}"[:200]
         fail_point.heal()
         # A transaction whose commit failed may stay open, and what it folds with it, until the
@@ -193,7 +193,7 @@ def run(step: str, environment: Mapping[str, str], broken: bool, parent: Connect
 def try_all(
     harness: Harness, step: str, every: int = 1, *, broken: bool = False
 ) -> tuple[Outcome, Counter[str]]:
-    """Have each command of a step fail in each way, or one in so many; how the steps ended."""
+    """Fail each command of a step in each way, or every nth one; return how the steps ended."""
     outcome, endings = Outcome(), Counter[str]()
     website = harness.new_website()
     for before in BEFORE[step]:
@@ -229,7 +229,7 @@ def try_all(
 @click.option("--every", default=1, help="Only one in so many failures.")
 @click.option("--without-ledger", is_flag=True, help="See that repeats are found.")
 def main(only: tuple[str, ...], every: int, without_ledger: bool) -> None:
-    """Try every failure, and compare; exit 1 where counts are not exact."""
+    """Try every failure and compare; exit with 1 if any count is not exact."""
     table = Table("step", "commands", "failures", "lost", "repeated", "other", "at once", "later")
     wrong = []
     with tempfile.TemporaryDirectory() as home, started(Path(home)) as harness:

@@ -21,7 +21,7 @@ def test_whatever_error_the_database_gives_each_event_is_counted_once(harness: H
     assert endings.keys() == {"at once", "later"}
 
 
-def test_without_the_ledger_a_commit_that_was_done_is_found_to_count_twice(
+def test_without_the_ledger_the_matrix_finds_that_a_committed_batch_counts_twice(
     harness: Harness,
 ) -> None:
     outcome, _ = try_all(harness, "count page_view", every=61, broken=True)
