@@ -24,7 +24,7 @@ KEYS = st.one_of(
 
 
 @given(st.one_of(KEYS, st.lists(KEYS, max_size=2)), st.lists(KEYS, max_size=4), st.booleans())
-def test_a_quick_in_finds_what_the_database_itself_finds(
+def test_the_quick_in_finds_the_same_as_the_database_itself(
     value: Any, keys: list[Any], reversed_first: bool
 ) -> None:
     quick = with_quick_in(query._op_matches)
@@ -34,14 +34,14 @@ def test_a_quick_in_finds_what_the_database_itself_finds(
         assert quick([value], operator, keys) == query._op_matches([value], operator, keys)
 
 
-def test_a_key_that_is_in_the_list_is_not_compared_with_each() -> None:
+def test_a_key_in_the_list_is_found_without_comparing_it_with_each_entry() -> None:
     def compare(*_: Any) -> bool:
         raise AssertionError("compared")
 
     assert with_quick_in(compare)(["b"], "$in", ["a", "b"])
 
 
-def test_after_a_statement_a_transaction_holds_no_page() -> None:
+def test_a_transaction_holds_no_pages_after_a_statement() -> None:
     done = []
 
     @contextmanager
@@ -55,7 +55,7 @@ def test_after_a_statement_a_transaction_holds_no_page() -> None:
     assert done == ["statement", "let go"]
 
 
-def test_a_transaction_that_let_its_pages_go_still_sees_what_it_saw(mongodb: Server) -> None:
+def test_a_transaction_that_released_its_pages_still_sees_its_own_snapshot(mongodb: Server) -> None:
     with pymongo.MongoClient[dict[str, Any]](mongodb.url) as client:
         rows = client["let_go"]["rows"]
         rows.drop()
@@ -83,7 +83,7 @@ def test_a_transaction_that_let_its_pages_go_still_sees_what_it_saw(mongodb: Ser
         ({"n": {"$gt": 2}}, {"limit": 3}, [3, 10]),
     ],
 )
-def test_of_a_range_no_more_is_fetched_than_asked_for_unless_some_of_it_do_not_match(
+def test_a_range_fetches_only_the_requested_rows_unless_some_do_not_match(
     where: Any, options: Any, fetched: list[int]
 ) -> None:
     numbers: list[int] = []
@@ -102,7 +102,7 @@ def test_of_a_range_no_more_is_fetched_than_asked_for_unless_some_of_it_do_not_m
     assert numbers == fetched
 
 
-def test_a_range_that_is_limited_holds_what_the_whole_begins_with(mongodb: Server) -> None:
+def test_a_limited_range_holds_the_first_rows_of_the_whole_range(mongodb: Server) -> None:
     with pymongo.MongoClient[dict[str, Any]](mongodb.url) as client:
         rows = client["limited"]["rows"]
         rows.drop()
@@ -116,7 +116,7 @@ def test_a_range_that_is_limited_holds_what_the_whole_begins_with(mongodb: Serve
         client.drop_database("limited")
 
 
-def test_a_statement_of_a_transaction_reads_the_options_of_indexes_once() -> None:
+def test_a_statement_in_a_transaction_reads_index_options_once() -> None:
     read: list[str] = []
 
     @contextmanager
@@ -142,7 +142,7 @@ def test_a_statement_of_a_transaction_reads_the_options_of_indexes_once() -> Non
         assert read[4:] == ["outside"] * 2
 
 
-def test_indexes_that_are_made_between_two_statements_hold_for_the_second(
+def test_an_index_created_between_two_transactions_applies_to_the_second(
     mongodb: Server,
 ) -> None:
     with pymongo.MongoClient[dict[str, Any]](mongodb.url) as client:
@@ -160,7 +160,7 @@ def test_indexes_that_are_made_between_two_statements_hold_for_the_second(
 
 
 @pytest.mark.parametrize("in_transaction", [False, True])
-def test_an_update_leaves_documents_where_each_index_finds_them(
+def test_every_index_still_finds_a_document_after_an_update(
     mongodb: Server, in_transaction: bool
 ) -> None:
     fields = ("kept", "changed", "gone", "later")

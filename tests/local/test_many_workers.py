@@ -16,10 +16,10 @@ QUEUES = "page_view,ad_impression,ad_click,maintenance"
 
 
 @pytest.mark.proof
-def test_eight_processes_of_four_queues_and_two_web_servers_count_exactly(tmp_path: Path) -> None:
+def test_eight_processes_for_four_queues_and_two_web_servers_count_exactly(tmp_path: Path) -> None:
     want = tmp_path / "want.json"
     with start_stack(tmp_path, "--workers", "2") as stack:
-        # As on another machine: a second web server, and a worker of all queues.
+        # As if on another machine: a second web server, and a worker for all queues.
         other = stack.environment | {"PORT": str(free_ports(1)[0])}
         other |= json.loads((Path(stack.environment["DATA_DIR"]) / "addresses.json").read_text())
         web = [sys.executable, "-m", "gunicorn", "--config", "python:app.web.server", "wsgi:app"]
@@ -37,7 +37,7 @@ def test_eight_processes_of_four_queues_and_two_web_servers_count_exactly(tmp_pa
                 *("--users", "50", "--expect", str(want)),
             ).stdout.splitlines(keepends=True)
             sending: list[subprocess.Popen[bytes]] = []
-            # Each web server gets half of them, and some in the middle both do.
+            # Each web server gets half of the events, and both get some in the middle.
             halves = simulated[: (EVENTS + TWICE) // 2], simulated[(EVENTS - TWICE) // 2 :]
             for url, lines in zip(urls, halves, strict=True):
                 file = tmp_path / f"{len(sending)}.ndjson"

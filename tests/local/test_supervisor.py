@@ -21,7 +21,7 @@ from tests.support.waiting import running, wait_until
 VIEW = {"Type": "PageView", "Url": "up.example/a"}
 
 
-def test_every_address_is_printed_and_then_ready(stack: Stack) -> None:
+def test_up_prints_every_address_and_then_ready(stack: Stack) -> None:
     dashboard, *addresses, ready = stack.output.read_text().splitlines()[:8]
     assert ready == "ready"
     assert dashboard.endswith(f" {stack.url}/")
@@ -107,7 +107,7 @@ def test_a_part_that_dies_is_started_again_and_nothing_is_lost(
         )
         os.kill(killed, signal.SIGKILL)
         wait_until(lambda killed=killed: not is_alive(killed))  # type: ignore[misc]
-        if sending.wait(60) != 0:  # its connection broke; with their ids all can be sent again
+        if sending.wait(60) != 0:  # the connection broke; events with ids can all be sent again
             stack.run("eventstream", "send", str(events))
         accepted += 300
     stack.run("eventstream", "drain", "--timeout", "60")
@@ -126,7 +126,7 @@ def processes_left_by_stop(stack: Stack, number: signal.Signals) -> list[str]:
 
 
 @pytest.mark.proof
-def test_ctrl_c_stops_all_of_it_and_a_second_start_goes_on_where_it_left_off(
+def test_ctrl_c_stops_everything_and_a_second_start_continues_where_it_stopped(
     tmp_path: Path,
 ) -> None:
     events = tmp_path / "events.ndjson"
@@ -149,7 +149,7 @@ def test_ctrl_c_stops_all_of_it_and_a_second_start_goes_on_where_it_left_off(
             sending.kill()
     with start_stack(tmp_path, ARCHIVE="1") as second:
         assert second.items("page-views")[0]["page"] == "/a"
-        assert secret.read_text() == made, "it is made once"
+        assert secret.read_text() == made, "it is created only once"
         post_of_one_user(second)
         second.run("eventstream", "send", str(events))
         second.run("eventstream", "drain")
@@ -157,7 +157,7 @@ def test_ctrl_c_stops_all_of_it_and_a_second_start_goes_on_where_it_left_off(
             {"website": "up.example", "page": "/a", "views": 5_000}
         ]
         visitors = [row["visitors"] for row in second.items("impressions")]
-        assert visitors == [1, 1], "the same user at both starts"
+        assert visitors == [1, 1], "it is the same user after both starts"
         assert processes_left_by_stop(second, signal.SIGTERM) == []
     for file in (tmp_path / "var").rglob("*"):
         if file.is_file():
@@ -174,7 +174,7 @@ def post_of_one_user(stack: Stack) -> None:
 
 
 @pytest.mark.proof
-def test_parts_do_not_outlive_an_up_that_is_killed(tmp_path: Path) -> None:
+def test_parts_do_not_outlive_a_killed_up(tmp_path: Path) -> None:
     with start_stack(tmp_path) as stack:
         processes = stack.descendants()
         stack.process.kill()
@@ -184,7 +184,7 @@ def test_parts_do_not_outlive_an_up_that_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", ["PORT", "FLOWER_PORT"])
-def test_a_port_that_is_taken_is_said_in_a_sentence(tmp_path: Path, variable: str) -> None:
+def test_a_port_that_is_taken_is_reported_in_a_sentence(tmp_path: Path, variable: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with start_stack(tmp_path, **{variable: str(port)}) as stack:
@@ -195,7 +195,7 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(tmp_path: Path, variable: st
     assert len(said.splitlines()) == 1
 
 
-def test_a_data_directory_in_use_is_said_in_a_sentence(stack: Stack) -> None:
+def test_a_data_directory_in_use_is_reported_in_a_sentence(stack: Stack) -> None:
     second = stack.run("eventstream", "up", check=False)
     assert second.returncode == 1
     assert "Another eventstream runs on" in second.stderr
@@ -222,7 +222,7 @@ def test_servers_named_in_the_environment_are_used_and_not_started(
     assert stack.items("page-views?website=given.example") == []
 
 
-def test_a_server_that_is_named_and_away_is_waited_for_and_it_is_said(tmp_path: Path) -> None:
+def test_up_says_that_it_is_waiting_for_an_unavailable_server(tmp_path: Path) -> None:
     port, flower_port = map(str, free_ports(2))
     settings = {"DATA_DIR": str(tmp_path / "var"), "REDIS_URL": "redis://:secret@127.0.0.1:1/0"}
     settings |= {"PORT": port, "FLOWER_PORT": flower_port}
@@ -247,7 +247,7 @@ def test_a_server_that_is_named_and_away_is_waited_for_and_it_is_said(tmp_path: 
         ),
     ],
 )
-def test_a_url_that_can_not_be_used_is_said_before_anything_is_waited_for(
+def test_an_unusable_url_is_reported_before_waiting_for_anything(
     tmp_path: Path, url: dict[str, str], said: str
 ) -> None:
     away = {"REDIS_URL": "redis://127.0.0.1:1/0"} | url
@@ -259,7 +259,7 @@ def test_a_url_that_can_not_be_used_is_said_before_anything_is_waited_for(
     assert "secret" not in sentence
 
 
-def test_a_store_is_lost_that_has_not_answered_for_long_and_is_then_given_time() -> None:
+def test_a_store_that_stays_silent_too_long_is_lost_and_then_gets_time_again() -> None:
     answers = {"now": True}
     pulse = Pulse(lambda: answers["now"], silence=70, errors=7)
     assert not pulse.is_lost(now=0)
@@ -273,7 +273,7 @@ def test_a_store_is_lost_that_has_not_answered_for_long_and_is_then_given_time()
     assert pulse.is_lost(now=255)
 
 
-def test_a_store_that_answers_errors_alone_is_lost_sooner() -> None:
+def test_a_store_that_answers_only_errors_is_lost_sooner() -> None:
     refused: list[int] = []
 
     def answers() -> bool:
@@ -293,7 +293,7 @@ def test_a_store_that_answers_errors_alone_is_lost_sooner() -> None:
 
 @pytest.mark.proof
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_disk_that_was_full_heals_and_all_that_was_accepted_is_counted_once(
+def test_after_a_full_disk_everything_accepted_is_counted_once(
     tmp_path: Path,
 ) -> None:
     with small_disk(tmp_path / "disk", megabytes=120) as disk, start_stack(disk) as stack:
