@@ -35,10 +35,10 @@ from tests.support.servers import (
     url_in,
 )
 
-# Known before any test imports a module that reads it, such as celeryconfig.
+# Set before any test imports a module that reads it, such as celeryconfig.
 os.environ["REDIS_URL"] = f"redis://127.0.0.1:{free_ports(1)[0]}/0"
 
-# A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+# What a shell starts in the background ignores Ctrl-C, and so would everything that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis_settings.register_profile(
@@ -47,7 +47,7 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("suite")
 
 
-# The longest, which would be waited for if one began as the last.
+# The slowest files: if one of them started last, everything else would wait for it.
 FIRST = [
     "crash_points/test_crash_points",
     "web/views/test_dashboard_in_browser",
@@ -63,7 +63,7 @@ FIRST += [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the longest files tried first; the others in the order in which they were found."""
+    """Run the slowest files first, and the others in the order in which they were found."""
 
     def place(item: pytest.Item) -> int:
         file = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
@@ -112,7 +112,7 @@ SetClock = Callable[[timedelta], None]
 
 @pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
-    """Has this machine's clock be so far ahead of the right time, for what compares it."""
+    """Makes this machine's clock appear to be this far ahead, to the code that checks it."""
 
     def change(ahead: timedelta) -> None:
         monkeypatch.setattr(clock, "own", lambda: datetime.now(UTC) + ahead)
@@ -124,7 +124,9 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
 @pytest.fixture
 def journal(redis: Server) -> Iterator[RedisJournal]:
     """An empty journal. Nothing else is in its Redis either."""
-    with Redis.from_url(redis.url, socket_timeout=30) as patient:  # on a busy disk it takes a while
+    with Redis.from_url(
+        redis.url, socket_timeout=30
+    ) as patient:  # this takes a while if the disk is busy
         patient.flushall()
     client = connect(redis.url)
     yield RedisJournal(client)
@@ -144,7 +146,7 @@ def mongodb_url(mongodb: Server, request: pytest.FixtureRequest) -> Iterator[str
 
 @pytest.fixture
 def database(mongodb_url: str) -> Iterator[Database]:
-    """An empty database, of this release."""
+    """An empty database with the schema of this release."""
     with closing(Database(mongodb_url)) as database:
         migrations.prepare(database)
         yield database
@@ -152,7 +154,7 @@ def database(mongodb_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def settings(redis: Server, mongodb_url: str, tmp_path: Path) -> Settings:
-    """The default settings, with the test's own servers."""
+    """The default settings, except that they name the test's own servers."""
     return read(
         {"REDIS_URL": redis.url, "MONGODB_URL": mongodb_url, "DATA_DIR": str(tmp_path / "var")}
     )
@@ -162,7 +164,7 @@ def settings(redis: Server, mongodb_url: str, tmp_path: Path) -> Settings:
 def shared_settings(
     redis: Server, mongodb: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    """The same for a server that several tests use, with a database of its own."""
+    """The same, with a separate database, for a server that several tests use."""
     home = tmp_path_factory.mktemp("shared")
     mongodb_url = url_in(mongodb, f"{home.name}_{os.getpid()}")
     return read({"REDIS_URL": redis.url, "MONGODB_URL": mongodb_url, "DATA_DIR": str(home)})
@@ -170,14 +172,14 @@ def shared_settings(
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """What a webhook of this test may post to."""
+    """A server that a webhook of this test can post to."""
     with receiving() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One collector for all tests of a process; each test has websites of its own in it."""
+    """One collector for all tests in a process; each test uses its own websites."""
     with start_stack(tmp_path_factory.mktemp("stack")) as stack:
         assert stack.process.poll() is None, stack.output.read_text()
         yield stack

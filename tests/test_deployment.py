@@ -1,4 +1,4 @@
-"""docker-compose.yml and Dockerfile, as far as they can be proven without Docker."""
+"""docker-compose.yml and Dockerfile, as far as they can be tested without Docker."""
 
 import configparser
 import json
@@ -45,7 +45,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if service["image"] == "eventstream"]
 WORKERS = [name for name in OURS if " worker " in SERVICES[name]["command"]]
 SETTINGS = {field.name.upper() for field in fields(Settings)}
-# Why a setting is not among the variables of any service.
+# The reason why no service has a variable for a setting.
 LEFT_OUT = {
     "DATA_DIR": "a volume is mounted at the default",
     "PORT": "where the machine publishes the web; the container keeps the default",
@@ -75,7 +75,7 @@ def of_dockerfile(instruction: str) -> list[str]:
 
 
 def environment_of(service: str) -> dict[str, str]:
-    """A service's variables where the operator has set no more than must be."""
+    """A service's variables if the operator has set only what is required."""
 
     def filled_in(found: re.Match[str]) -> str:
         name, kind, text = found.groups()
@@ -91,11 +91,11 @@ def words_of(service: str) -> list[str]:
     return shlex.split(SERVICES[service]["command"])
 
 
-# The file.
+# The compose file.
 
 
 @pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/docker-compose.rabbitmq.yml"])
-def test_the_compose_file_follows_the_compose_specification(file: str) -> None:
+def test_the_compose_files_follow_the_compose_specification(file: str) -> None:
     command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", file]
     check = subprocess.run(
         [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
@@ -104,16 +104,16 @@ def test_the_compose_file_follows_the_compose_specification(file: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_service_is_watched_restarted_and_given_time_to_stop(service: str) -> None:
+def test_every_service_has_a_health_check_restarts_and_gets_time_to_stop(service: str) -> None:
     assert SERVICES[service]["healthcheck"]["test"][0] == "CMD"
     assert SERVICES[service]["restart"] == "unless-stopped"
     assert re.fullmatch(r"\d+s", SERVICES[service]["stop_grace_period"])
 
 
 @pytest.mark.parametrize("service", [*SERVICES, "rabbitmq"])
-def test_no_service_is_root_may_write_to_its_image_or_logs_without_end(service: str) -> None:
+def test_no_service_runs_as_root_writes_to_its_image_or_logs_without_limit(service: str) -> None:
     options = (WITH_RABBIT["services"] | SERVICES)[service]
-    if service not in OURS:  # whose image says so
+    if service not in OURS:  # their image does this
         assert options["user"] not in ("root", "0")
     assert options["read_only"] is True
     assert options["cap_drop"] == ["ALL"]
@@ -123,7 +123,7 @@ def test_no_service_is_root_may_write_to_its_image_or_logs_without_end(service: 
     assert set(options["logging"]["options"]) == {"max-size", "max-file"}
 
 
-def test_what_the_services_read_of_the_checkout_is_there_and_not_theirs_to_change() -> None:
+def test_files_mounted_from_the_checkout_exist_and_are_read_only() -> None:
     mounts = [v.split(":") for s in SERVICES.values() for v in s.get("volumes", []) if v[0] == "."]
     assert mounts
     for source, _, mode in mounts:
@@ -132,7 +132,7 @@ def test_what_the_services_read_of_the_checkout_is_there_and_not_theirs_to_chang
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_every_process_waits_until_the_stores_it_is_told_of_are_healthy(service: str) -> None:
+def test_every_process_waits_until_its_configured_stores_are_healthy(service: str) -> None:
     settings = read(environment_of(service))
     stores = {urlsplit(url).hostname for url in (settings.redis_url, settings.mongodb_url)}
     workers = set(WORKERS) if service == "flower" else set()
@@ -142,7 +142,7 @@ def test_every_process_waits_until_the_stores_it_is_told_of_are_healthy(service:
         assert needed == {"condition": "service_healthy"}
 
 
-def test_every_named_volume_is_declared_and_used_only_by_stores_but_the_archive() -> None:
+def test_every_named_volume_is_declared_and_only_the_archive_is_shared() -> None:
     used = [
         volume.split(":")[0]
         for service in SERVICES.values()
@@ -153,7 +153,7 @@ def test_every_named_volume_is_declared_and_used_only_by_stores_but_the_archive(
     assert {name for name in used if used.count(name) > 1} == {"archive"}
 
 
-def test_the_archive_is_a_volume_at_the_default_data_directory_that_the_user_may_write() -> None:
+def test_the_archive_is_a_volume_in_the_default_data_directory_and_is_writable() -> None:
     [home] = [path for path in of_dockerfile("WORKDIR") if path.startswith("/home")]
     assert {"archive:" + home + "/var"} == {
         volume for name in OURS for volume in SERVICES[name]["volumes"]
@@ -163,7 +163,7 @@ def test_the_archive_is_a_volume_at_the_default_data_directory_that_the_user_may
     assert read({}).data_dir.name == "var"
 
 
-def test_only_nginx_and_flower_are_published_at_the_ports_of_the_settings() -> None:
+def test_only_nginx_and_flower_publish_ports_and_these_come_from_the_settings() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {
         "nginx": ["${PORT:-8000}:8080"],
@@ -175,7 +175,7 @@ def test_only_nginx_and_flower_are_published_at_the_ports_of_the_settings() -> N
     assert asked == [str(defaults.port), str(defaults.flower_port)]
 
 
-def test_one_service_builds_the_image_that_all_share() -> None:
+def test_one_service_builds_the_shared_image() -> None:
     assert {name: SERVICES[name]["build"] for name in SERVICES if "build" in SERVICES[name]} == {
         "web": "."
     }
@@ -199,7 +199,7 @@ def test_a_worker_can_be_scaled(service: str) -> None:
     assert not {"container_name", "hostname", "ports"} & set(SERVICES[service])
 
 
-def test_a_worker_has_its_tasks_time_before_it_is_killed_or_called_unhealthy() -> None:
+def test_a_worker_may_finish_a_task_before_it_is_killed_or_counts_as_unhealthy() -> None:
     for name in WORKERS:
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > task_time_limit
         idle = re.search(r'"idle"\]\) < (\d+)', SERVICES[name]["healthcheck"]["test"][3])
@@ -216,7 +216,7 @@ def test_a_service_has_only_variables_that_the_settings_read(service: str) -> No
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_what_an_operator_sets_arrives_under_its_own_name(service: str) -> None:
+def test_a_variable_that_an_operator_sets_keeps_its_name(service: str) -> None:
     for name, value in SERVICES[service]["environment"].items():
         if "$" in value:
             assert re.fullmatch(rf"\$\{{{name}:(-\d?|\?[^}}]+)\}}", value)
@@ -232,12 +232,14 @@ def test_every_setting_reaches_a_service_or_is_left_out_for_a_reason() -> None:
     ("name", "service"),
     [("ADMIN_TOKEN", "web"), ("FLOWER_BASIC_AUTH", "flower"), ("USER_HASH_SECRET", "web")],
 )
-def test_a_secret_must_be_set_and_goes_only_to_who_asks_for_it(name: str, service: str) -> None:
+def test_a_secret_is_required_and_reaches_only_the_service_that_uses_it(
+    name: str, service: str
+) -> None:
     assert [other for other in OURS if name in SERVICES[other]["environment"]] == [service]
     assert SERVICES[service]["environment"][name].startswith(f"${{{name}:?")
 
 
-def test_the_example_of_the_secrets_names_those_that_must_be_set_and_tells_none() -> None:
+def test_the_example_of_secrets_lists_the_required_ones_without_values() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     example = dict(line.split("=") for line in lines if line and not line.startswith("#"))
     assert set(example) == MUST_SET.keys() | {"RABBITMQ_PASSWORD"}
@@ -246,7 +248,7 @@ def test_the_example_of_the_secrets_names_those_that_must_be_set_and_tells_none(
     assert ignored.returncode == 0
 
 
-def test_the_web_trusts_the_one_proxy_that_it_is_reached_through() -> None:
+def test_the_web_trusts_the_one_proxy_in_front_of_it() -> None:
     assert read(environment_of("web")).trusted_proxies == 1
     assert "ports" not in SERVICES["web"]
 
@@ -255,7 +257,7 @@ def test_the_web_listens_on_every_address_of_its_container() -> None:
     assert read(environment_of("web")).host == "0.0.0.0"
 
 
-def test_the_replica_set_that_mongo_starts_is_the_one_that_clients_ask_for() -> None:
+def test_mongo_starts_the_replica_set_that_clients_connect_to() -> None:
     asked = parse_uri(MONGODB_URL)
     [(host, port)] = asked["nodelist"]
     name = asked["options"]["replicaSet"]
@@ -264,12 +266,12 @@ def test_the_replica_set_that_mongo_starts_is_the_one_that_clients_ask_for() -> 
     assert f'{{_id: "{name}", members: [{{_id: 0, host: "{host}:{port}"}}]}}' in script
 
 
-# Commands and health checks, run as they stand.
+# Commands and health checks, run unchanged.
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Redis that runs as the compose file says."""
+    """The URL of a Redis that runs with the command of the compose file."""
     home = tmp_path_factory.mktemp("broker")
     port = str(free_ports(1)[0])
     arguments = SERVICES["redis"]["command"][1:]
@@ -281,7 +283,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Service:
-    """A service of the compose file, with ports and addresses of this machine."""
+    """A service of the compose file, with ports and addresses on this machine."""
 
     def __init__(self, name: str, broker: str, home: Path) -> None:
         port = str(free_ports(1)[0])
@@ -308,13 +310,13 @@ class Service:
         return check.returncode == 0
 
     def wait_until_healthy(self) -> None:
-        # Each check is a process, which a service that starts has to share the machine with.
+        # Each check is a process that slows down the service that is starting.
         wait_until(self.is_healthy, every=0.7)
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("name", OURS)
-def test_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(
+def test_a_health_check_passes_only_while_its_service_runs(
     name: str, broker: str, tmp_path: Path
 ) -> None:
     service = Service(name, broker, tmp_path)
@@ -337,7 +339,7 @@ def test_flower_shows_nothing_without_its_password(broker: str, tmp_path: Path) 
 
 
 @pytest.mark.proof
-def test_a_worker_that_no_longer_consumes_is_unhealthy_though_connected(
+def test_a_worker_that_stopped_consuming_is_unhealthy_even_if_connected(
     broker: str, tmp_path: Path
 ) -> None:
     service = Service("worker-ad-click", broker, tmp_path)
@@ -351,7 +353,7 @@ def test_a_worker_that_no_longer_consumes_is_unhealthy_though_connected(
 
 
 @pytest.mark.parametrize("service", [name for name in OURS if name != "flower"])
-def test_every_command_is_one_of_a_runtime_dependency(service: str) -> None:
+def test_every_command_belongs_to_a_runtime_dependency(service: str) -> None:
     needed = [Requirement(line) for line in metadata.requires("eventstream") or []]
     runtime = {requirement.name.lower() for requirement in needed if not requirement.marker}
     [script] = metadata.entry_points(group="console_scripts", name=words_of(service)[0])
@@ -359,8 +361,8 @@ def test_every_command_is_one_of_a_runtime_dependency(service: str) -> None:
     assert script.dist.name.lower() in runtime
 
 
-def test_every_option_of_flower_is_one_that_it_knows() -> None:
-    # It ignores others silently.
+def test_flower_knows_every_option_that_it_gets() -> None:
+    # It silently ignores options that it does not know.
     words = words_of("flower")
     given = [
         word.removeprefix("--").split("=")[0] for word in words[words.index("app.web.flower") + 1 :]
@@ -369,7 +371,7 @@ def test_every_option_of_flower_is_one_that_it_knows() -> None:
     assert [name for name in given if name not in flower_options] == []
 
 
-def test_redis_keeps_what_it_took_and_refuses_what_it_has_no_room_for(broker: str) -> None:
+def test_redis_keeps_what_it_accepted_and_refuses_what_does_not_fit(broker: str) -> None:
     with Redis.from_url(broker, decode_responses=True) as client:
         config: Any = client.config_get("*")
     assert config["appendonly"] == "yes"
@@ -382,7 +384,7 @@ def test_redis_keeps_what_it_took_and_refuses_what_it_has_no_room_for(broker: st
 # RabbitMQ.
 
 
-def test_with_rabbitmq_every_process_is_told_of_it_and_waits_for_it() -> None:
+def test_with_rabbitmq_every_process_uses_it_and_waits_for_it() -> None:
     services = WITH_RABBIT["services"]
     [added] = services.keys() - SERVICES.keys()
     assert added == "rabbitmq"
@@ -400,7 +402,7 @@ def test_with_rabbitmq_every_process_is_told_of_it_and_waits_for_it() -> None:
 
 @pytest.mark.proof
 @needs_rabbit
-def test_with_rabbitmq_a_queue_is_consumed_while_somebody_does(
+def test_with_rabbitmq_a_worker_is_healthy_while_its_queue_has_a_consumer(
     rabbit: RabbitServer, broker: str, tmp_path: Path
 ) -> None:
     service = Service("worker-ad-click", broker, tmp_path)
@@ -420,7 +422,7 @@ def test_with_rabbitmq_a_queue_is_consumed_while_somebody_does(
 @pytest.mark.proof
 @needs_rabbit
 @pytest.mark.parametrize("name", ["worker-ad-click", "beat"])
-def test_with_rabbitmq_a_health_check_passes_while_the_service_runs_and_fails_once_it_is_gone(
+def test_with_rabbitmq_a_health_check_passes_only_while_its_service_runs(
     name: str, broker: str, rabbit: RabbitServer, tmp_path: Path
 ) -> None:
     service = Service(name, broker, tmp_path)
@@ -432,7 +434,7 @@ def test_with_rabbitmq_a_health_check_passes_while_the_service_runs_and_fails_on
     wait_until(lambda: not service.is_healthy(), 10)
 
 
-def test_with_rabbitmq_each_workers_health_check_asks_for_its_own_queue() -> None:
+def test_with_rabbitmq_each_workers_health_check_checks_its_own_queue() -> None:
     for name in WORKERS:
         asked = WITH_RABBIT["services"][name]["healthcheck"]["test"][-1]
         assert asked == words_of(name)[words_of(name).index("--queues") + 1]
@@ -441,26 +443,26 @@ def test_with_rabbitmq_each_workers_health_check_asks_for_its_own_queue() -> Non
 # The image.
 
 
-def test_every_instruction_of_the_dockerfile_is_one() -> None:
+def test_every_instruction_in_the_dockerfile_is_valid() -> None:
     known = {"FROM", "ENV", "RUN", "WORKDIR", "COPY", "USER", "CMD"}
     assert INSTRUCTIONS[0][0] == "FROM"
     assert {name for name, _ in INSTRUCTIONS} <= known
 
 
-def test_the_image_has_a_python_that_the_project_supports() -> None:
+def test_the_image_has_a_supported_python() -> None:
     [base] = of_dockerfile("FROM")
     version = re.fullmatch(r"python:(\d+\.\d+)-slim", base)
     assert version
     assert version[1] in SpecifierSet(PROJECT["options"]["python_requires"])
 
 
-def test_the_image_is_made_of_files_that_exist_and_are_not_ignored() -> None:
+def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
     sources = [path for copy in of_dockerfile("COPY") for path in copy.split()[:-1]]
     assert [path for path in sources if not (ROOT / path).exists()] == []
     assert [path for path in sources if any(fnmatch(path, ignored) for ignored in IGNORED)] == []
 
 
-def test_the_image_has_every_module_that_the_project_installs() -> None:
+def test_the_image_contains_every_installed_module() -> None:
     copied = {path for copy in of_dockerfile("COPY") for path in copy.split()[:-1]}
     modules = PROJECT["options"]["py_modules"].split(", ")
     packages = PROJECT["options.packages.find"]["include"].replace("*", "").split()
@@ -468,14 +470,14 @@ def test_the_image_has_every_module_that_the_project_installs() -> None:
 
 
 def locked(file: str) -> dict[str, str]:
-    """What a lock holds: versions, with hashes, by the requirement's name and marker."""
+    """The contents of a lock file: versions with hashes, by requirement name and marker."""
     entries = re.split(r"\n(?! )", (ROOT / file).read_text().strip())
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
     requirements = [Requirement(entry.split("\\")[0]) for entry in entries]
     return {f"{one.name} {one.marker}": str(one.specifier) for one in requirements}
 
 
-def test_the_locks_have_the_same_versions_and_all_that_the_project_asks_for() -> None:
+def test_the_lock_files_agree_and_contain_every_requirement() -> None:
     image, run, checkout = (locked(f"requirements/{name}.lock") for name in ("image", "run", "dev"))
     assert image.items() | run.items() <= checkout.items()
     extras = PROJECT["options.extras_require"]
@@ -491,7 +493,7 @@ def test_the_locks_have_the_same_versions_and_all_that_the_project_asks_for() ->
             assert requirement.specifier.contains(versions[name], prereleases=True)
 
 
-def test_the_image_has_the_locked_dependencies_and_builds_the_project_with_them() -> None:
+def test_the_image_installs_and_builds_with_the_locked_dependencies() -> None:
     installs = [run for run in of_dockerfile("RUN") if run.startswith("pip install")]
     assert [" ".join(install.split()[3:]) for install in installs] == [
         "--require-hashes --requirement requirements/image.lock",
@@ -499,7 +501,7 @@ def test_the_image_has_the_locked_dependencies_and_builds_the_project_with_them(
     ]
 
 
-def test_the_image_runs_as_a_user_of_its_own() -> None:
+def test_the_image_runs_as_its_own_user() -> None:
     [user] = of_dockerfile("USER")
     assert user != "root"
     assert any(
@@ -507,7 +509,7 @@ def test_the_image_runs_as_a_user_of_its_own() -> None:
     )
 
 
-def test_the_image_alone_runs_the_web() -> None:
+def test_the_image_runs_the_web_by_itself() -> None:
     [command] = of_dockerfile("CMD")
     assert json.loads(command) == words_of("web")
     assert "HOST=0.0.0.0" in of_dockerfile("ENV")[0].split()

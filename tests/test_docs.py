@@ -28,7 +28,7 @@ COMMANDS = [
 
 
 def commands(program: str) -> list[str]:
-    """The command lines of the docs that run this program."""
+    """The command lines in the docs that run this program."""
     found = [line for line in COMMANDS if program in shlex.split(line)]
     assert found
     return found
@@ -42,17 +42,17 @@ def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands are run one after another; one uses what another wrote."""
+    """Where the commands run one after another; some use files that earlier ones wrote."""
     return tmp_path_factory.mktemp("folder")
 
 
-def test_every_command_is_one_of_those_tested_here() -> None:
+def test_every_command_in_the_docs_is_tested_here() -> None:
     known = {"make", "curl", "eventstream", "docker", "kubectl", "cp"}
     assert [line for line in COMMANDS if not known & set(shlex.split(line))] == []
 
 
 def run(line: str, collector: Stack, folder: Path) -> str:
-    """What a command line of the docs prints, run against the collector."""
+    """The output of a command line from the docs, run against the collector."""
     if line.startswith("curl") and not shutil.which("curl"):
         pytest.skip("curl is not installed")
     return subprocess.run(
@@ -66,7 +66,7 @@ def run(line: str, collector: Stack, folder: Path) -> str:
     ).stdout
 
 
-def test_the_answers_shown_are_those_given(collector: Stack, folder: Path) -> None:
+def test_the_answers_shown_are_the_real_ones(collector: Stack, folder: Path) -> None:
     shown = re.findall(r"```sh\n(curl .*)\n```\n\n```json\n(.*)\n```", README)
     assert len(shown) == 2
     for line, answer in shown:
@@ -80,11 +80,11 @@ ENDLESS = commands("consume")
 @pytest.mark.parametrize(
     "line", [line for line in commands("curl") + commands("eventstream") if line not in ENDLESS]
 )
-def test_a_command_of_the_docs_runs(collector: Stack, folder: Path, line: str) -> None:
+def test_a_command_in_the_docs_runs(collector: Stack, folder: Path, line: str) -> None:
     assert '"error"' not in run(line, collector, folder)
 
 
-def test_the_consumer_of_the_docs_counts_until_it_is_told_to_stop(
+def test_the_consumer_in_the_docs_counts_until_it_is_stopped(
     collector: Stack, folder: Path, kafka: Kafka
 ) -> None:
     [line] = ENDLESS
@@ -92,7 +92,8 @@ def test_the_consumer_of_the_docs_counts_until_it_is_told_to_stop(
     with running(
         *shlex.split(line.replace("localhost:9092", kafka.brokers)),
         log=folder / "consumer.log",
-        **collector.environment | {"REDIS_URL": ""},  # the collector's, not that of other tests
+        **collector.environment
+        | {"REDIS_URL": ""},  # use the collector's Redis, not that of other tests
     ) as process:
         counted = {"website": "kafka.example", "page": "/a", "views": 1}
         wait_until(lambda: collector.items("page-views?website=kafka.example") == [counted])
@@ -101,7 +102,7 @@ def test_the_consumer_of_the_docs_counts_until_it_is_told_to_stop(
 
 
 @pytest.mark.parametrize("line", commands("make"))
-def test_a_make_target_of_the_docs_exists(line: str) -> None:
+def test_a_make_target_in_the_docs_exists(line: str) -> None:
     planned = subprocess.run(
         ["make", "--dry-run", "--always-make", *shlex.split(line)[1:]],
         cwd=ROOT,
@@ -114,14 +115,14 @@ def test_a_make_target_of_the_docs_exists(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in commands("docker") if "compose" in line])
-def test_a_compose_command_of_the_docs_names_services_there_are(line: str) -> None:
+def test_a_compose_command_in_the_docs_names_existing_services(line: str) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     scaled = re.findall(r"--scale (\S+)=\d+", line)
     assert scaled
     assert set(scaled) <= set(services)
 
 
-def test_the_image_that_is_pushed_is_the_one_that_kubernetes_runs(tmp_path: Path) -> None:
+def test_kubernetes_runs_the_image_that_the_docs_push(tmp_path: Path) -> None:
     built, pushed = (line for line in commands("docker") if "compose" not in line)
     image = built.split()[-2]
     assert built == f"docker build --tag {image} ."
@@ -131,7 +132,7 @@ def test_the_image_that_is_pushed_is_the_one_that_kubernetes_runs(tmp_path: Path
 
 
 def kustomized(tmp_path: Path) -> str:
-    """What the command of the docs applies, once their `cp` was run."""
+    """The manifests that the command in the docs applies, after the docs' `cp` has run."""
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
     shutil.copy(ROOT / ".env.example", tmp_path)
     for line in commands("cp"):
@@ -165,7 +166,7 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_a_link_of_a_file_beside_the_docs_leads_somewhere(file: Path) -> None:
+def test_no_link_in_a_file_outside_the_docs_is_broken(file: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", file.read_text())
     assert links
     for path, anchor in links:
@@ -175,7 +176,7 @@ def test_a_link_of_a_file_beside_the_docs_leads_somewhere(file: Path) -> None:
         assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings]
 
 
-def test_the_docs_build_as_a_site_without_a_warning(tmp_path: Path) -> None:
+def test_the_docs_build_without_warnings(tmp_path: Path) -> None:
     options = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", *options, "--doctree-dir", tmp_path, "docs", tmp_path],

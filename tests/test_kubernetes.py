@@ -1,4 +1,4 @@
-"""deploy/k8s, as far as it can be proven without a cluster."""
+"""deploy/k8s, as far as it can be tested without a cluster."""
 
 import os
 import re
@@ -39,7 +39,7 @@ Manifest = dict[str, Any]
 
 
 def built(folder: Path, to: Path) -> list[Manifest]:
-    """What kustomize makes of a folder of deploy/k8s, its secrets those of the example."""
+    """The output of kustomize for a folder of deploy/k8s, with the secrets of the example."""
     shutil.copytree(ROOT / "deploy", to, dirs_exist_ok=True)
     for example in to.rglob("secret.env.example"):
         shutil.copy(example, example.with_suffix(""))
@@ -63,7 +63,7 @@ def of_kind(manifests: list[Manifest], *kinds: str) -> dict[str, Manifest]:
 
 @pytest.fixture(scope="module")
 def pods(production: list[Manifest]) -> dict[str, Manifest]:
-    """The template of each pod, by the name of what keeps it."""
+    """Each pod template, by the name of the deployment or stateful set that owns it."""
     kept = of_kind(production, "Deployment", "StatefulSet")
     return {name: manifest["spec"]["template"] for name, manifest in kept.items()}
 
@@ -86,7 +86,7 @@ def labels_of(pod: Manifest) -> dict[str, str]:
 
 
 def matches(selector: Manifest, labels: dict[str, str]) -> bool:
-    """Whether a selector of labels, with `In` alone, matches these."""
+    """Whether a label selector matches these labels; of the operators it supports only `In`."""
     assert set(selector) <= {"matchLabels", "matchExpressions"}
     expressions = selector.get("matchExpressions", [])
     assert all(expression["operator"] == "In" for expression in expressions)
@@ -96,7 +96,7 @@ def matches(selector: Manifest, labels: dict[str, str]) -> bool:
 
 
 def values_of(manifests: list[Manifest], kind: str, name: str) -> dict[str, str]:
-    """What a ConfigMap or Secret that kustomize made holds, whatever hash its name ends in."""
+    """The contents of a ConfigMap or Secret from kustomize, whatever hash its name ends in."""
     [found] = [m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name]
     data: dict[str, str] = found.get("data", {})
     return data
@@ -114,10 +114,10 @@ def secrets_of(container: Manifest) -> dict[str, Manifest]:
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-def test_every_manifest_follows_its_schema_and_has_no_field_besides(
+def test_every_manifest_follows_its_schema_without_extra_fields(
     production: list[Manifest], version: str
 ) -> None:
-    # Takes a second, and every process that tests reads this file.
+    # This import takes a second, and every test process reads this file.
     from cloudcoil.models.keda.v1alpha1 import ScaledObject  # noqa: PLC0415
 
     for manifest in production:
@@ -127,7 +127,9 @@ def test_every_manifest_follows_its_schema_and_has_no_field_besides(
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_all_but_the_namespace_itself_is_in_the_namespace(production: list[Manifest]) -> None:
+def test_everything_except_the_namespace_itself_is_in_the_namespace(
+    production: list[Manifest],
+) -> None:
     assert {m["metadata"].get("namespace") for m in production if m["kind"] != "Namespace"} == {
         "eventstream"
     }
@@ -137,13 +139,13 @@ def test_all_but_the_namespace_itself_is_in_the_namespace(production: list[Manif
 # Pods.
 
 
-def test_the_pods_are_the_services_of_the_compose_file_but_the_database(
+def test_the_pods_are_the_services_of_the_compose_file_except_the_database(
     pods: dict[str, Manifest],
 ) -> None:
     assert set(pods) == set(SERVICES) - {"mongo"}
 
 
-def test_every_command_is_the_one_of_the_compose_file(
+def test_every_command_is_the_same_as_in_the_compose_file(
     pods: dict[str, Manifest], containers: dict[str, Manifest]
 ) -> None:
     for name, of in containers.items():
@@ -153,13 +155,13 @@ def test_every_command_is_the_one_of_the_compose_file(
         assert command == (shlex.split(composed) if isinstance(composed, str) else composed)
 
 
-def test_the_image_is_the_one_of_the_compose_file(tmp_path: Path) -> None:
+def test_the_image_is_the_same_as_in_the_compose_file(tmp_path: Path) -> None:
     base = of_kind(built(Path("base"), tmp_path), "Deployment", "StatefulSet")
     images = {name: container(m["spec"]["template"])["image"] for name, m in base.items()}
     assert images == {name: SERVICES[name]["image"] for name in images}
 
 
-def test_production_has_one_image_of_a_registry_under_a_tag(
+def test_production_uses_one_tagged_image_from_a_registry(
     containers: dict[str, Manifest],
 ) -> None:
     [image] = {containers[name]["image"] for name in OURS}
@@ -178,19 +180,19 @@ def test_every_queue_has_a_worker_a_scaler_and_a_disruption_budget(
     assert {budget["spec"]["maxUnavailable"] for budget in budgets.values()} == {1}
 
 
-def test_how_many_workers_there_are_is_left_to_the_scaler(production: list[Manifest]) -> None:
+def test_the_scaler_decides_the_number_of_workers(production: list[Manifest]) -> None:
     deployments = of_kind(production, "Deployment")
     assert {name for name, m in deployments.items() if "replicas" not in m["spec"]} == set(WORKERS)
     for scaled in of_kind(production, "ScaledObject").values():
         assert 1 <= scaled["spec"]["minReplicaCount"] < scaled["spec"]["maxReplicaCount"]
 
 
-def test_there_is_never_more_than_one_beat_by_intent(production: list[Manifest]) -> None:
+def test_there_is_never_deliberately_more_than_one_beat(production: list[Manifest]) -> None:
     spec = of_kind(production, "Deployment")["beat"]["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
 
-def test_no_pod_is_root_may_write_to_its_image_or_asks_the_cluster_for_anything(
+def test_no_pod_runs_as_root_writes_to_its_image_or_can_access_the_cluster_api(
     pods: dict[str, Manifest], containers: dict[str, Manifest]
 ) -> None:
     [user] = [run for run in of_dockerfile("RUN") if run.startswith("useradd ")]
@@ -209,7 +211,7 @@ def test_no_pod_is_root_may_write_to_its_image_or_asks_the_cluster_for_anything(
             assert f"--uid {spec['securityContext']['runAsUser']} " in user
 
 
-def test_what_a_pod_may_write_to_is_temporary_but_for_redis(
+def test_pods_except_redis_have_only_temporary_writable_volumes(
     pods: dict[str, Manifest], containers: dict[str, Manifest]
 ) -> None:
     for name, pod in pods.items():
@@ -225,14 +227,14 @@ def test_what_a_pod_may_write_to_is_temporary_but_for_redis(
         assert set(mounts) <= {"tmp", "probes", "nginx"}
 
 
-def test_every_pod_is_watched_and_bounded(containers: dict[str, Manifest]) -> None:
+def test_every_pod_has_probes_and_resource_limits(containers: dict[str, Manifest]) -> None:
     for of in containers.values():
         assert {"startupProbe", "livenessProbe"} <= set(of)
         assert set(of["resources"]["limits"]) == set(of["resources"]["requests"])
         assert set(of["resources"]["limits"]) == {"cpu", "memory"}
 
 
-def test_a_worker_has_its_tasks_time_before_it_is_killed(pods: dict[str, Manifest]) -> None:
+def test_a_worker_may_finish_a_task_before_it_is_killed(pods: dict[str, Manifest]) -> None:
     for name in WORKERS:
         assert pods[name]["spec"]["terminationGracePeriodSeconds"] > task_time_limit
 
@@ -240,7 +242,7 @@ def test_a_worker_has_its_tasks_time_before_it_is_killed(pods: dict[str, Manifes
 # Probes.
 
 
-def test_whether_stores_are_ready_matters_only_to_a_web_pod_that_starts(
+def test_only_a_web_pod_that_is_starting_depends_on_ready_stores(
     containers: dict[str, Manifest], settings: Settings
 ) -> None:
     web = containers["web"]
@@ -249,16 +251,18 @@ def test_whether_stores_are_ready_matters_only_to_a_web_pod_that_starts(
     assert web["livenessProbe"]["httpGet"]["path"] == "/health"
     routes = {rule.rule for rule in create_app(settings).url_map.iter_rules()}
     assert set(paths.values()) <= routes
-    # So long a start may take while a store is away, before it is tried again.
+    # A start may wait this long for an unavailable store before the pod is restarted.
     assert web["startupProbe"]["periodSeconds"] * web["startupProbe"]["failureThreshold"] >= 3600
 
 
-def test_flower_is_watched_as_in_the_compose_file(containers: dict[str, Manifest]) -> None:
+def test_flower_has_the_same_health_check_as_in_the_compose_file(
+    containers: dict[str, Manifest],
+) -> None:
     probes = {of["httpGet"]["path"] for name, of in containers["flower"].items() if "Probe" in name}
     assert probes == {SERVICES["flower"]["healthcheck"]["test"][-1]}
 
 
-def test_workers_and_beat_are_watched_by_a_script_that_is_there(
+def test_the_probe_script_of_workers_and_beat_is_mounted(
     production: list[Manifest], pods: dict[str, Manifest], containers: dict[str, Manifest]
 ) -> None:
     for name in (*WORKERS, "beat"):
@@ -276,7 +280,7 @@ def test_workers_and_beat_are_watched_by_a_script_that_is_there(
 
 
 def speaks(url: str, command: str) -> bool:
-    """Whether the probe passes in a pod whose broker has this URL."""
+    """Whether the probe passes in a pod whose broker is at this URL."""
     environment = os.environ | {"REDIS_URL": url, "BROKER_URL": ""}
     probe = subprocess.run(
         [sys.executable, SPEAKS, command], env=environment, timeout=20, check=False
@@ -284,11 +288,11 @@ def speaks(url: str, command: str) -> bool:
     return probe.returncode == 0
 
 
-def test_a_pod_that_asked_for_a_message_lately_is_alive_and_others_are_not(
+def test_only_a_pod_that_recently_asked_for_a_message_is_alive(
     redis: Server,
 ) -> None:
     with Redis.from_url(redis.url) as worker:
-        # Those that other tests left would look as if they asked.
+        # Connections left by other tests would look as if they were asking.
         worker.client_kill_filter(_type="normal", skipme=True)
         assert worker.brpop(["a-queue-with-nothing"], 0.05) is None
         assert speaks(redis.url, "brpop")
@@ -296,11 +300,11 @@ def test_a_pod_that_asked_for_a_message_lately_is_alive_and_others_are_not(
         assert not speaks(redis.url, "brpop")
 
 
-def test_no_pod_is_restarted_because_the_broker_is_away() -> None:
+def test_no_pod_is_restarted_because_the_broker_is_unavailable() -> None:
     assert speaks(f"redis://127.0.0.1:{free_ports(1)[0]}/0", "brpop")
 
 
-def test_a_worker_with_a_task_is_alive_for_as_long_as_it_may_take() -> None:
+def test_a_worker_counts_as_alive_for_as_long_as_a_task_may_take() -> None:
     limit = re.search(r"LIMIT_SECONDS = (\d+)", SPEAKS.read_text())
     assert limit
     assert int(limit[1]) > task_time_limit
@@ -310,7 +314,7 @@ def test_a_worker_with_a_task_is_alive_for_as_long_as_it_may_take() -> None:
 
 
 def environment_of(production: list[Manifest], container: Manifest) -> dict[str, str]:
-    """The variables that a container has, its secrets those of the example."""
+    """The variables of a container, with the secrets of the example."""
     example = (ROOT / "deploy/k8s/overlays/production/secret.env.example").read_text()
     secrets = dict(line.split("=", 1) for line in example.splitlines())
     [source] = container["envFrom"]
@@ -318,7 +322,7 @@ def environment_of(production: list[Manifest], container: Manifest) -> dict[str,
     return found | {name: secrets[name] for name in secrets_of(container) if name in secrets}
 
 
-def test_what_a_process_is_told_are_settings_that_it_understands(
+def test_every_process_gets_only_valid_settings(
     production: list[Manifest], containers: dict[str, Manifest]
 ) -> None:
     for name in OURS:
@@ -330,14 +334,14 @@ def test_what_a_process_is_told_are_settings_that_it_understands(
         assert own == ({"QUEUE"} if name in WORKERS else set())
 
 
-def test_the_web_trusts_the_ingress_and_nginx_behind_it(
+def test_the_web_trusts_the_ingress_and_nginx(
     production: list[Manifest], containers: dict[str, Manifest]
 ) -> None:
     environment = environment_of(production, containers["web"])
     assert environment["TRUSTED_PROXIES"] == "2"
 
 
-def test_nginx_has_the_configuration_that_the_compose_file_has_but_for_where_the_web_is(
+def test_nginx_has_the_same_configuration_as_in_compose_except_for_its_upstream(
     production: list[Manifest], pods: dict[str, Manifest], containers: dict[str, Manifest]
 ) -> None:
     [source] = [
@@ -351,13 +355,15 @@ def test_nginx_has_the_configuration_that_the_compose_file_has_but_for_where_the
     assert {"name": "nginx", "mountPath": "/etc/nginx"} in containers["nginx"]["volumeMounts"]
 
 
-def test_a_service_named_like_a_setting_does_not_set_it(pods: dict[str, Manifest]) -> None:
+def test_a_service_named_like_a_setting_does_not_change_the_setting(
+    pods: dict[str, Manifest],
+) -> None:
     with pytest.raises(SettingsError, match="FLOWER_PORT"):
         read({"FLOWER_PORT": "tcp://10.0.0.1:5555"})
     assert {pod["spec"]["enableServiceLinks"] for pod in pods.values()} == {False}
 
 
-def test_secrets_come_from_one_secret_and_go_where_the_compose_file_takes_them(
+def test_secrets_come_from_one_secret_and_reach_the_same_services_as_in_compose(
     production: list[Manifest], containers: dict[str, Manifest]
 ) -> None:
     [secret] = of_kind(production, "Secret")
@@ -375,7 +381,7 @@ def test_secrets_come_from_one_secret_and_go_where_the_compose_file_takes_them(
         assert [name for name in OURS if variable in secrets_of(containers[name])] == users
 
 
-def test_redis_is_where_the_settings_say(
+def test_redis_has_the_address_in_the_settings(
     production: list[Manifest], containers: dict[str, Manifest]
 ) -> None:
     service = of_kind(production, "Service")["redis"]
@@ -383,10 +389,10 @@ def test_redis_is_where_the_settings_say(
     assert url == f"redis://redis:{service['spec']['ports'][0]['port']}/0"
 
 
-# What finds what.
+# Selectors, services and network policies.
 
 
-def test_every_selector_finds_pods_and_the_right_ones(
+def test_every_selector_matches_exactly_the_right_pods(
     production: list[Manifest], pods: dict[str, Manifest]
 ) -> None:
     def found(selector: Manifest) -> list[str]:
@@ -429,7 +435,7 @@ def test_the_ingress_leads_to_nginx_alone(production: list[Manifest]) -> None:
 
 
 def peers(rules: list[Manifest], direction: str, labels: dict[str, str], port: int) -> bool:
-    """Whether one of a policy's rules lets pods with these labels, of the same namespace, in."""
+    """Whether a rule of a policy allows pods with these labels in the same namespace."""
     return any(
         port in {each["port"] for each in rule["ports"]}
         and any(
@@ -440,7 +446,7 @@ def peers(rules: list[Manifest], direction: str, labels: dict[str, str], port: i
     )
 
 
-def test_pods_reach_redis_and_nginx_the_web_and_nothing_else_of_each_other(
+def test_pods_reach_only_redis_and_nginx_reaches_only_the_web(
     production: list[Manifest], pods: dict[str, Manifest]
 ) -> None:
     policies = [m["spec"] for m in of_kind(production, "NetworkPolicy").values()]
@@ -463,7 +469,7 @@ def test_pods_reach_redis_and_nginx_the_web_and_nothing_else_of_each_other(
     assert reached == {(name, "redis", 6379) for name in OURS} | {("nginx", "web", 8000)}
 
 
-def test_only_the_maintenance_worker_reaches_the_internet_and_only_the_public_one(
+def test_only_the_maintenance_worker_reaches_the_internet_and_no_private_networks(
     production: list[Manifest], pods: dict[str, Manifest]
 ) -> None:
     policies = of_kind(production, "NetworkPolicy")
@@ -483,7 +489,7 @@ def test_only_the_maintenance_worker_reaches_the_internet_and_only_the_public_on
     assert all(block["except"] for block in blocks)
 
 
-def test_only_nginx_is_reached_from_the_ingress_and_the_web_and_redis_by_what_reads_figures(
+def test_from_other_namespaces_only_the_ingress_and_readers_of_metrics_reach_pods(
     production: list[Manifest], pods: dict[str, Manifest]
 ) -> None:
     reached: dict[str, set[str]] = {}
@@ -506,7 +512,7 @@ def test_only_nginx_is_reached_from_the_ingress_and_the_web_and_redis_by_what_re
     }
 
 
-# Scaling. What a trigger asks for is named by KEDA's documentation of `metrics-api` and `redis`.
+# Scaling. KEDA documents the fields of the triggers under `metrics-api` and `redis`.
 
 
 @pytest.fixture
@@ -518,7 +524,7 @@ def triggers(production: list[Manifest]) -> dict[str, Manifest]:
     return found
 
 
-def test_a_trigger_reads_how_many_batches_wait_in_its_queue(
+def test_a_trigger_reads_the_number_of_batches_waiting_in_its_queue(
     triggers: dict[str, Manifest], settings: Settings, journal: Journal, pods: dict[str, Manifest]
 ) -> None:
     client = create_app(settings).test_client()
@@ -549,7 +555,7 @@ def test_a_trigger_reads_how_many_batches_wait_in_its_queue(
 
 @pytest.fixture
 def messages(redis: Server, journal: Journal) -> Iterator[Redis]:
-    """A Redis in which no message waits."""
+    """A Redis without waiting messages."""
     with Redis.from_url(redis.url) as client:
         yield client
 

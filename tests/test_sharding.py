@@ -1,7 +1,7 @@
-"""deploy/mongo-sharding.js, as far as it can be proven without a sharded cluster.
+"""deploy/mongo-sharding.js, as far as it can be tested without a sharded cluster.
 
-It is run by Node with what mongosh gives a script, as far as it uses that; the commands that it
-would issue are held against the documents, and against what transactions really write.
+Node runs it with the parts of mongosh's environment that it uses. The commands that it would issue
+are compared with the documents, and with what transactions really write.
 """
 
 import json
@@ -65,14 +65,14 @@ def keys(done: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_every_collection_is_sharded_or_named_as_staying_together(
+def test_every_collection_is_either_sharded_or_listed_as_unsharded(
     done: dict[str, Any], keys: dict[str, Any]
 ) -> None:
     together = done["printed"][-1].removeprefix("on the primary shard: ").split(", ")
     assert sorted([*keys, *together]) == sorted(NAMES)
 
 
-def test_a_shard_key_has_its_index_before_it_is_used(done: dict[str, Any]) -> None:
+def test_the_index_of_a_shard_key_is_created_before_it_is_used(done: dict[str, Any]) -> None:
     issued = done["issued"]
     assert issued
     for (first, name, index), (then, sharded, key) in zip(issued[::2], issued[1::2], strict=True):
@@ -80,7 +80,7 @@ def test_a_shard_key_has_its_index_before_it_is_used(done: dict[str, Any]) -> No
         assert (f"eventstream.{name}", index) == (sharded, key)
 
 
-def test_it_stops_where_a_collection_is_not_there_yet() -> None:
+def test_the_script_stops_at_a_missing_collection() -> None:
     stopped = run(NAMES[1:])
     assert stopped.returncode != 0
     assert f"run eventstream migrate first: {NAMES[0]} not found" in stopped.stderr
@@ -111,14 +111,14 @@ class Written(monitoring.CommandListener):
 
 @pytest.fixture
 def written() -> Iterator[Written]:
-    """What databases that are made from now on write."""
+    """Records what databases write that are opened from now on."""
     listener = Written()
     monitoring.register(listener)
     yield listener
     listener.listening = False
 
 
-def test_every_unique_index_contains_the_shard_key_and_every_document_has_it(
+def test_every_unique_index_and_every_document_contains_the_shard_key(
     database: Database,
     keys: dict[str, dict[str, Any]],
 ) -> None:
@@ -136,7 +136,7 @@ def test_every_unique_index_contains_the_shard_key_and_every_document_has_it(
                 assert key.keys() <= {field for field, _ in found["key"]}
 
 
-def test_no_transaction_needs_a_second_shard_but_for_the_documents_that_are_spread(
+def test_no_transaction_needs_a_second_shard_except_for_sharded_collections(
     mongodb_url: str, written: Written, keys: dict[str, dict[str, Any]]
 ) -> None:
     database = Database(mongodb_url)
@@ -154,4 +154,4 @@ def test_no_transaction_needs_a_second_shard_but_for_the_documents_that_are_spre
         folding.fold(database, kind)
     spread = [names & keys.keys() for names in written.by_transaction if names]
     assert spread[:5] == [set(), {"claims"}, {"users"}, set(), {"hit_tallies"}]
-    assert spread[5:] == [set()] * 3, "folding"
+    assert spread[5:] == [set()] * 3, "folding needs no second shard"

@@ -1,6 +1,6 @@
 """What one release leaves for the next: messages, rows, and the schema of the database.
 
-`recorded/` holds, for each release, what its code wrote of EVENTS and what the reports then say. A
+`recorded/` holds, for each release, what its code wrote for EVENTS and the resulting reports. A
 format that changes fails here until the version in setup.cfg is raised and it is recorded as well:
 `RECORD=1 pytest tests/test_upgrades.py`. What is recorded is never written again.
 """
@@ -83,7 +83,7 @@ def _own_tasks(database: Database, journal: RedisJournal) -> Iterator[None]:
 
 
 def counted(database: Database) -> dict[str, list[dict[str, Any]]]:
-    """The reports, once all is folded."""
+    """The reports, once everything is folded."""
     for kind in QUEUES.values():
         wait_until(lambda kind=kind: folding.fold(database, kind.__name__))  # type: ignore[misc]
     read = (reports.page_views, reports.impressions, reports.clicks, reports.filtered)
@@ -91,9 +91,9 @@ def counted(database: Database) -> dict[str, list[dict[str, Any]]]:
 
 
 def as_of_any_host(message: bytes) -> bytes:
-    """A Celery message without what differs from one process to another."""
+    """A Celery message without the parts that differ between processes."""
     read = json.loads(message)
-    # Where tasks are loaded, as by some tests before this, Celery writes their options too.
+    # If tasks are loaded, as by some earlier tests, Celery writes their options too.
     own = {"ignore_result": None, "timelimit": [None, None]}
     read["headers"] |= {"origin": "gen1@web"} | own
     read["properties"] |= {"delivery_tag": "tag", "reply_to": "none"}
@@ -101,7 +101,7 @@ def as_of_any_host(message: bytes) -> bytes:
 
 
 def encoded(database: Database, journal: RedisJournal, folder: Path) -> dict[str, bytes]:
-    """What today's code writes of EVENTS, by the name of the file that holds it."""
+    """What today's code writes for EVENTS, by the name of the file that records it."""
     files: dict[str, bytes] = {}
     kept = Archive(folder.as_uri())
     counting = Counting(database, ClickRule(3, "user"))
@@ -129,7 +129,7 @@ def encoded(database: Database, journal: RedisJournal, folder: Path) -> dict[str
 
 
 def schema() -> dict[str, Any]:
-    """The fields and indexes of the documents, and the version that they are of."""
+    """The fields and indexes of the documents, and the version of their schema."""
     return {"version": len(migrations.MIGRATIONS)} | {
         document._get_collection_name(): {
             "fields": {name: type(field).__name__ for name, field in document._fields.items()},
@@ -139,7 +139,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def test_what_is_written_today_is_recorded(
+def test_the_formats_written_today_are_recorded(
     database: Database, journal: RedisJournal, tmp_path: Path
 ) -> None:
     today = encoded(database, journal, tmp_path)
@@ -154,7 +154,7 @@ def test_what_is_written_today_is_recorded(
         assert today[name].decode() == content.decode(), name
 
 
-def test_another_schema_is_another_version() -> None:
+def test_a_changed_schema_has_a_new_version() -> None:
     of_version: dict[int, Any] = {}
     for release in releases():
         known = json.loads((RECORDED / release / "schema.json").read_text())
@@ -166,7 +166,7 @@ def release(request: pytest.FixtureRequest) -> Path:
     return RECORDED / str(request.param)
 
 
-def test_messages_of_each_release_are_counted_by_a_worker_of_today(
+def test_a_current_worker_counts_the_messages_of_every_release(
     database: Database, release: Path, journal: RedisJournal, request: pytest.FixtureRequest
 ) -> None:
     start: StartWorker = request.getfixturevalue("start_worker")
@@ -181,14 +181,14 @@ def test_messages_of_each_release_are_counted_by_a_worker_of_today(
     assert counted(database) == json.loads((release / "reports.json").read_text())
 
 
-def test_rows_that_each_release_left_are_folded_and_counted_on(
+def test_counting_continues_from_the_rows_that_each_release_left(
     database: Database, release: Path
 ) -> None:
     rows = bson.json_util.loads((release / "rows.json").read_text())
     for name, found in rows.items():
         database[getattr(documents, name)].insert_many(found)
     expected = json.loads((release / "reports.json").read_text())
-    # Visitors are counted where they are written, so these are in the changes too.
+    # Visitors are counted when they are written, so they are in the changes too.
     assert counted(database) == expected
     clicks = [AdClick(None, "site1.com", "34", "u1", MOMENT + n) for n in (4, 5, 6)]
     Counting(database, ClickRule(3, "user")).apply(AdClick, {"more": clicks})
@@ -198,7 +198,7 @@ def test_rows_that_each_release_left_are_folded_and_counted_on(
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_the_archive_of_each_release_holds_the_events_that_were_counted(
+def test_the_archive_of_each_release_can_still_be_read(
     release: Path, queue: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "2026-11-24" / "13" / f"{queue}-1-a{archive.SUFFIX}"
@@ -213,7 +213,7 @@ def test_the_archive_of_each_release_holds_the_events_that_were_counted(
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_a_field_that_a_later_release_adds_is_passed_over(release: Path, queue: str) -> None:
+def test_a_field_that_a_later_release_adds_is_ignored(release: Path, queue: str) -> None:
     kind = QUEUES[queue]
     payload = (release / f"{queue}.json").read_bytes()
     later = [event | {"added": {"later": [1]}} for event in json.loads(payload)]
