@@ -1,1 +1,1 @@
-"""What tests start, wait for and build: real servers, and a whole collector."""
+"""Real servers and a whole collector for tests, and ways to wait for them."""

@@ -16,13 +16,13 @@ from app.local.processes import free_ports
 from tests.support.waiting import kill_group, wait_until
 
 BIN = Path(sys.executable).parent
-# Only what a user's shell would have: nothing of the servers that other tests use.
+# Only what a user's shell would have, and nothing about the servers that other tests use.
 CLEAN = {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 
 
 @dataclass
 class Collector:
-    """One that answers on this machine, and the settings that it runs with."""
+    """A collector that answers on this machine, and the settings that it runs with."""
 
     environment: dict[str, str]
 
@@ -45,7 +45,7 @@ class Stack(Collector):
     def run(
         self, *command: str, check: bool = True, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command where the collector's own settings hold."""
+        """Run a command with the collector's own settings."""
         done = subprocess.run(
             command,
             env=self.environment | more,
@@ -58,7 +58,7 @@ class Stack(Collector):
         return done
 
     def items(self, path: str) -> list[dict[str, object]]:
-        """All rows of a report, whose address may have a query."""
+        """All rows of a report; the path may have a query."""
         path, _, asked = path.partition("?")
         query = dict(parse_qsl(asked))
         found: list[dict[str, object]] = []
@@ -70,7 +70,7 @@ class Stack(Collector):
             query["cursor"] = answer["next_cursor"]
 
     def descendants(self) -> dict[str, int]:
-        """The processes that `up` started, by their command line, with what these started."""
+        """The processes that `up` started, and their descendants, by command line."""
         parents, commands = {}, {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -85,7 +85,7 @@ class Stack(Collector):
         return {f"{commands[pid]}#{pid}": pid for pid in found - {self.process.pid}}
 
     def part(self, *words: str) -> int:
-        """The first process that `up` started whose command line holds these words."""
+        """The first process that `up` started whose command line contains these words."""
         return min(
             pid
             for command, pid in self.descendants().items()
@@ -102,7 +102,7 @@ StartStack = Callable[..., AbstractContextManager[Stack]]
 
 
 def start_stack(home: Path, *arguments: str, **environment: str) -> AbstractContextManager[Stack]:
-    """Run `eventstream up` with its data in a folder; it is killed at the end."""
+    """Run `eventstream up` with its data in this folder, and kill it at the end."""
 
     @contextmanager
     def start() -> Iterator[Stack]:
@@ -128,7 +128,7 @@ def start_stack(home: Path, *arguments: str, **environment: str) -> AbstractCont
             yield stack
         finally:
             if process.poll() is None:
-                with suppress(subprocess.TimeoutExpired):  # it is killed all the same
+                with suppress(subprocess.TimeoutExpired):  # it is killed anyway
                     stack.stop()
             kill_group(process)
 
@@ -145,7 +145,7 @@ def is_alive(pid: int) -> bool:
 
 @contextmanager
 def small_disk(at: Path, megabytes: int) -> Iterator[Path]:
-    """A disk of its own, of that size, in this folder."""
+    """A separate disk of this size, mounted in this folder."""
     at.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", at], check=True)
     try:
@@ -156,7 +156,7 @@ def small_disk(at: Path, megabytes: int) -> Iterator[Path]:
 
 @contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """Has no byte left on this disk."""
+    """Leaves no free byte on this disk."""
     filling = disk / "filling"
     with filling.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(b"x" * 4096):

@@ -16,7 +16,7 @@ def count_batch(
     kind: type[Event],
     events: Sequence[Event],
 ) -> int | None:
-    """Apply a batch and fold it; how many events were new, None if it had been applied before."""
+    """Apply and fold a batch; return how many events were new, or None if it was applied before."""
     applied = counting.apply(kind, {batch_id: events})
     wait_until(lambda: folding.fold(database, kind.__name__))
     return applied.events if applied.batches else None

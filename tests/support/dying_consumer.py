@@ -1,4 +1,4 @@
-"""`eventstream consume`, but it kills itself: before or after the commit of its first messages."""
+"""`eventstream consume` that kills itself before or after it commits its first messages."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Kafka for the tests: librdkafka's own broker, or one that is given."""
+"""Kafka for the tests: librdkafka's own broker, or a given one."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ class Kafka:
     process: subprocess.Popen[bytes] | None = None
 
     def make(self, topic: str) -> None:
-        """Make a topic of four partitions, where the broker does not do so by itself."""
+        """Create a topic with four partitions, if the broker does not do so by itself."""
         if self.process is None:
             client = AdminClient({"bootstrap.servers": self.brokers})
             for made in client.create_topics([NewTopic(topic, 4, 1)]).values():
@@ -46,7 +46,7 @@ class Kafka:
         assert producer.flush(10) == 0
 
     def messages(self, topic: str, number: int) -> list[tuple[bytes | None, bytes]]:
-        """The key and value of so many messages, which is what its first partitions hold."""
+        """The keys and values in its first four partitions, once there are this many messages."""
         client = Consumer({"bootstrap.servers": self.brokers, "group.id": "-", "log_level": 0})
         client.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
         found: list[tuple[bytes | None, bytes]] = []
@@ -64,7 +64,7 @@ class Kafka:
 
 @contextmanager
 def started_kafka(log: Path) -> Iterator[Kafka]:
-    """A broker of librdkafka's; it is killed at the end."""
+    """A librdkafka broker, killed at the end."""
     with running(sys.executable, "-u", "-m", "tests.support.kafka_broker", log=log) as process:
         address = re.compile(r"^127\.0\.0\.1:\d+$", re.MULTILINE)
         wait_until(lambda: address.search(log.read_text()))

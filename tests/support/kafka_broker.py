@@ -1,10 +1,10 @@
-"""Serves Kafka's protocol until it is killed, and prints where it does.
+"""Serves Kafka's protocol until it is killed, and prints its address.
 
     python -m tests.support.kafka_broker
 
-It is the broker that librdkafka brings along to test itself with: one process, everything in its
-memory, topics of four partitions made by the first who asks, and real consumer groups, with
-sessions that time out and rebalances. It is not Apache Kafka.
+This is the broker with which librdkafka tests itself: one process with everything in memory, topics
+of four partitions that are created when a client first asks for them, and real consumer groups with
+session timeouts and rebalances. It is not Apache Kafka.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ def main() -> None:
     error = ctypes.create_string_buffer(512)
     handle = ctypes.c_void_p(library.rd_kafka_new(PRODUCER, options, error, len(error)))
     cluster = ctypes.c_void_p(library.rd_kafka_mock_cluster_new(handle, 1))
-    # Kafka waits for more members before the first of a group gets to work; no test needs that.
+    # Kafka waits for more members before the first one of a group starts; no test needs that.
     library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
     print(library.rd_kafka_mock_cluster_bootstraps(cluster).decode(), flush=True)
     signal.pause()

@@ -14,10 +14,10 @@ from tasks.page_view import page_view
 
 @contextmanager
 def tasks_with(database: Database) -> Iterator[None]:
-    """Have tasks that run in this process use this database, and remember nothing of others."""
+    """Make tasks in this process use this database and forget all others."""
     for cached in (names._loading, resources.archive):
         cached.cache_clear()
-    # Not the test's own: a test may undo what it patched before it ends.
+    # Not the test's own monkeypatch, which a test may undo before it ends.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "database", lambda: database)
         for task in (page_view, ad_impression, ad_click):

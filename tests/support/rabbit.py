@@ -1,4 +1,4 @@
-"""RabbitMQ for the tests: Debian's, but started by the tests, for nobody but them."""
+"""RabbitMQ for the tests: the program from Debian, started by and only for the tests."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from app.local.processes import free_ports
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
-# Not the one in /usr/sbin, which becomes a user of its own and knows one place for its files.
+# Not the one in /usr/sbin, which switches to its own user and has a fixed place for its files.
 PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 CONFIGURATION = """
 listeners.tcp.1 = 127.0.0.1:{port}
@@ -37,7 +37,7 @@ needs_rabbit = pytest.mark.skipif(not PROGRAM.exists(), reason="rabbitmq-server 
 
 @dataclass
 class RabbitServer(Server):
-    """A RabbitMQ, which is several processes, in a session of their own."""
+    """A RabbitMQ: several processes in a separate session."""
 
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class RabbitServer(Server):
         wait_until(lambda: self.answers(self.url), 60)
 
     def launch(self) -> None:
-        """Start it, without waiting until it answers."""
+        """Start RabbitMQ without waiting until it answers."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -63,7 +63,7 @@ class RabbitServer(Server):
             os.killpg(self.process.pid, number)
 
     def pids(self) -> list[int]:
-        """Erlang's process, and then its children; none where it ended."""
+        """The Erlang process and then its children; empty if it has ended."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -73,7 +73,7 @@ class RabbitServer(Server):
         return found
 
     def run(self, program: str, *arguments: str) -> None:
-        """Run one of RabbitMQ's own commands on it."""
+        """Run one of RabbitMQ's own commands."""
         subprocess.run(
             [PROGRAM.with_name(program), *arguments],
             env=os.environ | self.environment,
@@ -99,7 +99,7 @@ def make_rabbit(home: Path) -> RabbitServer:
     configuration = home / "rabbitmq.conf"
     configuration.write_text(CONFIGURATION.format(port=port))
     environment = {
-        "HOME": str(home),  # where it keeps its cookie
+        "HOME": str(home),  # Erlang keeps its cookie here
         "RABBITMQ_NODENAME": f"test{port}@localhost",
         "RABBITMQ_DIST_PORT": distribution_port,
         "ERL_EPMD_PORT": names_port,
@@ -112,18 +112,18 @@ def make_rabbit(home: Path) -> RabbitServer:
         "RABBITMQ_GENERATED_CONFIG_DIR": str(home / "generated"),
     }
     url = f"amqp://guest:guest@127.0.0.1:{port}//"
-    # It starts a daemon that finds nodes by name, which would outlive it, unless there is one.
+    # Without one, RabbitMQ starts a daemon that finds nodes by name, which would outlive it.
     command = ["sh", "-c", f"epmd & exec {PROGRAM}"]
     return RabbitServer(command, url, home / "rabbit.log", rabbit_answers, environment=environment)
 
 
 @contextmanager
 def started_rabbit(home: Path) -> Iterator[RabbitServer]:
-    """A RabbitMQ with its data in this folder; it is killed at the end."""
+    """A RabbitMQ with its data in this folder, killed at the end."""
     server = make_rabbit(home)
     try:
         server.start()
-        # RabbitMQ writes down a second late which queues it has: killed before, it has a queue
+        # RabbitMQ records its queues a second late: if it is killed before that, it has a queue
         # that it can't open again.
         names = next(home.glob("mnesia/*/quorum/*/names.dets"))
         queues = [name.encode() for name in (DEAD, *map(name_of, QUEUES))]

@@ -1,4 +1,4 @@
-"""A server that keeps what it is asked."""
+"""A server that records its requests."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps what is sent to it, and answers posts with `status`, and others with `body`."""
+    """Records what is sent to it; answers posts with `status`, and other requests with `body`."""
 
     status = 204
     body = b""
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    """A receiver that runs."""
+    """A running receiver."""
     with Receiver() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

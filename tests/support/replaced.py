@@ -1,4 +1,4 @@
-"""Two Redis behind one name, of which the second replaces the first: a managed failover."""
+"""Two Redis servers behind one name; the second replaces the first, as in a managed failover."""
 
 import socketserver
 import threading
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 class _Name(socketserver.ThreadingTCPServer):
-    """Passes each new connection on to where the name points; older ones stay where they are."""
+    """Forwards each new connection to where the name points; existing ones stay where they are."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -31,7 +31,7 @@ class _Passing(socketserver.BaseRequestHandler):
 
 
 def pass_on(given: socket, taking: socket) -> None:
-    """Pass on what is received, until one of the two ends."""
+    """Forward what is received until one of the two sockets closes."""
     with suppress(OSError):
         while some := given.recv(65_536):
             taking.sendall(some)
@@ -41,16 +41,16 @@ def pass_on(given: socket, taking: socket) -> None:
 
 
 class TwoRedis:
-    """What is at `url` is the first Redis, and the second one after `replace`."""
+    """`url` leads to the first Redis, and after `replace` to the second."""
 
     def __init__(self, first: Server, second: Server, name: _Name) -> None:
         self.first, self.second, self._name = first, second, name
         self.url = f"redis://127.0.0.1:{name.server_address[1]}/0"
 
     def replace(self) -> None:
-        """Have the second take the first one's place, and the first be its replica."""
+        """Put the second Redis in the first one's place, and make the first its replica."""
         with Redis.from_url(self.first.url) as old, Redis.from_url(self.second.url) as new:
-            # What was written is there before the name points there: else it would be lost.
+            # The name moves only once the second has everything, or else writes would be lost.
             old.execute_command("CLIENT", "PAUSE", "10000", "WRITE")
             wait_until(lambda: _offset(old) == _offset(new))
             new.execute_command("REPLICAOF", "NO", "ONE")
@@ -70,7 +70,7 @@ def _offset(redis: Redis) -> int:
 
 @contextmanager
 def two_redis(home: Path) -> Iterator[TwoRedis]:
-    """Two Redis of their own, the second a replica of the first."""
+    """Two separate Redis servers; the second is a replica of the first."""
     servers = []
     for port in free_ports(2):
         folder = home / str(port)

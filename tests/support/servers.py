@@ -1,4 +1,4 @@
-"""The servers that tests start, on free ports, with their data in a folder of the test's."""
+"""The servers that tests start, on free ports, with their data in a folder of the test."""
 
 import os
 import shutil
@@ -61,7 +61,7 @@ def redis_answers(url: str) -> bool:
 def database_answers(url: str) -> bool:
     client: pymongo.MongoClient[dict[str, object]]
     try:
-        # Closing one that saw the server for a moment only waits for as long to see it again.
+        # Closing a client that saw the server only briefly waits that long to see it again.
         with pymongo.MongoClient(url, serverSelectionTimeoutMS=1_000) as client, pymongo.timeout(1):
             return bool(client.admin.command("ping"))
     except PyMongoError:
@@ -72,7 +72,7 @@ def make_redis(home: Path) -> Server:
     port = str(urlsplit(os.environ["REDIS_URL"]).port)
     command = [redis_server(), "--port", port, "--bind", "127.0.0.1", "--dir", str(home)]
     command += ["--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
-    # What it wrote outlives it all the same; it would stand still while others keep the disk busy.
+    # Writes survive a kill without fsync, which would block while others keep the disk busy.
     command += ["--appendfsync", "no"]
     return Server(command, os.environ["REDIS_URL"], home / "redis.log", redis_answers)
 
@@ -86,7 +86,7 @@ def make_database(home: Path) -> Server:
 
 
 class GivenServer(Server):
-    """A server that was there before the tests: what stops or starts it is skipped."""
+    """A server that ran before the tests; tests that stop or start it are skipped."""
 
     def __init__(self, url: str, answers: Callable[[str], object]) -> None:
         super().__init__([], url, Path("/dev/null"), answers)
@@ -99,10 +99,10 @@ class GivenServer(Server):
 
 
 def database_to_use() -> tuple[str, str]:
-    """Which database the tests are for, in a word, and its URL, or else the program that runs it.
+    """The kind of database to test with, in a word, and its URL or else the program to run.
 
-    That of TEST_MONGODB_URL, which must be a replica set or sharded; else a `mongod` on PATH; else
-    the embedded one.
+    It is the one in TEST_MONGODB_URL, which must be a replica set or sharded cluster, or else a
+    `mongod` on PATH, or else the embedded one.
     """
     if url := os.environ.get("TEST_MONGODB_URL"):
         return "given", url
@@ -112,7 +112,7 @@ def database_to_use() -> tuple[str, str]:
 
 
 def make_mongod(home: Path, program: str, port: int, ports: Sequence[int]) -> Server:
-    """A member of a replica set that has members at these ports."""
+    """A member of a replica set whose members use these ports."""
     data = home / f"mongod-{port}"
     data.mkdir()
     command = [program, "--replSet", "tests", "--bind_ip", "127.0.0.1", "--port", str(port)]
@@ -120,7 +120,7 @@ def make_mongod(home: Path, program: str, port: int, ports: Sequence[int]) -> Se
     url = f"mongodb://127.0.0.1:{port}"
 
     def answers(url: str) -> bool:
-        """Whether it knows of a primary; the last one to start makes the set."""
+        """Whether it knows a primary; the last member to start creates the set."""
         members = [{"_id": n, "host": f"127.0.0.1:{each}"} for n, each in enumerate(ports)]
         client: pymongo.MongoClient[dict[str, Any]]
         with (
@@ -132,7 +132,7 @@ def make_mongod(home: Path, program: str, port: int, ports: Sequence[int]) -> Se
             if port != ports[-1]:
                 return True
             if "primary" not in hello:
-                with suppress(OperationFailure):  # it has been made
+                with suppress(OperationFailure):  # the set already exists
                     made = {"_id": "tests", "members": members}
                     client.admin.command("replSetInitiate", made)
             return "primary" in hello

@@ -6,7 +6,7 @@ from tests.conftest import pytest_report_header
 from tests.support.servers import database_to_use
 
 
-def test_the_database_that_is_given_is_used_else_a_mongod_else_the_embedded_one(
+def test_a_given_database_is_used_or_else_a_mongod_or_else_the_embedded_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TEST_MONGODB_URL", raising=False)

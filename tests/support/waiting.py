@@ -1,4 +1,4 @@
-"""Waiting for conditions, and processes that end with a test."""
+"""Waiting for conditions, and running processes until a test ends."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30, every: float = 0.02) -> None:
-    """Return once the condition holds, asked for so often; fail if it does not in time."""
+    """Return once the condition holds, checking it every so often; fail if it does not in time."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
@@ -21,7 +21,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 30, every: floa
 
 @contextmanager
 def running(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, killed with all that it started at the end."""
+    """A process in its own group, killed at the end together with everything that it started."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -38,7 +38,7 @@ def running(*command: str, log: Path, **environment: str) -> Iterator[subprocess
 
 
 def kill_group(process: subprocess.Popen[Any]) -> None:
-    """SIGKILL a process that `running` started, and all that it started."""
+    """SIGKILL a process that `running` started, and everything that it started itself."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
