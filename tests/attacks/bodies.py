@@ -1,4 +1,4 @@
-"""Attacks with bodies: small ones that grow when they are unpacked or read, and large ones."""
+"""Attacks with request bodies: small ones that grow when unpacked or read, and large ones."""
 
 import gzip
 import itertools
@@ -15,7 +15,7 @@ MEDIA = ("application/json", "application/x-ndjson")
 
 @attack("16 MiB of 1s, newlines, brackets, braces, quotes; 4 at once")
 def gzip_bombs(target: Target) -> None:
-    """Some 16 kB each as sent."""
+    """About 16 kB each as sent."""
     texts = [b"[" + b"1," * (UNPACKED // 2 - 1) + b"1]", b"\n" * UNPACKED, b"[" * UNPACKED]
     texts += [b"[" + b"{}," * (UNPACKED // 3 - 1) + b"{}]", b'{"a":' * (UNPACKED // 5)]
     texts += [b"[" + b'"",' * (UNPACKED // 3 - 1) + b'""]', b"1\n" * (UNPACKED // 2)]
@@ -25,7 +25,7 @@ def gzip_bombs(target: Target) -> None:
 
 @attack("16 MiB of valid events, 40 at once")
 def full_bodies(target: Target) -> None:
-    """Some 40 kB each as sent."""
+    """About 40 kB each as sent."""
     view = b'{"Type":"PageView","Url":"full.test","x":"' + b"1" * 3_200 + b'"}\n'
     body = gzip.compress(view * 4_900)
     at_once(target, 40, lambda client: post(client, body, "application/x-ndjson"))
@@ -33,7 +33,7 @@ def full_bodies(target: Target) -> None:
 
 @attack("2 MiB of punycode, escapes, wrong times; 4 at once")
 def dear_bodies(target: Target) -> None:
-    """What costs most to read for its size."""
+    """The bodies that cost the most to read for their size."""
     hosts = [".".join(["㍿"] * 100), ".".join(["xn--6oqv20b1zgzxr"] * 12), "a." * 1_000]
     pages = ["%2e%41" * 300, "../" * 600, "😀" * 500, "%zz" * 600]
     urls = [*hosts, *(f"a.test/{page}" for page in pages)]
@@ -50,7 +50,7 @@ def dear_bodies(target: Target) -> None:
 
 @attack("valid bodies of 2 MiB as sent and 11 MiB unpacked, 4 at once")
 def large_writes(target: Target) -> None:
-    """Each is one large write to the journal, beside which small ones wait."""
+    """Each causes one large write to the journal, while small ones wait."""
     rng = target.random
 
     def views(number: int, length: int) -> list[Event]:
@@ -80,7 +80,7 @@ def rejected() -> bytes:
 
 @attack("450 kB of rejected events in 14 kB of gzip, 40 at once")
 def small_gzips_of_one_address(target: Target) -> None:
-    """They look small to who doesn't unpack them."""
+    """They look small until they are unpacked."""
     body = rejected()
     at_once(target, 40, lambda client: post(client, body), "203.0.113.1")
 
@@ -94,7 +94,7 @@ def small_gzips_of_many_addresses(target: Target) -> None:
 
 @attack("5,000 empty events in 15 kB, 40 at once")
 def empty_events_of_one_address(target: Target) -> None:
-    """They are small, and each is read, refused and kept."""
+    """They are small, but each is read, rejected and kept."""
     body = b"[" + b",".join([b"{}"] * 5_000) + b"]"
 
     def act(client: httpx.Client) -> None:
@@ -105,7 +105,7 @@ def empty_events_of_one_address(target: Target) -> None:
 
 @attack("60 kB of hosts in punycode, 60 at once")
 def dear_small_bodies_of_many_addresses(target: Target) -> None:
-    """Each is small for its bytes and its events, and long at work for that."""
+    """Each is small in bytes and events, but takes long to process."""
     views = [
         {"Type": "PageView", "Url": ".".join(["xn--6oqv20b1zgzxr"] * 4) + f"/{n}"}
         for n in range(490)

@@ -1,4 +1,4 @@
-"""Attacks on the connections of the web: who sends nothing, too slowly, or never reads."""
+"""Attacks on the web's connections: clients that send nothing, send slowly or never read."""
 
 from tests.attacks.hostile import Sent, Target, attack, dripping, hold
 
@@ -13,7 +13,7 @@ def get(path: bytes, headers: bytes = b"") -> bytes:
 
 @attack("60 sockets left open after the server closes them")
 def lingering_closes(target: Target) -> None:
-    """Some ask for the end of the connection, some send half a body, and some no HTTP."""
+    """Some ask to close the connection, some send half a body, and some do not speak HTTP."""
     asking = get(b"/health", b"Connection: close\r\n")
     garbage = b"\x16\x03\x01\x02\x00\x01\r\n\r\n"
     hold(target, [Sent([asking]), Sent([OPEN_HEAD + b"[{"]), Sent([garbage])] * 20)
@@ -21,26 +21,26 @@ def lingering_closes(target: Target) -> None:
 
 @attack("40 connections of 200 requests, no answer read", 15)
 def unread_answers(target: Target) -> None:
-    """Most ask for the largest file, which costs the least to send."""
+    """Most request the largest file, because that costs them the least to send."""
     asking = [get(b"/static/uplot/uPlot.iife.min.js")] * 9 + [get(b"/docs")]
-    # Not all in one packet: gunicorn lets those lie that it read along with another.
+    # Not all in one packet: gunicorn leaves those unanswered that it read together with another.
     hold(target, [Sent(asking * 20, 0.02)] * 40)
 
 
 @attack("320 silent connections")
 def silent_connections(target: Target) -> None:
-    """Browsers open them in advance."""
+    """Browsers open such connections in advance."""
     hold(target, [Sent()] * 320)
 
 
 @attack("1,000 silent connections")
 def silent_thousand(target: Target) -> None:
-    """More than gunicorn keeps open for one web process, by its defaults."""
+    """More than gunicorn keeps open per web process by default."""
     hold(target, [Sent()] * 1_000)
 
 
 @attack("100 heads and 100 bodies, a byte a second each", 15)
 def dripping_requests(target: Target) -> None:
-    """Every read finds something, so none runs into a time limit of its own."""
+    """Every read finds something, so no single read times out."""
     bodies = Sent([OPEN_HEAD, *dripping(b" " * 1_000)], 1)
     hold(target, [Sent(dripping(HEAD), 1), bodies] * 100)

@@ -1,10 +1,10 @@
-"""Attacks a whole collector while honest clients post to it; says what these noticed.
+"""Attacks a whole collector while honest clients post to it; reports what they noticed.
 
     python -m tests.attacks.harness --seed 1 --only silent_connections
 
-Each attack comes from a process of its own, from outside and without credentials. Meanwhile honest
-clients post, `/health` is asked over a new connection each time, and the memory of each part is
-looked at. Then all that was accepted is drained, and the reports must hold each honest event once.
+Each attack runs in its own process, from outside and without credentials. Meanwhile honest clients
+post, `/health` is requested over a new connection each time, and the memory of each part is
+measured. Then everything accepted is drained, and the reports must hold each honest event once.
 """
 
 import http.client
@@ -52,12 +52,12 @@ COUNTS = {"page-views": "views", "impressions": "impressions", "clicks": "hits"}
 
 
 def memory_limits() -> dict[str, int]:
-    """How many bytes kubernetes lets each part have, of those that it limits."""
+    """The memory limit in bytes that kubernetes sets for each part, if it sets one."""
     limits = {}
     for part in ALL_PARTS:
         file = {"worker": "worker/worker.yaml"}.get(part.partition("-")[0], f"{part}.yaml")
         if not (KUBERNETES / file).exists():
-            continue  # the database, which is kept elsewhere
+            continue  # the database, which runs elsewhere
         for manifest in yaml.safe_load_all((KUBERNETES / file).read_text()):
             if manifest["kind"] in ("Deployment", "StatefulSet"):
                 [container] = manifest["spec"]["template"]["spec"]["containers"]
@@ -71,9 +71,9 @@ def _bytes(quantity: str) -> int:
 
 
 class Outcome(NamedTuple):
-    """What honest clients and operators noticed of an attack. `memory` is the most of each part.
+    """What honest clients and operators noticed of an attack. `memory` is each part's maximum.
 
-    `wrong` are the sentences of the attack itself.
+    `wrong` holds the sentences from the attack itself.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Outcome(NamedTuple):
     wrong: Sequence[str]
 
     def broken(self, limits: dict[str, int]) -> list[str]:
-        """A sentence for each bound that was broken."""
+        """A sentence for each limit that was broken."""
         found = list(self.wrong)
         if not self.posted:
             found.append("nothing of the honest clients was accepted")
@@ -107,9 +107,9 @@ class Outcome(NamedTuple):
 
 
 class Watch:
-    """Asks for /health, and looks at the memory of each part with a limit, until it is stopped.
+    """Requests /health and measures the memory of each part with a limit, until it is stopped.
 
-    Also sees how far the reports are behind honest clients.
+    It also checks how far the reports are behind the honest clients.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Watch:
             thread.start()
 
     def stop(self) -> None:
-        """End, once what was asked has been answered."""
+        """End, once pending requests have been answered."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -161,7 +161,7 @@ class Watch:
             self.read_reports()
 
     def read_reports(self) -> bool:
-        """See how far the reports are behind; whether they hold all that was accepted."""
+        """Check how far the reports are behind; return whether they hold everything accepted."""
         accepted = list(self._honest.accepted)
         asked = time.monotonic()
         try:
@@ -186,7 +186,7 @@ class Watch:
 
 
 def _counted(stack: Stack, honest: Honest) -> dict[str, int]:
-    """How many honest events each report holds."""
+    """The number of honest events in each report."""
     return {
         path: sum(row[column] for row in rows_of(stack, path, website=honest.website))
         for path, column in COUNTS.items()
@@ -194,21 +194,21 @@ def _counted(stack: Stack, honest: Honest) -> dict[str, int]:
 
 
 def _memory(pid: int) -> int:
-    """The bytes of a process, its share of what it shares with others included (PSS)."""
+    """The memory of a process in bytes, including its share of shared memory (PSS)."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+    except (FileNotFoundError, ProcessLookupError):  # it has ended in the meantime
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def attack_alone(name: str, target: Target) -> list[str]:
-    """What an attack finds to be wrong; its time begins now. For a process of its own."""
+    """Run an attack, whose time starts now, in its own process; return what it found wrong."""
     until = time.monotonic() + ATTACKS[name].seconds
     wrong = []
     try:
         for sentence in ATTACKS[name].run(replace(target, until=until)) or ():
-            wrong.append(sentence)  # what was found before an error is kept
+            wrong.append(sentence)  # keep what was found before an error
     except (httpx.HTTPError, OSError, subprocess.SubprocessError) as error:
         wrong.append(f"{type(error).__name__} while attacking: {error}")
     return wrong
@@ -252,7 +252,7 @@ def run(stack: Stack, name: str, seed: int, limits: dict[str, int]) -> Outcome:
 
 
 def compare(stack: Stack, honest: Honest) -> tuple[int, int, int]:
-    """How many honest events were counted, and what the reports lack of them or have twice."""
+    """The number of honest events counted, and how many of them are missing or repeated."""
     counted = lost = repeated = 0
     wanted = honest.expectation.reports()
     for path, column in COUNTS.items():
@@ -281,9 +281,9 @@ def collector(settings: Mapping[str, str]) -> Iterator[Stack]:
 def run_all(
     chosen: Sequence[str], seed: int, limits: dict[str, int], *, apart: bool
 ) -> Iterator[Outcome]:
-    """Run attacks one after the other, each on a collector of its own or as many as can share it.
+    """Run attacks one after the other, each on its own collector or several that can share one.
 
-    What attackers make up follows from the seed.
+    Everything that attackers make up follows from the seed.
     """
     for settings, group in groupby(chosen, key=lambda name: ATTACKS[name].settings):
         sharing = list(group)
@@ -328,7 +328,7 @@ def show(outcomes: Sequence[Outcome], limits: dict[str, int]) -> None:
 @click.option("--seed", type=int, default=1)
 @click.option("--apart", is_flag=True, help="Give each attack a collector of its own.")
 def main(only: Sequence[str], seed: int, apart: bool) -> None:
-    """Attack a collector; exit with 1 where a bound was broken."""
+    """Attack a collector; exit with 1 if a limit was broken."""
     limits = memory_limits()
     outcomes, broken = [], 0
     for outcome in run_all(only or list(ATTACKS), seed, limits, apart=apart):

@@ -1,4 +1,4 @@
-"""Honest clients, which post as long as others attack, and what their events must come to."""
+"""Honest clients that post while others attack, and the reports that must result."""
 
 import itertools
 import threading
@@ -25,8 +25,8 @@ def event_id(attack: str, number: int, kind: str) -> str:
 class Honest:
     """Clients that post small batches to a website of their own until they are stopped.
 
-    Each sends a batch again until it gets 202. `longest` is how long one waited for that at most,
-    in seconds; `unanswered` how many batches never got it.
+    Each sends a batch again until it gets 202. `longest` is the longest wait for a 202 in
+    seconds; `unanswered` is how many batches never got one.
     """
 
     def __init__(self, attack: str, target: Target) -> None:
@@ -47,18 +47,18 @@ class Honest:
         ]
 
     def start(self) -> None:
-        """Have them begin."""
+        """Start them."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Let each get its last batch through, and wait for that."""
+        """Wait until each has got its last batch accepted, and stop."""
         self._over.set()
         for thread in self._threads:
             thread.join()
 
     def _post_on(self, place: int) -> None:
-        # The first opens a connection for each request, as new visitors do.
+        # The first client opens a connection for each request, as new visitors do.
         kept = 0 if place == 0 else 1
         with self._target.client(f"198.51.100.{place + 1}", ANSWER_SECONDS, kept) as client:
             while not self._over.wait(PAUSE_SECONDS):

@@ -62,15 +62,16 @@ class Target:
         return str(json.loads(addresses.read_text())["REDIS_URL"])
 
     def client(self, sender: str, timeout: float = 30, kept: int = 1) -> httpx.Client:
-        """A client that the trusted proxy says to have this address, with so many connections that
-        it keeps from one request to the next.
+        """A client that has this address according to the trusted proxy.
+
+        It keeps this many connections open between requests.
         """
         return httpx.Client(
             base_url="http://{}:{}".format(*self.address),
             headers={"X-Forwarded-For": sender},
             timeout=timeout,
             limits=httpx.Limits(max_keepalive_connections=kept),
-            verify=False,  # else each loads certificates, for nothing
+            verify=False,  # otherwise each client would load certificates for nothing
             trust_env=False,
         )
 
@@ -79,10 +80,10 @@ Run = Callable[[Target], Iterator[str] | None]
 
 
 class Attack(NamedTuple):
-    """Something done to a collector for at most so many seconds; `figure` says how much of it.
+    """An attack on a collector that lasts at most this many seconds; `figure` describes its size.
 
-    `run` yields a sentence for each thing that is wrong with how the collector took it. The
-    collector runs with `settings` besides those that all attacks have in common.
+    `run` yields a sentence for each way in which the collector coped badly. The collector runs
+    with `settings` in addition to those that all attacks share.
     """
 
     run: Run
@@ -95,7 +96,7 @@ ATTACKS: dict[str, Attack] = {}
 
 
 def attack(figure: str, seconds: float = 10, **settings: str) -> Callable[[Run], Run]:
-    """Make a function an attack of its own name."""
+    """Register a function as an attack under its own name."""
 
     def add(run: Run) -> Run:
         ATTACKS[run.__name__] = Attack(run, figure, seconds, settings)
@@ -121,7 +122,7 @@ def post(client: httpx.Client, body: bytes, media: str = "application/json") -> 
 def post_all(
     target: Target, client: httpx.Client, bodies: Sequence[bytes], media: str = "application/json"
 ) -> list[dict[str, Any]]:
-    """Post gzipped bodies, each again until it gets an answer that is not 503; these answers."""
+    """Post gzipped bodies, each again until its answer is not 503; return these answers."""
     answers = []
     for body in bodies:
         while not target.is_over():
@@ -137,9 +138,9 @@ def post_all(
 def at_once(
     target: Target, number: int, act: Callable[[httpx.Client], object], sender: str | None = None
 ) -> None:
-    """Have so many threads act over and over until the end, each with an address of its own.
+    """Let this many threads act over and over until the end, each with its own address.
 
-    With `sender` all have this one.
+    If `sender` is given, they all have this address.
     """
 
     def go_on(place: int) -> None:
@@ -159,22 +160,22 @@ def at_once(
 
 
 class Sent(NamedTuple):
-    """What a connection sends: some parts, with so many seconds between them."""
+    """What a connection sends: some parts, with a pause of some seconds between them."""
 
     parts: Sequence[bytes] = ()
     pause: float = 0.0
 
 
 def dripping(text: bytes) -> Sequence[bytes]:
-    """The bytes of a text, each a part of its own."""
+    """The bytes of a text, each as a separate part."""
     return [text[place : place + 1] for place in range(len(text))]
 
 
 def hold(target: Target, connections: Sequence[Sent], source: str = "127.0.0.2") -> None:
-    """Hold these connections until the end, and open each again where the server closes it.
+    """Hold these connections until the end, and open each again if the server closes it.
 
-    None of them reads. One that the server closed is left open for PATIENCE_SECONDS, as by a phone
-    that lost its network.
+    None of them reads. If the server closes one, this side stays open for PATIENCE_SECONDS, like a
+    phone that lost its network.
     """
 
     async def one(sent: Sent) -> None:
@@ -190,7 +191,7 @@ def hold(target: Target, connections: Sequence[Sent], source: str = "127.0.0.2")
 
 
 def until_the_end(target: Target, acts: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines side by side, and cancel what still runs at the end of the attack."""
+    """Run coroutines concurrently, and cancel those still running at the end of the attack."""
 
     async def run() -> None:
         with suppress(TimeoutError):
@@ -201,7 +202,7 @@ def until_the_end(target: Target, acts: Sequence[Coroutine[Any, Any, None]]) -> 
 
 
 async def connected(target: Target, source: str = "127.0.0.2") -> socket.socket:
-    """A connection from this address. It takes in little that is not read. Raises OSError."""
+    """A connection from this address with a small receive buffer. Raises OSError."""
     connection = socket.socket()
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

@@ -1,4 +1,4 @@
-"""Attacks on what is kept: dead letters, and the rate limit."""
+"""Attacks on stored data: dead letters, the journal and the rate limit."""
 
 import gzip
 import itertools
@@ -17,7 +17,7 @@ SMALL_REDIS = 256 * 1024**2
 
 @attack("12,000 rejected lines of 8 kB that escaping grows sixfold", 25)
 def growing_dead_letters(target: Target) -> Iterator[str]:
-    """Redis keeps room for the journal."""
+    """Redis must keep room for the journal."""
     lines = gzip.compress(b"\n".join([LETTER] * 200))
     with target.client("203.0.113.1") as client:
         post_all(target, client, [lines] * 60, "application/x-ndjson")
@@ -34,7 +34,7 @@ def growing_dead_letters(target: Target) -> Iterator[str]:
     RATE_LIMIT=f"{LIMIT}/day",
 )
 def rate_evasion(target: Target) -> Iterator[str]:
-    """What passes of each is what the limit lets pass."""
+    """From each sender only as much may pass as the limit allows."""
     one = packed([view("limit.test")])
     senders: dict[str, Callable[[int], str]] = {
         "/64": lambda n: f"2001:db8:0:1:{n:x}::1",
@@ -59,7 +59,7 @@ def rate_evasion(target: Target) -> Iterator[str]:
 
 @attack("17 MB of pages for each 30 kB as sent, and 256 MB of memory in Redis", 30)
 def filled_journal(target: Target) -> None:
-    """One sender brings more than is counted, and each page is escaped."""
+    """One sender posts faster than events are counted, and each page needs escaping."""
     page = "ü" * 670
     bodies = itertools.cycle(
         [
@@ -78,7 +78,7 @@ def filled_journal(target: Target) -> None:
 
 @attack("posts of 5,000 rejected events, and of 5,000 with the id of another event", 20)
 def rejected_and_colliding(target: Target) -> None:
-    """What is kept of them is written beside honest events, and where these are counted."""
+    """Their dead letters are written together with honest events, and while those are counted."""
     rejected = packed([{"Type": "AdClick", "Url": "rejected.test"}] * 5_000)
     with target.client("203.0.113.1") as client:
         post_all(target, client, [packed([view("colliding.test/0") | {"EventId": "same"}])])

@@ -1,4 +1,4 @@
-"""Attacks with names: longer than they look, many of them, and in everybody's documents."""
+"""Attacks with names: longer than they look, very many, or in documents that everyone shares."""
 
 import itertools
 import subprocess
@@ -34,7 +34,7 @@ def hit(user: str, url: str, ad: str = "1") -> Event:
 
 @attack("840 hits of one user on hosts of 18 kB, then one after the other", 15)
 def growing_hosts(target: Target) -> None:
-    """His history comes to a document's limit, and beyond it in batches with strangers' hits."""
+    """A user's history reaches the size limit of a document, in batches with strangers' hits."""
     one = packed([hit("grower", GROWING_HOST)])
     with target.client("203.0.113.1") as client:
         post_all(target, client, [packed([hit("grower", GROWING_HOST)] * HITS_AT_ONCE)] * 4)
@@ -43,7 +43,7 @@ def growing_hosts(target: Target) -> None:
 
 @attack("views of pages of 2,010 astral characters")
 def astral_pages(target: Target) -> None:
-    """Each is 24 kB once it is encoded."""
+    """Each takes 24 kB once it is encoded."""
     pages = itertools.count()
 
     def views(number: int) -> list[Event]:
@@ -54,7 +54,7 @@ def astral_pages(target: Target) -> None:
 
 @attack("ids of 128 astral characters")
 def astral_ids(target: Target) -> None:
-    """512 bytes each; users, ads and event ids."""
+    """Users, ads and event ids of 512 bytes each."""
     numbers = itertools.count()
 
     def event(kind: str) -> Event:
@@ -66,7 +66,7 @@ def astral_ids(target: Target) -> None:
 
 @attack("hits of 5,000 new users with ids of 128 astral characters in each post", 12)
 def new_users(target: Target) -> None:
-    """One sender brings a history for each of them."""
+    """One sender creates a click history for each of them."""
     numbers = itertools.count()
 
     def hits() -> list[Event]:
@@ -77,7 +77,7 @@ def new_users(target: Target) -> None:
 
 
 def post_by_all(target: Target, bodies: Iterable[bytes]) -> None:
-    """Post each of these once, from three addresses at a time."""
+    """Post each of these bodies once, from three addresses at a time."""
     left, lock = iter(bodies), threading.Lock()
 
     def next_body() -> bytes | None:
@@ -97,9 +97,9 @@ def post_by_all(target: Target, bodies: Iterable[bytes]) -> None:
 
 
 def prepare_and_hit(target: Target, users: Sequence[str], bodies: Iterable[bytes]) -> None:
-    """Post these bodies, and then a hit of each user all in one post, one second after the other.
+    """Post these bodies; then, once a second, post a hit by every user in a single request.
 
-    Preparing ends, as far as it came, HITTING_SECONDS before the attack does.
+    The preparation stops, finished or not, HITTING_SECONDS before the attack ends.
     """
     post_by_all(replace(target, until=target.until - HITTING_SECONDS), bodies)
     target = replace(target, until=time.monotonic() + HITTING_SECONDS)
@@ -111,7 +111,7 @@ def prepare_and_hit(target: Target, users: Sequence[str], bodies: Iterable[bytes
 
 @attack("85 users with 15 MB of hits each, then a hit of each at once", 100)
 def prepared_users(target: Target) -> None:
-    """Each has hits on hosts of 18 kB, and where these are refused on as many long ads."""
+    """Each has hits on hosts of 18 kB, or on as many long ads if these are refused."""
     users = [f"prepared-{n}" for n in range(85)]
 
     def hits(user: str) -> list[Event]:
@@ -123,7 +123,7 @@ def prepared_users(target: Target) -> None:
 
 @attack("1,100 users with 100 hits each on hosts of 250 characters, then a hit of each", 30)
 def many_users(target: Target) -> None:
-    """Each history is small, all of them together are not."""
+    """Each history is small, but all of them together are not."""
     users = [f"many-{n}" for n in range(1_100)]
     groups = [users[n : n + 50] for n in range(0, len(users), 50)]
     bodies = (packed([hit(user, LONG_HOST) for user in group] * 100) for group in groups)
@@ -132,7 +132,7 @@ def many_users(target: Target) -> None:
 
 @attack("20,000 made-up websites with impressions of last month, then its aggregation", 90)
 def made_up_websites(target: Target) -> Iterator[str]:
-    """By 20 senders, each of which may name 1,000 websites a day."""
+    """From 20 senders, each of which may add 1,000 websites a day."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     last_month = today - timedelta(days=today.day, seconds=1)
     for sender in range(20):
@@ -163,7 +163,7 @@ def made_up_websites(target: Target) -> Iterator[str]:
 
 
 def _impressions(target: Target, client: httpx.Client, month: str) -> int:
-    """Those of all websites in a month, so far."""
+    """The impressions of all websites in a month so far."""
     asked = {"month": month, "website": "*"}
     report = client.get("/reports/impressions", params=asked, headers=target.operator).json()
     return sum(row["impressions"] for row in report["items"])
@@ -171,7 +171,7 @@ def _impressions(target: Target, client: httpx.Client, month: str) -> int:
 
 @attack("100,000 made-up pages and 1,100 websites of one sender", 15)
 def made_up_pages(target: Target) -> Iterator[str]:
-    """The dashboard answers all the same, and what is beyond the budget has one name."""
+    """The dashboard still answers, and pages beyond the budget share one name."""
     views = [view(f"pages.test/{n}") for n in range(100_000)]
     websites = [view(f"website-{n}.test") for n in range(1_100)]
     with target.client("203.0.113.1") as client:
@@ -187,7 +187,7 @@ def made_up_pages(target: Target) -> Iterator[str]:
 
 @attack("ids that honest clients are going to use, on another website")
 def claimed_ids(target: Target) -> None:
-    """They count up, so who saw one knows the next."""
+    """They count up, so whoever sees one can guess the next."""
     with target.client("203.0.113.1") as client:
         while not target.is_over():
             for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Attacks on who watches: WebSockets, viewers of the live stream, what these are sent."""
+"""Attacks on WebSockets, on the live stream, and on what its viewers are sent."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ MOST_SPIKES = 50
 
 
 def handshake(sender: str) -> bytes:
-    """What opens a WebSocket (RFC 6455, section 4.1)."""
+    """The request that opens a WebSocket (RFC 6455, section 4.1)."""
     lines = ["GET /socket.io/?EIO=4&transport=websocket HTTP/1.1", "Host: a", "Upgrade: websocket"]
     lines += ["Connection: Upgrade", "Sec-WebSocket-Version: 13"]
     lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", f"X-Forwarded-For: {sender}"]
@@ -45,7 +45,7 @@ def live(target: Target, sender: str) -> bytes:
 
 @attack("8 WebSockets of empty pings, pongs, fragments at full speed")
 def websocket_frames(target: Target) -> None:
-    """None of them is a message, so none is one that a limit counts."""
+    """None of them is a message, so none counts towards a limit on messages."""
 
     async def one(begin: bytes, frame: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -69,7 +69,7 @@ async def _read_on(connection: socket.socket) -> None:
 
 @attack("150 WebSockets of one address, each posting 4,000 events in a message, and again")
 def posting_sockets(target: Target) -> None:
-    """Each has a thread of its own."""
+    """Each has its own thread."""
     events = b",".join([b'{"Type":"PageView","Url":"sockets.test","Meta":{"AdId":""}}'] * 4_000)
     message = frame(b'42["event",[' + events + b"]]")
 
@@ -88,7 +88,7 @@ def posting_sockets(target: Target) -> None:
 
 @attack("500 WebSockets of six addresses, each with 2 MiB of a message that does not end")
 def endless_messages(target: Target) -> None:
-    """They are kept until the message is whole, or the client is given up."""
+    """They are kept until the message is complete or the client is dropped."""
     begin = frame(b"1" * (2 * 1024 * 1024 - 1), fin=False)
 
     async def one(place: int) -> None:
@@ -114,18 +114,18 @@ def frame(text: bytes, *, fin: bool = True) -> bytes:
 
 @attack("1,000 WebSockets of one address", 15)
 def sockets_of_one_address(target: Target) -> Iterator[str]:
-    """Somebody else still gets one."""
+    """Another client must still get one."""
     yield from _take_all(target, handshake(HOSTILE), handshake(HONEST), b" 101 ")
 
 
 @attack("1,000 viewers of one address", 15)
 def viewers_of_one_address(target: Target) -> Iterator[str]:
-    """Somebody else still is let in."""
+    """Another viewer must still be let in."""
     yield from _take_all(target, live(target, HOSTILE), live(target, HONEST), b" 200 ")
 
 
 def _take_all(target: Target, hostile: bytes, honest: bytes, welcome: bytes) -> Iterator[str]:
-    """Open 1,000 connections, and see whether another one is welcome as often as it tries."""
+    """Open 1,000 connections, and check that another client always gets in when it tries."""
     answers: list[bytes] = []
 
     async def one(request: bytes) -> None:
@@ -152,7 +152,7 @@ def _take_all(target: Target, hostile: bytes, honest: bytes, welcome: bytes) -> 
 
 @attack("24 kB pages, 50 in a post, and 2,060 names with 15 views each in a minute", 30)
 def announcements(target: Target) -> Iterator[str]:
-    """A viewer gets little for each post, and no flood of spikes."""
+    """A viewer gets little data for each post, and no flood of spikes."""
     pages = [view(f"long.test/{n}/{ASTRAL * 2_010}") for n in range(50)]
     names = [view(f"spikes.test/{n}") for n in range(2_060)]
     with ThreadPoolExecutor(1) as pool, target.client(HOSTILE) as client:
@@ -162,7 +162,7 @@ def announcements(target: Target) -> Iterator[str]:
         for _ in range(posts):
             post_all(target, client, [packed(pages)])
             time.sleep(1)
-        for n in range(0, len(names), 100):  # no more are noted of one transaction
+        for n in range(0, len(names), 100):  # no more are recorded for one transaction
             post_all(target, client, [packed(names[n : n + 100] * 15)])
             time.sleep(0.5)
         lines = viewer.result()
