@@ -1,7 +1,7 @@
-"""Docker on a machine without it: Debian's, as root, in namespaces of its own.
+"""Docker on a machine without it: Debian's packages, run as root in separate namespaces.
 
-Nothing of the machine changes, and what the containers publish is only in there but for the ports
-that are asked for here. When the engine ends, all of its containers end with it.
+The machine itself does not change, and ports that containers publish are visible only inside,
+unless they are requested here. When the engine ends, all of its containers end with it.
 """
 
 import json
@@ -27,8 +27,8 @@ TUN = Path("/dev/net/tun")
 NO_MORE: dict[str, str] = {}
 TOOLS = ("mmdebstrap", "slirp4netns", "unshare", "nsenter", "setpriv")
 
-# In its namespaces: the tree becomes the root, with the checkout in it, and Docker runs there. What
-# it calls is in /usr/sbin, which need not be in the path of whoever runs this.
+# In the namespaces, the tree becomes the root, with the checkout in it, and Docker runs there. The
+# programs that it calls are in /usr/sbin, which may not be in the caller's path.
 INSIDE = """
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount --bind "$1" "$1"
@@ -66,11 +66,11 @@ def missing() -> list[str]:
 
 
 class CommandFailed(Exception):
-    """A command exited with another code than 0; the text is what it wrote."""
+    """A command exited with a code other than 0; the text is its output."""
 
 
 class Engine:
-    """A Docker that is made and runs in a folder."""
+    """A Docker that is built and runs in a folder."""
 
     def __init__(self, home: Path, checkout: Path) -> None:
         self.tree = home / "tree"
@@ -82,8 +82,8 @@ class Engine:
         self._cgroup = f"/eventstream-test-{os.getpid()}"
 
     def make(self) -> None:
-        """Make the tree of Docker, and Debian's own image beside it, from Debian's packages."""
-        # The machine reaches the network with these, so what is installed in the image does too.
+        """Build Docker's file tree, and next to it a Debian image, from Debian's packages."""
+        # The machine reaches the network with these, so installations in the image do too.
         certificates = f"--customize-hook=upload {CERTIFICATES} /etc/machine.crt"
         with ThreadPoolExecutor() as pool:
             made = [
@@ -95,8 +95,8 @@ class Engine:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run Docker, with Debian's image in it."""
-        # With this process ends what it starts, and with a namespace of pids what is in it.
+        """Run Docker with the Debian image loaded."""
+        # When this process ends, its children end, and with the pid namespace everything in it.
         end_too = ("setpriv", "--pdeathsig", "KILL")
         apart = (*end_too, "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
         script = ("sh", "-euc", INSIDE, "sh", str(self.tree), str(self._checkout), self._cgroup)
@@ -130,7 +130,7 @@ class Engine:
         stdin: int = subprocess.DEVNULL,
         environment: Mapping[str, str] = NO_MORE,
     ) -> str:
-        """The output of a command of the tree, run in its namespaces and in the checkout."""
+        """The output of a command from the tree, run in the namespaces and in the checkout."""
         inside = ["nsenter", "--target", str(self.pid), "--mount", "--net", "--pid", "--root"]
         done = subprocess.run(
             [*inside, "--", "env", "--chdir=/src", *command],
@@ -146,7 +146,7 @@ class Engine:
         return done.stdout
 
     def publish(self, port: int) -> int:
-        """The port of this machine that leads to one that a container publishes."""
+        """A port of this machine that leads to a port that a container publishes."""
         [outside] = free_ports(1)
         arguments = {
             "proto": "tcp",
@@ -164,21 +164,21 @@ class Engine:
         return outside
 
     def _remove_cgroups(self) -> None:
-        """Remove what Docker leaves of its control groups, which are the machine's."""
+        """Remove the control groups that Docker leaves behind on the machine."""
         for root in CGROUPS.rglob(self._cgroup.strip("/")):
             for folder, _, _ in os.walk(root, topdown=False):
                 wait_until(partial(_removed, Path(folder)))
 
 
 def _removed(group: Path) -> bool:
-    """Whether a control group is gone now; it is busy until its last process is."""
+    """Try to remove a control group, which is busy until its last process has ended."""
     with suppress(OSError):
         group.rmdir()
     return not group.exists()
 
 
 def _debian(target: Path, *options: str) -> None:
-    """A tree of Debian, or an archive of one, of the packages that it can't do without."""
+    """Build a Debian file tree, or an archive of one, from the essential packages."""
     command = ["mmdebstrap", "--variant=apt", "--dpkgopt=force-unsafe-io", *options]
     done = subprocess.run(
         [*command, SUITE, str(target)],

@@ -2,9 +2,10 @@
 
     python -m tests.containers.harness
 
-Docker and the images come from Debian's packages: see engine.py and Dockerfile beside this. Clients
-post simulated events from the first start on, each again until it gets 202, while containers are
-added, killed, restarted and removed. At the end the reports must equal what the simulation says.
+Docker and the images come from Debian's packages; see engine.py and the Dockerfile in this folder.
+From the first start on, clients post simulated events, each again until it gets 202, while
+containers are added, killed, restarted and removed. At the end the reports must equal the
+simulation.
 """
 
 import json
@@ -47,7 +48,7 @@ SCALE = {"web": 2, "worker-page-view": 3}
 
 
 class Steps:
-    """Says what is done, and how long each step took."""
+    """Prints each step and how long it took."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -67,7 +68,7 @@ class Steps:
 
 
 def images() -> dict[str, str]:
-    """The images of others that the project names, each with the stage that stands in for it."""
+    """The external images that the project names, each with the stage that stands in for it."""
     named = re.findall("^FROM (.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     for file in FILES:
         services = yaml.safe_load((ROOT / file).read_text())["services"].values()
@@ -76,7 +77,7 @@ def images() -> dict[str, str]:
 
 
 def build(engine: Engine) -> None:
-    """Build the stand-ins, and the project's own image once there is a Python for it."""
+    """Build the stand-ins, and then the project's own image once the Python image exists."""
 
     def stand_in(image: str, stage: str) -> None:
         which = ["--file", STAND_INS, "--target", stage, "--tag", image]
@@ -96,26 +97,26 @@ def build(engine: Engine) -> None:
 
 
 class Compose:
-    """`docker compose` with some of the files."""
+    """`docker compose` with some of the compose files."""
 
     def __init__(self, engine: Engine, files: list[str]) -> None:
         self._engine = engine
         self.files = files
 
     def run(self, *arguments: str) -> str:
-        # Nothing of an operator's own .env.
+        # Ignore an operator's own .env.
         files = [f"--file={file}" for file in self.files]
         command = ["docker", "compose", *files, "--env-file=/dev/null", *arguments]
         return self._engine.run(*command, environment=SECRETS)
 
     def up(self, scale: Mapping[str, int] = NONE_MORE) -> None:
-        """Start what does not run, and wait until all are healthy."""
+        """Start the services that are not running, and wait until all are healthy."""
         scaled = [f"--scale={name}={number}" for name, number in scale.items()]
         waiting = ["--wait", "--wait-timeout", str(START_SECONDS)]
         self.run("up", "--detach", "--no-build", "--no-recreate", *waiting, *scaled)
 
     def containers(self) -> list[dict[str, Any]]:
-        """What Docker knows of each container, those of the stores last."""
+        """What Docker knows about each container, with the stores last."""
         names = self.run("ps", "--all", "--quiet").split()
         if not names:
             return []
@@ -123,9 +124,9 @@ class Compose:
         return sorted(found, key=lambda container: container["Config"]["Image"] != "eventstream")
 
     def kill(self, container: dict[str, Any]) -> None:
-        """Kill what a container runs, and wait until Docker has started it again.
+        """Kill the process of a container, and wait until Docker has started it again.
 
-        Not by `docker kill`, after which Docker would leave it at that.
+        This does not use `docker kill`, after which Docker would not restart it.
         """
 
         def is_back() -> bool:
@@ -136,7 +137,7 @@ class Compose:
         wait_until(is_back, START_SECONDS, every=0.1)
 
     def trouble(self) -> str:
-        """What containers that are not healthy said last, and what their health checks did."""
+        """The last output of unhealthy containers, and of their health checks."""
         sick = [
             each for each in self.containers() if each["State"]["Health"]["Status"] != "healthy"
         ]
@@ -152,7 +153,7 @@ class Compose:
         return "\n".join(said)
 
     def left(self) -> list[str]:
-        """The containers, volumes and networks that there are, besides Docker's own."""
+        """The containers, volumes and networks that are left, except Docker's own."""
         docker = self._engine.run
         return [
             *docker("docker", "ps", "--all", "--quiet").split(),
@@ -163,7 +164,7 @@ class Compose:
 
 @contextmanager
 def posting(collector: Collector, seed: int) -> Iterator[Clients]:
-    """Clients that post to a collector meanwhile."""
+    """Clients that post to a collector in the meantime."""
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     expectation = Expectation(UTC, 3, "user", now)
@@ -182,13 +183,13 @@ def posting(collector: Collector, seed: int) -> Iterator[Clients]:
 
 
 def more_accepted(clients: Clients) -> None:
-    """Wait until posts are accepted that began after this."""
+    """Wait until posts that started after this call are accepted."""
     until = clients.accepted + (CLIENTS + 1) * BATCH
     wait_until(lambda: clients.accepted >= until, START_SECONDS)
 
 
 def prove(compose: Compose, collector: Collector, seed: int, steps: Steps) -> None:
-    """Prove that what the files start counts each event once, whatever is done to it."""
+    """Check that the services count each event once, whatever happens to their containers."""
     with steps.step(f"start {' and '.join(compose.files)}"):
         compose.up()
     with posting(collector, seed) as clients:
@@ -204,7 +205,7 @@ def prove(compose: Compose, collector: Collector, seed: int, steps: Steps) -> No
                 more_accepted(clients)
         with steps.step("wait until all are healthy again"):
             compose.up(SCALE)
-        if len(compose.files) == 1:  # once is enough, as it takes long
+        if len(compose.files) == 1:  # once is enough, because it takes long
             with steps.step("restart all of them"):
                 more_accepted(clients)
                 compose.run("restart")
@@ -228,7 +229,7 @@ def prove(compose: Compose, collector: Collector, seed: int, steps: Steps) -> No
 
 
 def prove_alerts(engine: Engine) -> None:
-    """Check the rules of Prometheus, and try each alert."""
+    """Check the Prometheus rules, and try each alert."""
     engine.run("promtool", "check", "rules", "deploy/prometheus/alerts.yml")
     engine.run("promtool", "test", "rules", "tests/containers/alerts.yml")
 
@@ -258,11 +259,11 @@ def prove_all(home: Path, seed: int) -> None:
 @click.option("--seed", type=int, default=1)
 @click.option("--required", is_flag=True, help="Fail where this machine can't run it.")
 def main(seed: int, required: bool) -> None:
-    """Run it, and exit with 1 at the first step that fails."""
+    """Run all steps, and exit with 1 at the first one that fails."""
     if lacks := missing():
         print(f"The containers {'failed' if required else 'are skipped'}: {'; '.join(lacks)}.")
         sys.exit(int(required))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which cleans up
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # this cleans up
     with tempfile.TemporaryDirectory(prefix="eventstream-containers-") as folder:
         try:
             prove_all(Path(folder), seed)

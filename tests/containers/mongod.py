@@ -1,8 +1,8 @@
 #!/usr/local/bin/python3
-"""Stands in for mongod where there is none: the embedded database, with mongod's options.
+"""Stands in for mongod if there is none: the embedded database with mongod's options.
 
-As there, it takes no write before `rs.initiate`, which says under which address others reach it.
-Its memory and speed say nothing about MongoDB.
+Like mongod, it accepts no writes before `rs.initiate`, which sets the address for its clients. Its
+memory use and speed say nothing about MongoDB.
 """
 
 from collections.abc import Callable

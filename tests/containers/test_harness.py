@@ -1,4 +1,4 @@
-"""What can be proven of `make test-containers` without running it."""
+"""The parts of `make test-containers` that can be tested without running it."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ def test_every_image_that_the_project_names_has_a_stand_in() -> None:
     assert set(images().values()) == set(stages) - {"debian"}
 
 
-def test_every_alert_is_seen_to_fire_and_to_be_silent_while_all_is_well() -> None:
+def test_every_alert_is_tested_to_fire_and_to_stay_silent_when_all_is_well() -> None:
     groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
     alerts = {rule["alert"] for group in groups for rule in group["rules"]}
     tried = yaml.safe_load(Path(__file__).with_name("alerts.yml").read_text())["tests"]
@@ -29,7 +29,7 @@ def test_every_alert_is_seen_to_fire_and_to_be_silent_while_all_is_well() -> Non
 
 
 @pytest.mark.parametrize(("option", "code"), [("--seed=1", 0), ("--required", 1)])
-def test_a_machine_that_cannot_run_the_containers_is_told_why_and_fails_only_if_it_must(
+def test_the_harness_says_why_it_cannot_run_and_fails_only_if_it_is_required(
     option: str, code: int
 ) -> None:
     command = [sys.executable, "-m", "tests.containers.harness", option]
