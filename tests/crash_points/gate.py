@@ -1,8 +1,8 @@
-"""What stands between a process and its servers, and counts the calls that it makes.
+"""A gate between a process and its servers that counts the calls the process makes.
 
-A call is what a process sends to a server in one go: a command, a pipeline, a script, a request or
-a method. At a call that is chosen, what ends is the process (SIGKILL) or its connection, either
-before the call reaches the server or once the server has done it, its answer then being lost.
+A call is what a process sends to a server at once: a command, a pipeline, a script, a request or a
+method. At a chosen call, the gate ends the process (SIGKILL) or its connection, either before the
+call reaches the server or after the server has carried it out, so that the answer is lost.
 """
 
 import os
@@ -39,7 +39,7 @@ MODES: tuple[Mode, ...] = ("die before", "die after", "cut before", "cut after")
 
 @dataclass
 class Plan:
-    """At which call what ends; 0: at none. `calls` are those made, `pid` is of who makes them."""
+    """What to end at which call, or nothing at 0. `calls` were made so far by process `pid`."""
 
     at: int = 0
     mode: Mode = "die before"
@@ -48,25 +48,25 @@ class Plan:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def is_at(self, call: str) -> bool:
-        """Count a call, and say whether it is the chosen one."""
+        """Count a call, and return whether it is the chosen one."""
         with self.lock:
             self.calls.append(call)
             return len(self.calls) == self.at
 
     def reached(self) -> bool:
-        """Whether the process came to the chosen call."""
+        """Whether the process reached the chosen call."""
         return 0 < self.at <= len(self.calls)
 
 
 class Gate(socketserver.ThreadingTCPServer):
-    """Passes on what is between a process and one server."""
+    """Forwards the traffic between a process and one server."""
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
 
     def __init__(self, target: int, call_in: Callable[[bytes], str]) -> None:
-        """`call_in` says what is called by some bytes; an empty text where that does not count."""
+        """`call_in` names the call in some bytes, or returns an empty text if it does not count."""
         super().__init__(("127.0.0.1", 0), _Passing)
         self.target = target
         self.call_in = call_in
@@ -90,7 +90,7 @@ class _Passing(socketserver.BaseRequestHandler):
                     self._loses_answer.set()
                 server.sendall(some)
             else:
-                # The other thread waits for the server: closing alone would leave it connected.
+                # The other thread waits for the server: close() alone would leave it connected.
                 _close(server)
                 return
             self._end(server)
@@ -101,7 +101,7 @@ class _Passing(socketserver.BaseRequestHandler):
                 if self._loses_answer.is_set():
                     self._end(server)
                     return
-                # Kafka says where its brokers are.
+                # Kafka tells clients the addresses of its brokers.
                 self.request.sendall(
                     some.replace(_address(self._gate.target), _address(self._gate.port))
                 )
@@ -128,7 +128,7 @@ def redis_call(some: bytes) -> str:
     """The command that begins here."""
     if some[:1] != b"*":
         return ""
-    # What is long is sent in parts.
+    # Long messages are sent in parts.
     words = [*some.split(b"\r\n", 3), b"", b""]
     name = words[2].decode("ascii", "replace").upper() or "PART"
     return "" if name in ("CLIENT", "HELLO", "PING") else name
@@ -143,7 +143,7 @@ def mongodb_call(some: bytes) -> str:
 
 
 def rabbit_call(some: bytes) -> str:
-    """The method that begins here, as its class and its number there."""
+    """The method that begins here, as its class and its number in that class."""
     is_method = some[:1] == b"\x01"
     name = RABBIT_CLASSES.get(int.from_bytes(some[7:9], "big")) if is_method else None
     return f"{name}.{int.from_bytes(some[9:11], 'big')}" if name else ""

@@ -1,12 +1,12 @@
-"""Ends a process at each call that it makes to a server, one after the other; compares the counts.
+"""Ends a process at each call that it makes to a server, one at a time; compares the counts.
 
     python -m tests.crash_points.harness --with redis --only post
 
-For n = 1, 2, … a step is run anew, on a website of its own, and what ends at its call n is the
-process or its connection, before or after the server has done the call (see gate.py); until a run
-passes without coming to its call n. Then other processes do what is left, and what the reports,
-the claims, the dead letters and the archive hold must be what was accepted, once. This is how
-SQLite is tested (sqlite.org/testing.html, "Anomaly testing").
+For n = 1, 2, … a step runs again on a new website, and at its call n the process or its connection
+ends, before or after the server has carried out the call (see gate.py), until a run finishes before
+its call n. Then other processes do what is left, and the reports, the claims, the dead letters and
+the archive must hold each accepted event exactly once. SQLite is tested in the same way
+(sqlite.org/testing.html, "Anomaly testing").
 """
 
 import itertools
@@ -106,7 +106,7 @@ database.main()
 
 @dataclass
 class Outcome:
-    """What came of a step: calls at which it was ended, runs, and what was then wrong."""
+    """The outcome for a step: the calls at which it was ended, the runs, and what was wrong."""
 
     calls: list[str] = field(default_factory=list)
     runs: int = 0
@@ -117,10 +117,10 @@ class Outcome:
 
 
 class Harness:
-    """The servers, and what stands before them."""
+    """The servers, and the gates in front of them."""
 
     def __init__(self, home: Path, urls: Mapping[str, str], gates: Mapping[str, Gate]) -> None:
-        """`urls` are settings that name servers, each with the gate before it."""
+        """`urls` are settings that name servers, each through its gate."""
         self.gates = list(gates.values())
         self._data = home / "var"
         self.environment = {
@@ -142,7 +142,7 @@ class Harness:
         self.journal = journal_of(direct, self.redis)
         self.database = Database(direct.mongodb_url)
         migrations.prepare(self.database)
-        # A process made of one that has no threads and has imported everything.
+        # Fork from a process that has no threads and has imported everything.
         self.processes = multiprocessing.get_context("forkserver")
         self.processes.set_forkserver_preload(PRELOADED)
         self._numbers = itertools.count()
@@ -150,7 +150,7 @@ class Harness:
     def step(
         self, step: str, website: str, plan: Plan | None = None, *, broken: bool = False
     ) -> Any:
-        """What a step returns in a process of its own; None where it died or has to wait."""
+        """What a step returns in its own process, or None if it died or has to wait."""
         for gate in self.gates:
             gate.plan = plan or Plan()
         ours, theirs = self.processes.Pipe()
@@ -172,7 +172,7 @@ class Harness:
     def try_all(
         self, step: str, modes: Iterable[Mode] = MODES, *, every: int = 1, broken: bool = False
     ) -> Outcome:
-        """End this step at each of its calls, or every second or so, in each of these ways."""
+        """End this step at each of its calls, or at every nth one, in each of these ways."""
         outcome = Outcome()
         for mode in modes:
             for at in itertools.count(1, every):
@@ -218,7 +218,7 @@ class Harness:
         return sum(self.journal.waiting().values())
 
     def _note(self, outcome: Outcome) -> None:
-        """Note what the process that was ended left to others."""
+        """Record what the process that was ended left to others."""
         for queue in QUEUES:
             taken: Any = self.redis.zrange(f"journal:{queue}:taken", 0, -1)
             known = self.database[documents.AppliedBatch].count_documents(
@@ -231,7 +231,7 @@ class Harness:
         outcome.recoveries["counted but not delivered"] += bool(outbox.queues_left(self.database))
 
     def new_website(self) -> str:
-        """The name of a website that no run had."""
+        """The name of a website that no run has used."""
         return f"w{next(self._numbers)}.example"
 
     def settle(self, website: str, *, broken: bool = False) -> None:
@@ -252,7 +252,7 @@ class Harness:
     def compare(
         self, step: str, website: str, plain: set[int], where: str, outcome: Outcome
     ) -> None:
-        """Add to the outcome what is not as it must be."""
+        """Add everything that is wrong to the outcome."""
         views = {
             row["page"]: row["views"]
             for row in reports.page_views(self.database, Page(), website).items
@@ -302,12 +302,12 @@ class Harness:
                 outcome.wrong.append(f"{where}: {name} {number}, not {sorted(right)}")
                 outcome.lost += max(0, min(right) - number)
                 outcome.repeated += max(0, number - max(right))
-        # So that there is never more to read than what one website left.
+        # So that there is never more to read than one website left.
         shutil.rmtree(self._data / "archive", ignore_errors=True)
 
 
 class Mirrored:
-    """What is in the topic of the mirror."""
+    """The contents of the mirror's topic."""
 
     def __init__(self, broker: str) -> None:
         self._client = Consumer({"bootstrap.servers": broker, "group.id": "-", "log_level": 0})
@@ -316,7 +316,7 @@ class Mirrored:
         self._client.assign(self._partitions)
 
     def ids(self, website: str) -> set[str]:
-        """Those of all events of a website, each of which may be there more than once."""
+        """The ids of all events of a website; the topic may hold each more than once."""
         ends = [self._client.get_watermark_offsets(each, 10)[1] for each in self._partitions]
         wait_until(lambda: self._read() >= ends)
         return self._ids[website]
@@ -344,9 +344,9 @@ def _answer(pipe: Connection) -> Any:
 
 @contextmanager
 def started(home: Path, beside: str = "redis", idle_seconds: int = 1) -> Iterator[Harness]:
-    """A harness with servers of its own; there a transaction may be idle for so long.
+    """A harness with its own servers, on which a transaction may be idle for this long.
 
-    `beside` says which server is there besides Redis and the database, if one is.
+    `beside` names the server that runs besides Redis and the database, if any.
     """
     redis_port, database_port = free_ports(2)
     (home / "redis").mkdir(parents=True)
@@ -397,7 +397,7 @@ def _port(url: str) -> int:
 @click.option("--every", default=1, help="Only one in so many calls.")
 @click.option("--without-ledger", is_flag=True, help="See that repeats are found.")
 def main(beside: str, only: tuple[str, ...], every: int, without_ledger: bool) -> None:
-    """End a process at each of its calls, and compare; exit 1 where counts are not exact."""
+    """End a process at each of its calls, and compare; exit with 1 if any count is not exact."""
     table = Table("step", "calls", "runs", "lost", "repeated", "other", "left to others")
     wrong = []
     with tempfile.TemporaryDirectory() as home, started(Path(home), beside) as harness:

@@ -1,14 +1,14 @@
-"""Has two workers at the same work, in every order of their calls with up to two changes of turn.
+"""Lets two workers do the same work in every order of their calls with up to two switches.
 
     python -m tests.crash_points.orders --only "fold"
 
 Each call that a process makes to Redis or MongoDB is held until it is that process's turn. The
-first makes i calls, then the second j calls, then the first goes on to its end and then the second;
-for each i and each j up to the calls that either makes alone. Most errors of order show with two
-changes of turn (Musuvathi and Qadeer, "Iterative context bounding", 2007). At each change the time
-is over within which a batch is a worker's own, so that the other is given the same.
+first makes i calls, then the second makes j calls, then the first runs to its end and then the
+second, for each i and each j up to the number of calls that each makes alone. Two switches reveal
+most ordering errors (Musuvathi and Qadeer, "Iterative context bounding", 2007). At each switch, the
+worker's hold on its batches expires, so that the other worker is given the same batches.
 
-Where one can't end while the other is held, as two transactions that conflict, both go on at once.
+If one can't end while the other is held, as when two transactions conflict, both continue at once.
 Then the counts are compared as in harness.py.
 """
 
@@ -56,7 +56,7 @@ MUST_BE_MET = {
 
 @dataclass(frozen=True)
 class Pair:
-    """What two workers do at the same time, and what is done before and at the first change."""
+    """What two workers do at the same time, and what happens before and at the first switch."""
 
     first: str
     second: str
@@ -65,7 +65,7 @@ class Pair:
 
     @property
     def ends_month(self) -> bool:
-        """Whether the month is to be closed at the end."""
+        """Whether the month must be closed at the end."""
         return self.second == "month end"
 
 
@@ -82,7 +82,7 @@ PAIRS = {
 
 
 class Turns:
-    """Who may make how many calls; the others are held at their next one."""
+    """How many calls each worker may make; then it is held at its next one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -91,7 +91,7 @@ class Turns:
         self._ended: set[int] = set()
 
     def wait(self, who: int) -> None:
-        """Return once it is this one's turn to make a call."""
+        """Return once it is this worker's turn to make a call."""
         with self._changed:
             self._held.add(who)
             self._changed.notify_all()
@@ -100,7 +100,7 @@ class Turns:
             self._may[who] -= 1
 
     def give(self, who: int, calls: int) -> bool:
-        """Let this one make so many calls; return once they are answered, or it has ended.
+        """Let this worker make this many calls; return once they are answered or it has ended.
 
         Returns whether it has ended.
         """
@@ -111,13 +111,13 @@ class Turns:
             return who in self._ended
 
     def free(self, who: int) -> None:
-        """Let this one make all its calls."""
+        """Let this worker make all its calls."""
         with self._changed:
             self._may[who] = sys.maxsize
             self._changed.notify_all()
 
     def end(self, who: int) -> None:
-        """Note that this one has ended."""
+        """Record that this worker has ended."""
         with self._changed:
             self._ended.add(who)
             self._changed.notify_all()
@@ -141,7 +141,7 @@ class Turn(Plan):
 
 
 class Worker:
-    """A process that does a step, and is held at each call."""
+    """A process that runs a step and is held at each call."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Worker:
 
 
 class _Known(logging.Handler):
-    """Counts how often a worker found its batches counted already."""
+    """Counts how often a worker found that its batches were already counted."""
 
     times = 0
 
@@ -213,7 +213,7 @@ def _run(
 
 
 class Orders:
-    """Tries every order of two workers' calls; with `broken` the ledger remembers no batch."""
+    """Tries every order of two workers' calls; with `broken`, the ledger remembers no batch."""
 
     def __init__(self, harness: Harness, *, broken: bool = False) -> None:
         self._broken = broken
@@ -236,7 +236,7 @@ class Orders:
             yield from gates
 
     def try_all(self, name: str, every: int = 1) -> Outcome:
-        """Try each order of this pair, or one in so many calls of either."""
+        """Try each order of this pair, or only every nth call of each worker."""
         pair = PAIRS[name]
         outcome = Outcome()
         first, second = (self._alone(pair, step) for step in (pair.first, pair.second))
@@ -276,7 +276,7 @@ class Orders:
         alone: tuple[int, int],
         outcome: Outcome,
     ) -> int:
-        """Try this order; how many calls the second worker made."""
+        """Try this order; return how many calls the second worker made."""
         website = self._prepared(pair)
         before = self._numbers()
         turns = Turns()
@@ -322,7 +322,7 @@ class Orders:
         return len(workers[1].turn.calls)
 
     def _numbers(self) -> Counter[str]:
-        """What workers counted of conflicts and repeats."""
+        """The conflicts and repeats that the workers counted."""
         found: Any = self._harness.redis.hgetall("metrics")
         numbers: Counter[str] = Counter(dict.fromkeys(NUMBERS, 0))
         for key, value in found.items():
@@ -333,11 +333,11 @@ class Orders:
 
 
 def _wrong_total(database: Database) -> str:
-    """How the row of all websites differs from the others' sum; empty where it does not."""
+    """How the row for all websites differs from the sum of the others, or an empty text."""
     rows = list(database[documents.MonthCounts].find({"month": MONTH}))
     [total] = [row for row in rows if row["website"] == ALL_WEBSITES]
     for figure in ("impressions", "visitors"):
-        # No user is of two websites here.
+        # No user visits two websites here.
         counted = sum(row[figure] for row in rows if row["website"] != ALL_WEBSITES)
         if not total[figure] == total["reported"][figure] == counted:
             return f"{figure} of all websites {total[figure]} ({total['reported']}), not {counted}"
@@ -349,7 +349,7 @@ def _wrong_total(database: Database) -> str:
 @click.option("--every", default=1, help="Change turns only at each so many calls.")
 @click.option("--without-ledger", is_flag=True, help="See that repeats are found.")
 def main(only: tuple[str, ...], every: int, without_ledger: bool) -> None:
-    """Try every order of two workers' calls; exit 1 where counts are not exact."""
+    """Try every order of two workers' calls; exit with 1 if any count is not exact."""
     table = Table("two workers", "calls", "orders", "lost", "repeated", "other", "met")
     wrong = []
     all_met: Counter[str] = Counter()

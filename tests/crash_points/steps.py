@@ -1,4 +1,4 @@
-"""The steps of an event's life, each for a process of its own that may die in it."""
+"""The steps in the life of an event; each runs in its own process, which may die in it."""
 
 import os
 import threading
@@ -38,7 +38,7 @@ NEXT_MONTH = (NOW.replace(day=1) + timedelta(days=32)).replace(day=1, hour=2)
 def posted(website: str, *, plain: bool) -> list[dict[str, Any]]:
     """What a site posts: three views, two impressions and three hits, each with an id.
 
-    With `plain` a view without id besides.
+    With `plain`, also a view without an id.
     """
     ids: list[dict[str, Any]] = [
         {"Type": "PageView", "Url": f"{website}/ids", "EventId": f"v{n}"} for n in range(3)
@@ -94,11 +94,11 @@ def _end_month(_website: str) -> None:
 
 def _expire(_website: str) -> None:
     while ledger.expire(resources.database(), datetime.now(UTC) + timedelta(days=9)):
-        pass  # it leaves off after some seconds
+        pass  # each call stops after some seconds
 
 
 def _produce(website: str) -> None:
-    """Write what a site posts to a topic of its name: one message with ids, one without."""
+    """Write what a site posts to a topic with its name: one message with ids, one without."""
     *ids, plain = posted(website, plain=True)
     producer = Producer({"bootstrap.servers": os.environ["KAFKA_BROKER"]})
     for message in (ids, plain):
@@ -118,7 +118,7 @@ def _consume(website: str) -> bool:
 
 
 def _stop_when_counted(topic: str, stop: threading.Event) -> None:
-    """Stop a consumer once both messages are counted and sent on; by calls that do not count."""
+    """Stop a consumer once both messages are counted and delivered; its calls do not count."""
     client: MongoClient[dict[str, Any]] = MongoClient(os.environ["DIRECT_MONGODB_URL"])
     database = client.get_default_database()
     offset = database[documents.ConsumedOffset._get_collection_name()]
@@ -155,7 +155,7 @@ STEPS: dict[str, Callable[[str], Any]] = {
 
 
 def hand_out(journal: Journal, redis: Redis) -> None:
-    """Have what a process took or began to write be over with at once, not after its time."""
+    """Let whatever a process took or started to write expire at once."""
     has_rabbit = isinstance(journal, RabbitJournal)
     for queue in QUEUES:
         for state in ("taken", *("writing", "receiving")[: 2 * has_rabbit]):
@@ -168,7 +168,7 @@ def hand_out(journal: Journal, redis: Redis) -> None:
 
 
 def remember_nothing() -> None:
-    """Have the ledger know no batch, as if it were left out."""
+    """Make the ledger forget every batch, as if there were no ledger."""
 
     def entries(batches: Collection[str], session: Session) -> dict[str, ledger.Entry]:
         return {batch: ledger.Entry(batch) for batch in batches}
@@ -180,7 +180,7 @@ def remember_nothing() -> None:
 
 
 def set_environment(environment: Mapping[str, str]) -> None:
-    """Give this process its settings; it was made of one that knows none."""
+    """Give this process its settings; it was forked from one without any."""
     os.environ |= environment
     settings.cache_clear()
     tasks.conf.broker_url = settings().broker_url
@@ -189,9 +189,9 @@ def set_environment(environment: Mapping[str, str]) -> None:
 def run(
     step: str, website: str, environment: Mapping[str, str], broken: bool, parent: Connection
 ) -> None:
-    """Run a step once the parent says so, and send what it returns; None where it has to wait.
+    """Run a step once the parent says so, and send what it returns, or None if it has to wait.
 
-    With `broken` the ledger remembers no batch.
+    With `broken`, the ledger remembers no batch.
     """
     set_environment(environment)
     if broken:

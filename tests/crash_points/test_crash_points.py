@@ -17,7 +17,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
 
 
 @pytest.mark.proof
-def test_a_worker_killed_before_or_after_a_call_it_makes_leaves_the_counts_exact(
+def test_counts_stay_exact_if_a_worker_is_killed_before_or_after_any_call(
     harness: Harness,
 ) -> None:
     outcome = harness.try_all("count page_view", ["die before", "die after"], every=2)
@@ -27,7 +27,7 @@ def test_a_worker_killed_before_or_after_a_call_it_makes_leaves_the_counts_exact
 
 
 @pytest.mark.proof
-def test_without_the_ledger_a_batch_that_comes_again_is_found_to_count_twice(
+def test_without_the_ledger_the_harness_finds_that_a_redelivered_batch_counts_twice(
     harness: Harness,
 ) -> None:
     outcome = harness.try_all("count page_view", ["die after"], every=2, broken=True)
@@ -36,7 +36,7 @@ def test_without_the_ledger_a_batch_that_comes_again_is_found_to_count_twice(
 
 
 @pytest.mark.proof
-def test_two_workers_that_count_the_same_batches_in_any_order_leave_the_counts_exact(
+def test_counts_stay_exact_if_two_workers_count_the_same_batches_in_any_order(
     harness: Harness,
 ) -> None:
     with closing(Orders(harness)) as orders:
@@ -48,7 +48,7 @@ def test_two_workers_that_count_the_same_batches_in_any_order_leave_the_counts_e
 
 
 @pytest.mark.proof
-def test_without_the_ledger_two_workers_are_found_to_count_a_batch_twice(
+def test_without_the_ledger_the_harness_finds_that_two_workers_count_a_batch_twice(
     harness: Harness,
 ) -> None:
     with closing(Orders(harness, broken=True)) as orders:
@@ -56,7 +56,7 @@ def test_without_the_ledger_two_workers_are_found_to_count_a_batch_twice(
     assert outcome.repeated > 0
 
 
-def test_a_gate_ends_the_connection_to_the_server_of_a_process_that_ends_its_own() -> None:
+def test_a_gate_closes_the_connection_to_the_server_when_the_process_closes_its_own() -> None:
     with (
         create_server(("127.0.0.1", 0)) as server,
         Gate(server.getsockname()[1], redis_call) as gate,
