@@ -1,4 +1,4 @@
-"""Clients that post simulated events to a collector, and what its reports must hold after them."""
+"""Clients that post simulated events to a collector, and the reports that must result."""
 
 import itertools
 import threading
@@ -40,7 +40,7 @@ class Clients:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def post(self, client: httpx.Client, events: list[dict[str, Any]]) -> int | None:
-        """The status that a post gets; None where its connection is cut or has no answer."""
+        """The status of a post, or None if its connection is cut or gives no answer."""
         try:
             response = client.post("/events", json=events)
         except httpx.HTTPError:
@@ -70,7 +70,7 @@ class Clients:
                 time.sleep(PAUSE_SECONDS)
 
     def plain_client(self) -> None:
-        """Post page views without ids, each once unless nothing of it was accepted."""
+        """Post page views without ids, each only once unless it was certainly not accepted."""
         with httpx.Client(base_url=self.collector.url, timeout=5, trust_env=False) as client:
             for number in itertools.count():
                 if self.over.is_set():
@@ -80,15 +80,15 @@ class Clients:
                 status = self.post(client, [view] * PLAIN_VIEWS)
                 if status == 202:
                     self.plain_accepted.add(page)
-                elif status in (None, 502):  # which nginx, in front, answers for the web
+                elif status in (None, 502):  # nginx, in front of the web, answers with this
                     self.plain_unknown.add(page)
                 time.sleep(PAUSE_SECONDS)
 
     def compare(self) -> tuple[int, int, int]:
-        """What the reports have less and more than was accepted, and their views without ids."""
+        """What the reports lack and have too much of, and their number of views without ids."""
         lost = repeated = 0
         wanted = self.expectation.reports()
-        # The views without ids are told apart by their website; the daily report can't tell.
+        # Views without ids are recognized by their website, which the daily report does not show.
         del wanted["page-views/daily"]
         plain: dict[str, int] = {}
         for path, rows in wanted.items():
@@ -111,14 +111,14 @@ class Clients:
 
 
 def without_views(rows: list[Row]) -> list[Row]:
-    """Rows of traffic; the views without ids are counted there too."""
+    """The rows of traffic without the views that have no ids, which are counted there too."""
     return [{name: value for name, value in row.items() if name != "views"} for row in rows]
 
 
 def differences(wanted: list[Row], found: list[Row]) -> tuple[int, int]:
-    """How much the rows of a report lack of those wanted, and how much they have beyond these.
+    """How much the rows of a report fall short of the wanted ones, and how much they exceed them.
 
-    Both are sums over all columns that count. A row that was not wanted is one too many.
+    Both are sums over all columns with counts. A row that was not wanted is one too many.
     """
     lost = repeated = 0
     # The rows of frequency are named by a number of impressions.

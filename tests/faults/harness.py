@@ -2,12 +2,12 @@
 
     python -m tests.faults.harness --minutes 10 --seed 1 --broker rabbitmq --set ARCHIVE=1
 
-Clients post simulated events, each with an EventId, and send them again until they get 202. One
-more posts page views without ids: those answered 202 must be counted once, those whose connection
-was cut may have been, or not, and are not sent again. A seeded schedule meanwhile hits every part
-in turn, one or two at a time; `eventstream up` starts again what dies, and with `--broker rabbitmq`
-this does so for RabbitMQ, which is then another part. At the end all clients are
-done, what was accepted is drained, and the reports must equal what the simulation says.
+Clients post simulated events, each with an EventId, and send them again until they get 202. Another
+client posts page views without ids: those answered 202 must be counted once; those whose connection
+was cut may or may not have been counted, and are not sent again. Meanwhile a seeded schedule hits
+every part in turn, one or two at a time. `eventstream up` restarts the parts that die; with
+`--broker rabbitmq`, RabbitMQ is another part, which this harness restarts. At the end all clients
+stop, everything accepted is drained, and the reports must equal the simulation.
 """
 
 import itertools
@@ -61,7 +61,7 @@ LONGER_THAN_A_RETRY = 25.0
 
 
 class Fault(NamedTuple):
-    """What is done to some parts at once."""
+    """A fault that hits some parts at the same time."""
 
     kind: str
     parts: tuple[str, ...]
@@ -73,7 +73,7 @@ class Fault(NamedTuple):
 
 
 def schedule(rng: random.Random, *more: str) -> Iterator[Fault]:
-    """Faults without end: each round hits every part, in an order and ways of its own.
+    """An endless series of faults: each round hits every part, in its own order and ways.
 
     `more` are parts besides PARTS, all of them stores.
     """
@@ -88,7 +88,7 @@ def schedule(rng: random.Random, *more: str) -> Iterator[Fault]:
 
 @dataclass
 class Hits:
-    """What was done to a part, and how long after it things took at most, in seconds."""
+    """What was done to a part, and the longest times that things took after it, in seconds."""
 
     kills: int = 0
     stops: int = 0
@@ -107,7 +107,7 @@ class Run(Clients):
     under_fault: tuple[str, ...] = ()
 
     def post(self, client: httpx.Client, events: list[dict[str, Any]]) -> int | None:
-        """The status that a post gets; a 202 ends the wait of the parts under a fault."""
+        """The status of a post; a 202 ends the wait of the parts that a fault has hit."""
         status = super().post(client, events)
         if status == 202:
             with self.lock:
@@ -119,7 +119,7 @@ class Run(Clients):
         return status
 
     def watch(self) -> None:
-        """Note how long batches stay in the journal."""
+        """Record how long batches stay in the journal."""
         addresses = json.loads(
             (Path(self.collector.environment["DATA_DIR"]) / ADDRESSES_FILE).read_text()
         )
@@ -147,7 +147,7 @@ class Run(Clients):
                 since.setdefault(batch, now)
 
     def strike(self, fault: Fault, rng: random.Random) -> None:
-        """Do what a fault says to the processes of its parts."""
+        """Apply a fault to the processes of its parts."""
         self.under_fault = fault.parts
         struck = []
         for part in fault.parts:
@@ -184,7 +184,7 @@ class Run(Clients):
         )
 
     def keep_rabbit(self) -> None:
-        """Start RabbitMQ again when it ended."""
+        """Restart RabbitMQ if it has ended."""
         while self.rabbit:
             if self.rabbit.process is None or self.rabbit.process.poll() is not None:
                 self.rabbit.kill()
@@ -195,7 +195,7 @@ class Run(Clients):
 
 @dataclass
 class Outcome:
-    """What a run found. `lost` and `repeated` are sums over all rows of all reports."""
+    """The result of a run. `lost` and `repeated` are sums over all rows of all reports."""
 
     hits: dict[str, Hits]
     accepted: int
@@ -217,9 +217,9 @@ def run(
     rabbit: RabbitServer | None = None,
     **settings: str,
 ) -> Outcome:
-    """Run a collector in this folder under faults for so long; `gap` bounds the pause between them.
+    """Run a collector in this folder under faults for a time; `gap` bounds the pause between them.
 
-    With a RabbitMQ that runs, this is its broker.
+    If a running RabbitMQ is given, it is the broker.
 
     Everything that the schedule and the events depend on follows from the seed.
     """
@@ -302,7 +302,7 @@ def show(outcome: Outcome) -> None:
 @click.option("--broker", type=click.Choice(["redis", RABBIT]), default="redis")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="For the collector.")
 def main(minutes: float, seed: int, broker: str, settings: tuple[str, ...]) -> None:
-    """Run the long version and exit with 1 if anything was lost or repeated."""
+    """Run the long version, and exit with 1 if anything was lost or repeated."""
     given = dict(setting.split("=", 1) for setting in settings)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

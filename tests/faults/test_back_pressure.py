@@ -1,4 +1,4 @@
-"""A broker that is away: posts are refused at once, and refusing costs no memory."""
+"""With an unavailable broker, posts are refused at once, and refusing costs no memory."""
 
 import signal
 import threading
@@ -20,7 +20,7 @@ CLIENTS = 8
 
 
 def refused(url: str, posts: int) -> int:
-    """Post from several clients at once; how many of the posts got 503."""
+    """Post from several clients at once; return how many posts got 503."""
     statuses: list[int] = []
 
     def post() -> None:
@@ -39,7 +39,7 @@ def refused(url: str, posts: int) -> int:
 
 
 def resident_kilobytes(url: str) -> int:
-    """Of the processes that listen on the server's port, which it names in its title."""
+    """The memory of the processes that serve this URL, whose port is in their titles."""
     port = url.rsplit(":", 1)[1]
     total = 0
     for process in Path("/proc").glob("[0-9]*"):
@@ -53,7 +53,7 @@ def resident_kilobytes(url: str) -> int:
     return total
 
 
-def test_posts_refused_while_redis_is_away_cost_no_memory(
+def test_posts_refused_while_redis_is_unavailable_cost_no_memory(
     server: str, journal: Journal, redis: Server
 ) -> None:
     redis.kill()
@@ -66,7 +66,7 @@ def test_posts_refused_while_redis_is_away_cost_no_memory(
         redis.start()
     print(f"{grown} KiB in 1000 refused posts of {len(VIEWS)} events, of {before} KiB")
     assert before > 0
-    # What it would have kept of them is over 16,000 KiB.
+    # If it kept the posts, they would take over 16,000 KiB.
     assert grown < 8_000
     assert httpx.post(f"{server}/events", json=VIEWS).status_code == 202
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.proof
 SECONDS = 18
 
 
-def test_what_was_answered_202_is_counted_once_while_every_part_is_killed(tmp_path: Path) -> None:
+def test_events_answered_202_are_counted_once_while_every_part_is_killed(tmp_path: Path) -> None:
     outcome = run(tmp_path, SECONDS, 20, print, (0.5, 1.5))
     assert outcome.accepted > 0
     assert outcome.plain_accepted > 0
@@ -21,7 +21,7 @@ def test_what_was_answered_202_is_counted_once_while_every_part_is_killed(tmp_pa
 
 
 @needs_rabbit
-def test_with_rabbitmq_too_while_that_is_killed_as_well(tmp_path: Path) -> None:
+def test_events_answered_202_are_counted_once_while_rabbitmq_is_killed_too(tmp_path: Path) -> None:
     with started_rabbit(tmp_path) as rabbit:
         outcome = run(tmp_path, SECONDS, 20, print, (0.5, 1.5), rabbit)
     assert outcome.accepted > 0

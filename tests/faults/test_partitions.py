@@ -1,4 +1,4 @@
-"""Hosts apart: web, workers and stores in network namespaces, and the links between them cut."""
+"""Network partitions: web, workers and stores in namespaces, and the links between them cut."""
 
 import itertools
 import os
@@ -35,7 +35,7 @@ QUEUES = "page_view,ad_impression,ad_click,maintenance"
 
 
 class Network:
-    """Hosts that are network namespaces, with a link of its own between two of each of LINKS.
+    """Hosts that are network namespaces, with a separate link for each pair in LINKS.
 
     The host `test` is where the tests run.
     """
@@ -44,7 +44,7 @@ class Network:
         self._prefix = f"es{os.getpid()}"
 
     def build(self) -> None:
-        """Make the hosts and links. Raises CalledProcessError where this machine allows none."""
+        """Create the hosts and links. Raises CalledProcessError if the machine forbids it."""
         for host in ("web", "worker", "stores"):
             _ip("netns", "add", self._name(host))
             _ip(*self._at(host), "link", "set", "lo", "up")
@@ -58,31 +58,31 @@ class Network:
                 _ip(*self._at(host), "link", "set", end, "up")
 
     def remove(self) -> None:
-        """Remove all of it."""
+        """Remove everything."""
         for host in ("web", "worker", "stores"):
             subprocess.run(["ip", "netns", "delete", self._name(host)], check=False)
 
     def on(self, host: str, *command: str) -> list[str]:
-        """The command that runs this one on a host."""
+        """The command that runs another command on a host."""
         return ["ip", "netns", "exec", self._name(host), *command]
 
     def address(self, host: str, peer: str) -> str:
-        """Where a host is reached from this other one. (RFC 2544 has these for tests.)"""
+        """The address of a host, as seen from the other. (RFC 2544 reserves these for tests.)"""
         [link] = [n for n, link in enumerate(LINKS) if set(link) == {host, peer}]
         return f"198.18.{os.getpid() % 256}.{4 * link + 1 + LINKS[link].index(host)}"
 
     def cut(self, host: str) -> None:
-        """Have nothing come through between this host and the stores; nobody is told."""
+        """Silently drop everything between this host and the stores."""
         _ip(*self._at("stores"), "link", "set", self._end("stores", host), "down")
 
     def heal(self, host: str) -> None:
-        """Have it come through again."""
+        """Let everything through again."""
         _ip(*self._at("stores"), "link", "set", self._end("stores", host), "up")
 
     def closing(self, host: str) -> list[str]:
-        """The TCP connections that a host has closed, but whose end the other has not confirmed.
+        """The TCP connections that a host has closed but the other side has not yet confirmed.
 
-        What was sent on them may still arrive: the kernel sends it again and again.
+        What was sent on them may still arrive, because the kernel keeps retransmitting it.
         """
         table = subprocess.run(
             self.on(host, "cat", "/proc/net/tcp"), check=True, capture_output=True, text=True
@@ -105,7 +105,7 @@ def _ip(*arguments: str) -> None:
 
 @dataclass
 class Collector:
-    """A collector over three hosts, as the tests reach it."""
+    """A collector spread over three hosts, as the tests reach it."""
 
     network: Network
     url: str
@@ -113,7 +113,7 @@ class Collector:
     mongodb_url: str
 
     def post(self, events: list[dict[str, Any]]) -> int:
-        """The status that a post gets."""
+        """The status of a post."""
         return httpx.post(f"{self.url}/events", json=events, timeout=10).status_code
 
 
@@ -171,7 +171,7 @@ def collector(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield Collector(network, url, own["REDIS_URL"], own["MONGODB_URL"])
 
 
-def test_what_was_answered_202_is_counted_once_though_hosts_lose_each_other(
+def test_events_answered_202_are_counted_once_despite_network_partitions(
     collector: Collector,
 ) -> None:
     now = datetime.now(UTC)
@@ -241,7 +241,7 @@ def test_a_view_without_an_id_that_was_refused_is_not_counted(
         assert collector.post([view]) == 202
     collector.network.cut("web")
     assert [collector.post([view]) for _ in range(8)] == [503] * 8
-    assert collector.network.closing("web") == [], "it would arrive after it was refused"
+    assert collector.network.closing("web") == [], "it would arrive after it had been refused"
     collector.network.heal("web")
     wait_until(lambda: collector.post([view]) == 202)
     journal = RedisJournal(connect(collector.redis_url))
