@@ -1,1 +1,1 @@
-"""`make bench`: what the collector takes, counts and answers, beside two baselines."""
+"""`make bench`: how fast the collector accepts, counts and reports, next to two baselines."""

@@ -1,4 +1,4 @@
-"""Ad reports over 90 days, beside how fast their impressions are counted and folded."""
+"""Ad reports over 90 days, and how fast their impressions are counted and folded."""
 
 import json
 import random
@@ -34,7 +34,7 @@ KEYS_ROUNDS = 4
 
 @dataclass(frozen=True)
 class Ads:
-    """What was measured of ads: seconds, events a second, and latencies in milliseconds."""
+    """The measurements of ads: seconds, events per second, and latencies in milliseconds."""
 
     impressions: int
     counted_per_second: float
@@ -45,9 +45,9 @@ class Ads:
 
 
 def measure_ads(home: Path, number: int, say: Callable[[str], None]) -> Ads:
-    """Count so many impressions of DAYS days, and read reports of all of them over HTTP.
+    """Count this many impressions over DAYS days, and read reports on all of them over HTTP.
 
-    Events so old can't be posted, so they are counted by the function that workers call.
+    Events this old can't be posted, so the function that workers call counts them directly.
     """
     end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     with run_stack(home / "ads") as stack:

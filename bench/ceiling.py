@@ -1,4 +1,4 @@
-"""The ceiling: what Flask and gunicorn take at most, doing nothing with what they are sent."""
+"""The ceiling: the most that Flask and gunicorn accept if they do nothing with it."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ app = Flask("ceiling")
 
 @app.post("/events")
 def post_events() -> tuple[dict[str, Any], int]:
-    """Parse the JSON, and forget it."""
+    """Parse the JSON and discard it."""
     events = request.get_json()
     return {"accepted": len(events) if isinstance(events, list) else 1, "rejected": []}, 202
 
 
 @app.get("/health")
 def health() -> str:
-    """Answer, so that one sees that it runs."""
+    """Answer, to show that it is running."""
     return "ok"

@@ -1,7 +1,7 @@
-"""The dearest requests there are to read: what each costs in processor time and in memory.
+"""The most expensive requests to read: what each costs in processor time and memory.
 
-Each is posted, in a process of its own, to the collector's application over a real Redis. The bound
-is MAX_MS for each MiB unpacked that is begun, and MAX_MEMORY MiB on top of what the process has.
+Each is posted, in its own process, to the collector's application with a real Redis. The limit is
+MAX_MS for each MiB or part of a MiB unpacked, and MAX_MEMORY MiB more than the process had before.
 """
 
 import ctypes
@@ -44,7 +44,7 @@ class Input(NamedTuple):
 
 
 def inputs() -> dict[str, Input]:
-    """The corpus, by what is dear in each."""
+    """The inputs, by what makes each one expensive."""
     addresses = {
         "valid, short": "site{n}.com/page",
         "valid, with IDNA": "bücher{n}.example/straße",
@@ -151,7 +151,7 @@ def _lines(event: dict[str, Any]) -> bytes:
 
 
 def _copies(event: dict[str, Any]) -> Iterator[bytes]:
-    """So many of an event as a body takes, each with its own number in place of `{n}`."""
+    """As many copies of an event as a body holds, each with its own number in place of `{n}`."""
     text = msgspec.json.encode(event)
     size = 2
     for n in range(MAX_EVENTS):
@@ -163,7 +163,7 @@ def _copies(event: dict[str, Any]) -> Iterator[bytes]:
 
 
 class Cost(NamedTuple):
-    """What a request costs: milliseconds of processor time, and MiB of memory at its peak."""
+    """The cost of a request: milliseconds of processor time and MiB of peak memory."""
 
     status: int
     milliseconds: float
@@ -171,16 +171,16 @@ class Cost(NamedTuple):
 
 
 def measure(sent: Input) -> Cost:
-    """Post a body to an application of its own; the best of several times, the memory of the first.
+    """Post a body to a new application; return the best time of several and the first's memory.
 
-    To be called in a process of its own, for the memory.
+    Call it in a separate process, so that the memory is right.
     """
     client = create_app().test_client()
     client.post("/events", json={"Type": "PageView", "Url": "a.com"})
     packed = gzip.compress(sent.body)
     ctypes.CDLL(None).malloc_trim(0)
     before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, see proc(5)
     status, first = _post(client, packed, sent.media)
     memory = _memory("VmHWM") - before
     times = [first] + [_post(client, packed, sent.media)[1] for _ in range(ROUNDS - 1)]
@@ -203,7 +203,7 @@ def _memory(name: str) -> float:
 @click.command()
 @click.option("--only", default="", help="Inputs whose name holds this.")
 def main(only: str) -> None:
-    """Measure each input, and print a table; those beyond a bound are in red."""
+    """Measure each input, and print a table; inputs beyond a limit are in red."""
     table = Table("request", "unpacked, MiB", "answer", "ms", "ms for each MiB", "peak, MiB")
     processes = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(prefix="eventstream-bench-") as folder, _redis(Path(folder)):
@@ -227,7 +227,7 @@ def main(only: str) -> None:
 
 @contextmanager
 def _redis(home: Path) -> Iterator[None]:
-    """A Redis that the environment names; nothing else of the caller's environment is left."""
+    """A Redis named by the environment, from which everything else of the caller is removed."""
     port = free_ports(1)[0]
     os.environ.clear()
     os.environ |= {

@@ -28,7 +28,7 @@ def website(number: int) -> str:
 
 @dataclass(frozen=True)
 class Bodies:
-    """A file of request bodies, a line each, and how many events of each type they hold."""
+    """A file with one request body per line, and how many events of each type they hold."""
 
     path: Path
     size: int
@@ -37,7 +37,7 @@ class Bodies:
 
 
 class Source:
-    """Makes events; each EventId is given once."""
+    """Makes events; no EventId is used twice."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / "bodies"
@@ -46,7 +46,7 @@ class Source:
     def write(
         self, number: int, size: int, shares: Mapping[str, int] = MIX, *, ids: bool = False
     ) -> Bodies:
-        """Write so many events with these shares of types, over what was written before."""
+        """Write this many events with these shares of types, replacing what was written before."""
         types = self._rng.choices(list(shares), list(shares.values()), k=number)
         with self._path.open("wb") as file:
             for start in range(0, number, size):

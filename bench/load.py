@@ -26,12 +26,12 @@ POST_ALL_SECONDS = 600
 
 
 class Wrong(click.ClickException):
-    """What was answered or counted is not what was posted: the figures would mean nothing."""
+    """Not everything posted was accepted and counted, so the figures would be meaningless."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one run of wrk saw, all of it answered 202. Percentiles are milliseconds."""
+    """The result of one run of wrk with only 202 answers. Percentiles are in milliseconds."""
 
     requests: float
     seconds: float
@@ -44,9 +44,9 @@ class Load:
 
 
 def post_for(url: str, bodies: Bodies, connections: int, seconds: int) -> Load:
-    """Post the bodies over and over, for so many seconds.
+    """Post the bodies over and over for this many seconds.
 
-    The last request of each connection may be accepted without being in `requests`.
+    The last request of each connection may be accepted but missing in `requests`.
     """
     outcome, share = _wrk(url, bodies, "cycle", connections, seconds)
     if outcome["not_accepted"] or outcome["broken"]:
@@ -59,9 +59,9 @@ def post_for(url: str, bodies: Bodies, connections: int, seconds: int) -> Load:
 
 @contextmanager
 def watched(url: str, viewers: int) -> Iterator[None]:
-    """Have so many viewers of the live stream, who read all of it; raises Wrong if one is cut off.
+    """Open this many live streams and read all of them; raises Wrong if one is cut off.
 
-    They are read in a thread of this process, so their share of the cores counts too.
+    A thread of this process reads them, so it takes its share of the cores too.
     """
     address = urlsplit(url)
     request = f"GET /live HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode()
@@ -96,7 +96,7 @@ def watched(url: str, viewers: int) -> Iterator[None]:
 
 
 def post_all(url: str, bodies: Bodies, connections: int) -> tuple[float, float]:
-    """Post each body once. Returns when the first was sent, as `time.monotonic()`, and the load
+    """Post each body once. Returns the time of the first, as `time.monotonic()`, and the load
     generator's share of all cores.
     """
     outcome, share = _wrk(url, bodies, "once", connections, POST_ALL_SECONDS)
@@ -115,7 +115,7 @@ def _wrk(
     start, used = time.monotonic(), _cpu_of_children()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     share = (_cpu_of_children() - used) / ((time.monotonic() - start) * CORES)
-    # Around the line of post.lua stands wrk's own report.
+    # wrk's own report surrounds the line from post.lua.
     line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
     return msgspec.json.decode(line, type=dict[str, Any]), share
 

@@ -1,4 +1,4 @@
-"""The sections of the benchmark. Servers run one at a time, each with an empty database."""
+"""The sections of the benchmark. Servers run one at a time, each on an empty database."""
 
 import statistics
 import time
@@ -60,9 +60,9 @@ Accepted = dict[str, Load]
 
 @dataclass(frozen=True)
 class Counted:
-    """Events posted once each, from the first post until `eventstream drain` returned.
+    """Events that were posted once, timed from the first post until `eventstream drain` returned.
 
-    The start of that command, about half a second, is in the figures.
+    The figures include the start of that command, about half a second.
     """
 
     events: int
@@ -75,9 +75,9 @@ class Counted:
 
 @dataclass(frozen=True)
 class Cost:
-    """Single posts with a feature on, beside the same without, by turns.
+    """Single posts with a feature on, and alternately the same posts without it.
 
-    `p50` in milliseconds at one connection; `per_second` requests by number of connections.
+    `p50` is in milliseconds at one connection; `per_second` is requests by connections.
     """
 
     p50: float
@@ -88,7 +88,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Latency:
-    """Of a report, in milliseconds."""
+    """The latency of a report, in milliseconds."""
 
     p50: float
     p95: float
@@ -96,7 +96,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was measured when so many events were stored."""
+    """The measurements when this many events were stored."""
 
     stored: int
     memory: dict[str, Memory]
@@ -105,7 +105,7 @@ class Checkpoint:
 
 
 def accepted(home: Path, seconds: int, rounds: int, say: Say) -> tuple[Accepted, Accepted]:
-    """What the collector accepts, and what the ceiling does before, between and after it."""
+    """How much the collector accepts, and how much the ceiling does before, between and after."""
     source = Source(home)
     collector, ceiling = [], []
     for n in range(rounds + 1):
@@ -121,7 +121,7 @@ def _accept(server: Server, source: Source, seconds: int, say: Say) -> Accepted:
     loads = {}
     for n, (name, (connections, size)) in enumerate(ACCEPT.items()):
         bodies = source.write(100 * size, size)
-        if n == 0:  # what is made at a process's first request only
+        if n == 0:  # warm up what a process creates at its first request
             _post_for(server, bodies, USUAL, 1)
         loads[name] = _post_for(server, bodies, connections, seconds)
         say(f"{server.home.name}: {name}: {loads[name].per_second:,.0f} requests/s")
@@ -129,7 +129,7 @@ def _accept(server: Server, source: Source, seconds: int, say: Say) -> Accepted:
 
 
 def _post_for(server: Server, bodies: Bodies, connections: int, seconds: int) -> Load:
-    """Post for so long; of a collector, check that what it accepted was counted."""
+    """Post for this many seconds; for a collector, check that it counted what it accepted."""
     if not isinstance(server, Stack):
         return post_for(server.url, bodies, connections, seconds)
     before = server.counted().total()
@@ -150,7 +150,7 @@ def _median(rounds: list[Accepted]) -> Accepted:
 
 
 def features(home: Path, seconds: int, rounds: int, say: Say) -> dict[str, Cost]:
-    """What each of FEATURES, and viewers of the live stream, cost a request."""
+    """What each of FEATURES, and viewers of the live stream, adds to the cost of a request."""
     source, costs = Source(home), {}
     with run_stack(home / "plain") as plain:
         for name, settings in FEATURES.items():
@@ -181,15 +181,17 @@ def _cost(stack: Stack, plain: Stack, source: Source, seconds: int, rounds: int)
 
 
 def counted(home: Path, number: int, say: Say) -> tuple[dict[str, Counted], dict[str, float]]:
-    """What the collector counts, with so many events for each figure; and what naive counts.
+    """How fast the collector and naive count, with this many events for each figure.
 
-    Naive's figures are events a second, the better ones of before and after the collector.
+    Naive's figures are events per second, the better of those before and after the collector.
     """
     source = Source(home)
     before = _naive(home / "naive-0", source, say)
     figures = {}
     with run_stack(home / "counted") as stack:
-        _count(stack, source.write(300, 100), USUAL)  # what is made at a worker's first batch only
+        _count(
+            stack, source.write(300, 100), USUAL
+        )  # warm up what a worker creates at its first batch
         for types, shares in ({name: {name: 1} for name in MIX} | {"mix": MIX}).items():
             for ids in (False, True):
                 name = f"{types}, arrays of {ARRAY}{', ids' * ids}"
@@ -203,7 +205,7 @@ def counted(home: Path, number: int, say: Say) -> tuple[dict[str, Counted], dict
 
 
 def workers(home: Path, number: int, rounds: int, say: Say) -> dict[int, float]:
-    """Events a second counted with so many worker processes for each queue; runs by turns."""
+    """Events counted per second, by the number of worker processes per queue; runs alternate."""
     source = Source(home)
     rates: dict[int, list[float]] = defaultdict(list)
     for n in range(rounds):
@@ -250,7 +252,7 @@ def _count_naive(naive: Naive, bodies: Bodies) -> float:
 
 
 def stored(home: Path, number: int, say: Say) -> dict[int, Checkpoint]:
-    """How figures change until so many events are stored, all with ids; the half is among them."""
+    """How figures change until this many events with ids are stored, including at half of them."""
     powers = {10**n for n in range(4, 9) if 10**n < number}
     source = Source(home)
     checkpoints = {}

@@ -1,4 +1,4 @@
-"""The naive collector: a message for each event, and a task that upserts one document for it.
+"""The naive collector: one message per event, and a task that upserts one document for it.
 
 `web` is for gunicorn, `app` for Celery. REDIS_URL and MONGODB_URL name its stores.
 """
@@ -24,7 +24,7 @@ web = Flask("naive")
 
 @web.post("/events")
 def post_events() -> tuple[dict[str, Any], int]:
-    """Send a message for the event, or for each one of an array."""
+    """Send a message for the event, or for each event of an array."""
     body = request.get_json()
     events = body if isinstance(body, list) else [body]
     for event in events:
@@ -34,13 +34,13 @@ def post_events() -> tuple[dict[str, Any], int]:
 
 @web.get("/health")
 def health() -> str:
-    """Answer, so that one sees that it runs."""
+    """Answer, to show that it is running."""
     return "ok"
 
 
 @cache
 def _database() -> Database[dict[str, Any]]:
-    # Not before the first task: a worker forks after it loads this.
+    # Connect only at the first task, because a worker forks after it loads this.
     return MongoClient[dict[str, Any]](os.environ["MONGODB_URL"]).get_default_database()
 
 
@@ -60,7 +60,7 @@ def page_view(event: dict[str, Any]) -> None:
 
 @app.task(name="naive.ad_impression")
 def ad_impression(event: dict[str, Any]) -> None:
-    """Count one impression of the ad in this month."""
+    """Count one impression of the ad in the current month."""
     month = f"{datetime.now(UTC):%Y-%m}"
     _count("impressions", month, _website(event), event["Meta"]["AdId"])
 

@@ -1,4 +1,4 @@
-"""The results: the goals they are held against, and the tables that show them."""
+"""The results: the goals they are compared with, and the tables that show them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ MIX_RUNS = (f"mix, arrays of {ARRAY}", f"mix, arrays of {ARRAY}, ids", "mix, sin
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure and the bound that it must not be below, or else above."""
+    """A figure, and the bound that it must not fall below or must not exceed."""
 
     text: str
     figure: float
@@ -36,7 +36,7 @@ class Goal:
 
 @dataclass
 class Results:
-    """All that was measured; a section that was left out is empty."""
+    """All measurements; a section that was skipped is empty."""
 
     machine: dict[str, str | float]
     accepted: Accepted = field(default_factory=dict)

@@ -29,7 +29,7 @@ SECTIONS = ("accept", "counted", "stored", "ads", "features", "workers")
 @click.option("--rounds", type=click.IntRange(1), default=2, help="Of these figures.")
 @click.option("--events", type=click.IntRange(400), help="Of each counted figure.")
 def main(number: int, only: str, seconds: int, rounds: int, events: int | None) -> None:
-    """Measure with up to so many events stored; exit with 1 if anything was counted wrong."""
+    """Measure with up to this many events stored; exit with 1 if anything was counted wrong."""
     sections = set(only.split(","))
     if unknown := sections - set(SECTIONS):
         raise click.UsageError(f"no section {', '.join(sorted(unknown))}")
@@ -58,8 +58,8 @@ def main(number: int, only: str, seconds: int, rounds: int, events: int | None) 
 
 
 def end(number: int, _frame: object) -> None:
-    """Stop, as a signal asks for."""
-    # Stopping what runs takes a moment, in which a second Ctrl-C must not leave it running.
+    """Stop when a signal arrives."""
+    # Stopping the servers takes a moment; a second Ctrl-C must not leave them running.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""The servers that are measured: each runs in a folder of its own, and is stopped at the end."""
+"""The servers to measure; each runs in its own folder and is stopped at the end."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ class Memory:
 
 @dataclass(eq=False)
 class Server:
-    """One or more processes that take events by HTTP; their logs are in the folder."""
+    """One or more processes that accept events over HTTP, with their logs in the folder."""
 
     home: Path
     environment: dict[str, str]
@@ -57,7 +57,7 @@ class Server:
             return False
 
     def processes(self) -> dict[str, int]:
-        """The processes by name: that of the log they write to, numbered where several do."""
+        """The processes, by the name of their log, numbered if several share one."""
         found: defaultdict[str, list[int]] = defaultdict(list)
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -73,7 +73,7 @@ class Server:
         }
 
     def memory(self) -> dict[str, Memory]:
-        """What each process occupies now."""
+        """The current memory of each process."""
         memory = {}
         for name, pid in self.processes().items():
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
@@ -82,7 +82,7 @@ class Server:
         return memory
 
     def cpu_seconds(self) -> dict[str, float]:
-        """What each process has used of a core until now."""
+        """The processor time that each process has used so far."""
         used = {}
         for name, pid in self.processes().items():
             stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -94,7 +94,7 @@ class Stack(Server):
     """A collector that `eventstream up` runs."""
 
     def drain(self) -> None:
-        """Return when all that was accepted is counted."""
+        """Return when everything accepted is counted."""
         command = [str(BIN / "eventstream"), "drain", "--timeout", str(DRAIN_SECONDS)]
         subprocess.run(command, env=self.environment, check=True)
 
@@ -134,8 +134,8 @@ class Naive(Server):
             return sum(row["count"] for name in names for row in database[name].find())
 
     def wait_for(self, number: int) -> None:
-        """Return when so many events are counted."""
-        # Its documents only at the end, so that asking for them does not slow the counting.
+        """Return when this many events are counted."""
+        # Read its documents only at the end, so that reading them does not slow down counting.
         with Redis.from_url(self.environment["REDIS_URL"]) as redis:
             _wait_until(
                 lambda: not redis.exists(*QUEUES, "unacked"), NAIVE_SECONDS, "no message waits"
@@ -145,7 +145,7 @@ class Naive(Server):
 
 @contextmanager
 def run_stack(home: Path, workers: int = 1, /, **settings: str) -> Iterator[Stack]:
-    """A whole collector with an empty database, ready to count; so many workers for each queue."""
+    """A whole collector on an empty database, ready to count, with this many workers per queue."""
     port, flower_port = free_ports(2)
     own = {"PORT": port, "FLOWER_PORT": flower_port, "DATA_DIR": home / "var"}
     environment = _environment(home, **own, **settings)
@@ -192,7 +192,7 @@ def run_naive(home: Path) -> Iterator[Naive]:
     } | {"web": _gunicorn("bench.naive:web")}
     with _running(home, server.environment, stores | users):
         _wait_until(server.answers, START_SECONDS, "it answers")
-        # One of each type: they are counted once all workers are there.
+        # One event of each type: they are counted once all workers are running.
         for name in MIX:
             event = {"Type": name, "Url": "first.example.com/", "Meta": {"AdId": "1"}}
             _wait_until(partial(server.takes, event), START_SECONDS, "it takes events")
@@ -201,7 +201,7 @@ def run_naive(home: Path) -> Iterator[Naive]:
 
 
 def _environment(home: Path, **variables: object) -> dict[str, str]:
-    # Nothing else of the caller's environment, which may hold settings.
+    # Leave out the rest of the caller's environment, which may hold settings.
     path = f"{BIN}:{os.environ['PATH']}"
     return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"} | {
         name: str(value) for name, value in variables.items()
@@ -216,7 +216,7 @@ def _gunicorn(application: str) -> list[str]:
 def _running(
     home: Path, environment: dict[str, str], commands: dict[str, list[str]]
 ) -> Iterator[None]:
-    """Run these commands, their output going to logs of their names, until the end of the block."""
+    """Run these commands until the end of the block; each writes to a log of its own name."""
     home.mkdir()
     parts = [
         Part(name, command, home / f"{name}.log", environment) for name, command in commands.items()
