@@ -25,7 +25,7 @@ WEBSITES = 10
 USERS = 100_000
 AT_ONCE = 5_000
 CLICKS = 20
-"""An impression in so many is followed by a hit."""
+"""One impression in this many is followed by a hit."""
 REQUESTS = 30
 QUERIES = ("by=ad", "by=day&sort=day", "by=website", "by=day&ad_id=7&website=site1.com")
 KEYS_WEBSITES = 50
@@ -39,9 +39,9 @@ class Ads:
     impressions: int
     counted_per_second: float
     fold_keys_seconds: float
-    """Folding AT_ONCE ads of KEYS_WEBSITES websites, an impression each."""
+    """For folding AT_ONCE ads on KEYS_WEBSITES websites, with one impression each."""
     reports: dict[str, tuple[float, float]]
-    """The median and the 95th percentile."""
+    """The median and the 95th percentile, by report."""
 
 
 def measure_ads(home: Path, number: int, say: Callable[[str], None]) -> Ads:

@@ -201,7 +201,7 @@ def _memory(name: str) -> float:
 
 
 @click.command()
-@click.option("--only", default="", help="Inputs whose name holds this.")
+@click.option("--only", default="", help="Measure only inputs whose name contains this.")
 def main(only: str) -> None:
     """Measure each input, and print a table; inputs beyond a limit are in red."""
     table = Table("request", "unpacked, MiB", "answer", "ms", "ms for each MiB", "peak, MiB")

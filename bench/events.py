@@ -13,11 +13,11 @@ import msgspec
 MIX = {"PageView": 70, "AdImpression": 25, "AdClick": 5}
 """Each type's share, in percent."""
 QUEUES = ("page_view", "ad_impression", "ad_click")
-"""Of these types."""
+"""The queues of these types."""
 USERS = {"PageView": 5_000, "AdImpression": 5_000, "AdClick": 500}
 WEBSITES = 10
 PAGES = 20
-"""Of each website."""
+"""Per website."""
 ADS = 20
 
 
@@ -32,7 +32,7 @@ class Bodies:
 
     path: Path
     size: int
-    """Events in a body: 1 is a single event, more an array."""
+    """Events per body: 1 means a single event, more mean an array."""
     events: Counter[str]
 
 

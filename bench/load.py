@@ -40,7 +40,7 @@ class Load:
     p95: float
     p99: float
     generator_share: float
-    """Of all cores."""
+    """The load generator's share of all cores."""
 
 
 def post_for(url: str, bodies: Bodies, connections: int, seconds: int) -> Load:

@@ -18,11 +18,11 @@ CONNECTIONS = (1, 16, 128)
 USUAL = 16
 ARRAY = 100
 ACCEPT = {f"single, {n}": (n, 1) for n in CONNECTIONS} | {f"arrays of {ARRAY}": (USUAL, ARRAY)}
-"""Connections, and events in a body."""
+"""The number of connections, and of events per body."""
 NAIVE_EVENTS = 4_000
 FILL_ARRAY = 1_000
 FILL_CHUNK = 50_000
-"""So few that what waits in Redis meanwhile is the same however many there are to fill in."""
+"""Few enough that the backlog in Redis stays the same however many events are filled in."""
 FILL_CONNECTIONS = 8
 REPORTS = (
     "page-views",
@@ -46,16 +46,16 @@ FEATURES = {
     "EXCLUDED_ADDRESSES": {"EXCLUDED_ADDRESSES": "192.0.2.0/24,2001:db8::/32"},
     "ARCHIVE": {"ARCHIVE": "1"},
 }
-"""What is off by default, and the settings that turn it on."""
+"""Features that are off by default, and the settings that turn them on."""
 VIEWERS = 1_000
-"""Half of them at each web process."""
+"""Half of them are connected to each web process."""
 
 WORKERS = (2, 8)
-"""Processes for each queue: as many as two cores have use for, and many more."""
+"""Processes per queue: as many as two cores can use, and many more."""
 
 Say = Callable[[str], None]
 Accepted = dict[str, Load]
-"""By the names in ACCEPT."""
+"""The results by the names in ACCEPT."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Counted:
     per_second: float
     generator_share: float
     cpu_seconds: dict[str, float]
-    """Of each process of the collector."""
+    """The processor time of each process of the collector."""
 
 
 @dataclass(frozen=True)

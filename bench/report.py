@@ -13,7 +13,7 @@ REPORT_MILLISECONDS = 50
 AD_REPORT_MILLISECONDS = 100
 FOLD_KEYS_SECONDS = 1
 GROWTH = 1.1
-"""What a process may grow by from half of the events to all, as allocators are never exact."""
+"""How much a process may grow from half of the events to all; allocators are never exact."""
 MIX_RUNS = (f"mix, arrays of {ARRAY}", f"mix, arrays of {ARRAY}, ids", "mix, single")
 
 

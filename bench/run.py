@@ -25,9 +25,15 @@ SECTIONS = ("accept", "counted", "stored", "ads", "features", "workers")
 @click.command()
 @click.option("--stored", "number", type=click.IntRange(2_000), default=1_000_000)
 @click.option("--only", default=",".join(SECTIONS), help="Sections, separated by commas.")
-@click.option("--seconds", type=click.IntRange(1), default=5, help="Of each figure by time.")
-@click.option("--rounds", type=click.IntRange(1), default=2, help="Of these figures.")
-@click.option("--events", type=click.IntRange(400), help="Of each counted figure.")
+@click.option(
+    "--seconds", type=click.IntRange(1), default=5, help="The duration of each timed figure."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=2, help="How often each timed figure is measured."
+)
+@click.option(
+    "--events", type=click.IntRange(400), help="The number of events for each counted figure."
+)
 def main(number: int, only: str, seconds: int, rounds: int, events: int | None) -> None:
     """Measure with up to this many events stored; exit with 1 if anything was counted wrong."""
     sections = set(only.split(","))

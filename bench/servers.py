@@ -34,7 +34,7 @@ class Memory:
 
     rss: float
     pss: float
-    """Where processes share a page, each has its part of it."""
+    """If processes share a page of memory, each counts its part of it."""
 
 
 @dataclass(eq=False)

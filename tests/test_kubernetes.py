@@ -32,7 +32,7 @@ KUBECTL = Path(sys.executable).parent / "kubectl"
 SPEAKS = ROOT / "deploy/k8s/base/probes/speaks.py"
 COMPONENT = "app.kubernetes.io/component"
 OLDEST, NEWEST = "1.30", "1.37"
-"""The first Kubernetes with preStop.sleep, and the last one whose schemas are known here."""
+"""The first Kubernetes with preStop.sleep, and the latest whose schemas are available here."""
 OPTIONAL = {"CLICK_SECRET", "WRITE_KEYS", "SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET"}
 
 Manifest = dict[str, Any]

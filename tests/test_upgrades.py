@@ -66,7 +66,7 @@ EVENTS: list[Event] = [
     AdClick("c2", "site1.com", "34", "u1", MOMENT + 2),
     AdClick("c3", "site1.com", "34", "u1", MOMENT + 3, ROBOT),
 ]
-"""With each field there is, and without those that may be missing."""
+"""Events with every field, and events without the optional ones."""
 BY_QUEUE = {
     queue: [event for event in EVENTS if QUEUE_OF[type(event)] == queue] for queue in QUEUES
 }

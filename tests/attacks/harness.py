@@ -326,7 +326,7 @@ def show(outcomes: Sequence[Outcome], limits: dict[str, int]) -> None:
     "--only", type=click.Choice(list(ATTACKS)), multiple=True, help="One attack; by default all."
 )
 @click.option("--seed", type=int, default=1)
-@click.option("--apart", is_flag=True, help="Give each attack a collector of its own.")
+@click.option("--apart", is_flag=True, help="Give each attack its own collector.")
 def main(only: Sequence[str], seed: int, apart: bool) -> None:
     """Attack a collector; exit with 1 if a limit was broken."""
     limits = memory_limits()

@@ -36,7 +36,7 @@ class Honest:
         self.longest = 0.0
         self.unanswered = 0
         self.accepted: list[float] = []
-        """When each batch was, by the monotonic clock; it holds an event of each kind."""
+        """When each batch was accepted, by the monotonic clock; it holds an event of each kind."""
         self._attack = attack
         self._target = target
         self._numbers = itertools.count()

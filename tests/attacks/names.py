@@ -14,10 +14,10 @@ from tests.attacks.honest import KINDS, event_id
 from tests.attacks.hostile import Event, Target, at_once, attack, packed, post, post_all
 
 GROWING_HOST = ".".join(["㍿"] * 1_023)
-"""18,413 octets in ASCII, each of its 2,045 characters being compatible with four others."""
+"""18,413 octets in ASCII, since each ㍿ is equivalent to four other characters."""
 LONG_HOST = ".".join(["a" * 60] * 4)
 HITS_AT_ONCE = 210
-"""Four times as many such hosts are 15.4 MB, and a document of MongoDB has at most 16 MiB."""
+"""Four times as many such hosts take 15.4 MB; a MongoDB document may take at most 16 MiB."""
 ASTRAL = "😀"
 HITTING_SECONDS = 8.0
 
@@ -179,7 +179,7 @@ def made_up_pages(target: Target) -> Iterator[str]:
         post_all(target, client, [packed(group) for group in groups])
         answers = post_all(target, client, [packed(websites)])
         if not sum(answer.get("other", 0) for answer in answers):
-            yield "1,100 new websites of one sender were all taken"
+            yield "1,100 new websites of one sender were all accepted"
         snapshot = client.get("/live/snapshot", headers=target.operator)
         if not snapshot.is_success:
             yield f"/live/snapshot answered {snapshot.status_code}"

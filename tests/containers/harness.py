@@ -257,7 +257,7 @@ def prove_all(home: Path, seed: int) -> None:
 
 @click.command()
 @click.option("--seed", type=int, default=1)
-@click.option("--required", is_flag=True, help="Fail where this machine can't run it.")
+@click.option("--required", is_flag=True, help="Fail if this machine can't run it.")
 def main(seed: int, required: bool) -> None:
     """Run all steps, and exit with 1 at the first one that fails."""
     if lacks := missing():

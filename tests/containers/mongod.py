@@ -18,7 +18,7 @@ from app.local import database
 
 HOME = Path("/data/db")
 MEMBER = HOME / "member"
-"""Holds the address that `rs.initiate` gave."""
+"""Holds the address that `rs.initiate` set."""
 
 Answer = dict[str, Any]
 Handler = Callable[[Any, Any], Answer]

@@ -36,7 +36,7 @@ from tests.support.waiting import kill_group, running, wait_until
 
 GROUP = "collector"
 QUICK = {"session.timeout.ms": "2000", "heartbeat.interval.ms": "300"}
-"""A killed member is missed sooner than by default (45 s)."""
+"""The group notices a killed member sooner than by default (45 s)."""
 
 Consuming = Callable[..., AbstractContextManager[TopicConsumer]]
 

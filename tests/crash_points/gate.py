@@ -18,12 +18,12 @@ from typing import Literal
 CHUNK_BYTES = 1024**2
 OP_MSG = 2013
 COMMAND_AT = 26
-"""Where the name of a command begins in an OP_MSG: behind a head of 16 bytes, flags, the kind of
-section, the document's length, and the type of its first element (MongoDB wire protocol)."""
+"""Where the name of a command begins in an OP_MSG: after a header of 16 bytes, the flags, the kind
+of section, the document's length, and the type of its first element (MongoDB wire protocol)."""
 UNCOUNTED = ("hello", "ismaster", "isMaster", "endSessions", "ping")
-"""What pymongo sends by itself."""
+"""Commands that pymongo sends by itself."""
 RABBIT_CLASSES = {50: "queue", 60: "basic", 85: "confirm"}
-"""Those of AMQP 0-9-1, but for connections and channels."""
+"""The classes of AMQP 0-9-1, except connections and channels."""
 KAFKA_REQUESTS = {
     0: "Produce",
     8: "OffsetCommit",
@@ -31,7 +31,7 @@ KAFKA_REQUESTS = {
     11: "JoinGroup",
     14: "SyncGroup",
 }
-"""But for those that librdkafka sends again and again, or by itself."""
+"""All requests except those that librdkafka sends repeatedly or by itself."""
 
 Mode = Literal["die before", "die after", "cut before", "cut after"]
 MODES: tuple[Mode, ...] = ("die before", "die after", "cut before", "cut after")

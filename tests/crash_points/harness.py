@@ -64,9 +64,9 @@ RUN_SECONDS = 60.0
 SETTLING_ROUNDS = 50
 PRELOADED = ["tests.crash_points.steps", "tests.support.servers"]
 MIRROR = "counted"
-"""The topic to which is published what counted."""
+"""The topic to which counted events are published."""
 QUICK = {"session.timeout.ms": "2000", "heartbeat.interval.ms": "300"}
-"""A killed member of a group is missed sooner than by default (45 s)."""
+"""The group notices a killed member sooner than by default (45 s)."""
 COUNTS = [f"count {queue}" for queue in QUEUES]
 BEFORE: dict[str, list[str]] = {
     "post": [],
@@ -77,9 +77,9 @@ BEFORE: dict[str, list[str]] = {
     "expire": ["post", *COUNTS],
     "forget": ["post", *COUNTS],
 }
-"""What is done, whole, before each step."""
+"""The steps that are completed before each step."""
 OPTIONS = "directConnection=true&heartbeatFrequencyMS=500"
-"""pymongo would wait for 10 seconds after an error that says that there is no primary."""
+"""By default pymongo waits for 10 seconds after an error that says there is no primary."""
 CALLS = {
     "REDIS_URL": redis_call,
     "MONGODB_URL": mongodb_call,
@@ -91,7 +91,7 @@ STEPS = {
     "rabbitmq": ["post", *COUNTS],
     "kafka": ["consume", *COUNTS],
 }
-"""Which steps are tried with what beside Redis and the database."""
+"""The steps to try with each server besides Redis and the database."""
 DATABASE = """
 from secantus import SecantusDBServer
 from app.local import database
@@ -101,7 +101,7 @@ def start(**options):
 database.SecantusDBServer = start
 database.main()
 """
-"""It can be told to fail, and gives up sooner a transaction that a killed process left."""
+"""It can be made to fail, and sooner aborts a transaction that a killed process left open."""
 
 
 @dataclass
@@ -393,9 +393,9 @@ def _port(url: str) -> int:
 
 @click.command()
 @click.option("--with", "beside", type=click.Choice(list(STEPS)), default="redis")
-@click.option("--only", multiple=True, type=click.Choice(list(BEFORE)), help="These steps alone.")
-@click.option("--every", default=1, help="Only one in so many calls.")
-@click.option("--without-ledger", is_flag=True, help="See that repeats are found.")
+@click.option("--only", multiple=True, type=click.Choice(list(BEFORE)), help="Only these steps.")
+@click.option("--every", default=1, help="Only every nth call.")
+@click.option("--without-ledger", is_flag=True, help="Check that repeats are found.")
 def main(beside: str, only: tuple[str, ...], every: int, without_ledger: bool) -> None:
     """End a process at each of its calls, and compare; exit with 1 if any count is not exact."""
     table = Table("step", "calls", "runs", "lost", "repeated", "other", "left to others")

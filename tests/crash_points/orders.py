@@ -40,9 +40,9 @@ from tests.crash_points.harness import COUNTS, RUN_SECONDS, Harness, Outcome, st
 from tests.crash_points.steps import MONTH
 
 STUCK_SECONDS = 10.0
-"""A process that makes no call for so long waits for the other."""
+"""A process that makes no call for this long is waiting for the other."""
 HELD_SECONDS = 60
-"""So long a process may be held without that Redis or the database counts as away."""
+"""How long a process may be held before Redis or the database counts as unavailable."""
 NUMBERS = (
     "eventstream_apply_retries",
     "eventstream_events_deduplicated",
@@ -166,7 +166,7 @@ class Worker:
             "MONGODB_URL": f"mongodb://127.0.0.1:{database}/eventstream?directConnection=true",
         }
         self.known = 0
-        """How many times it found its batches counted already."""
+        """How many times it found that its batches were already counted."""
         self.failed = False
         self._process = processes.Process(
             target=_run, args=(step, website, environment, broken, theirs)
@@ -345,9 +345,9 @@ def _wrong_total(database: Database) -> str:
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice(list(PAIRS)), help="These pairs alone.")
-@click.option("--every", default=1, help="Change turns only at each so many calls.")
-@click.option("--without-ledger", is_flag=True, help="See that repeats are found.")
+@click.option("--only", multiple=True, type=click.Choice(list(PAIRS)), help="Only these pairs.")
+@click.option("--every", default=1, help="Switch only at every nth call.")
+@click.option("--without-ledger", is_flag=True, help="Check that repeats are found.")
 def main(only: tuple[str, ...], every: int, without_ledger: bool) -> None:
     """Try every order of two workers' calls; exit with 1 if any count is not exact."""
     table = Table("two workers", "calls", "orders", "lost", "repeated", "other", "met")

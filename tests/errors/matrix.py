@@ -87,11 +87,11 @@ SEVERAL = 4
 """More often than pymongo tries again by itself."""
 SETTLING_SECONDS = 2 * IDLE_TRANSACTION_SECONDS
 AGAIN = {"fold", "month end", "expire", "forget"}
-"""Steps that nobody does for them: the next one of the same kind goes on."""
+"""Steps that no other step completes: the next one of the same kind continues."""
 
 
 class Failure(NamedTuple):
-    """How the database is to fail."""
+    """How the database should fail."""
 
     command: str
     code: int
@@ -225,9 +225,9 @@ def try_all(
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice(TRIED), help="These steps alone.")
-@click.option("--every", default=1, help="Only one in so many failures.")
-@click.option("--without-ledger", is_flag=True, help="See that repeats are found.")
+@click.option("--only", multiple=True, type=click.Choice(TRIED), help="Only these steps.")
+@click.option("--every", default=1, help="Only every nth failure.")
+@click.option("--without-ledger", is_flag=True, help="Check that repeats are found.")
 def main(only: tuple[str, ...], every: int, without_ledger: bool) -> None:
     """Try every failure and compare; exit with 1 if any count is not exact."""
     table = Table("step", "commands", "failures", "lost", "repeated", "other", "at once", "later")

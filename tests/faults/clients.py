@@ -17,10 +17,10 @@ CLIENTS = 3
 BATCH = 25
 PAUSE_SECONDS = 0.5
 PLAIN_VIEWS = 3
-"""How many views without ids a post has, all of a page that no other post has."""
+"""The number of views without ids in a post, all of a page that no other post uses."""
 
 NAMES = {"website", "page", "month", "ad_id", "day", "time"}
-"""The columns that name a row."""
+"""The columns that identify a row."""
 
 Row = dict[str, Any]
 

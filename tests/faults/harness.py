@@ -50,12 +50,12 @@ PARTS: dict[str, tuple[str, ...]] = {
     "redis": ("redis-server",),
     "database": ("app.local.database",),
 }
-"""What the command line of each part holds."""
+"""What the command line of each part contains."""
 
 RABBIT = "rabbitmq"
 
 KINDS = {"kill": 6, "kill child": 3, "restart": 1, "stop": 2}
-"""How often each comes up. To restart is to ask a part to end, with SIGTERM."""
+"""The relative frequency of each kind. A restart asks a part to end, with SIGTERM."""
 
 LONGER_THAN_A_RETRY = 25.0
 
@@ -300,7 +300,9 @@ def show(outcome: Outcome) -> None:
 @click.option("--minutes", type=float, default=10)
 @click.option("--seed", type=int, default=1)
 @click.option("--broker", type=click.Choice(["redis", RABBIT]), default="redis")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="For the collector.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the collector."
+)
 def main(minutes: float, seed: int, broker: str, settings: tuple[str, ...]) -> None:
     """Run the long version, and exit with 1 if anything was lost or repeated."""
     given = dict(setting.split("=", 1) for setting in settings)

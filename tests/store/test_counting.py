@@ -29,7 +29,7 @@ from tests.support.waiting import wait_until
 ONE_HIT = Tally(0, (Hit(1, "site1.com", "34"),))
 
 BEFORE_EVENT_IDS_OF_WEBSITES = 3
-"""The version of a database of the first release."""
+"""The schema version of a database from the first release."""
 
 
 def view(page: str = "/a", event_id: str | None = None, day: str = "2026-11-24") -> PageView:

@@ -33,7 +33,7 @@ class Kafka:
     def signal(self, number: int) -> None:
         """Send its process a signal."""
         if self.process is None:
-            pytest.skip("the broker of KAFKA_BROKERS can't be stopped")
+            pytest.skip("the broker in KAFKA_BROKERS can't be stopped")
         self.process.send_signal(number)
 
     def send(self, topic: str, *messages: bytes, partition: int = 0) -> None:

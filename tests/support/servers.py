@@ -92,10 +92,10 @@ class GivenServer(Server):
         super().__init__([], url, Path("/dev/null"), answers)
 
     def start(self) -> None:
-        pytest.skip("a server that was given can't be started")
+        pytest.skip("a given server can't be started")
 
     def signal(self, number: int) -> None:
-        pytest.skip("a server that was given can't be stopped")
+        pytest.skip("a given server can't be stopped")
 
 
 def database_to_use() -> tuple[str, str]:

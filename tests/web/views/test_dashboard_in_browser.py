@@ -33,7 +33,7 @@ SIZES |= {"phone-light": (380, 800, "light"), "phone-dark": (380, 800, "dark")}
 pytestmark = [
     pytest.mark.proof,
     pytest.mark.skipif(
-        CHROMIUM is None, reason="chromium is not installed, so nothing is tried in a browser"
+        CHROMIUM is None, reason="chromium is not installed, so nothing is tested in a browser"
     ),
 ]
 

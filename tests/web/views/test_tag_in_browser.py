@@ -26,7 +26,7 @@ from tests.web.views.test_events import journalled
 pytestmark = [
     pytest.mark.proof,
     pytest.mark.skipif(
-        CHROMIUM is None, reason="chromium is not installed, so nothing is tried in a browser"
+        CHROMIUM is None, reason="chromium is not installed, so nothing is tested in a browser"
     ),
 ]
 
