@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from pymongo import UpdateOne
-from pymongo.errors import DuplicateKeyError
 
 from app.store.database import Database, Session
 from app.store.documents import Schema, User
@@ -104,13 +103,16 @@ class UserNumbers:
 
 def take_numbers(database: Database, count: int) -> int:
     """Take so many numbers, which nobody else gets. Returns the first. Raises pymongo's errors."""
-    # Not in the transaction that needs them: all that meet new users would conflict.
-    more = {"$inc": {"next": count}}
-    try:
-        before = database[Schema].find_one_and_update(NEXT_NUMBER, more, upsert=True)
-    except DuplicateKeyError:  # another process took the very first ones
-        before = database[Schema].find_one_and_update(NEXT_NUMBER, more)
-    return before["next"] if before else 0
+
+    # In a transaction, as the embedded database lets two findAndModify read the same number. Not in
+    # the one that needs the numbers: all that meet new users would conflict.
+    def take(session: Session) -> int:
+        found = session[Schema].find_one(NEXT_NUMBER)
+        first: int = found["next"] if found else 0
+        session[Schema].replace_one(NEXT_NUMBER, {"next": first + count}, upsert=True)
+        return first
+
+    return database.transaction(take)
 
 
 def forget_remembered(session: Session) -> None:

@@ -98,8 +98,10 @@ class Clients:
                     row["page"]: row["views"] for row in found if row["website"] == "plain.test"
                 }
                 found = [row for row in found if row["website"] != "plain.test"]
-            is_traffic = path.startswith("traffic")
-            less, more = differences(without_views(rows) if is_traffic else rows, found)
+            if path.startswith("traffic"):
+                less, more = differences(without_views(rows), without_views(found))
+            else:
+                less, more = differences(rows, found)
             lost += less
             repeated += more
         for page in self.plain_accepted | plain.keys():
@@ -111,8 +113,11 @@ class Clients:
 
 
 def without_views(rows: list[Row]) -> list[Row]:
-    """The rows of traffic without the views that have no ids, which are counted there too."""
-    return [{name: value for name, value in row.items() if name != "views"} for row in rows]
+    """The rows of traffic that have more than views. Those without ids are counted there too."""
+    without = [{name: value for name, value in row.items() if name != "views"} for row in rows]
+    return [
+        row for row in without if any(isinstance(value, int) and value for value in row.values())
+    ]
 
 
 def differences(wanted: list[Row], found: list[Row]) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from tests.support.servers import database_answers
 from tests.support.waiting import running, wait_until
 
 READS = {"find", "aggregate", "count", "distinct"}
-WRITES = {"insert", "update", "delete", "findAndModify", "createIndexes", "create"}
+WRITES = {"insert", "update", "delete", "createIndexes", "create"}
 OTHER = {"hello", "commitTransaction", "abortTransaction"}
 NOW = datetime(2026, 12, 1, 1, tzinfo=UTC)
 WEAK = (

@@ -1,3 +1,5 @@
+from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -6,6 +8,7 @@ from app.store import users
 from app.store.database import Database
 from app.store.documents import User
 from app.store.users import UserNumbers, latest_months
+from tests.store.test_counting import in_parallel
 
 
 def numbers_of(database: Database, numbers: UserNumbers, **months: str) -> dict[str, int]:
@@ -35,6 +38,21 @@ def test_processes_take_numbers_in_blocks_that_do_not_overlap(
     many = {f"many{n}": "2026-11" for n in range(10)}
     given |= numbers_of(database, processes[0], **many)
     assert len(set(given.values())) == 40
+
+
+def test_no_number_is_taken_twice_however_many_take_at_the_same_time(
+    database: Database, mongodb_url: str
+) -> None:
+    taken: list[int] = []
+
+    def take(own: Database) -> None:
+        taken.extend(users.take_numbers(own, 10) for _ in range(5))
+
+    with ExitStack() as stack:
+        databases = [stack.enter_context(closing(Database(mongodb_url))) for _ in range(6)]
+        in_parallel([partial(take, own) for own in databases])
+    assert sorted(taken) == list(range(0, 300, 10))
+    assert users.take_numbers(database, 1) == 300
 
 
 def test_the_numbers_of_a_failed_transaction_are_not_given_to_other_users(
