@@ -111,8 +111,6 @@ class Counting:
         self._archives = archives
         self._hashed_monthly = hashed_monthly
         self._users = UserNumbers(database)
-        self._numbers: dict[str, int] = {}
-        self._months: dict[str, str] = {}
         self._prepared = False
         self._seen_until: datetime | None = None
         self._appliers: dict[type[Event], Callable[[Any, Session], Changes]] = {
@@ -142,14 +140,15 @@ class Counting:
         these errors.
         """
         tries = 0
-        new_events: dict[type[Event], list[Event]] = {}
 
         def work(session: Session) -> dict[type[Event], Applied]:
             nonlocal tries
             tries += 1
-            applied = {}
-            for kind, of_kind in pieces.items():
-                applied[kind], new_events[kind] = self._apply(kind, of_kind, session, tries - 1)
+            self._users.begin()
+            applied = {
+                kind: self._apply(kind, of_kind, session, tries - 1)
+                for kind, of_kind in pieces.items()
+            }
             if also_write:
                 also_write(session, applied)
             return applied
@@ -157,7 +156,7 @@ class Counting:
         with deadline(APPLY_SECONDS):
             self._prepare()
             applied = self._database.transaction(work)
-        self._users.remember(self._numbers, self._months)
+        self._users.remember()
         return applied
 
     def pass_over(self, piece: Piece) -> None:
@@ -184,8 +183,8 @@ class Counting:
 
     def _apply(
         self, kind: type[Event], pieces: Sequence[Piece], session: Session, retries: int
-    ) -> tuple[Applied, list[Event]]:
-        """Count pieces of one kind. Returns what was applied, and the new events."""
+    ) -> Applied:
+        """Count pieces of one kind."""
         entries = ledger.entries([piece.batch for piece in pieces], session)
         fresh = [
             part
@@ -227,7 +226,7 @@ class Counting:
             Collision(part.batch, place, part.events[place - part.start])
             for part, place in collided
         ]
-        applied = Applied(
+        return Applied(
             len({part.batch for part in fresh}),
             len(events),
             len(claims.repeats),
@@ -237,7 +236,6 @@ class Counting:
             counted,
             collisions,
         )
-        return applied, events
 
     def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
         views = Counter((event.website, event.day, event.page) for event in events)
@@ -253,8 +251,8 @@ class Counting:
 
     def _impressions(self, events: Sequence[AdImpression], session: Session) -> Changes:
         viewable = [event for event in events if event.viewable is not False]
-        self._months = latest_months((event.user_id, event.month) for event in viewable)
-        self._numbers = self._users.of(self._months, session)
+        months = latest_months((event.user_id, event.month) for event in viewable)
+        numbers = self._users.of(months, session)
         rows: dict[KeyParts, list[Any]] = {}
         hours: Counter[tuple[str, str]] = Counter()
         for event in events:
@@ -264,7 +262,7 @@ class Counting:
             row[1] += event.viewable is not True
             if event.viewable is not False:
                 row[0] += 1
-                row[2].append(self._numbers[event.user_id])
+                row[2].append(numbers[event.user_id])
                 if event.time is not None:
                     hours[event.website, hour_of(event.time, self._timezone)] += 1
         return {ImpressionMonth: rows, HourCounts: _hour_rows(AdImpression, hours)}

@@ -311,6 +311,7 @@ def _number_visitors(numbers: UserNumbers, session: Session) -> int:
     """Move some visitors to the sets of their month and website."""
     names = [row["_id"] for row in session[Visitors].find({}, {"_id": 1}).limit(AT_ONCE)]
     visitors = [name.split(" ", 2) for name in names]
+    numbers.begin()
     number_of = numbers.of(latest_months((user, month) for month, _, user in visitors), session)
     users: defaultdict[Cell, list[int]] = defaultdict(list)
     for month, website, user in visitors:

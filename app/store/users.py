@@ -38,8 +38,14 @@ class UserNumbers:
         self._recent: dict[str, _Known] = {}
         self._recent_bytes = 0
         self._older: dict[str, _Known] = {}
+        self._found: dict[str, _Known] = {}
+        """What this transaction found or gave."""
         self._forgotten: dict[str, Any] | None = None
         self._free = iter(range(0))
+
+    def begin(self) -> None:
+        """Begin a transaction. What a transaction before it gave, and did not commit, is dropped."""
+        self._found = {}
 
     def of(self, months: Mapping[str, str], session: Session) -> dict[str, int]:
         """The number of each user. `months` are the latest months (YYYY-MM) they were seen in.
@@ -76,16 +82,16 @@ class UserNumbers:
             numbers |= given
         if later:
             session[User].bulk_write(later, ordered=False)
+        self._found |= {user: _Known(number, months[user]) for user, number in numbers.items()}
         return numbers
 
-    def remember(self, numbers: Mapping[str, int], months: Mapping[str, str]) -> None:
-        """Remember these numbers. Call it once the transaction that gave them is committed."""
-        for user, number in numbers.items():
-            found = self._remembered(user)
-            month = max(months[user], found.month if found else "")
+    def remember(self) -> None:
+        """Remember what the transaction found. Call it once the transaction is committed."""
+        for user, found in self._found.items():
+            known = self._remembered(user)
             if user not in self._recent:
                 self._recent_bytes += sys.getsizeof(user) + _ENTRY_BYTES
-            self._recent[user] = _Known(number, month)
+            self._recent[user] = found if not known or found.month > known.month else known
         if self._recent_bytes > REMEMBERED_BYTES:
             self._recent, self._older, self._recent_bytes = {}, self._recent, 0
 

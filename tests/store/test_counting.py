@@ -225,6 +225,22 @@ def test_visitors_are_distinct_by_website_and_month_and_over_all_websites(
     ]
 
 
+def test_numbers_given_in_a_failed_transaction_are_not_remembered(
+    database: Database, counting: Counting
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    shown = Piece("failed", [impression("u1")])
+    with pytest.raises(ZeroDivisionError):
+        counting.apply_pieces({AdImpression: [shown]}, fail)
+    apply(database, counting, view())
+    apply(database, counting, impression("u1"))
+    other = Counting(database, ClickRule(hits=3, scope="user"))
+    apply(database, other, impression("u1"))
+    assert rows(database, reports.impressions)[0] == ("2026-11", "*", 2, 1, False)
+
+
 def test_impressions_are_counted_by_website_ad_and_month(
     database: Database, counting: Counting
 ) -> None:

@@ -13,8 +13,9 @@ from tests.store.test_counting import in_parallel
 
 def numbers_of(database: Database, numbers: UserNumbers, **months: str) -> dict[str, int]:
     """The numbers that a transaction finds or assigns, remembered once it has committed."""
+    numbers.begin()
     found = database.transaction(lambda session: numbers.of(months, session))
-    numbers.remember(found, months)
+    numbers.remember()
     return found
 
 
