@@ -41,11 +41,9 @@ def forget(
     Unavailable if Redis, the database or the archive can't be reached. It may then be called again.
     """
 
-    def ids_in(month: str) -> set[str]:
-        # Include the id as it was sent: there may have been no secret at first.
-        return {user_id} | ({hash_user(user_id, month)} if hash_user else set())
-
-    ids = {found for month in _months(now) for found in ids_in(month)}
+    ids = {user_id}  # as it was sent: there may have been no secret at first
+    if hash_user:
+        ids |= {hash_user(user_id, month) for month in _months(now)}
     with rewriting(redis) as turn:
         archived = archive.forget(ids, turn)
     return Forgotten(
