@@ -92,6 +92,23 @@ def _written(rng: random.Random, website: str, page: str) -> str:
     return scheme + host + rng.choice(["", port]) + path + rng.choice(["", "?utm=1", "#top"])
 
 
+def ad_figures(
+    impressions: int, rendered: int, reach: int, hits: int, clicks: int
+) -> dict[str, int | float | None]:
+    """The figures of a row of the ad report that these numbers lead to."""
+    return {
+        "impressions": impressions,
+        "reach": reach,
+        "frequency": round(impressions / reach, 2) if reach else None,
+        "hits": hits,
+        "clicks": clicks,
+        "ctr": round(clicks / impressions, 4) if impressions else None,
+        "hit_rate": round(hits / impressions, 4) if impressions else None,
+        "rendered": rendered,
+        "viewable_rate": round(impressions / rendered, 4) if rendered else None,
+    }
+
+
 class Expectation:
     """The reports that events lead to, if each event is counted once."""
 
@@ -185,15 +202,7 @@ class Expectation:
             {
                 **dict(zip(names, parts, strict=True)),
                 **dict.fromkeys(("name", "campaign", "advertiser")),
-                "impressions": shown,
-                "reach": len(users),
-                "frequency": round(shown / len(users), 2) if users else None,
-                "hits": hits,
-                "clicks": clicks,
-                "ctr": round(clicks / shown, 4) if shown else None,
-                "hit_rate": round(hits / shown, 4) if shown else None,
-                "rendered": shown,
-                "viewable_rate": 1.0 if shown else None,
+                **ad_figures(shown, shown, len(users), hits, clicks),
             }
             for parts, (shown, users, hits, clicks) in sorted(
                 rows.items(), key=lambda item: (-item[1][0], item[0])

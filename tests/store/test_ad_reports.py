@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from app.cli.simulation import ad_figures
 from app.domain.calendar import day_of
 from app.domain.events import AdClick, AdImpression
 from app.domain.periods import PERIOD_OF, Span, earlier
@@ -111,17 +112,7 @@ class Model:
                         group[0] += 1
                         group[3].add(event.user_id)
         return {
-            key: {
-                "impressions": number,
-                "reach": len(users),
-                "frequency": round(number / len(users), 2) if users else None,
-                "hits": hits,
-                "clicks": clicks,
-                "ctr": round(clicks / number, 4) if number else None,
-                "hit_rate": round(hits / number, 4) if number else None,
-                "rendered": rendered,
-                "viewable_rate": round(number / rendered, 4) if rendered else None,
-            }
+            key: ad_figures(number, rendered, len(users), hits, clicks)
             for key, (number, rendered, _, users, hits, clicks) in groups.items()
         }
 
