@@ -4,7 +4,7 @@ All that one report says is of one moment, and exact. Reach is the union of the 
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import islice
@@ -41,8 +41,24 @@ ENTERED = ("name", "campaign", "advertiser")
 MAX_GROUPS = 200_000
 ROWS_AT_ONCE = 500
 
+MAX_BY = 3
+
 NO_DAYS = "Ads were not counted by day before {since}: what came before belongs to no day."
 NO_SETS = "Who was reached before {since} is only known of whole months, for all ads together."
+
+
+def names_in(text: str) -> list[str]:
+    """What makes a row: one to MAX_BY of DIMENSIONS, separated by commas, at most one a period.
+
+    Raises ValueError, with a sentence.
+    """
+    by = text.split(",")
+    if not set(by) <= set(DIMENSIONS) or len(set(by)) < len(by) or len(by) > MAX_BY:
+        names = ", ".join(DIMENSIONS)
+        raise ValueError(f"Must be one to {MAX_BY} of {names}, separated by commas.")
+    if sum(name in PERIOD_OF for name in by) > 1:
+        raise ValueError(f"Must have at most one of {', '.join(PERIOD_OF)}.")
+    return by
 
 
 class Rules(NamedTuple):
@@ -98,14 +114,7 @@ def ad_report(
         if compared:
             span, later = compared
             before = selection._replace(first=span.first, last=span.last)
-            period = next((name for name in by if name in PERIOD_OF), None)
-
-            def labels(day: date) -> Iterable[str | None]:
-                names = (PERIOD_OF[period](each) for each in later(day)) if period else (None,)
-                return dict.fromkeys(names)
-
-            earlier = reading.groups(before, by, labels)
-            figures = reading.figures(earlier)
+            figures = reading.figures(reading.groups(before, by, _labels(by, later)))
             nothing = _metrics(_Group(), 0)
             for row, found in zip(rows, groups, strict=True):
                 row["previous"] = figures.get(found, nothing)
@@ -192,9 +201,14 @@ def page_of(report: AdReport, page: Page, sort: str) -> tuple[list[Row], str | N
     return rows[: page.limit], encode_cursor((of, place(rows[page.limit - 1])))
 
 
-def _labels(by: Sequence[str]) -> Labels:
-    period = next((name for name in by if name in PERIOD_OF), None)
-    return lambda day: (PERIOD_OF[period](day),) if period else (None,)
+def _labels(
+    by: Sequence[str], later: Callable[[date], Iterable[date]] = lambda day: (day,)
+) -> Labels:
+    """The periods that a day counts for: those of the later days that it is compared with."""
+    for name in by:
+        if period_of := PERIOD_OF.get(name):
+            return lambda day: dict.fromkeys(map(period_of, later(day)))
+    return lambda _: (None,)
 
 
 def _columns(by: Sequence[str]) -> tuple[str, ...]:
@@ -228,7 +242,7 @@ class _Reading:
         """What was counted of a selection, by the names in `by`."""
         ad_ids = self._ads_of(selection)
         is_entered = not {"campaign", "advertiser"}.isdisjoint(by)
-        per_ad = ad_ids is not None or not {"ad", "campaign", "advertiser"}.isdisjoint(by)
+        per_ad = ad_ids is not None or is_entered or "ad" in by
         websites = selection.websites
         groups: defaultdict[_GroupKey, _Group] = defaultdict(_Group)
         for month in months_of(selection, self._session):

@@ -11,6 +11,7 @@ from app.store.reports import Page, decode_cursor, encode_cursor
 
 SECONDS = 10.0
 AT_ONCE = 500
+MAX_NAME_LENGTH = 200
 
 
 class AdEntry(NamedTuple):

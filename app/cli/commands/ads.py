@@ -13,11 +13,10 @@ from app.domain.rules import MAX_ID_LENGTH
 from app.errors import InvalidRequest
 from app.settings import settings
 from app.store import ads as store
-from app.store.ads import AdEntry
+from app.store.ads import MAX_NAME_LENGTH, AdEntry
 from app.store.database import Database
 from app.store.reports import MAX_LIMIT, Page
 
-MAX_NAME_LENGTH = 200
 COLUMNS = "They must be ad_id, and any of name, campaign and advertiser, each once."
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Container, Iterator
 from datetime import datetime
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 import click
@@ -25,7 +25,7 @@ from app.domain.periods import COMPARISONS, PERIOD_OF, Span, earlier
 from app.errors import InvalidRequest, Unavailable
 from app.settings import settings
 from app.store import ad_reports, reports, traffic
-from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, Rules
+from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, Rules, names_in
 from app.store.ad_selection import Selection
 from app.store.database import Database
 from app.store.reports import Row
@@ -33,7 +33,6 @@ from app.store.reports import Row
 READ_SECONDS = 30.0
 WIDE = 1_000
 """How wide a table may be that goes into a file."""
-MAX_BY = 3
 
 
 class Shown(NamedTuple):
@@ -68,7 +67,7 @@ _last = click.option("--to", "last", type=Day(), help="Last day.")
 _month = click.option("--month", type=Month(), help="Only this month.")
 
 
-def _printed(command: Callable[..., Shown | None]) -> Callable[..., None]:
+def _printed(command: Callable[..., Shown]) -> Callable[..., None]:
     """A command that prints what this one returns, or what a collector elsewhere answers.
 
     The name of the command is that of the report under /reports.
@@ -91,7 +90,7 @@ def _printed(command: Callable[..., Shown | None]) -> Callable[..., None]:
         if url:
             shown = _asked(f"{url.rstrip('/')}/reports/{name}", token, limit, filters)
         else:
-            shown = command(limit=limit, **filters) or Shown((), [])
+            shown = command(limit=limit, **filters)
         _print(shown, form)
 
     name = command.__name__.removeprefix("report_").replace("_", "-")
@@ -139,14 +138,10 @@ class _By(click.ParamType[list[str]]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[str]:
         """The names. Ends the command with a sentence if one is not among them."""
-        by: list[str] = value.split(",") if isinstance(value, str) else value
-        is_known = set(by) <= set(DIMENSIONS) and len(set(by)) == len(by) <= MAX_BY
-        if not is_known or sum(name in PERIOD_OF for name in by) > 1:
-            names = ", ".join(DIMENSIONS)
-            self.fail(
-                f"{value!r} is not one to three of {names}, with at most one period.", param, ctx
-            )
-        return by
+        try:
+            return names_in(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not what makes a row: {error}", param, ctx)
 
 
 @_printed
@@ -241,10 +236,8 @@ def _all(
 ) -> Shown:
     pages = _pages(partial(read_report, _database(), **filters))
     first = next(pages)
-    rows = [*first.items, *(row for page in pages for row in page.items)] if not limit else []
-    if limit:
-        rows = list(islice((row for page in [first, *pages] for row in page.items), limit))
-    return Shown(first.columns, rows)
+    rows = (row for page in chain([first], pages) for row in page.items)
+    return Shown(first.columns, list(islice(rows, limit)))
 
 
 def _pages(read: Callable[[reports.Page], reports.Report]) -> Iterator[reports.Report]:

@@ -10,7 +10,7 @@ from app.domain.calendar import month_of
 from app.domain.periods import COMPARISONS, PERIOD_OF, Span, earlier
 from app.errors import InvalidRequest
 from app.store import ad_reports, traffic
-from app.store.ad_reports import DIMENSIONS, METRICS, Rules, page_of, with_entries
+from app.store.ad_reports import METRICS, Rules, names_in, page_of, with_entries
 from app.store.ad_selection import Selection
 from app.store.documents import ALL_WEBSITES
 from app.store.reports import Row
@@ -25,8 +25,6 @@ from app.web.views.reports import (
     report_answer,
 )
 
-MAX_BY = 3
-
 blueprint = Blueprint("ad_reports", __name__, url_prefix="/reports")
 blueprint.before_request(require_operator)
 
@@ -35,13 +33,10 @@ class _By(fields.String):
     """Names of DIMENSIONS, separated by commas."""
 
     def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
-        by = super()._deserialize(*args, **kwargs).split(",")
-        if not set(by) <= set(DIMENSIONS) or len(set(by)) < len(by) or len(by) > MAX_BY:
-            names = ", ".join(DIMENSIONS)
-            raise ValidationError(f"Must be one to {MAX_BY} of {names}, separated by commas.")
-        if sum(name in PERIOD_OF for name in by) > 1:
-            raise ValidationError(f"Must have at most one of {', '.join(PERIOD_OF)}.")
-        return by
+        try:
+            return names_in(super()._deserialize(*args, **kwargs))
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
 
 
 class AdsQuery(Query):

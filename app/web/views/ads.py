@@ -12,12 +12,11 @@ from app.domain.reader import NOT_JSON
 from app.domain.rules import MAX_ID_LENGTH
 from app.errors import InvalidRequest
 from app.store import ads
-from app.store.ads import AdEntry
+from app.store.ads import MAX_NAME_LENGTH, AdEntry
 from app.store.reports import MAX_LIMIT, Page
 from app.web.auth import require_operator
 from app.web.context import answer, context, query, text_filter
 
-MAX_NAME_LENGTH = 200
 _NO_AD = "Nothing is entered for this ad."
 
 blueprint = Blueprint("ads", __name__)

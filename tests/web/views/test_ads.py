@@ -4,7 +4,7 @@ from urllib.parse import quote
 import pytest
 from flask.testing import FlaskClient
 
-from app.web.views.ads import MAX_NAME_LENGTH
+from app.store.ads import MAX_NAME_LENGTH
 from tests.web.conftest import MakeClient
 
 ENTRY = {"name": "Autumn", "campaign": "c1", "advertiser": "ACME"}
