@@ -17,17 +17,22 @@ Levels = list[UserSet]
 """Whom something was shown to at least once, at least twice and so on. Empty sets are left out."""
 
 
-def add(levels: Levels, users: Iterable[int], most: int = LEVELS) -> None:
-    """Add a user for each time that one came. Keeps `most` levels; with 1 only who came at all."""
+def add(levels: Levels, users: Iterable[int], most: int = LEVELS) -> int:
+    """Add a user for each time that one came. Returns how many came for the first time.
+
+    Keeps `most` levels; with 1 only who came at all.
+    """
+    before = len(levels[0]) if levels else 0
     times = Counter(users)
     came = UserSet(times)
     level = 1
     while came:
         _add_once(levels, came, most)
         if most == 1:
-            return
+            break
         came = UserSet(user for user in came if times[user] > level)
         level += 1
+    return len(levels[0]) - before if levels else 0
 
 
 def add_levels(levels: Levels, others: Iterable[UserSet]) -> None:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from mongoengine import Document
-from pymongo import ReplaceOne
 
 from app.domain import user_sets
 from app.domain.calendar import next_month
@@ -33,6 +32,8 @@ WHOLE_MONTH = 0
 """Stands for all days of a month together, and for a day of it that is not known."""
 NO_MONTH = "0000-00"
 """The month of clicks that a release before 0.4 counted, which did not know when."""
+NOTHING = b"\x80"
+"""An empty map, packed: no days, or no sets."""
 INLINE_BYTES = 1_024
 """Larger sets of a day or month are kept apart from their cell."""
 PORTION_BITS = 16
@@ -59,12 +60,16 @@ class Cell(NamedTuple):
     @property
     def key(self) -> str:
         """The key of its documents."""
-        return key(self.website, self.month, self.quoted_ad)
+        return key(self.website, self.month, _in_key(self.ad_id))
 
-    @property
-    def quoted_ad(self) -> str:
-        """The ad as it is in keys."""
-        return quoted(self.ad_id) if self.ad_id else ""
+
+def ad_month(ad_id: str, month: str) -> str:
+    """What the documents of an ad, or of ALL_ADS, on any website in a month are found by."""
+    return key(_in_key(ad_id), month)
+
+
+def _in_key(ad_id: str) -> str:
+    return ad_id and quoted(ad_id)
 
 
 class AddedImpressions(NamedTuple):
@@ -95,7 +100,7 @@ def set_key(row: Mapping[str, Any], day: int) -> str:
 
 def known_months(session: Session) -> list[str]:
     """The months from the first to the last in which an ad had anything."""
-    totals = {"ad_month": {"$gt": key(ALL_ADS, NO_MONTH), "$lt": key(ALL_ADS, "~")}}
+    totals = {"ad_month": {"$gt": ad_month(ALL_ADS, NO_MONTH), "$lt": ad_month(ALL_ADS, "~")}}
     ends = [
         row["month"]
         for document in (ImpressionMonth, ClickMonth)
@@ -121,15 +126,15 @@ def add_impressions(
     """Add impressions to the days of cells. Returns how many users are new in each month."""
     gained: dict[Cell, int] = {}
     for some in _lots(added, CELLS_AT_ONCE):
-        rows, is_known = _rows(ImpressionMonth, some, session)
+        rows, known = _rows(ImpressionMonth, some, session)
         apart: list[_Apart] = []
         for cell in some:
             row = rows[cell]
             days = days_in(row)
             for day, (impressions, rendered, _) in added[cell].items():
-                known = days.setdefault(day, [0, 0])
-                known[0] += impressions
-                known[1] += rendered
+                counts = days.setdefault(day, [0, 0])
+                counts[0] += impressions
+                counts[1] += rendered
             row["days"] = msgspec.msgpack.encode(days)
             gained[cell] = 0
             if not row.get("expired"):
@@ -138,20 +143,20 @@ def add_impressions(
         for cell in some:
             gained[cell] += new[cell.key]
             rows[cell]["visitors"] += gained[cell]
-        _write(ImpressionMonth, rows.values(), is_known, session)
+        session.put(ImpressionMonth, rows.values(), known)
     return gained
 
 
 def add_clicks(added: Mapping[Cell, Mapping[int, Sequence[int]]], session: Session) -> None:
     """Add hits and clicks to the days of cells."""
     for some in _lots(added, CELLS_AT_ONCE):
-        rows, is_known = _rows(ClickMonth, some, session)
+        rows, known = _rows(ClickMonth, some, session)
         for cell in some:
             days = days_in(rows[cell])
             for day, counts in added[cell].items():
                 days[day] = [a + b for a, b in zip(days.get(day, (0, 0)), counts, strict=True)]
             rows[cell]["days"] = msgspec.msgpack.encode(days)
-        _write(ClickMonth, rows.values(), is_known, session)
+        session.put(ClickMonth, rows.values(), known)
 
 
 class _Apart(NamedTuple):
@@ -170,6 +175,10 @@ def _users_of(added: Mapping[int, AddedImpressions]) -> dict[int, Sequence[int]]
     return of_days | {WHOLE_MONTH: of_month} if of_month else {}
 
 
+def _levels_of(day: int) -> int:
+    return user_sets.LEVELS if day == WHOLE_MONTH else 1
+
+
 def _add_inline(
     row: dict[str, Any], users_of: Mapping[int, Sequence[int]], apart: list[_Apart]
 ) -> int:
@@ -184,10 +193,9 @@ def _add_inline(
             apart.append(_Apart(row, day, users))
             continue
         levels = user_sets.unpack(packed)
-        before = len(levels[0]) if levels else 0
-        user_sets.add(levels, users, user_sets.LEVELS if day == WHOLE_MONTH else 1)
+        came_first = user_sets.add(levels, users, _levels_of(day))
         if day == WHOLE_MONTH:
-            new = len(levels[0]) - before
+            new = came_first
         packed = user_sets.pack(levels)
         if sum(map(len, packed)) > INLINE_BYTES:
             apart.append(_Apart(row, day, (), levels))
@@ -204,30 +212,24 @@ def _add_apart(apart: Iterable[_Apart], session: Session) -> dict[str, int]:
     for some in _lots(_portions(apart), PORTIONS_AT_ONCE):
         keys = [key(set_key(one.row, one.day), portion) for portion, one in some]
         known = {row["_id"]: row for row in session[UserSet].find({"_id": {"$in": keys}})}
-        new, changed = [], []
+        rows = []
         for name, (_, one) in zip(keys, some, strict=True):
             packed = known[name]["levels"] if name in known else []
             levels = one.levels or user_sets.unpack(packed)
-            before = 0
-            if one.users:
-                before = len(levels[0]) if levels else 0
-                most = user_sets.LEVELS if one.day == WHOLE_MONTH else 1
-                user_sets.add(levels, one.users, most)
-                if one.day == WHOLE_MONTH:
-                    gained[one.row["_id"]] += len(levels[0]) - before
-                elif len(levels[0]) == before:
-                    continue
-            document = {
-                "_id": name,
-                "of": set_key(one.row, one.day),
-                "month": one.row["month"],
-                "levels": user_sets.pack(levels),
-            }
-            if name in known:
-                changed.append(ReplaceOne({"_id": name}, document))
-            else:
-                new.append(document)
-        _write_all(UserSet, new, changed, session)
+            came_first = user_sets.add(levels, one.users, _levels_of(one.day))
+            if one.day == WHOLE_MONTH:
+                gained[one.row["_id"]] += came_first
+            elif one.users and not came_first:
+                continue
+            rows.append(
+                {
+                    "_id": name,
+                    "of": set_key(one.row, one.day),
+                    "month": one.row["month"],
+                    "levels": user_sets.pack(levels),
+                }
+            )
+        session.put(UserSet, rows, known)
     return gained
 
 
@@ -250,48 +252,24 @@ def _rows(
     """The documents of these cells, new ones if there are none yet, and the keys of the others."""
     keys = [cell.key for cell in cells]
     known = {row["_id"]: row for row in session[document].find({"_id": {"$in": keys}})}
-    rows = {cell: known.get(name) or _new(cell) for cell, name in zip(cells, keys, strict=True)}
-    if document is ImpressionMonth:
-        for cell in cells:
-            rows[cell] = {"sets": b"\x80", "visitors": 0} | rows[cell]
+    rows = {
+        cell: known.get(name) or _new(document, cell)
+        for cell, name in zip(cells, keys, strict=True)
+    }
     return rows, set(known)
 
 
-def _new(cell: Cell) -> dict[str, Any]:
-    names = {} if cell.ad_id == ALL_ADS else {"ad_id": cell.ad_id}
+def _new(document: type[Document], cell: Cell) -> dict[str, Any]:
     return {
         "_id": cell.key,
         "website": cell.website,
         "month": cell.month,
-        **names,
-        "days": b"\x80",
+        **({} if cell.ad_id == ALL_ADS else {"ad_id": cell.ad_id}),
+        "days": NOTHING,
+        **({"sets": NOTHING, "visitors": 0} if document is ImpressionMonth else {}),
         "website_month": key(cell.website, cell.month),
-        "ad_month": key(cell.quoted_ad, cell.month),
+        "ad_month": ad_month(cell.ad_id, cell.month),
     }
-
-
-def _write(
-    document: type[Document],
-    rows: Iterable[dict[str, Any]],
-    known: set[str],
-    session: Session,
-) -> None:
-    new, changed = [], []
-    for row in rows:
-        if row["_id"] in known:
-            changed.append(ReplaceOne({"_id": row["_id"]}, row))
-        else:
-            new.append(row)
-    _write_all(document, new, changed, session)
-
-
-def _write_all(
-    document: type[Document], new: Sequence[Any], changed: Sequence[Any], session: Session
-) -> None:
-    if new:
-        session[document].insert_many(new, ordered=False)
-    if changed:
-        session[document].bulk_write(changed, ordered=False)
 
 
 def with_totals(website: str, ad_id: str, month: str) -> tuple[Cell, ...]:

@@ -15,11 +15,12 @@ from app.store.ad_months import (
     NO_MONTH,
     WHOLE_MONTH,
     Cell,
+    ad_month,
     has_undated,
     known_months,
 )
 from app.store.database import Session
-from app.store.documents import ALL_WEBSITES, key, quoted
+from app.store.documents import ALL_WEBSITES, key
 
 MAX_DOCUMENTS = 50_000
 TOO_MUCH = "That is too much for one report: ask for fewer days, ads or websites."
@@ -110,11 +111,11 @@ class Documents:
             keys = (Cell(website, ad_id, month).key for website in sites for ad_id in of_ads)
             found = self.find(document, "_id", keys)
         elif of_ads is not None:
-            keys = (key(quoted(ad_id) if ad_id else "", month) for ad_id in of_ads)
+            keys = (ad_month(ad_id, month) for ad_id in of_ads)
             found = self.find(document, "ad_month", keys)
         else:
             if sites is None:
-                every = self.find(document, "ad_month", [key("", month)])
+                every = self.find(document, "ad_month", [ad_month(ALL_ADS, month)])
                 sites = [row["website"] for row in every if row["website"] != ALL_WEBSITES]
             found = self.find(document, "website_month", (key(site, month) for site in sites))
         for row in found:

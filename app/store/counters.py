@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mongoengine import Document
-from pymongo import ReplaceOne
 
 from app.store.database import Session
 from app.store.documents import (
@@ -114,7 +113,7 @@ def add(counters: Counters, added: Added, session: Session) -> None:
         for start in range(0, len(keys), KEYS_AT_ONCE)
         for document in documents.find({"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}})
     }
-    new, changed = [], []
+    rows = []
     for name, parts in by_key.items():
         document: dict[str, Any] = known.get(name) or {
             "_id": name,
@@ -123,12 +122,5 @@ def add(counters: Counters, added: Added, session: Session) -> None:
         }
         for count, number in zip(counters.counts, added[parts], strict=True):
             document[count] += number
-        document |= counters.texts(document)
-        if name in known:
-            changed.append(ReplaceOne({"_id": name}, document))
-        else:
-            new.append(document)
-    if new:
-        documents.insert_many(new, ordered=False)
-    if changed:
-        documents.bulk_write(changed, ordered=False)
+        rows.append(document | counters.texts(document))
+    session.put(counters.document, rows, known)

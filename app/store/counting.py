@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 from mongoengine import Document
-from pymongo import ReplaceOne
 
 from app.domain.calendar import day_of, hour_of
 from app.domain.clicks import Hit, Tally, count_hits
@@ -284,7 +283,7 @@ class Counting:
         known = histories.read(hits_of, session)
         clicks: Counter[Hit] = Counter()
         repeats: Counter[Hit] = Counter()
-        changed, new = [], []
+        rows = []
         for owner_key, hits in hits_of.items():
             found = known.get(owner_key)
             tally, change = count_hits(
@@ -295,24 +294,19 @@ class Counting:
             )
             clicks.update(change.clicks)
             repeats.update(change.repeats)
-            document = {
-                "_id": owner_key,
-                "earlier": tally.earlier,
-                "hits": histories.pack(tally),
-                "shape": HISTORY_SHAPE,
-                "last_day": max(
-                    found.get("last_day", "") if found else "",
-                    day_of(max(hits).time, UTC),
-                ),
-            }
-            if found:
-                changed.append(ReplaceOne({"_id": owner_key}, document))
-            else:
-                new.append(document)
-        if new:
-            session[HitTally].insert_many(new, ordered=False)
-        if changed:
-            session[HitTally].bulk_write(changed, ordered=False)
+            rows.append(
+                {
+                    "_id": owner_key,
+                    "earlier": tally.earlier,
+                    "hits": histories.pack(tally),
+                    "shape": HISTORY_SHAPE,
+                    "last_day": max(
+                        found.get("last_day", "") if found else "",
+                        day_of(max(hits).time, UTC),
+                    ),
+                }
+            )
+        session.put(HitTally, rows, known)
         counted = Counter(Hit(event.time, event.website, event.ad_id) for event in events)
         counted.subtract(repeats)
         filtered: Counter[KeyParts] = Counter()

@@ -4,8 +4,9 @@ mongoengine declares its collections, fields and indexes (`app.store.documents`)
 with pymongo directly, because an object for each document would slow down writing in bulk.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +18,7 @@ from bson.codec_options import TypeDecoder, TypeRegistry
 from bson.errors import InvalidDocument
 from bson.int64 import Int64
 from mongoengine import Document
+from pymongo import ReplaceOne
 from pymongo.client_session import ClientSession
 from pymongo.errors import (
     BulkWriteError,
@@ -61,6 +63,22 @@ class Session:
     def __getitem__(self, document: type[Document]) -> Any:
         """The pymongo collection of a document, with every method bound to this session."""
         return _InSession(self.database[document], self._session)
+
+    def put(
+        self, document: type[Document], rows: Iterable[dict[str, Any]], known: Container[str]
+    ) -> None:
+        """Replace the rows whose `_id` is `known` to be there, and insert the others."""
+        new: list[dict[str, Any]] = []
+        changed = []
+        for row in rows:
+            if row["_id"] in known:
+                changed.append(ReplaceOne({"_id": row["_id"]}, row))
+            else:
+                new.append(row)
+        if new:
+            self[document].insert_many(new, ordered=False)
+        if changed:
+            self[document].bulk_write(changed, ordered=False)
 
 
 class _InSession:
@@ -126,6 +144,23 @@ class Database:
                 lambda session: work(Session(self, session)), *_CONCERNS
             )
             return result
+
+    def repeat(
+        self, work: Callable[[Session], int], seconds: float, until: float = math.inf
+    ) -> tuple[int, bool]:
+        """Run a transaction until it finds nothing more to do, each within so many seconds.
+
+        None begins once the monotonic clock has reached `until`. Returns the sum of what they
+        found, and whether all is done. Raises Unavailable and DeadlineMissed like `deadline`.
+        """
+        total = 0
+        while time.monotonic() < until:
+            with deadline(seconds):
+                found = self.transaction(work)
+            if not found:
+                return total, True
+            total += found
+        return total, False
 
     @contextmanager
     def snapshot(self, seconds: float) -> Iterator[Session]:

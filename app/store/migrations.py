@@ -237,13 +237,8 @@ def _begin_days(database: Database) -> int:
 
 def _repeat(database: Database, work: Callable[[Session], int]) -> int:
     """Run a transaction until it changes nothing more. Returns how many documents changed."""
-    changed = 0
-    while True:
-        with deadline(CHUNK_SECONDS):
-            found = database.transaction(work)
-        if not found:
-            return changed
-        changed += found
+    changed, _ = database.repeat(work, CHUNK_SECONDS)
+    return changed
 
 
 def _each(

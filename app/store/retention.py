@@ -14,14 +14,13 @@ from typing import Any
 from mongoengine import Document
 from pymongo import UpdateOne
 
-from app.store.database import Database, Session, deadline
+from app.store.ad_months import NOTHING
+from app.store.database import Database, Session
 from app.store.documents import HitTally, HourCounts, ImpressionMonth, PageViews, User, UserSet
 
 AT_ONCE = 500
 FIND_SECONDS = 30.0
 HOURS_DAYS = 90
-NO_SETS = b"\x80"
-"""An empty map, packed as `app.store.ad_months` does."""
 
 Query = Mapping[str, Any]
 
@@ -47,7 +46,7 @@ def expire(database: Database, days: int, now: datetime, seconds: float) -> int:
     earlier = {"month": {"$lt": f"{first_kept:%Y-%m}"}}
     until = time.monotonic() + seconds
     # The months first, as nothing may be added to a set that is incomplete.
-    emptied, is_done = _repeat(database, partial(_empty_sets, earlier), until)
+    emptied, is_done = database.repeat(partial(_empty_sets, earlier), FIND_SECONDS, until)
     if not is_done:
         return emptied
     rows = (
@@ -62,24 +61,9 @@ def expire(database: Database, days: int, now: datetime, seconds: float) -> int:
 
 def _delete(database: Database, rows: Iterable[tuple[type[Document], Query]], until: float) -> int:
     return sum(
-        _repeat(database, partial(_delete_some, document, query), until)[0]
+        database.repeat(partial(_delete_some, document, query), FIND_SECONDS, until)[0]
         for document, query in rows
     )
-
-
-def _repeat(database: Database, work: Any, until: float) -> tuple[int, bool]:
-    """Repeat a transaction until it finds nothing. Returns what it found, and whether it is done.
-
-    Begins none after `until` (monotonic).
-    """
-    total = 0
-    while time.monotonic() < until:
-        with deadline(FIND_SECONDS):
-            found = database.transaction(work)
-        if not found:
-            return total, True
-        total += found
-    return total, False
 
 
 def _delete_some(document: type[Document], query: Query, session: Session) -> int:
@@ -94,7 +78,7 @@ def _empty_sets(earlier: Query, session: Session) -> int:
     months = session[ImpressionMonth]
     kept = {**earlier, "expired": {"$exists": False}}
     found = [row["_id"] for row in months.find(kept, {"_id": 1}).limit(AT_ONCE)]
-    emptied = {"$set": {"expired": True, "sets": NO_SETS}}
+    emptied = {"$set": {"expired": True, "sets": NOTHING}}
     if found:
         months.bulk_write([UpdateOne({"_id": name}, emptied) for name in found], ordered=False)
     return len(found)

@@ -44,7 +44,7 @@ class UserNumbers:
         self._free = iter(range(0))
 
     def begin(self) -> None:
-        """Begin a transaction. What a transaction before it gave, and did not commit, is dropped."""
+        """Begin a transaction. What one before it gave, but did not commit, is dropped."""
         self._found = {}
 
     def of(self, months: Mapping[str, str], session: Session) -> dict[str, int]:
