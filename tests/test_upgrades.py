@@ -61,10 +61,12 @@ EVENTS: list[Event] = [
     AdImpression("i1", "site1.com", "34", "ü 2", "2026-11", MOMENT),
     AdImpression("i2", "site1.com", "34", "u3", "2026-11", MOMENT, ROBOT),
     AdImpression("i3", "site1.com", "34", "u1", "2026-11", MOMENT, viewable=False),
+    AdImpression("i4", "site1.com", "34", "u1", "2026-11", MOMENT, late=True),
     AdClick(None, "site1.com", "34", "u1", MOMENT),
     AdClick("c1", "site1.com", "34", "u1", MOMENT + 1),
     AdClick("c2", "site1.com", "34", "u1", MOMENT + 2),
     AdClick("c3", "site1.com", "34", "u1", MOMENT + 3, ROBOT),
+    AdClick("c4", "site1.com", "34", "u1", MOMENT + 4, late=True),
 ]
 """Events with every field, and events without the optional ones."""
 BY_QUEUE = {
@@ -264,5 +266,6 @@ def test_migrate_says_what_it_did(
         "schema 4: event ids of each website, 0 documents changed",
         "schema 5: an outbox for the archive and the mirror, 0 documents changed",
         "schema 6: ads by day, and numbers for users, 0 documents changed",
-        "the database has schema 6",
+        "schema 7: what makes figures differ, by ad and day, 0 documents changed",
+        "the database has schema 7",
     ]

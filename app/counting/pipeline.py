@@ -201,7 +201,7 @@ class Pipeline:
         self.counts.count(counters.APPLY_RETRIES, name, applied.retries)
         for (*_, reason), (number,) in applied.changes.get(Filtered, {}).items():
             self.counts.count(counters.FILTERED, reason, number)
-        if applied.events:
+        if applied.changes:
             self._foldings[kind].due = True
             queue = QUEUE_OF[kind]
             counted = live_summary.counted(applied.changes)

@@ -46,7 +46,8 @@ class AdImpression(Struct, frozen=True, omit_defaults=True):
 
     `time` is in milliseconds since the epoch, or None if a release before 0.4 accepted the event.
     `viewable` is False if the ad has only been rendered, True if its rendering was an event of its
-    own, and None if the event stands for both.
+    own, and None if the event stands for both. `late` says that the event came on a later day than
+    its own.
     """
 
     event_id: str | None
@@ -58,10 +59,11 @@ class AdImpression(Struct, frozen=True, omit_defaults=True):
     invalid: Invalid | None = None
     actual: Actual | None = None
     viewable: bool | None = None
+    late: bool = False
 
 
 class AdClick(Struct, frozen=True, omit_defaults=True):
-    """A user clicked an ad. `time` is in milliseconds since the epoch."""
+    """A user clicked an ad. `time` is in milliseconds since the epoch; `late` as above."""
 
     event_id: str | None
     website: str
@@ -70,6 +72,7 @@ class AdClick(Struct, frozen=True, omit_defaults=True):
     time: int
     invalid: Invalid | None = None
     actual: Actual | None = None
+    late: bool = False
 
 
 Event = PageView | AdImpression | AdClick

@@ -283,7 +283,9 @@ class EventReader:
             return PageView(event_id, website, page, day, moment, invalid)
         meta = values["Meta_"]
         ad_id, user_id = meta["AdId"], meta["UserId"]
-        month = day_of(moment, self._timezone)[:7]
+        day = day_of(moment, self._timezone)
+        late = moment < receipt and day != day_of(receipt, self._timezone)
+        month = day[:7]
         if self._hash_user:
             user_id = self._hash_user(user_id, month)
         if kind is AdImpression:
@@ -291,8 +293,9 @@ class EventReader:
                 event_id,
                 *(website, ad_id, user_id, month, moment, invalid),
                 viewable=meta.get("Viewable"),
+                late=late,
             )
-        return AdClick(event_id, website, ad_id, user_id, moment, invalid)
+        return AdClick(event_id, website, ad_id, user_id, moment, invalid, late=late)
 
     def _invalid(self, values: dict[str, Any], moment: int, reason: str) -> Invalid | None:
         user = (values.get("Meta_") or {}).get("UserId")

@@ -8,6 +8,7 @@ from mongoengine import Document
 
 from app.store.database import Session
 from app.store.documents import (
+    AdDifferences,
     Clicks,
     ClickTotals,
     DayTotals,
@@ -99,6 +100,12 @@ COUNTERS = {
         Counters(Clicks, ("website", "ad_id"), ("hits", "clicks"), _of_clicks),
         Counters(ClickTotals, ("website",), ("hits", "clicks")),
         Counters(Filtered, ("website", "day", "type", "reason"), ("events",), _of_website_and_day),
+        Counters(
+            AdDifferences,
+            ("website", "day", "type", "reason", "ad_id"),
+            ("events",),
+            _of_website_and_day,
+        ),
     )
 }
 

@@ -1,7 +1,7 @@
 """Applies batches: one transaction writes their ledger entries and everything they count."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from itertools import groupby
@@ -18,8 +18,10 @@ from app.domain.invalid_traffic import REPEAT
 from app.store import clock, folding, histories, ledger, migrations
 from app.store.counters import Added, KeyParts
 from app.store.database import Database, Session, deadline
+from app.store.differences import differences
 from app.store.documents import (
     HISTORY_SHAPE,
+    AdDifferences,
     ClickMonth,
     Clicks,
     Filtered,
@@ -205,10 +207,18 @@ class Counting:
         events = [
             part.events[place - part.start] for part, place in map(brought.__getitem__, claims.new)
         ]
+        collided = [brought[number] for number in claims.collisions]
+        collisions = [
+            Collision(part.batch, place, part.events[place - part.start])
+            for part, place in collided
+        ]
         changes: Changes = {}
-        if events:
+        if events or collisions:
             valid = [event for event in events if event.invalid is None]
-            changes = _with_filtered(events, self._appliers[kind](valid, session))
+            collided_events = [collision.event for collision in collisions]
+            apart = self._apart(events, collided_events)
+            changes = _joined(self._appliers[kind](valid, session), apart)
+        if changes:
             late = all(piece.late for piece in pieces)
             folding.record(kind.__name__, changes, session, late=late)
         new = [brought[number] for number in claims.new] if self._archives else []
@@ -219,11 +229,6 @@ class Counting:
                 {place: part.events[place - part.start] for _, place in of_part},
             )
             for part, of_part in groupby(new, key=itemgetter(0))
-        ]
-        collided = [brought[number] for number in claims.collisions]
-        collisions = [
-            Collision(part.batch, place, part.events[place - part.start])
-            for part, place in collided
         ]
         return Applied(
             len({part.batch for part in fresh}),
@@ -273,10 +278,10 @@ class Counting:
         return day if day.startswith(event.month) else event.month
 
     def _clicks(self, events: Sequence[AdClick], session: Session) -> Changes:
-        by_ad = self._click_rule.scope == "ad"
+        each_ad = self._click_rule.scope == "ad"
         hits_of: defaultdict[str, list[Hit]] = defaultdict(list)
         for event in events:
-            owner = [event.user_id, event.website, event.ad_id] if by_ad else [event.user_id]
+            owner = [event.user_id, event.website, event.ad_id] if each_ad else [event.user_id]
             hit = Hit(event.time, event.website, event.ad_id)
             hits_of[msgspec.json.encode(owner).decode()].append(hit)
         # Unpack one history at a time: unpacked, all of them would take a hundred times the memory.
@@ -310,13 +315,26 @@ class Counting:
         counted = Counter(Hit(event.time, event.website, event.ad_id) for event in events)
         counted.subtract(repeats)
         filtered: Counter[KeyParts] = Counter()
+        by_ad: Counter[KeyParts] = Counter()
         for repeat, number in repeats.items():
-            day = day_of(repeat.time, self._timezone)
-            filtered[repeat.website, day, AdClick.__name__, REPEAT] += number
+            names = repeat.website, day_of(repeat.time, self._timezone), AdClick.__name__, REPEAT
+            filtered[names] += number
+            by_ad[*names, repeat.ad_id] += number
         return {
             **self._rows_of_clicks(counted, clicks),
-            Filtered: {parts: [number] for parts, number in filtered.items() if number},
+            Filtered: _numbers(filtered),
+            AdDifferences: _numbers(by_ad),
         }
+
+    def _apart(self, events: Sequence[Event], collided: Sequence[Event]) -> Changes:
+        """What these events add besides the counts of their kind."""
+        filtered: Counter[KeyParts] = Counter(
+            (event.website, event.invalid.day, type(event).__name__, event.invalid.reason)
+            for event in events
+            if event.invalid is not None
+        )
+        by_ad = differences(events, collided, self._timezone)
+        return {Filtered: _numbers(filtered), AdDifferences: _numbers(by_ad)}
 
     def _rows_of_clicks(self, hits: Counter[Hit], clicks: Counter[Hit]) -> Changes:
         """What hits, and clicks by the hits that complete them, add to the documents of ads."""
@@ -340,13 +358,14 @@ def _hour_rows(kind: type[Event], events: Counter[tuple[str, str]]) -> Added:
     return {(*parts, kind.__name__): [number, 0] for parts, number in events.items()}
 
 
-def _with_filtered(events: Iterable[Event], changes: Changes) -> Changes:
-    """Add the events that count apart to these changes, and drop documents without changes."""
-    filtered = Counter(
-        (event.website, event.invalid.day, type(event).__name__, event.invalid.reason)
-        for event in events
-        if event.invalid is not None
-    )
-    apart = {parts: [number] for parts, number in filtered.items()}
-    every = {**changes, Filtered: {**changes.get(Filtered, {}), **apart}}
-    return {document: added for document, added in every.items() if added}
+def _numbers(counts: Counter[KeyParts]) -> Added:
+    return {parts: [number] for parts, number in counts.items() if number}
+
+
+def _joined(changes: Changes, others: Changes) -> Changes:
+    """Changes that share no row, as one, without documents that nothing is added to."""
+    joined = {
+        document: {**changes.get(document, {}), **others.get(document, {})}
+        for document in (*changes, *others)
+    }
+    return {document: added for document, added in joined.items() if added}

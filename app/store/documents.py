@@ -33,8 +33,11 @@ LEDGER_SECONDS = 8 * DAY_SECONDS
 """How long a batch is known: longer than it can wait for another delivery. Dead letters, which may
 be delivered again, are kept for 7 days."""
 
-SHAPE = 2
-"""The `shape` of Change as this release writes it; one without it is of the first."""
+SHAPE = 3
+"""The `shape` of Change as this release writes it; one without it is of the first.
+
+From 2 on, clicks have days. From 3 on, there are AdDifferences.
+"""
 HISTORY_SHAPE = 2
 """The `shape` of a HitTally that this release writes.
 
@@ -312,6 +315,27 @@ class Filtered(Document):
     meta: ClassVar[dict[str, Any]] = {"collection": "filtered", "indexes": ["website_day", "day"]}
 
 
+class AdDifferences(Document):
+    """Events of an ad that can make its figures differ from those of another system.
+
+    Key: website, day, type, reason, ad. `app.store.differences` names the reasons. A day is only a
+    month (YYYY-MM) if the time of the events is not known.
+    """
+
+    key = StringField(primary_key=True)
+    website = StringField(required=True)
+    day = StringField(required=True)
+    type = StringField(required=True)
+    reason = StringField(required=True)
+    ad_id = StringField(required=True)
+    events = IntField(required=True)
+    website_day = StringField(required=True)
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "ad_differences",
+        "indexes": ["website_day", "day"],
+    }
+
+
 class HitTally(Document):
     """A user's hits: an `app.domain.clicks.Tally`, which `app.store.histories` packs and unpacks.
 
@@ -445,6 +469,7 @@ COLLECTIONS: tuple[type[Document], ...] = (
     Clicks,
     ClickTotals,
     Filtered,
+    AdDifferences,
     HitTally,
     AppliedBatch,
     Claim,

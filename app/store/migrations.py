@@ -339,4 +339,5 @@ MIGRATIONS = (
     Step("event ids of each website", _limit_seen_events),
     Step("an outbox for the archive and the mirror", _begin_outbox),
     Step("ads by day, and numbers for users", _begin_days),
+    Step("what makes figures differ, by ad and day", _make_indexes),
 )

@@ -17,6 +17,7 @@ from app.errors import InvalidRequest
 from app.store.database import Database, Session
 from app.store.documents import (
     ALL_WEBSITES,
+    AdDifferences,
     Clicks,
     ClickTotals,
     DayTotals,
@@ -77,7 +78,7 @@ def page_views(
     if first or last:
         days = on_days(first, last)
         found = _by_totals(database, page, columns, website, days)
-        return found or _summed(database, page, columns, PageViews, website, days)
+        return found or _summed(database, page, columns, PageViews, _on_days(website, days))
     if website is not None:
         return _ranked(database, page, columns, PageTotals, "website_rank", website)
     return _ranked(database, page, columns, PageTotals)
@@ -156,7 +157,26 @@ def filtered(
 ) -> Report:
     """Rows of website, type, reason and events, for events that count apart; most events first."""
     columns = ("website", "type", "reason", "events")
-    return _summed(database, page, columns, Filtered, website, on_days(first, last))
+    return _summed(database, page, columns, Filtered, _on_days(website, on_days(first, last)))
+
+
+def differences(
+    database: Database,
+    page: Page,
+    website: str | None = None,
+    ad_id: str | None = None,
+    first: date | None = None,
+    last: date | None = None,
+) -> Report:
+    """Rows of website, ad_id, type, reason and events, most events first.
+
+    They are what can make an ad's figures differ from another system's: see
+    `app.store.differences`.
+    """
+    columns = ("website", "ad_id", "type", "reason", "events")
+    of_ad = {} if ad_id is None else {"ad_id": ad_id}
+    query = _on_days(website, on_days(first, last)) | of_ad
+    return _summed(database, page, columns, AdDifferences, query)
 
 
 def _summed(
@@ -164,17 +184,12 @@ def _summed(
     page: Page,
     columns: tuple[str, ...],
     document: type[Document],
-    website: str | None,
-    days: Row,
+    query: Row,
 ) -> Report:
-    """The sums of the last column over documents of these days, grouped by the other columns."""
+    """The sums of the last column over the documents found, grouped by the other columns."""
     *names, count = columns
     pipeline: list[Row] = [
-        {
-            "$match": {"day": days}
-            if website is None
-            else {"website_day": of_website(website, days)}
-        },
+        {"$match": query},
         {"$group": {"_id": {name: f"${name}" for name in names}, count: {"$sum": f"${count}"}}},
         {"$project": {"_id": 0, count: 1} | {name: f"$_id.{name}" for name in names}},
         {"$match": {count: {"$gt": 0}}},
@@ -306,6 +321,11 @@ def is_known(database: Database, website: str) -> bool:
 def on_days(first: date | None, last: date | None) -> Row:
     """The bounds of a query for the days from `first` to `last`."""
     return {"$gte": str(first or "0000-00-00"), "$lte": str(last or "9999-99-99")}
+
+
+def _on_days(website: str | None, days: Row) -> Row:
+    """A query for a website, or all, on the days within these bounds."""
+    return {"day": days} if website is None else {"website_day": of_website(website, days)}
 
 
 def of_website(website: str, days: Row) -> Row:

@@ -14,7 +14,6 @@ from app.store.counters import COUNTERS, Added, KeyParts
 from app.store.database import Session
 from app.store.documents import (
     ALL_WEBSITES,
-    SHAPE,
     ClickMonth,
     Clicks,
     ClickTotals,
@@ -35,6 +34,8 @@ NAMES = {document: counters.names for document, counters in COUNTERS.items()} | 
 """The parts that name what a row of a change adds to, by the document that the row is for."""
 BY_NAME = {document.__name__: document for document in NAMES}
 
+DAYS_SHAPE = 2
+"""From this shape on, changes say on which days clicks were."""
 _CELLS = 4
 """So many documents are written for each row of an ad."""
 
@@ -45,7 +46,7 @@ Sums = defaultdict[type[Document], dict[KeyParts, list[Any]]]
 def sum_up(change: Mapping[str, Any], sums: Sums) -> int:
     """Add the rows of a change to sums. Returns how many documents the sums are for by now."""
     rows = msgspec.json.decode(change["counts"])
-    if change.get("shape", 1) < SHAPE:  # a release before 0.4 left it, which knew no days
+    if change.get("shape", 1) < DAYS_SHAPE:  # a release before 0.4 left it, which knew no days
         rows[ClickMonth.__name__] = [
             [website, ad_id, ad_months.NO_MONTH, *counts]
             for website, ad_id, *counts in rows.get(Clicks.__name__, ())

@@ -36,7 +36,7 @@ def counted(stack: Stack) -> Stack:
     events = [where | {"Type": kind} for kind in ("PageView", "AdImpression", "AdClick")]
     assert httpx.post(f"{stack.url}/events", json=events).json()["accepted"] == 3
     robot = {"User-Agent": "Googlebot/2.1"}
-    assert httpx.post(f"{stack.url}/events", json=events[0], headers=robot).status_code == 202
+    assert httpx.post(f"{stack.url}/events", json=events[:2], headers=robot).status_code == 202
     stack.run("eventstream", "drain")
     return stack
 
@@ -51,9 +51,14 @@ def counted(stack: Stack) -> Stack:
             ["main.example", "[bold]", "1", "0"],
         ),
         (
-            ["filtered"],
+            ["filtered", "--limit", "2"],
             ["website", "type", "reason", "events"],
             ["main.example", "PageView", "robot", "1"],
+        ),
+        (
+            ["differences", "--ad-id", "[bold]"],
+            ["website", "ad_id", "type", "reason", "events"],
+            ["main.example", "[bold]", "AdImpression", "robot", "1"],
         ),
     ],
 )

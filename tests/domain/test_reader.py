@@ -209,6 +209,26 @@ def test_an_impression_says_whether_it_was_viewable(viewable: bool | None) -> No
     assert read.viewable is viewable
 
 
+@pytest.mark.parametrize(
+    ("sent", "late"),
+    [
+        ({}, False),
+        ({"Timestamp": "2026-11-24T00:00:00+01:00"}, False),
+        ({"Timestamp": "2026-11-23T23:59:59+01:00"}, True),
+        ({"Timestamp": "2026-11-25T11:00:00Z"}, False),
+    ],
+)
+def test_an_event_of_an_ad_is_late_if_it_comes_on_a_later_day_than_its_own(
+    sent: dict[str, str], late: bool
+) -> None:
+    meta = {"UserId": "u1", "AdId": "34"}
+    for kind in ("AdImpression", "AdClick"):
+        berlin = EventReader(ZoneInfo("Europe/Berlin"), clock=NOW.timestamp)
+        (read,), _ = berlin.read(as_json(event(Type=kind, Meta=meta, **sent)))
+        assert isinstance(read, AdImpression | AdClick)
+        assert read.late is late
+
+
 @pytest.mark.parametrize("viewable", ["true", 1, 0.0, [], {}])
 def test_viewable_must_be_a_boolean_if_it_is_given(viewable: object) -> None:
     meta = {"UserId": "u1", "AdId": "34", "Viewable": viewable}
@@ -224,7 +244,7 @@ def test_days_and_months_are_those_of_the_timestamp_in_the_time_zone() -> None:
     events, _ = berlin.read(as_json(*kinds))
     assert events == [
         PageView(None, "site1.com", "/page1", "2026-11-01", late_ms),
-        AdImpression(None, "site1.com", "34", "u1", "2026-11", late_ms),
+        AdImpression(None, "site1.com", "34", "u1", "2026-11", late_ms, late=True),
     ]
 
 

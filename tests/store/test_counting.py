@@ -533,10 +533,11 @@ def test_a_repeated_hit_is_counted_separately_on_its_own_day(database: Database)
     ]
     apply(database, counting, click(time=before_midnight - 10_000))
     assert rows(database, reports.clicks) == [("site1.com", "34", 2, 0)]
-    assert [(row["day"], row["events"]) for row in database[documents.Filtered].find()] == [
-        ("2026-11-24", 2),
-        ("2026-11-25", 1),
-    ]
+    for document in (documents.Filtered, documents.AdDifferences):
+        assert [(row["day"], row["events"]) for row in database[document].find()] == [
+            ("2026-11-24", 2),
+            ("2026-11-25", 1),
+        ]
 
 
 def test_a_tally_from_before_the_window_existed_is_understood(
@@ -616,6 +617,11 @@ def test_repeats_are_the_same_for_any_order_split_and_redelivery(
         [(website, "AdClick", "repeat", number) for website, number in repeats.items()]
         + [(website, "AdClick", "robot", number) for website, number in robots.items()]
     )
+    by_website: Counter[Any] = Counter()
+    for website, _, kind, reason, number in rows(database, reports.differences):
+        by_website[website, kind, reason] += number
+    found = rows(database, reports.filtered)
+    assert by_website == {tuple(names): number for *names, number in found}
 
 
 def test_the_archive_gets_what_was_counted_and_nothing_when_a_batch_is_redelivered(

@@ -91,6 +91,7 @@ def test_a_database_from_before_versions_existed_is_brought_up_to_date(
         "schema 4: event ids of each website, 1 documents changed",
         "schema 5: an outbox for the archive and the mirror, 0 documents changed",
         "schema 6: ads by day, and numbers for users, 1 documents changed",
+        "schema 7: what makes figures differ, by ad and day, 0 documents changed",
     ]
     assert {row["last_day"] for row in database[HitTally].find()} == {"2025-11-24"}
     assert "last_day_1" in database[HitTally].index_information()

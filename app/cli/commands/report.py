@@ -133,6 +133,16 @@ def report_filtered(limit: int | None, **filters: Any) -> Shown:
     return _all(reports.filtered, limit, filters)
 
 
+@_printed
+@_website
+@_ad_id
+@_first
+@_last
+def report_differences(limit: int | None, **filters: Any) -> Shown:
+    """Events that can make an ad's figures differ from another system's, by reason."""
+    return _all(reports.differences, limit, filters)
+
+
 class _By(click.ParamType[list[str]]):
     name = "NAMES"
 

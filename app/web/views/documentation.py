@@ -21,6 +21,7 @@ from app.domain.rules import EventSchema
 from app.redis.counters import TYPES
 from app.store import documents
 from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, RATES
+from app.store.differences import COLLISION, LATE
 from app.web.context import answer, context
 from app.web.sockets.socket_io import HandshakeQuery
 from app.web.views import dashboard
@@ -33,6 +34,7 @@ from app.web.views.pixel import PixelQuery
 from app.web.views.reports import (
     ClicksQuery,
     DailyQuery,
+    DifferencesQuery,
     FilteredQuery,
     ImpressionsQuery,
     PageViewsQuery,
@@ -220,6 +222,14 @@ _OPERATIONS = {
         ClicksQuery, website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER
     ),
     "reports.filtered": _report(FilteredQuery, **_FILTERED),
+    "reports.differences": _report(
+        DifferencesQuery,
+        website=_TEXT,
+        ad_id=_TEXT,
+        type={**_TEXT, "enum": ["AdImpression", "AdClick"]},
+        reason={**_TEXT, "enum": [*REASONS, COLLISION, LATE]},
+        events=_NUMBER,
+    ),
     "ad_reports.ads": _Operation(
         _and_maybe(
             _object(

@@ -73,6 +73,12 @@ class FilteredQuery(PageViewsQuery):
     """Which events, over which days."""
 
 
+class DifferencesQuery(PageViewsQuery):
+    """Which ad, over which days."""
+
+    ad_id = text_filter()
+
+
 class ImpressionsQuery(Query):
     """Which month and website."""
 
@@ -113,6 +119,12 @@ def clicks() -> Response:
 def filtered() -> Response:
     """Events that count apart as invalid traffic, by website, type and reason."""
     return _report(FilteredQuery(), reports.filtered)
+
+
+@blueprint.get("/differences")
+def differences() -> Response:
+    """Events that can make an ad's figures differ from another system's, by reason."""
+    return _report(DifferencesQuery(), reports.differences)
 
 
 def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:

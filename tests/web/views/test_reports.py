@@ -11,7 +11,7 @@ from app.web import context
 from tests.support.counting import count_batch
 from tests.web.conftest import MakeClient
 
-PATHS = ["page-views", "page-views/daily", "impressions", "clicks", "filtered"]
+PATHS = ["page-views", "page-views/daily", "impressions", "clicks", "filtered", "differences"]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def counted(database: Database, client: FlaskClient) -> FlaskClient:
         counting,
         "3",
         AdClick,
-        [AdClick(None, "a.com", "=1+1", "u1", n) for n in range(3)],
+        [AdClick(None, "a.com", "=1+1", "u1", n, late=n == 0) for n in range(3)],
     )
     return client
 
@@ -80,6 +80,20 @@ def counted(database: Database, client: FlaskClient) -> FlaskClient:
             [{"website": "=b.com", "type": "PageView", "reason": "robot", "events": 2}],
         ),
         ("filtered?website=a.com", []),
+        (
+            "differences?ad_id=%3D1%2B1&from=1970-01-01&to=1970-01-01",
+            [
+                {
+                    "website": "a.com",
+                    "ad_id": "=1+1",
+                    "type": "AdClick",
+                    "reason": "late",
+                    "events": 1,
+                }
+            ],
+        ),
+        ("differences?from=2026-11-24", []),
+        ("differences?ad_id=1", []),
     ],
 )
 def test_a_report_answers_with_its_rows(
@@ -94,7 +108,8 @@ def test_a_report_answers_with_its_rows(
 def test_an_empty_filter_is_the_same_as_none(counted: FlaskClient, path: str) -> None:
     whole = counted.get(f"/reports/{path}").get_json()
     assert whole["items"]
-    of_its_own = {"page-views/daily": "&page=", "clicks": "&ad_id="}.get(path, "")
+    own = {"page-views/daily": "&page=", "clicks": "&ad_id=", "differences": "&ad_id="}
+    of_its_own = own.get(path, "")
     assert counted.get(f"/reports/{path}?website={of_its_own}").get_json() == whole
 
 
