@@ -51,9 +51,9 @@ def counted(stack: Stack) -> Stack:
             ["main.example", "[bold]", "1", "0"],
         ),
         (
-            ["filtered", "--limit", "2"],
+            ["filtered", "--limit", "1"],
             ["website", "type", "reason", "events"],
-            ["main.example", "PageView", "robot", "1"],
+            ["main.example", "AdImpression", "robot", "1"],
         ),
         (
             ["differences", "--ad-id", "[bold]"],
