@@ -138,7 +138,8 @@ def add_impressions(
             row["days"] = msgspec.msgpack.encode(days)
             gained[cell] = 0
             if not row.get("expired"):
-                gained[cell] = _add_inline(row, _users_of(added[cell]), apart)
+                users_of = _users_of(added[cell], row.get("expired_days", 0))
+                gained[cell] = _add_inline(row, users_of, apart)
         new = _add_apart(apart, session)
         for cell in some:
             gained[cell] += new[cell.key]
@@ -168,10 +169,10 @@ class _Apart(NamedTuple):
     levels: Levels | None = None
 
 
-def _users_of(added: Mapping[int, AddedImpressions]) -> dict[int, Sequence[int]]:
-    """The users of each day that has any, and of the whole month."""
+def _users_of(added: Mapping[int, AddedImpressions], after: int) -> dict[int, Sequence[int]]:
+    """The users of each day after this one that has any, and of the whole month."""
     of_month = [user for of_day in added.values() for user in of_day.users]
-    of_days = {day: of_day.users for day, of_day in added.items() if of_day.users}
+    of_days = {day: of_day.users for day, of_day in added.items() if of_day.users and day > after}
     return of_days | {WHOLE_MONTH: of_month} if of_month else {}
 
 

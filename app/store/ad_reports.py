@@ -42,6 +42,7 @@ MAX_GROUPS = 200_000
 ROWS_AT_ONCE = 500
 
 MAX_BY = 3
+LAST_DAY = 31
 
 NO_DAYS = "Ads were not counted by day before {since}: what came before belongs to no day."
 NO_SETS = "Who was reached before {since} is only known of whole months, for all ads together."
@@ -331,9 +332,10 @@ class _Reading:
                 reach.users.append(Reached(month, packed, of, row["visitors"]))
             return
         earliest = min(bucket.days, default=0)
+        dropped = LAST_DAY if row.get("expired") else row.get("expired_days", 0)
         if is_undated and f"{month}-{earliest:02}" < self.since:
             reach.why_not = NO_SETS.format(since=self.since)
-        elif row.get("expired"):
+        elif any(days[day][0] for day in bucket.days if day <= dropped and day in days):
             reach.why_not = SETS_DROPPED
         for day in bucket.days:
             if day in sets:

@@ -125,7 +125,8 @@ class ImpressionMonth(Document):
 
     Key: website or "*", month, and the ad, quoted, or nothing for all ads together. `days` and
     `sets` are packed by `app.store.ad_months`. `visitors` is how many users there are in the month.
-    `expired` says that the sets were dropped, so that `visitors` no longer changes.
+    `expired_days` is the number of the last day whose set was dropped because of its age, as were
+    those before. `expired` says that all sets were, so that `visitors` no longer changes.
     """
 
     key = StringField(primary_key=True)
@@ -135,6 +136,7 @@ class ImpressionMonth(Document):
     days = BinaryField(required=True)
     sets = BinaryField(required=True)
     visitors = IntField(required=True)
+    expired_days = IntField()
     expired = BooleanField()
     website_month = StringField(required=True)
     ad_month = StringField(required=True)

@@ -10,7 +10,7 @@ from app.domain.user_sets import UserSet as Users
 from app.store.ad_selection import Documents
 from app.store.documents import UserSet
 
-SETS_DROPPED = "The users of months older than RETENTION_DAYS are no longer known."
+SETS_DROPPED = "The users of days older than RETENTION_DAYS are no longer known."
 OTHER_USERS = "With USER_HASH_ROTATION=month nobody is the same user in two months."
 
 

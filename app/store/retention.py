@@ -7,14 +7,15 @@ and clicks when they are made. Counts by the hour are kept for HOURS_DAYS, whate
 
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import msgspec
 from mongoengine import Document
 from pymongo import UpdateOne
 
-from app.store.ad_months import NOTHING
+from app.store.ad_months import NOTHING, WHOLE_MONTH, set_key, sets_in
 from app.store.database import Database, Session
 from app.store.documents import HitTally, HourCounts, ImpressionMonth, PageViews, User, UserSet
 
@@ -38,7 +39,8 @@ def expire(database: Database, days: int, now: datetime, seconds: float) -> int:
     Raises Unavailable if the database is away. These go if they are older:
 
     - Views of a page on a day. Its views on all days, and those of all pages on the day, stay.
-    - The sets of users of a month that ended before. How many users they held stays.
+    - The set of users of a day, and that of a month that ended before. How many users a month had
+      stays.
     - The number of a user whom no ad has reached since. The user then is a new one.
     - The history of a user whose last hit was before. The next hit is then the first again.
     """
@@ -46,9 +48,12 @@ def expire(database: Database, days: int, now: datetime, seconds: float) -> int:
     earlier = {"month": {"$lt": f"{first_kept:%Y-%m}"}}
     until = time.monotonic() + seconds
     # The months first, as nothing may be added to a set that is incomplete.
-    emptied, is_done = database.repeat(partial(_empty_sets, earlier), FIND_SECONDS, until)
-    if not is_done:
-        return emptied
+    emptied = 0
+    for work in (partial(_empty_months, earlier), partial(_empty_days, first_kept)):
+        number, is_done = database.repeat(work, FIND_SECONDS, until)
+        emptied += number
+        if not is_done:
+            return emptied
     rows = (
         (UserSet, earlier),
         (User, earlier),
@@ -74,7 +79,7 @@ def _delete_some(document: type[Document], query: Query, session: Session) -> in
     return len(found)
 
 
-def _empty_sets(earlier: Query, session: Session) -> int:
+def _empty_months(earlier: Query, session: Session) -> int:
     months = session[ImpressionMonth]
     kept = {**earlier, "expired": {"$exists": False}}
     found = [row["_id"] for row in months.find(kept, {"_id": 1}).limit(AT_ONCE)]
@@ -82,3 +87,26 @@ def _empty_sets(earlier: Query, session: Session) -> int:
     if found:
         months.bulk_write([UpdateOne({"_id": name}, emptied) for name in found], ordered=False)
     return len(found)
+
+
+def _empty_days(first_kept: date, session: Session) -> int:
+    """Drop the sets of the days before, in the month of the first day that is kept."""
+    last = first_kept.day - 1
+    if not last:
+        return 0
+    months = session[ImpressionMonth]
+    # None stands for documents without the field.
+    due = {"month": f"{first_kept:%Y-%m}", "expired_days": {"$in": [None, *range(1, last)]}}
+    apart, updates = [], []
+    for row in months.find(due).limit(AT_ONCE):
+        sets = sets_in(row)
+        dropped = [day for day in sets if WHOLE_MONTH < day <= last]
+        apart += [set_key(row, day) for day in dropped if sets[day] is None]
+        kept = msgspec.msgpack.encode({day: sets[day] for day in sets if day not in dropped})
+        change = {"$set": {"expired_days": last, "sets": kept}}
+        updates.append(UpdateOne({"_id": row["_id"]}, change))
+    if apart:
+        session[UserSet].delete_many({"of": {"$in": apart}})
+    if updates:
+        months.bulk_write(updates, ordered=False)
+    return len(updates)

@@ -1,11 +1,13 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.settings import read
-from app.store import documents, reports, retention
-from app.store.ad_months import sets_in
+from app.store import ad_months, documents, reports, retention
+from app.store.ad_months import WHOLE_MONTH, sets_in
+from app.store.ad_reports import Rules, ad_report
+from app.store.ad_selection import Selection
 from app.store.counting import Counting
 from app.store.database import Database
 from tests.support.counting import count_batch
@@ -62,6 +64,38 @@ def test_visitors_are_dropped_once_their_month_is_old_and_its_report_stays(
     assert sorted(months_kept) == kept
     assert [row["month"] for row in database[documents.User].find({})] == ["2026-10"]
     assert reports.impressions(database, reports.Page()).items == before
+
+
+@pytest.mark.parametrize("inline", [0, 10_000])
+def test_the_users_of_a_day_are_dropped_once_it_is_old_and_those_of_its_month_stay(
+    database: Database, counting: Counting, monkeypatch: pytest.MonkeyPatch, inline: int
+) -> None:
+    monkeypatch.setattr(ad_months, "INLINE_BYTES", inline)
+
+    def show(batch: str, day: int, user: str) -> None:
+        moment = datetime(2026, 10, day, 12, tzinfo=UTC)
+        time = int(moment.timestamp() * 1000)
+        shown = AdImpression(None, "a.com", "1", user, "2026-10", time)
+        count_batch(database, counting, batch, AdImpression, [shown])
+
+    def reach(first: int, last: int) -> int | None:
+        selection = Selection(first=date(2026, 10, first), last=date(2026, 10, last))
+        report = ad_report(database, selection, ["ad"], Rules())
+        assert bool(report.notes) == (report.totals["reach"] is None)
+        return report.totals["reach"]  # type: ignore[no-any-return]
+
+    for day in (3, 4, 5, 6):
+        show(f"{day}", day, f"u{day}")
+    assert [expire(database), expire(database)] == [4, 0]  # the cells of the month
+    kept = {day for row in database[documents.ImpressionMonth].find({}) for day in sets_in(row)}
+    assert kept == {WHOLE_MONTH, 5, 6}
+    days_apart = {row["of"].split()[-1] for row in database[documents.UserSet].find({})}
+    assert days_apart == ({"0", "5", "6"} if inline == 0 else set())
+    assert [reach(5, 6), reach(1, 31), reach(1, 2), reach(4, 6)] == [2, 4, 0, None]
+    show("late", 4, "new")
+    assert [reach(5, 6), reach(1, 31), reach(4, 6)] == [2, 5, None]
+    assert expire(database, NOW + timedelta(days=1)) == 4
+    assert [reach(6, 6), reach(1, 31), reach(5, 6)] == [1, 5, None]
 
 
 def test_a_click_history_is_dropped_once_its_last_hit_is_old_and_its_clicks_stay(
