@@ -70,10 +70,10 @@ def with_pages_let_go(use: UseTransaction) -> UseTransaction:
 
 
 def read_options_once_a_statement(storage: Any) -> None:
-    """Make each statement of a transaction read what indexes a collection has only once.
+    """Make each statement of a transaction read a collection's options and indexes only once.
 
-    The database reads them three times for each document that it writes, which takes more than half
-    of the time.
+    The database reads them several times for each document that it writes, which takes more than
+    half of the time.
     """
     known = threading.local()
     use = storage.use_user_transaction
@@ -101,7 +101,8 @@ def read_options_once_a_statement(storage: Any) -> None:
         return read_once
 
     storage.use_user_transaction = use_and_remember
-    for name in ("_index_options_map", "_partial_filters", "_all_indexes", "_multikey_index_names"):
+    names = ("_index_options_map", "_partial_filters", "_all_indexes", "_multikey_index_names")
+    for name in ("_coll_options", *names):
         setattr(storage, name, once(name))
 
 

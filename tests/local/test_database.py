@@ -116,7 +116,7 @@ def test_a_limited_range_holds_the_first_rows_of_the_whole_range(mongodb: Server
         client.drop_database("limited")
 
 
-def test_a_statement_in_a_transaction_reads_index_options_once() -> None:
+def test_a_statement_in_a_transaction_reads_options_once() -> None:
     read: list[str] = []
 
     @contextmanager
@@ -127,7 +127,8 @@ def test_a_statement_in_a_transaction_reads_index_options_once() -> None:
         read.append(coll)
         return {}
 
-    names = ("_index_options_map", "_partial_filters", "_all_indexes", "_multikey_index_names")
+    of_indexes = ("_index_options_map", "_partial_filters", "_all_indexes", "_multikey_index_names")
+    names = ("_coll_options", *of_indexes)
     storage = SimpleNamespace(use_user_transaction=use, **dict.fromkeys(names, options))
     read_options_once_a_statement(storage)
     for name in names:
