@@ -14,7 +14,7 @@ from app.web.context import Context, context, is_one_of
 def require_operator() -> None:
     """Refuse a request that is not an operator's.
 
-    If ADMIN_TOKEN is set, the request must carry it as bearer token (RFC 6750), or a session that
+    If ADMIN_TOKEN is set, the request must carry it as a bearer token (RFC 6750), or a session that
     began with it. Otherwise the answer is 401. If ADMIN_TOKEN is not set, the request must come
     from this machine, neither through a proxy nor from another site's page in a local browser.
     Otherwise the answer is 403. Behind TRUSTED_PROXIES no request counts as local, because a

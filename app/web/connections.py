@@ -10,7 +10,7 @@ from app.domain.bodies import MAX_BODY_BYTES
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_LINE_BYTES = 256
 MAX_CHUNKS = 16_384
-"""Joining so many pieces of a body takes a twentieth of a second."""
+"""Joining this many pieces of a body takes a twentieth of a second."""
 SEND_BYTES = 256 * 1024
 GZIP = zlib.MAX_WBITS | 16
 LARGE_BYTES = 64 * 1024
@@ -76,7 +76,7 @@ class Incoming:
         return self._is_large or size > LARGE_BYTES or _has_many(self.data, self._head, size)
 
     def look_inside(self) -> None:
-        """Look into a compressed body. Call this in a thread, because the poller has no time."""
+        """Look into a compressed body. Call this in a thread: the poller has no time for it."""
         if not self._is_packed:
             return
         self._is_packed = False
@@ -180,7 +180,7 @@ class Request:
         self._at_end = at_end
 
     def recv(self, size: int) -> bytes:
-        """Read at most so many bytes. At the end, return b"" or raise the given exception."""
+        """Read at most `size` bytes. At the end, return b"" or raise the given exception."""
         data = self._data.read(size)
         if not data and self._at_end:
             raise self._at_end

@@ -68,7 +68,7 @@ def query(schema: Schema) -> dict[str, Any]:
     """
     repeated = [name for name, values in request.args.lists() if len(values) > 1]
     if repeated and schema.unknown == RAISE:
-        raise InvalidRequest({name: ["Is given more than once."] for name in repeated})
+        raise InvalidRequest({name: ["Must be given only once."] for name in repeated})
     try:
         loaded: dict[str, Any] = schema.load(request.args)
     except ValidationError as error:
@@ -114,7 +114,7 @@ def is_one_of(given: str, secrets: Iterable[str]) -> bool:
 
 
 def which_of(given: str, secrets: Iterable[str]) -> str | None:
-    """The one of these secrets that the text equals, or None."""
+    """The secret that the text equals, or None."""
     # Compare all secrets, so that the time reveals nothing about them. Headers may be latin-1.
     forms = {given.encode(), given.encode("latin-1", "replace")}
     found = None

@@ -22,7 +22,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 class GuardedFlower(Flower):
-    """Flower that can't be framed. Without a password it only answers this machine."""
+    """Flower that can't be framed. Without a password it answers only this machine."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, transforms=[_Unframed])
@@ -30,7 +30,7 @@ class GuardedFlower(Flower):
         self._redis = connect(settings().redis_url)
 
     def find_handler(self, request: HTTPServerRequest, **more: Any) -> Any:
-        """What answers a request."""
+        """The handler that answers a request."""
         if isinstance(request.connection, HTTP1Connection):
             request.connection.set_max_body_size(MAX_BODY_BYTES)
         if not (self.options.basic_auth or self.options.auth):

@@ -14,7 +14,7 @@ MAX_REMEMBERED = 4_096
 
 
 class TrafficFilter:
-    """Finds requests from excluded networks, and with `robots` also requests of robots."""
+    """Finds requests from excluded networks and, with `robots`, requests from robots."""
 
     def __init__(self, excluded: Sequence[Network], *, robots: bool) -> None:
         self._excluded = excluded
@@ -22,7 +22,7 @@ class TrafficFilter:
         self._is_excluded = lru_cache(MAX_REMEMBERED)(self._look_up)
 
     def judge(self, sent: Request, *, has_key: bool) -> str | Callable[[bytes], str]:
-        """The reason why the events of this request count apart, or "" if they don't.
+        """The reason why the events of this request count separately, or "" if they don't.
 
         A server posts for its visitors, so each of its events is judged by its visitor. For such a
         request this returns a function that returns the reason for an event (JSON).

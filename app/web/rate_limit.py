@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
-    """Limit the requests of these blueprints to RATE_LIMIT. More get 429 and Retry-After.
+    """Limit the requests of these blueprints to RATE_LIMIT. Others get 429 and Retry-After.
 
     Each request counts as one before its body is read; for many events see `charge`. All web
     processes share the counts in Redis. If Redis can't be reached nothing is limited, because no
@@ -51,18 +51,18 @@ def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) ->
 
 
 def charge(events: int) -> None:
-    """Count the current request, which holds so many events, once for every 100 of them or part.
+    """Count the current request once for each 100 of its events or part of 100.
 
-    It counts at most as the whole RATE_LIMIT, so it passes if it is the first one in a window.
-    Raises TooManyRequests, with Retry-After, if the limit would be exceeded. The request has then
-    counted once.
+    It counts for no more than the whole RATE_LIMIT, so it passes if it is the first one in a
+    window. Raises TooManyRequests, with Retry-After, if the limit would be exceeded. The request
+    has then counted once.
     """
     weight = -(-events // EVENTS_FOR_ONE)
     if weight <= 1:
         return
     for limiter in current_app.extensions.get("limiter", ()):
         limits = [(each, min(weight, each.limit.amount) - 1) for each in limiter.current_limits]
-        # A refused hit counts too, and would take from smaller requests what is left.
+        # Test first: `hit` counts even if it refuses, and would leave less for smaller requests.
         for fits in (limiter.limiter.test, limiter.limiter.hit):
             for each, more in limits:
                 try:

@@ -143,9 +143,9 @@ class Connection(TConn):  # type: ignore[misc]
             self.network = client_network(client) if client else self.peer
 
     def deadline(self) -> float:
-        """When the next request must have arrived completely, or if it has not begun, begin.
+        """When the next request must have arrived completely or, if it has not begun, must begin.
 
-        It is by the monotonic clock.
+        The time is that of the monotonic clock.
         """
         arrived = len(self.incoming.data)
         if not arrived:
@@ -380,7 +380,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 self._close(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Have idle connections closed by this time, as the worker stops."""
+        """Close idle connections by this time, because the worker stops."""
         for conn, until in self._polled.items():
             if not conn.buffered:
                 self._polled[conn] = min(until, deadline)

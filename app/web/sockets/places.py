@@ -95,7 +95,7 @@ class Share:
         self._size = 0
 
     def grow(self, size: int) -> bool:
-        """Hold so many bytes more. Returns False if there is no room for them."""
+        """Hold this many more bytes. Returns False if there is no room for them."""
         if not self._room.change(self._network, size):
             return False
         self._size += size
@@ -108,7 +108,7 @@ class Share:
 
 
 class Lane(Generic[Waiting]):
-    """A limited number served at once, in all and for each client. Clients take turns waiting."""
+    """Serves a limited number at once, in all and for each client. Waiting clients take turns."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self.most = most
@@ -133,7 +133,7 @@ class Lane(Generic[Waiting]):
         network = next(may, None)
         if network is None:
             return None
-        # The other clients come first the next time.
+        # Next time, the other clients come first.
         waiting = self._waiting.pop(network)
         self._served[network] += 1
         served = waiting.popleft()
@@ -148,7 +148,7 @@ class Lane(Generic[Waiting]):
             del self._served[network]
 
     def give_up(self, network: str, waiting: Waiting) -> None:
-        """Stop waiting for something."""
+        """Remove something that waits, because it no longer needs to be served."""
         self._waiting[network].remove(waiting)
         if not self._waiting[network]:
             del self._waiting[network]

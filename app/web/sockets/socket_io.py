@@ -4,13 +4,13 @@ Each message `event` is passed to POST /events in this process, and acknowledged
 HTTP status. So events have one way in, with one set of rules and limits.
 
 The protocols are Socket.IO 5 over Engine.IO 4 (https://socket.io/docs/v4/socket-io-protocol/). Of
-Engine.IO only WebSocket is served: the web processes share no sessions, and the requests of a
-client that polls come to any of them.
+Engine.IO's transports only WebSocket is served, because the web processes share no sessions, and
+the requests of a client that polls would reach any of them.
 
-The packets are python-socketio's. Its server, which Flask-SocketIO runs too, is not used: with
-threads it takes four for each client; it reads on into memory while a message waits for its turn,
-and queues answers that a client does not take in, both without a bound; and the threads that wait
-to send a ping stay for 25 s after their client went, so that clients that come and go pile them up.
+The packets are python-socketio's. Its server, which Flask-SocketIO runs too, is not used. It needs
+four threads for each client. While a message waits for its turn, it goes on reading into memory,
+and it queues answers that a client does not read, both without a bound. And its threads that wait
+to send a ping stay for 25 s after their client has left, so they pile up as clients come and go.
 """
 
 import logging
@@ -90,12 +90,13 @@ class HandshakeQuery(Schema):
         required=True,
         validate=validate.OneOf(
             ["websocket"],
-            error='Must be websocket: have the client begin with it, transports: ["websocket"].',
+            error='Must be websocket. Set transports: ["websocket"] in the client.',
         ),
     )
 
 
-# Werkzeug tells WebSocket handshakes from other requests, which are to be told what is wrong.
+# Werkzeug has one kind of route for WebSocket handshakes and another for all other requests. The
+# latter come here too, so that they are told what is wrong.
 @blueprint.get("/socket.io/", strict_slashes=False, websocket=True)
 @blueprint.get("/socket.io/", strict_slashes=False)
 def connect() -> Response:
@@ -103,15 +104,15 @@ def connect() -> Response:
     query(HandshakeQuery())
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     try:
-        # A little more than the body may be, so that the answer to a larger one is that of HTTP.
+        # A little more than a body may have, so that a larger one gets the same answer as a post.
         websocket = WebSocket(
             request.headers, app.config["MAX_CONTENT_LENGTH"] + _AROUND_BODY_BYTES
         )
     except ValueError:
-        abort(400, "This is no WebSocket handshake.")
+        abort(400, "This is not a WebSocket handshake.")
     connection = request.environ.get("gunicorn.socket")
     if connection is None or request.method != "GET":
-        abort(501, "Socket.IO needs the web server that the collector runs with.")
+        abort(501, "Socket.IO needs the collector's own web server.")
     address = request.remote_addr or ""
     client = _Client(app, context(), websocket, request.environ, address)
     if not _take_place(client):
@@ -247,7 +248,7 @@ class _Client:
             try:
                 auth = _decode_auth(packet.data or "null")
             except NOT_JSON:
-                abort(400, "auth must be an object, and its key a text.")
+                abort(400, "auth must be an object, and its key must be a string.")
             if auth and auth.key:
                 self._sender["HTTP_X_WRITE_KEY"] = auth.key
             asked = self._app.request_class(self._sender)
@@ -282,7 +283,7 @@ class _Client:
         return self._post(events[0])
 
     def _post(self, body: bytes, size: int | None = None) -> AnyResponse:
-        # As a post it is limited by RATE_LIMIT. It may have come in two pieces.
+        # RATE_LIMIT limits posts, so give back the frames, of which there may have been two.
         self._websocket.give_back(2)
         posted: dict[str, Any] = self._sender | {
             "REQUEST_METHOD": "POST",

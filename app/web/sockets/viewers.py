@@ -61,8 +61,8 @@ class Viewers:
     def join(self, connection: socket.socket, address: str) -> None:
         """Take over a connection whose request has been read. Its socket can't be used any more.
 
-        The address is the client's. Raises Unavailable, and leaves the connection as it is, if
-        the client or all clients have too many, or if Redis is away.
+        `address` is the client's. If the client, or all clients together, have too many viewers, or
+        if Redis can't be reached, it raises Unavailable and leaves the connection as it is.
         """
         with self._start:
             if self._thread is None:
@@ -92,7 +92,7 @@ class Viewers:
             except Exception:
                 logger.exception("no live counts")
             self._subscribed.clear()
-            # They missed something, so let them come again and read the reports.
+            # These viewers missed something, so make them reconnect and read the reports.
             for viewer in [*self._unsent, *self._new]:
                 self._drop(viewer)
             self._new.clear()
@@ -101,7 +101,7 @@ class Viewers:
     def _watch(self) -> None:
         with self._redis.pubsub() as channels:  # type: ignore[no-untyped-call]
             channels.subscribe(COUNTS_CHANNEL, SPIKE_CHANNEL)
-            # By queue and its folds: a reading of the reports holds all of each or none of it.
+            # Grouped by queue and folds: the reports hold either all counts of a group or none.
             waiting: dict[tuple[str, int], tuple[int, Counts]] = {}
             send_at = beat_at = 0.0
             while True:
@@ -129,7 +129,7 @@ class Viewers:
                     )
                     waiting, send_at = {}, now + SEND_SECONDS
                 if now >= beat_at:
-                    # Finds viewers that are gone, and keeps proxies from closing.
+                    # This finds viewers that are gone, and keeps proxies from closing connections.
                     self._send_all(b": alive\n\n")
                     channels.ping()
                     beat_at = now + HEARTBEAT_SECONDS
@@ -146,7 +146,7 @@ class Viewers:
             self._send(viewer, HEAD)
 
     def _let_go(self) -> None:
-        """Drop the viewers that closed. Whatever else they send is ignored."""
+        """Drop the viewers that closed their connection. Anything that viewers send is ignored."""
         for key, _ in self._selector.select(0):
             viewer: socket.socket = key.fileobj  # type: ignore[assignment]
             try:

@@ -24,10 +24,10 @@ from app.web.sockets.places import Share
 
 READ_BYTES = 64 * 1024
 SEND_SECONDS = 5.0
-"""If a client does not read for so long, it is dropped."""
+"""If a client does not read for this long, it is dropped."""
 MAX_FRAMES = 200
 FRAMES_PER_SECOND = 20
-"""How many frames that bring nothing may come, with a burst of MAX_FRAMES."""
+"""How many frames that bring nothing may come in a second, after a burst of MAX_FRAMES."""
 PIECE_BYTES = 512
 """Only a piece of a message of at least this size counts as bringing something."""
 CLOSE_SECONDS = 1.0
@@ -84,7 +84,7 @@ class WebSocket:
         self._write(AcceptConnection())
 
     def send(self, text: str) -> None:
-        """Send a message. Raises OSError, also if the client does not read."""
+        """Send a message. Raises OSError, for example if the client does not read."""
         self._write(TextMessage(data=text))
 
     def receive(self, until: float) -> Text | None:
@@ -172,7 +172,8 @@ class WebSocket:
         self._share.leave()
         self._write(CloseConnection(code=reason))
         self._connection.shutdown(socket.SHUT_WR)
-        # If it were closed at once, data that still comes in would keep the reason from the client.
+        # If the connection were closed at once while data still arrives, the client would not get
+        # the reason.
         until = time.monotonic() + CLOSE_SECONDS
         while (remaining := until - time.monotonic()) > 0:
             self._connection.settimeout(remaining)

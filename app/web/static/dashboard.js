@@ -364,7 +364,7 @@ function showFiltered({ filtered, other }) {
   fill(byId("filtered"), filtered.slice(0, SHOWN_ROWS).map((of) => row([named(of.website, of.type), element("td", of.reason), of.events])));
   const what = Object.entries(other).filter(([, events]) => events).map(([kind, events]) => `${number.format(events)} by ${kind}`);
   byId("other").hidden = !what.length;
-  byId("other").textContent = `Counted under <other>, as their senders brought up too many new names: ${what.join(", ")}.`;
+  byId("other").textContent = `Counted under <other>, because their senders used too many new names: ${what.join(", ")}.`;
 }
 
 function showSpikes(isNew = false) {

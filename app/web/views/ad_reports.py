@@ -59,18 +59,18 @@ class AdsQuery(Query):
         if data["sort"] in PERIOD_OF and data["sort"] not in data["by"]:
             raise ValidationError("Must be in `by` too.", "sort")
         if data["compare"] and not data["first"]:
-            raise ValidationError("Is needed to compare.", "from")
+            raise ValidationError("Required by `compare`.", "from")
         check_order(data)
 
 
 def check_order(data: dict[str, Any]) -> None:
     """Raise ValidationError if the last day comes before the first."""
     if data["first"] and data["last"] and data["last"] < data["first"]:
-        raise ValidationError("Comes before `from`.", "to")
+        raise ValidationError("Must not be before `from`.", "to")
 
 
 class TrafficQuery(Query):
-    """Of what, over which days, and how long each row is."""
+    """Which website, over which days, and how long the period of each row is."""
 
     by = fields.String(load_default="day", validate=validate.OneOf(traffic.BY))
     first = day("from")
@@ -83,7 +83,7 @@ class TrafficQuery(Query):
 
 
 class FrequencyQuery(Query):
-    """Of which month, website and ad."""
+    """Which month, website and ad."""
 
     class Meta(Query.Meta):
         """All rows are on one page."""
@@ -96,7 +96,7 @@ class FrequencyQuery(Query):
 
 @blueprint.get("/ads")
 def ads() -> Response:
-    """Impressions, reach, hits and clicks of ads, by any of their names and by days."""
+    """Impressions, reach, hits and clicks by ad, website, campaign, advertiser or period."""
     filters = query(AdsQuery())
     settings = context().settings
     form, page = form_and_page(filters)
@@ -105,11 +105,11 @@ def ads() -> Response:
     if comparison:
         filters["last"] = filters["last"] or datetime.now(settings.timezone).date()
         if filters["last"] < filters["first"]:
-            raise InvalidRequest({"from": ["Comes after today."]})
+            raise InvalidRequest({"from": ["Must not be after today."]})
         try:
             compared = earlier(Span(filters["first"], filters["last"]), comparison)
         except (ValueError, OverflowError) as error:
-            raise InvalidRequest({"from": ["There are no such days before."]}) from error
+            raise InvalidRequest({"from": ["There are no such earlier days."]}) from error
     selection = Selection(
         _names(filters["website"]),
         None if filters["ad_id"] is None else [filters["ad_id"]],
@@ -151,7 +151,7 @@ def show_traffic() -> Response:
 
 @blueprint.get("/frequency")
 def frequency() -> Response:
-    """How many users had how many impressions in a month, by default this one."""
+    """How many users had how many impressions in a month, by default the current one."""
     filters = query(FrequencyQuery())
     now = datetime.now(context().settings.timezone)
     rows, notes = ad_reports.frequency(

@@ -29,10 +29,10 @@ def _name() -> fields.String:
 
 
 class AdBody(Schema):
-    """What is entered for an ad; what is left out is not known."""
+    """What is entered for an ad. A field that is left out is unknown."""
 
     class Meta:
-        """Nothing is ignored."""
+        """Fields that are not listed here are refused."""
 
         unknown = RAISE
 
@@ -42,10 +42,10 @@ class AdBody(Schema):
 
 
 class AdsListQuery(Schema):
-    """Whose ads."""
+    """Whose ads to list."""
 
     class Meta:
-        """Nothing that was asked for is ignored."""
+        """Parameters that are not listed here are refused."""
 
         unknown = RAISE
 
@@ -56,7 +56,7 @@ class AdsListQuery(Schema):
 
 
 class AdId(BaseConverter):
-    """Any text, also one with slashes or line ends."""
+    """Any text, even with slashes or line breaks."""
 
     regex = r"(?s:.+)"
     part_isolating = False
@@ -101,7 +101,7 @@ def put_ad(ad_id: str) -> Response:
 
 @blueprint.delete("/ads/<ad:ad_id>", merge_slashes=False)
 def delete_ad(ad_id: str) -> Response:
-    """Remove what is entered for an ad. It goes on to be counted."""
+    """Remove what is entered for an ad. The ad is still counted."""
     if not ads.remove(context().database, ad_id):
         abort(404, _NO_AD)
     return Response(status=204)

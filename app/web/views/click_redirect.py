@@ -45,7 +45,7 @@ def follow() -> AnyResponse:
 
 @blueprint.errorhandler(TooManyRequests)
 def follow_uncounted(error: TooManyRequests) -> AnyResponse:
-    """Redirect the browser without counting the click, as RATE_LIMIT is for events."""
+    """Redirect the browser without counting the click: RATE_LIMIT limits only events."""
     try:
         onwards = _onwards()
     except (HTTPException, InvalidRequest):

@@ -1,4 +1,4 @@
-"""GET /: the dashboard, and the form by which a browser becomes an operator's."""
+"""GET /: the dashboard, and the form with which an operator logs in."""
 
 import logging
 from typing import Any
@@ -22,7 +22,7 @@ blueprint = Blueprint("dashboard", "app.web", static_folder="static", template_f
 
 @blueprint.before_request
 def only_from_our_pages() -> None:
-    """Refuse what another site's page posts: it would end a session, or use up an address's tries.
+    """Refuse posts from pages of other sites: they could end a session, or use up login attempts.
 
     Raises Forbidden.
     """
@@ -32,9 +32,9 @@ def only_from_our_pages() -> None:
 
 @blueprint.after_request
 def only_what_is_ours(response: AnyResponse) -> AnyResponse:
-    """Have browsers load and send nothing but from and to the collector itself."""
+    """Allow browsers to load things only from the collector, and to send things only to it."""
     response.headers["Content-Security-Policy"] = POLICY
-    # With no-referrer, browsers would hide from the collector too that a form is of its own pages.
+    # With no-referrer, the collector itself could not see that a form comes from its own pages.
     response.headers["Referrer-Policy"] = "same-origin"
     return response
 
@@ -58,7 +58,7 @@ def login() -> AnyResponse:
     """Begin a session for whoever knows the admin token, and show the dashboard."""
     current = context()
     token = current.settings.admin_token
-    # Always to this path, with the query, which holds the dashboard's filters.
+    # Always redirect to this path. The query holds the dashboard's filters.
     response: AnyResponse = redirect(f"/?{request.query_string.decode('latin-1')}", 303)
     if token is None:
         return response
@@ -75,7 +75,7 @@ def login() -> AnyResponse:
         httponly=True,
         samesite="Strict",
     )
-    logging.getLogger(__name__).info("a log-in from %s", client_network(request.remote_addr or ""))
+    logging.getLogger(__name__).info("a login from %s", client_network(request.remote_addr or ""))
     return response
 
 

@@ -108,11 +108,11 @@ class _Operation(NamedTuple):
 _SAID: Json = {
     "unknown": {
         **_list_of(_TEXT),
-        "description": "Which of the filters names what nothing was ever counted for.",
+        "description": "The filters for whose values nothing was ever counted.",
     },
     "notes": {
         "type": "object",
-        "description": "Why some figures are null or missing, by their name.",
+        "description": "Why some figures are null or missing, by the name of the figure.",
         "additionalProperties": _TEXT,
     },
 }
@@ -158,7 +158,7 @@ _MAYBE_TEXT: Json = {"type": ["string", "null"]}
 _AD = _object(ad_id=_TEXT, **dict.fromkeys(ENTERED, _MAYBE_TEXT))
 _AD_BODY = {
     "required": True,
-    "description": "What the ad is called, and whose it is. What is left out is not known.",
+    "description": "What the ad is called, and whose it is. A field that is left out is unknown.",
     "content": {
         "application/json": {
             "schema": {"$ref": "#/components/schemas/Ad"},

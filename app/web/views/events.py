@@ -37,9 +37,9 @@ MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 PACKED_BYTES = 4 * 1024
 MAX_MEMBERS = 10_000
-"""The members of a gzip body. Starting each takes some time."""
+"""The most members that a gzip body may have. Starting each takes some time."""
 MAX_READ_BYTES = 64 * 1024 * 1024
-"""The unpacked bytes of all requests that are being read; decoding takes as much again."""
+"""The most unpacked bytes of all requests that are being read. Decoding takes as much again."""
 
 blueprint = Blueprint("ingest", __name__)
 _room = Room(MAX_READ_BYTES)
@@ -81,8 +81,8 @@ def take(
 ) -> Taken:
     """Keep the events of a request; the valid ones will be counted.
 
-    The request has a write key if there are any. `websites` are those that the key may write for,
-    empty for all. Raises Unavailable.
+    If there are write keys, the request has one of them. `websites` are those that this key may
+    write for; empty means all. Raises Unavailable.
     """
     invalid = current.traffic.judge(sent, has_key=bool(current.settings.write_keys))
     events, rejections = current.reader.read(raw_events, invalid=invalid)
@@ -112,8 +112,8 @@ def _only_of(
     """The events of these websites. The others join the rejections, in the order of positions."""
     rejected = {bad.position for bad in rejections}
     places = [place for place in range(len(raw_events)) if place not in rejected]
-    # Other errors may be corrected or pass with time, but the key will never be allowed to write
-    # it.
+    # Other errors may be corrected, or disappear with time, but this key will never be allowed to
+    # write the event.
     found = [bad._replace(refused=not _is_of(websites, bad.event)) for bad in rejections]
     kept = []
     for place, event in zip(places, events, strict=True):

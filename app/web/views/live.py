@@ -1,4 +1,4 @@
-"""GET /live: what is counted as it happens, and the snapshot that a page of it begins with."""
+"""GET /live: events as they are counted, and the snapshot that the dashboard begins with."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from app.web.context import Context, context, query, text_filter
 MONTHS = Page(reports.MAX_LIMIT)
 READ_AGAIN = 4
 NOTED_SECONDS = 0.02
-"""A worker notes within so long that it folded."""
+"""Within this time after a fold, the worker records that it has folded."""
 
 blueprint = Blueprint("live", __name__)
 blueprint.before_request(require_operator)
@@ -44,15 +44,15 @@ class SnapshotQuery(Schema):
 def stream() -> Response:
     """Server-sent events: `counts` (what was counted since the last one) and `spike`.
 
-    There is no history: whoever connects again must read the reports or the snapshot anew.
+    There is no history: a client that reconnects must read the reports or the snapshot again.
     """
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
-        abort(501, "Live counts need the web server that the collector runs with.")
+        abort(501, "Live counts need the collector's own web server.")
     response = Response(mimetype="text/event-stream")
     if request.method != "HEAD":
         context().viewers.join(connection, request.remote_addr or "")
-        # Nobody gets these: what gunicorn writes from now on goes nowhere.
+        # Nobody gets this response: what gunicorn writes from now on goes nowhere.
         response.headers["Connection"] = "close"
     return response
 
@@ -61,7 +61,7 @@ def stream() -> Response:
 def snapshot() -> Response:
     """What the dashboard shows for a website or all websites, for these days or for today.
 
-    It is read once a second for each choice of these, however many dashboards ask.
+    Each combination of these is read at most once a second, however many dashboards ask for it.
     """
     asked = query(SnapshotQuery())
     current = context()
@@ -116,7 +116,7 @@ def _snapshot(
             }
             for queue, of_queue in backlog.items()
         ],
-        # These belong to no website. Whoever sees only one website must learn nothing of others.
+        # These belong to no website. A snapshot of one website must reveal nothing about others.
         "other": other if website is None else {},
         "spikes": [spike for spike in found if website in (None, spike.website)],
     }
@@ -134,8 +134,8 @@ def _between_folds(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """What each queue's reads return, and how often the queue had been folded by then.
 
-    A fold during the reads would show in some of them only, so they are done again. A fold is noted
-    a moment after it happened, so under constant folding the result may be newer than it says.
+    A fold during the reads would show in only some of them, so they are repeated. A fold is noted a
+    moment after it happened, so under constant folding the result may be newer than it says.
     """
     found: dict[str, Any] = {}
     with broker_errors():

@@ -36,7 +36,7 @@ blueprint = Blueprint("metrics", __name__)
 
 @blueprint.get("/metrics")
 def show_metrics() -> Response:
-    """Answer 200 even if the broker or the database can't be reached. The metrics show that."""
+    """All metrics. The status is 200 even if the broker or the database can't be reached."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Scrape(_metrics()))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -53,7 +53,7 @@ class _Scrape(Collector):
 def _metrics() -> list[Metric]:
     current = context()
     build = {"version": version("eventstream"), "python": platform.python_version()}
-    found: list[Metric] = [InfoMetricFamily("eventstream_build", "What runs here.", value=build)]
+    found: list[Metric] = [InfoMetricFamily("eventstream_build", "Running versions.", value=build)]
     try:
         current.journal.check_writable()
         current.publisher.write_counts()
@@ -63,7 +63,7 @@ def _metrics() -> list[Metric]:
     else:
         is_up = 1
     found.append(
-        GaugeMetricFamily("eventstream_broker_up", "Whether the broker takes a write.", is_up)
+        GaugeMetricFamily("eventstream_broker_up", "Whether the broker accepts a write.", is_up)
     )
     return found + _of_database(current.database)
 
@@ -80,7 +80,7 @@ def _of_database(database: Database) -> list[Metric]:
         GaugeMetricFamily("eventstream_database_up", help_text, 1),
         GaugeMetricFamily(
             "eventstream_reports_behind_seconds",
-            "How long ago the oldest was counted that the reports lack.",
+            "How long ago the oldest event that the reports do not show yet was counted.",
             behind,
         ),
     ]
@@ -99,7 +99,9 @@ def _shared(journal: Journal, redis: Redis) -> Iterator[Metric]:
         "eventstream_queue_batches", "Batches not counted yet.", labels=["queue", "state"]
     )
     oldest = GaugeMetricFamily(
-        "eventstream_queue_oldest_seconds", "How long a batch has waited.", labels=["queue"]
+        "eventstream_queue_oldest_seconds",
+        "How long the oldest batch has waited.",
+        labels=["queue"],
     )
     for queue, backlog in journal.backlog().items():
         batches.add_metric([queue, "waiting"], backlog.waiting)

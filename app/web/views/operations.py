@@ -95,7 +95,7 @@ def replay_dead_letter(letter_id: str) -> Response:
 
 @blueprint.post("/dead-letters/replay")
 def replay_all_dead_letters() -> Response:
-    """Try every dead letter again. Answers how many events were accepted and how many remain."""
+    """Try every dead letter again. The answer counts accepted events and remaining letters."""
     require_operator()
     replays = list(_replayer().replay_all())
     return answer(

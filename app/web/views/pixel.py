@@ -1,4 +1,4 @@
-"""GET /pixel.gif: an event of a page without script, in the URL of an image."""
+"""GET /pixel.gif: an event in the URL of an image, for pages without a script."""
 
 import base64
 import logging
@@ -29,7 +29,7 @@ class EventQuery(Schema):
 
         unknown = EXCLUDE
 
-    url = fields.String(metadata={"description": "The page; else the Referer."})
+    url = fields.String(metadata={"description": "The page. By default it is the Referer."})
     user = fields.String()
     ad = fields.String()
     id = fields.String(metadata={"description": "The event's EventId."})
@@ -57,8 +57,8 @@ def pixel() -> Response:
 def wants_privacy(asked: Request) -> bool:
     """Whether the browser's user objects to being tracked.
 
-    They do with Sec-GPC: 1 (W3C, Global Privacy Control) or DNT: 1 (W3C, Tracking Preference
-    Expression).
+    The headers Sec-GPC: 1 (W3C, Global Privacy Control) and DNT: 1 (W3C, Tracking Preference
+    Expression) say so.
     """
     return "1" in (asked.headers.get("Sec-GPC"), asked.headers.get("DNT"))
 
@@ -84,7 +84,7 @@ def record(current: Context, asked: Request, kind: str | None, *, names_user: bo
 @blueprint.errorhandler(HTTPException)
 @blueprint.errorhandler(Unavailable)
 def lose(error: HTTPException | Unavailable) -> Response:
-    """Answer with an image too: browsers show nothing else, and don't ask a second time."""
+    """Answer errors with an image too: browsers show nothing else, and don't request it again."""
     count_lost(error, "pixel")
     if isinstance(error, HTTPException):
         return _image(error.code or 500)
@@ -104,7 +104,8 @@ def _is_page_view(asked: Request) -> bool:
 
 
 def _require_allowed_page(current: Context, asked: Request) -> None:
-    # Browsers send no Origin for an image, but most of them a Referer that begins with it.
+    # Browsers send no Origin with a request for an image, but most send a Referer, which begins
+    # with the origin.
     allowed = tuple(f"{origin}/" for origin in current.settings.allowed_origins)
     if allowed and asked.referrer and not asked.referrer.startswith(allowed):
         abort(403, "This origin may not post events.")

@@ -25,7 +25,7 @@ def day(parameter: str) -> fields.Date:
 
 def month(**options: Any) -> fields.String:
     """A month, YYYY-MM."""
-    is_month = validate.Regexp(r"[0-9]{4}-(0[1-9]|1[0-2])\Z", error="Not a month YYYY-MM.")
+    is_month = validate.Regexp(r"[0-9]{4}-(0[1-9]|1[0-2])\Z", error="Not a month as YYYY-MM.")
     return fields.String(validate=is_month, **options)
 
 
@@ -41,10 +41,10 @@ class _Website(fields.String):
 
 
 class Query(Schema):
-    """What every report takes. A parameter that a report does not know is refused."""
+    """The parameters that every report accepts."""
 
     class Meta:
-        """Nothing that was asked for is ignored."""
+        """A parameter that a report does not know is refused."""
 
         unknown = RAISE
 
@@ -117,7 +117,7 @@ def clicks() -> Response:
 
 @blueprint.get("/filtered")
 def filtered() -> Response:
-    """Events that count apart as invalid traffic, by website, type and reason."""
+    """Events counted separately as invalid traffic, by website, type and reason."""
     return _report(FilteredQuery(), reports.filtered)
 
 
@@ -137,7 +137,7 @@ def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:
 
 
 def form_and_page(filters: dict[str, Any]) -> tuple[str, reports.Page]:
-    """Take the form of the answer, and the page that is asked for, out of loaded parameters."""
+    """Remove the answer's form and the requested page from loaded parameters, and return both."""
     return filters.pop("format"), reports.Page(filters.pop("limit"), filters.pop("cursor"))
 
 
@@ -152,7 +152,7 @@ def report_answer(
 
 
 def csv_answer(columns: Sequence[str], rows: list[Row], next_cursor: str | None) -> Response:
-    """A page of a report as CSV; where the next one is stands in the header `Link`."""
+    """A page of a report as CSV. The header `Link` holds the address of the next page."""
     response = Response(as_csv(columns, rows), mimetype="text/csv")
     if next_cursor:
         following = request.args.to_dict() | {"cursor": next_cursor}

@@ -1,4 +1,4 @@
-"""The script by which a page reports its views, and its ads and their clicks: GET TAG_PATH."""
+"""GET TAG_PATH: the script with which a page reports views, and ad impressions and clicks."""
 
 import gzip
 import posixpath
@@ -15,16 +15,16 @@ from app.web.context import context
 
 STATIC = Path(__file__).parents[1] / "static"
 NOTES = re.compile(r"^ *note\(.*\);\n", re.MULTILINE)
-"""What the tag notes for whoever looks for errors, each note on a line of its own."""
+"""The tag's notes for people who look for errors. Each is on a line of its own."""
 IMPORT = re.compile(r'^ *if \("debug" in data\) .*\n', re.MULTILINE)
-"""How the tag imports the one that shows what it does."""
+"""The line with which the tag imports the script that shows what the tag does."""
 MAX_AGE_SECONDS = 3600
 
 blueprint = Blueprint("tag", __name__)
 
 
 class Script(NamedTuple):
-    """A script as it is sent: plain, and packed by each way that browsers ask for."""
+    """A script as it is sent: plain, and compressed in each way that browsers ask for."""
 
     plain: bytes
     packed: dict[str, bytes]
@@ -32,10 +32,10 @@ class Script(NamedTuple):
 
 @cache
 def scripts(tag_path: str, events_path: str) -> tuple[Script, Script]:
-    """The tag for these paths, and the one that shows in the page what it does."""
+    """The tag for these paths, and the script that shows in the page what the tag does."""
     source = (STATIC / "tag.js").read_text()
     name = posixpath.basename(tag_path)
-    # Found from the script's own address, which a proxy may have put elsewhere.
+    # Relative to the script's own address, because a proxy may serve the script elsewhere.
     events = posixpath.relpath(events_path, posixpath.dirname(tag_path))
     for word, value in {
         "TAG_NAME": f"/{name}",

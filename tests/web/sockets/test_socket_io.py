@@ -212,8 +212,8 @@ def test_a_connection_needs_a_write_key_if_any_are_set(
             ("null", "A write key is needed.", 401),
             ('{"key":"third"}', "A write key is needed.", 401),
             ('{"key":"\\u00e9\\n"}', "A write key is needed.", 401),
-            ('{"key":5}', "auth must be an object, and its key a text.", 400),
-            ("[" * 100_000, "auth must be an object, and its key a text.", 400),
+            ('{"key":5}', "auth must be an object, and its key must be a string.", 400),
+            ("[" * 100_000, "auth must be an object, and its key must be a string.", 400),
         ):
             client = Raw(url)
             with closing(client.socket):

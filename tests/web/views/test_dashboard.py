@@ -90,7 +90,7 @@ def test_logins_are_logged_with_their_address_but_not_the_token(
         login(secured)
     assert caplog.messages == [
         "a wrong token or password from 127.0.0.1",
-        "a log-in from 127.0.0.1",
+        "a login from 127.0.0.1",
     ]
 
 

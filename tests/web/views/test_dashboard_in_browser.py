@@ -208,7 +208,7 @@ def test_filters_are_part_of_the_url(collector: Stack, page: Page) -> None:
     page.get_by_label("To", exact=True).fill("2020-01-02")
     page.get_by_label("To", exact=True).blur()
     expect(page.locator("#views")).to_have_text("0")
-    expect(page.get_by_text("No page was viewed in these days.")).to_be_visible()
+    expect(page.get_by_text("No page was viewed on these days.")).to_be_visible()
     expect(page.locator("#views-title")).to_have_text("Views from 2020-01-01 to 2020-01-02")
     page.reload()
     is_live(page)
