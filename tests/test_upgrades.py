@@ -247,7 +247,7 @@ def test_web_and_workers_refuse_to_start_on_the_database_of_a_newer_release(
         check=False,
     )
     assert refused.returncode == 1
-    assert "The database is of a newer release" in refused.stderr
+    assert "The database belongs to a newer release" in refused.stderr
 
 
 def test_migrate_says_what_it_did(

@@ -1,8 +1,9 @@
 """What ads had in a month, by day: counts, and the sets of users that impressions reached.
 
-A cell is an ad on a website in a month. There are cells for all ads of a website together, for an
-ad on all websites, and for all of both too, so that a report over many ads or websites reads few
-documents. Small sets are kept in the document of their cell, large ones apart, in portions.
+A cell is an ad on a website in a month. There are also cells for all ads of a website together, for
+an ad on all websites, and for all ads on all websites, so that a report over many ads or websites
+reads few documents. Small sets are kept in the document of their cell. Large ones are kept apart,
+in portions.
 """
 
 from collections import defaultdict
@@ -29,9 +30,9 @@ from app.store.documents import (
 ALL_ADS = ""
 """No ad has an empty id."""
 WHOLE_MONTH = 0
-"""Stands for all days of a month together, and for a day of it that is not known."""
+"""Stands for all days of a month together, and for a day that is not known."""
 NO_MONTH = "0000-00"
-"""The month of clicks that a release before 0.4 counted, which did not know when."""
+"""The month of clicks that were counted by a release before 0.4, which did not record months."""
 NOTHING = b"\x80"
 """An empty map, packed: no days, or no sets."""
 INLINE_BYTES = 1_024
@@ -42,7 +43,7 @@ PORTIONS_AT_ONCE = 100
 
 Item = TypeVar("Item")
 Days = dict[int, list[int]]
-"""Counts by the day of the month: impressions and rendered ones, or hits and clicks."""
+"""Counts by the day of the month: impressions and rendered ads, or hits and clicks."""
 Sets = dict[int, list[bytes] | None]
 """Packed levels by the day of the month, and of the whole month; None if they are kept apart."""
 
@@ -64,7 +65,7 @@ class Cell(NamedTuple):
 
 
 def ad_month(ad_id: str, month: str) -> str:
-    """What the documents of an ad, or of ALL_ADS, on any website in a month are found by."""
+    """The field by which documents of an ad, or of ALL_ADS, in a month are found on any website."""
     return key(_in_key(ad_id), month)
 
 
@@ -73,9 +74,9 @@ def _in_key(ad_id: str) -> str:
 
 
 class AddedImpressions(NamedTuple):
-    """What to add to a day: impressions, rendered ones, and the users of the impressions' number.
+    """What to add to a day: how many impressions and rendered ads, and the numbers of the users.
 
-    A user is there once for each impression. Users of WHOLE_MONTH are added to no day's set.
+    A user is listed once for each impression. Users of WHOLE_MONTH are added to no day's set.
     """
 
     impressions: int
@@ -94,7 +95,7 @@ def sets_in(row: Mapping[str, Any]) -> Sets:
 
 
 def set_key(row: Mapping[str, Any], day: int) -> str:
-    """What UserSets are `of` that hold the set of a day, or WHOLE_MONTH, of this document."""
+    """The `of` of the UserSets that hold this document's set of a day, or of WHOLE_MONTH."""
     return key(row["_id"], day)
 
 
@@ -161,7 +162,7 @@ def add_clicks(added: Mapping[Cell, Mapping[int, Sequence[int]]], session: Sessi
 
 
 class _Apart(NamedTuple):
-    """Users to add to a set that is kept apart, or the levels of one that now is."""
+    """Users to add to a set that is kept apart, or the levels of a set that now must be."""
 
     row: Mapping[str, Any]
     day: int
@@ -183,7 +184,7 @@ def _levels_of(day: int) -> int:
 def _add_inline(
     row: dict[str, Any], users_of: Mapping[int, Sequence[int]], apart: list[_Apart]
 ) -> int:
-    """Add users to the sets in a row; what belongs elsewhere goes to `apart`.
+    """Add users to the sets in a row. What belongs in sets that are kept apart goes to `apart`.
 
     Returns how many users are new in the month, as far as its set is in the row.
     """

@@ -1,6 +1,7 @@
 """The ad reports: impressions, reach, hits and clicks of any days, ads and websites together.
 
-All that one report says is of one moment, and exact. Reach is the union of the sets of users.
+All figures of a report are exact, and read at the same moment. Reach is the size of the union of
+the sets of users.
 """
 
 from collections import defaultdict
@@ -45,11 +46,11 @@ MAX_BY = 3
 LAST_DAY = 31
 
 NO_DAYS = "Ads were not counted by day before {since}: what came before belongs to no day."
-NO_SETS = "Who was reached before {since} is only known of whole months, for all ads together."
+NO_SETS = "Who was reached before {since} is known only for whole months and all ads together."
 
 
 def names_in(text: str) -> list[str]:
-    """What makes a row: one to MAX_BY of DIMENSIONS, separated by commas, at most one a period.
+    """What makes a row: one to MAX_BY of DIMENSIONS, separated by commas. At most one is a period.
 
     Raises ValueError, with a sentence.
     """
@@ -63,13 +64,13 @@ def names_in(text: str) -> list[str]:
 
 
 class Rules(NamedTuple):
-    """What else decides a report: `hashed_monthly`, if users have another id in each month."""
+    """The settings that a report depends on: whether users have a different id in each month."""
 
     hashed_monthly: bool = False
 
 
 class AdReport(NamedTuple):
-    """The rows of a report, what all of them have together, and why some of it is missing.
+    """The rows of a report, the totals of all of them, and why some figures are missing.
 
     `columns` are those that name a row; `rows` have METRICS too.
     """
@@ -85,7 +86,7 @@ class _Group:
     """What is counted together in one row."""
 
     counts: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
-    """Impressions, rendered ones, hits and clicks."""
+    """Impressions, rendered ads, hits and clicks."""
     reach: Reach = field(default_factory=Reach)
 
 
@@ -100,11 +101,11 @@ def ad_report(
     rules: Rules,
     compared: Earlier | None = None,
 ) -> AdReport:
-    """What ads had, in a row for each combination of what `by` names; see METRICS.
+    """The METRICS of ads, in a row for each combination of what `by` names.
 
     Rows without any count are left out. With `compared`, which needs days, rows and totals have the
-    figures of the earlier days under `previous`. Raises InvalidRequest if it would be too large,
-    and Unavailable if the database is away.
+    figures of the earlier days under `previous`. Raises InvalidRequest if the report would be too
+    large, and Unavailable if the database can't be reached.
     """
     with database.snapshot(REPORT_SECONDS) as session:
         reading = _Reading(session, rules)
@@ -129,9 +130,9 @@ def frequency(
     websites: Collection[str] | None = None,
     ad_ids: Collection[str] | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
-    """How many users had 1, 2, … impressions in a month (YYYY-MM), and why it is not known.
+    """How many users had 1, 2, … impressions in a month (YYYY-MM), and notes.
 
-    The last row is of LEVELS or more. Without rows, the notes say why. Raises Unavailable.
+    The last row is for LEVELS or more. If there are no rows, the notes say why. Raises Unavailable.
     """
     with database.snapshot(REPORT_SECONDS) as session:
         reading = _Reading(session, Rules())
@@ -165,7 +166,7 @@ def frequency(
 
 
 def with_entries(database: Database, rows: Sequence[Row]) -> list[Row]:
-    """These rows with what is entered now of their ads. Raises Unavailable."""
+    """These rows, with what is now entered for their ads. Raises Unavailable."""
     with database.snapshot(REPORT_SECONDS) as session:
         found = ads.of(session, {row["ad_id"] for row in rows})
     unknown = AdEntry("")
@@ -176,10 +177,10 @@ def with_entries(database: Database, rows: Sequence[Row]) -> list[Row]:
 
 
 def page_of(report: AdReport, page: Page, sort: str) -> tuple[list[Row], str | None]:
-    """The rows of a page, and the cursor of the next, None at the end.
+    """The rows of a page, and the cursor of the next page, None at the end.
 
     Rows with the highest figure in `sort` come first, or the earliest days if it is a period. Rows
-    that have none come last. Raises InvalidRequest for a cursor of another report.
+    without a value come last. Raises InvalidRequest for a cursor of another report.
     """
 
     def place(row: Row) -> _Place:
@@ -219,7 +220,7 @@ def _columns(by: Sequence[str]) -> tuple[str, ...]:
 
 
 class _Reading:
-    """Reads what reports need, all of one moment."""
+    """Reads what reports need, all at the same moment."""
 
     def __init__(self, session: Session, rules: Rules) -> None:
         self._session = session
@@ -232,7 +233,7 @@ class _Reading:
         self.since: str = found["since"] if found else ""
 
     def _learn(self, ad_ids: Iterable[str]) -> None:
-        """Look up what is entered of these ads, unless it was looked up before."""
+        """Look up what is entered for these ads, unless it was looked up before."""
         new = set(ad_ids) - self._entries.keys()
         found = ads.of(self._session, new)
         self._entries |= {ad_id: found.get(ad_id, AdEntry(ad_id)) for ad_id in new}
@@ -240,7 +241,7 @@ class _Reading:
     def groups(
         self, selection: Selection, by: Sequence[str], labels: Labels
     ) -> dict[_GroupKey, _Group]:
-        """What was counted of a selection, by the names in `by`."""
+        """What was counted for a selection, by the names in `by`."""
         ad_ids = self._ads_of(selection)
         is_entered = not {"campaign", "advertiser"}.isdisjoint(by)
         per_ad = ad_ids is not None or is_entered or "ad" in by
@@ -288,7 +289,7 @@ class _Reading:
         }
 
     def _ads_of(self, selection: Selection) -> Collection[str] | None:
-        """The ads of a selection, or None for all, also those nothing was entered for."""
+        """The ads of a selection, or None for all, even those for which nothing was entered."""
         campaign, advertiser = selection.campaign, selection.advertiser
         if campaign is None and advertiser is None:
             return selection.ads

@@ -1,4 +1,4 @@
-"""What an ad report is of, and the fewest documents that hold it."""
+"""What an ad report covers, and the fewest documents that hold it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -27,11 +27,11 @@ TOO_MUCH = "That is too much for one report: ask for fewer days, ads or websites
 KEYS_AT_ONCE = 500
 
 Labels = Callable[[date], Iterable[str | None]]
-"""What the periods are called that a day counts for; None if all days count together."""
+"""The names of the periods that a day counts for; None if all days count together."""
 
 
 class Selection(NamedTuple):
-    """What an ad report is of: websites, ads, a campaign, an advertiser and days; None: all."""
+    """What an ad report covers: websites, ads, a campaign, an advertiser, days. None means all."""
 
     websites: Collection[str] | None = None
     ads: Collection[str] | None = None
@@ -69,14 +69,14 @@ def buckets(month: str, selection: Selection, labels: Labels) -> list[Bucket]:
         Bucket(label, numbers, len(numbers) == len(all_days)) for label, numbers in days.items()
     ]
     if not any(bucket.is_whole for bucket in found):
-        # What belongs to the month, but to no day that is known.
+        # Counts that belong to the month, but to no known day.
         is_all = len(chosen) == len(all_days)
         found.append(Bucket(None, (WHOLE_MONTH,) if is_all else (), is_whole=False))
     return found
 
 
 def months_of(selection: Selection, session: Session) -> list[str]:
-    """The months of a selection, of those that anything is known of."""
+    """The months of a selection for which anything is known."""
     first, last = selection.first, selection.last
     months = [
         month
@@ -87,7 +87,7 @@ def months_of(selection: Selection, session: Session) -> list[str]:
 
 
 class Documents:
-    """Finds the documents of reports in a session, and no more than MAX_DOCUMENTS."""
+    """Finds the documents of reports in a session, but no more than MAX_DOCUMENTS."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -124,7 +124,7 @@ class Documents:
                 yield row
 
     def find(self, document: type[Document], name: str, values: Iterable[str]) -> Iterator[Any]:
-        """The documents with one of these values. Raises InvalidRequest if they are too many."""
+        """The documents with one of these values. Raises InvalidRequest if there are too many."""
         remaining = iter(values)
         while some := list(islice(remaining, KEYS_AT_ONCE)):
             for row in self._session[document].find({name: {"$in": some}}):

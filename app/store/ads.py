@@ -1,4 +1,4 @@
-"""What ads are called, and which campaigns and advertisers they are of."""
+"""What ads are called, and which campaigns and advertisers they belong to."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ def read(
 
 
 def of(session: Session, ad_ids: Iterable[str]) -> dict[str, AdEntry]:
-    """The entries of these ads, as far as there are any. Raises pymongo's errors."""
+    """The entries of those ads that have one, by ad. Raises pymongo's errors."""
     wanted = list(ad_ids)
     return {
         row["_id"]: _entry(row)

@@ -111,7 +111,7 @@ COUNTERS = {
 
 
 def add(counters: Counters, added: Added, session: Session) -> None:
-    """Add counts to the documents of a collection, which are made if they are not there yet."""
+    """Add counts to the documents of a collection. Documents that don't exist yet are created."""
     by_key = {key(*parts): parts for parts in added}
     documents = session[counters.document]
     keys = list(by_key)

@@ -363,7 +363,7 @@ def _numbers(counts: Counter[KeyParts]) -> Added:
 
 
 def _joined(changes: Changes, others: Changes) -> Changes:
-    """Changes that share no row, as one, without documents that nothing is added to."""
+    """Changes that share no row, as one. Documents to which nothing is added are left out."""
     joined = {
         document: {**changes.get(document, {}), **others.get(document, {})}
         for document in (*changes, *others)

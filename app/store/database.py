@@ -115,7 +115,7 @@ class Database:
         name = urlsplit(url).path.strip("/")
         if not name:
             raise SettingsError(
-                "MONGODB_URL can't be used: it names no database. Put one behind the host, "
+                "MONGODB_URL can't be used: it names no database. Add its name after the host, "
                 "such as /eventstream."
             )
         self._database = self._client[name]
@@ -148,10 +148,11 @@ class Database:
     def repeat(
         self, work: Callable[[Session], int], seconds: float, until: float = math.inf
     ) -> tuple[int, bool]:
-        """Run a transaction until it finds nothing more to do, each within so many seconds.
+        """Run a transaction again and again until it finds nothing more to do.
 
-        None begins once the monotonic clock has reached `until`. Returns the sum of what they
-        found, and whether all is done. Raises Unavailable and DeadlineMissed like `deadline`.
+        Each run has this many seconds. None begins once the monotonic clock has reached `until`.
+        Returns the sum of what the runs found, and whether everything is done. Raises Unavailable
+        and DeadlineMissed like `deadline`.
         """
         total = 0
         while time.monotonic() < until:
@@ -232,7 +233,7 @@ def _with_options(url: str) -> str:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Give all database commands in this block so many seconds together.
+    """Give all database commands in this block this many seconds together.
 
     Raises Unavailable if the database can't be reached or refuses to serve, and DeadlineMissed if
     the time ran out. If the written data is at fault, pymongo's error is raised as it is.

@@ -34,7 +34,7 @@ LEDGER_SECONDS = 8 * DAY_SECONDS
 be delivered again, are kept for 7 days."""
 
 SHAPE = 3
-"""The `shape` of Change as this release writes it; one without it is of the first.
+"""The `shape` of a Change that this release writes. One without it has the first shape.
 
 From 2 on, clicks have days. From 3 on, there are AdDifferences.
 """
@@ -157,7 +157,7 @@ class Ad(Document):
 
 
 class ClickMonth(Document):
-    """An ad's hits and clicks on a website in a month, by day. Key: as of ImpressionMonth."""
+    """An ad's hits and clicks on a website in a month, by day. Key: as in ImpressionMonth."""
 
     key = StringField(primary_key=True)
     website = StringField(required=True)
@@ -187,7 +187,7 @@ class UserSet(Document):
 
 
 class User(Document):
-    """The number of a user, by which sets hold them. Key: the user's id as it is kept.
+    """The number that stands for a user in sets. Key: the user's id as it is kept.
 
     `month` is the latest month in which an ad reached the user.
     """
@@ -199,7 +199,7 @@ class User(Document):
 
 
 class HourCounts(Document):
-    """What a website had in an hour, of one kind of event. Key: website or "*", hour, kind.
+    """How many events of a kind a website had in an hour. Key: website or "*", hour, kind.
 
     `hour` is when the hour began, in UTC. `events` are views, impressions or hits.
     """
@@ -305,7 +305,7 @@ class ClickTotals(Document):
 
 
 class Filtered(Document):
-    """Events of a website on a day that count apart. Key: website, day, type, reason."""
+    """Events of a website on a day that count separately. Key: website, day, type, reason."""
 
     key = StringField(primary_key=True)
     website = StringField(required=True)
@@ -443,7 +443,7 @@ class Schema(Document):
     The document "seen_events" says until when those must be looked up. The version of the document
     "forgotten" changes whenever users are forgotten. "users" holds the next number for a user, and
     "days" since when counts are kept by day. The document "check" is written to find out
-    whether the database takes writes.
+    whether the database accepts writes.
     """
 
     key = StringField(primary_key=True)

@@ -24,7 +24,7 @@ from app.store.totals import Sums
 
 FOLD_SECONDS = 20.0
 CALL_SECONDS = 10.0
-"""After this time no further transaction begins, because whoever folds has other work too."""
+"""After this time no further transaction begins, because a process that folds has other work."""
 DOCUMENTS_AT_ONCE = 5_000
 LATE_SECONDS = 2.0
 LATE_AT_ONCE = DOCUMENTS_AT_ONCE // 5
@@ -82,7 +82,7 @@ def fold(
     Returns whether all of them are in the counters. Some are not if another process is folding
     them, or if CALL_SECONDS were not enough, or LATE_SECONDS for late events, which come last.
     `announce` is called with new visitors by month and website, once they are counted. Raises
-    Unavailable if the database is away. Each change is folded once, now or later.
+    Unavailable if the database can't be reached. Each change is folded once, now or later.
     """
     recorded: dict[str, Any] = {}
     if older_than is not None:
@@ -194,9 +194,9 @@ def _fold_some(
 
 
 def _halves(change: Mapping[str, Any]) -> tuple[Rows, ...]:
-    """The rows of a change in two halves; if there is only one, its users; none if it can't be cut.
+    """The rows of a change in two halves. Empty if the change can't be cut in two.
 
-    What it adds besides users goes with the first half.
+    A single row is cut by its users. What it adds besides users goes with the first half.
     """
     rows: Rows = [
         (name, row)

@@ -139,11 +139,11 @@ def _stamp(database: Database) -> int | None:
 def _sentence(version: int) -> str:
     if version > len(MIGRATIONS):
         return (
-            f"The database is of a newer release (schema {version}, this one knows "
+            f"The database belongs to a newer release (schema {version}, this one knows "
             f"{len(MIGRATIONS)}): upgrade this program."
         )
     return (
-        f"The database is of an older release (schema {version}, this one needs "
+        f"The database belongs to an older release (schema {version}, this one needs "
         f"{len(MIGRATIONS)}): run `eventstream migrate`."
     )
 
@@ -218,7 +218,7 @@ def _begin_outbox(_: Database) -> int:
 
 
 def _begin_days(database: Database) -> int:
-    """Move what is known of ads and their visitors to the documents that keep days.
+    """Move what is known about ads and their visitors to the documents that keep days.
 
     What was counted before has no day. The workers of 0.3 must have stopped.
     """
@@ -320,7 +320,7 @@ def _number_visitors(numbers: UserNumbers, session: Session) -> int:
 
 
 def _close_sets(rows: list[Any], session: Session) -> int:
-    """Have no more users join the sets of months whose visitors were dropped."""
+    """Let no more users join the sets of months whose visitors were dropped."""
     cells = {Cell(row["website"], ALL_ADS, row["month"]).key: row["visitors"] for row in rows}
     expired = [
         UpdateOne({"_id": row["_id"]}, {"$set": {"expired": True, "visitors": cells[row["_id"]]}})

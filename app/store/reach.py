@@ -17,7 +17,7 @@ OTHER_USERS = "With USER_HASH_ROTATION=month nobody is the same user in two mont
 class Reached(NamedTuple):
     """Users that count towards the reach of a group.
 
-    Either packed here or kept apart under `of`; `number` is how many they are, if that is known.
+    They are either packed here or kept apart under `of`. `number` is how many there are, if known.
     """
 
     month: str
@@ -39,9 +39,9 @@ class Reach:
         return self.users[0].number if len(self.users) == 1 else None
 
     def settle(self, *, hashed_monthly: bool) -> None:
-        """Find out whether the number can be known, once all users are there.
+        """Find out whether the number can be known. Call this once all users have been added.
 
-        With `hashed_monthly` users have another id in each month.
+        With `hashed_monthly` users have a different id in each month.
         """
         if hashed_monthly and len({one.month for one in self.users}) > 1:
             self.why_not = OTHER_USERS
@@ -51,14 +51,14 @@ class Reach:
 
 
 class ReachReader:
-    """Counts users. It keeps the sets that it read, as several rows may need them."""
+    """Counts users. It keeps the sets that it reads, because several rows may need them."""
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
         self._apart: dict[str, Users] = {}
 
     def read(self, reaches: Iterable[Reach]) -> None:
-        """Read the sets that are kept apart and that these need, all at once."""
+        """Read, all at once, the sets that these need and that are kept apart."""
         needed = {
             one.of: None
             for reach in reaches
@@ -72,7 +72,7 @@ class ReachReader:
         self._apart |= {of: user_sets.union(found) for of, found in portions.items()}
 
     def number(self, reach: Reach) -> int | None:
-        """How many users there are, or None if that can't be known. Call `read` before."""
+        """How many users there are, or None if that can't be known. Call `read` first."""
         if reach.why_not:
             return None
         if reach.known_number is not None:

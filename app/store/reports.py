@@ -126,7 +126,7 @@ def _by_totals(
 
 
 def _place(website: str | None, row: tuple[int, tuple[str, ...]]) -> str:
-    """The rank of a page with so many views, among the pages of one website or of all."""
+    """The rank of a page with its views, among the pages of one website or of all."""
     number, (of, path) = row
     return rank(number, of, path) if website is None else rank(of, number, path)
 
@@ -155,7 +155,7 @@ def filtered(
     first: date | None = None,
     last: date | None = None,
 ) -> Report:
-    """Rows of website, type, reason and events, for events that count apart; most events first."""
+    """Rows of website, type, reason and how many events count separately; most events first."""
     columns = ("website", "type", "reason", "events")
     return _summed(database, page, columns, Filtered, _on_days(website, on_days(first, last)))
 

@@ -2,7 +2,7 @@
 
 It deletes the rows that name a user, the sets of users, and the views of a page by day. Deleting
 these changes no count that a report shows: a month's visitors are counted when they join its set,
-and clicks when they are made. Counts by the hour are kept for HOURS_DAYS, whatever is set.
+and clicks when they are made. Counts by the hour are kept for HOURS_DAYS, whatever the settings.
 """
 
 import time
@@ -35,19 +35,20 @@ def expire_hours(database: Database, now: datetime, seconds: float) -> int:
 def expire(database: Database, days: int, now: datetime, seconds: float) -> int:
     """Delete what is older than the days to keep at `now` (in the collector's zone).
 
-    Stops after so many seconds; the next call goes on. Returns how many rows it deleted or emptied.
-    Raises Unavailable if the database is away. These go if they are older:
+    Stops after this many seconds; the next call continues. Returns how many rows it deleted or
+    emptied. Raises Unavailable if the database can't be reached. It deletes these if they are
+    older:
 
     - Views of a page on a day. Its views on all days, and those of all pages on the day, stay.
     - The set of users of a day, and that of a month that ended before. How many users a month had
       stays.
-    - The number of a user whom no ad has reached since. The user then is a new one.
+    - The number of a user whom no ad has reached since. The user then counts as a new one.
     - The history of a user whose last hit was before. The next hit is then the first again.
     """
     first_kept = now.date() - timedelta(days=days)
     earlier = {"month": {"$lt": f"{first_kept:%Y-%m}"}}
     until = time.monotonic() + seconds
-    # The months first, as nothing may be added to a set that is incomplete.
+    # The months first, because nothing may be added to a set that is incomplete.
     emptied = 0
     for work in (partial(_empty_months, earlier), partial(_empty_days, first_kept)):
         number, is_done = database.repeat(work, FIND_SECONDS, until)

@@ -67,7 +67,7 @@ def pages(
 
 
 def filtered(database: Database, website: str | None, first: date | None, last: date | None) -> Top:
-    """The most common reasons why events of a website, or of all websites, count apart.
+    """The most common reasons why events of a website, or of all websites, count separately.
 
     If the days have more than MAX_ROWS rows, only that many are summed up.
     """

@@ -37,7 +37,7 @@ BY_NAME = {document.__name__: document for document in NAMES}
 DAYS_SHAPE = 2
 """From this shape on, changes say on which days clicks were."""
 _CELLS = 4
-"""So many documents are written for each row of an ad."""
+"""How many documents are written for each row of an ad."""
 
 Sums = defaultdict[type[Document], dict[KeyParts, list[Any]]]
 """What changes add to the documents of each kind."""
@@ -46,7 +46,7 @@ Sums = defaultdict[type[Document], dict[KeyParts, list[Any]]]
 def sum_up(change: Mapping[str, Any], sums: Sums) -> int:
     """Add the rows of a change to sums. Returns how many documents the sums are for by now."""
     rows = msgspec.json.decode(change["counts"])
-    if change.get("shape", 1) < DAYS_SHAPE:  # a release before 0.4 left it, which knew no days
+    if change.get("shape", 1) < DAYS_SHAPE:  # left by a release before 0.4: its clicks have no days
         rows[ClickMonth.__name__] = [
             [website, ad_id, ad_months.NO_MONTH, *counts]
             for website, ad_id, *counts in rows.get(Clicks.__name__, ())
@@ -121,7 +121,7 @@ def _click_cells(clicks: Added) -> dict[Cell, dict[int, list[int]]]:
 def _impression_cells(
     sums: Sums,
 ) -> dict[Cell, dict[int, AddedImpressions]]:
-    """What to add to the cells of ads: also what a release before 0.4 left, which knew no days."""
+    """What to add to the cells of ads, including what a release before 0.4 left without days."""
     joined: defaultdict[Cell, dict[int, list[Any]]] = defaultdict(dict)
 
     def join(cells: Iterable[Cell], day: int, impressions: int, rendered: int, users: Any) -> None:

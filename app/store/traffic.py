@@ -1,4 +1,4 @@
-"""Views, impressions, hits and clicks in the order of time: by hour, day, week or month."""
+"""Views, impressions, hits and clicks in order of time: by hour, day, week or month."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -54,11 +54,11 @@ def traffic(
 
     They reach from `first` to `last`, or without these from the first to the last day with a count.
     Raises InvalidRequest for a bad cursor or more than MOST_DAYS, and Unavailable if the database
-    is away.
+    can't be reached.
     """
     for name, day in (("from", first), ("to", last)):
         if by == HOUR and day and day.year not in YEARS_WITH_HOURS:
-            raise InvalidRequest({name: ["There are no hours of this day."]})
+            raise InvalidRequest({name: ["Hours of this day can't be shown."]})
     names = websites if websites is not None else (ALL_WEBSITES,)
     counts: Counts = defaultdict(lambda: [0, 0, 0, 0])
     with database.snapshot(REPORT_SECONDS) as session:

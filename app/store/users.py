@@ -1,4 +1,4 @@
-"""The numbers of users, by which sets hold them."""
+"""The numbers that stand for users in sets."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,9 +11,9 @@ from app.store.database import Database, Session
 from app.store.documents import Schema, User
 
 BLOCK = 1_024
-"""A process takes so many numbers at once, so that processes don't wait for each other."""
+"""A process takes this many numbers at once, so that processes don't wait for each other."""
 REMEMBERED_BYTES = 10 * 1024**2
-"""The users that a process remembers take at least so many bytes, and at most twice as many."""
+"""The users that a process remembers take at least this many bytes, and at most twice as many."""
 _ENTRY_BYTES = 150
 """What remembering a user takes besides the id."""
 FORGOTTEN = {"_id": "forgotten"}
@@ -30,7 +30,7 @@ class _Known(NamedTuple):
 class UserNumbers:
     """Finds the numbers of users, and gives new users theirs. It remembers some.
 
-    No number is given twice: what a transaction that fails was given is left out.
+    No number is given twice: numbers given in a transaction that fails are never used.
     """
 
     def __init__(self, database: Database) -> None:
@@ -44,7 +44,7 @@ class UserNumbers:
         self._free = iter(range(0))
 
     def begin(self) -> None:
-        """Begin a transaction. What one before it gave, but did not commit, is dropped."""
+        """Begin a transaction. What an earlier one gave, but did not commit, is dropped."""
         self._found = {}
 
     def of(self, months: Mapping[str, str], session: Session) -> dict[str, int]:
@@ -108,10 +108,11 @@ class UserNumbers:
 
 
 def take_numbers(database: Database, count: int) -> int:
-    """Take so many numbers, which nobody else gets. Returns the first. Raises pymongo's errors."""
+    """Take `count` numbers, which nobody else gets. Returns the first. Raises pymongo's errors."""
 
-    # In a transaction, as the embedded database lets two findAndModify read the same number. Not in
-    # the one that needs the numbers: all that meet new users would conflict.
+    # In a transaction, because the embedded database lets two findAndModify commands read the same
+    # number. Not in the transaction that needs the numbers, because all transactions with new users
+    # would conflict.
     def take(session: Session) -> int:
         found = session[Schema].find_one(NEXT_NUMBER)
         first: int = found["next"] if found else 0
@@ -122,7 +123,7 @@ def take_numbers(database: Database, count: int) -> int:
 
 
 def forget_remembered(session: Session) -> None:
-    """Make every process drop what it remembers, as this transaction deletes users."""
+    """Make every process drop what it remembers, because this transaction deletes users."""
     session[Schema].update_one(FORGOTTEN, {"$inc": {"version": 1}}, upsert=True)
 
 
