@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.store.outbox import Outbox, Undelivered
 
 LOOK_SECONDS = 10.0
-"""If a row has been in the outbox for so long, the process that wrote it no longer delivers it."""
+"""If a row has been in the outbox for this long, the process that wrote it won't deliver it."""
 AT_ONCE = 50
 MAX_LEFT = 1_000
 """How many rows a queue may have in the outbox. If it has more, no batches are taken from the

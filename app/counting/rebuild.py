@@ -52,11 +52,11 @@ class Plan:
         if "ad_impression" in self.queues:
             if self.first and self.first.day != 1:
                 raise InvalidRequest(
-                    {"from": ["Visitors count by whole months: give the first day of one."]}
+                    {"from": ["Visitors are counted by the month: give a month's first day."]}
                 )
             if self.last and (self.last + timedelta(days=1)).day != 1:
                 raise InvalidRequest(
-                    {"to": ["Visitors count by whole months: give the last day of one."]}
+                    {"to": ["Visitors are counted by the month: give a month's last day."]}
                 )
         if "ad_click" in self.queues:
             if self.first:
@@ -212,7 +212,12 @@ def _renewed(event: Event, plan: Plan, done: Rebuilt) -> Event:
     if isinstance(event, AdImpression):
         if plan.hashed_monthly and day[:7] != event.month:
             raise InvalidRequest(
-                {"TIMEZONE": ["User ids were hashed by another one's months (USER_HASH_ROTATION)."]}
+                {
+                    "TIMEZONE": [
+                        "User ids were hashed by the months of another time zone "
+                        "(USER_HASH_ROTATION)."
+                    ]
+                }
             )
         return replace(event, month=day[:7])
     return event

@@ -27,7 +27,7 @@ class Loading:
         self._remaining: Iterator[Name] | None = None
 
     def go_on(self, seconds: float) -> bool:
-        """Load names for so many seconds. Returns whether all names are known.
+        """Load names for this many seconds. Returns whether all names are known.
 
         Raises Unavailable if the database or Redis can't be reached. The next call then starts
         over.

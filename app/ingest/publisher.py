@@ -24,14 +24,14 @@ from app.redis.connection import REDIS_SECONDS
 from app.redis.counters import Counts
 
 MAX_WRITE_BYTES = 4 * 1024**2
-"""The most bytes that requests share a write for. A larger request is written alone."""
+"""The most bytes of a write that requests share. A larger request is written alone."""
 MAX_WAITING_BYTES = 96 * 1024**2
 PUBLISH_SECONDS = 1.0
 WITHDRAW_EVERY_SECONDS = 1.0
 REQUEST_BYTES = 256
-"""What a request adds to the size of its events in a queue."""
+"""What a request adds to the size of its events if it is charged to its sender's share."""
 RING_EVERY = 100
-"""Another worker is called for every so many waiting batches, so that several share them."""
+"""One more worker is called each time this many more batches wait, so that several share them."""
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Publisher:
     def publish(
         self, events: Sequence[Event], rejections: Sequence[Rejection] = (), sender: str = ""
     ) -> None:
-        """Return once the events and rejections are stored durably. `sender` has the share.
+        """Return once the events and rejections are stored durably, in the share of `sender`.
 
         Raises Unavailable if the broker can't be reached or is full, or if too much waits to be
         written. None of these events is then counted.

@@ -13,7 +13,7 @@ from app.journal.batches import Batch
 from app.redis.commands import Command
 
 AHEAD_SECONDS = 60
-"""If a batch is dated further ahead than this, its clock may be wrong, and a worker is called."""
+"""If a batch is dated further ahead than this, a clock may be wrong, and a worker is called."""
 TAKEN_SECONDS = 20
 """Counting may take this long. If it takes longer, another worker gets the same batches. The ledger
 then keeps them from being counted twice."""
@@ -34,7 +34,7 @@ class QueueState(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """How many batches wait, how many workers have taken, and how long the first has waited."""
+    """How many batches wait, how many are with workers, and how long the first has waited."""
 
     waiting: int
     taken: int
@@ -107,7 +107,7 @@ class Journal(Protocol):
         """The backlog of each queue."""
 
     def overdue(self, queue: str, seconds: float) -> bool:
-        """Whether a batch has waited for so many seconds, or a worker has had one for too long.
+        """Whether a batch has waited for this many seconds, or a worker has had one for too long.
 
         A batch is also overdue if the clock of another machine has dated it too far ahead.
         """

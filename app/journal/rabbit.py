@@ -99,7 +99,7 @@ class Rabbit:
             while self._unconfirmed:
                 self._connection.drain_events(timeout=max(0.001, until - time.monotonic()))
         except Exception as error:  # whatever it is, some messages may have arrived
-            # If RabbitMQ blocks it stops reading. It announces on this connection when it resumes.
+            # While RabbitMQ blocks, it reads nothing. It says on this connection when it resumes.
             if not (self._blocked and isinstance(error, TimeoutError)):
                 self._drop()
             raise Unconfirmed("broker", f"{type(error).__name__}: {error}"[:500]) from error

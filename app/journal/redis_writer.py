@@ -27,7 +27,7 @@ from app.redis.connection import broker_errors, unavailable
 from app.redis.scripts import Script
 
 IN_TIME_SECONDS = 0.4
-"""Redis drops a write if it reaches it later than this. The request has been given up by then, and
+"""Redis drops a write that it reaches later than this. The request has been given up by then, and
 a worker might count its events before they can be withdrawn."""
 FULL_SHARE = 0.9
 """Events may take this share of `maxmemory`. Counting needs the rest, because it writes too."""
@@ -85,7 +85,7 @@ class RedisWriter:
         *,
         in_time: bool = False,
     ) -> dict[str, QueueState]:
-        """Run commands. Returns the state of each queue. Only `written` queues may need a bell."""
+        """Run commands. Returns each queue's state. Only `written` queues may need a doorbell."""
         keys: list[str] = []
         for queue in QUEUES:
             keys += f"journal:{queue}:waiting", f"journal:{queue}:rung" * (queue in written)

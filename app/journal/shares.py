@@ -46,11 +46,11 @@ class Shares:
         return max(0.0, ends - self._used_until(sender, now)) * SHARE_BYTES
 
     def use(self, sender: str, size: int, now: float) -> None:
-        """Use so many bytes of a sender's share."""
+        """Use this many bytes of a sender's share."""
         self._set(sender, self._used_until(sender, now) + size / SHARE_BYTES, now)
 
     def use_late(self, sender: str, size: int, now: float) -> float:
-        """Use so many bytes of a sender's future share. Returns their date, with LATE."""
+        """Use this many bytes of a sender's future share. Returns their date, with LATE."""
         due = max(self._used_until(sender, now), self.first) + size / SHARE_BYTES
         self._set(sender, due, now)
         return due + LATE
