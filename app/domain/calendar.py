@@ -8,7 +8,7 @@ PROVISIONAL_HOUR, PROVISIONAL_MINUTE = 23, 55
 
 
 _QUARTER_MS = 15 * 60 * 1000
-"""Zones differ from UTC by quarters of an hour, so all moments of a quarter are of one hour."""
+"""Zones differ from UTC by quarters of an hour, so each quarter lies within a single hour."""
 _HOUR = timedelta(hours=1)
 
 
@@ -20,7 +20,8 @@ def day_of(milliseconds: int, timezone: tzinfo) -> str:
 def hour_of(milliseconds: int, timezone: tzinfo) -> str:
     """When the hour of a moment (milliseconds since the epoch) began: YYYY-MM-DDTHH:MM in UTC.
 
-    Hours begin with those of the zone. In UTC, so that the hour that autumn repeats is two.
+    Hours begin when those of the zone do. They are named in UTC, so that the hour that autumn
+    repeats counts as two.
     """
     return _day_and_hour(milliseconds // _QUARTER_MS, timezone)[1]
 

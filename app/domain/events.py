@@ -110,7 +110,7 @@ class Rejection(NamedTuple):
     """An event that was not accepted: its position in the request, its JSON, and what is wrong.
 
     `errors` maps a field's name to its messages, or to such a map for the fields inside it.
-    `invalid` is the reason why the event would have counted apart, or empty. A `refused` event is
+    `invalid` is the reason why the event would count separately, or empty. A `refused` event is
     valid, but its sender has no right to write it.
     """
 

@@ -1,4 +1,4 @@
-"""Invalid traffic: events that are accepted, but count apart.
+"""Invalid traffic: events that are accepted, but counted separately.
 
 If lists and parameters can identify invalid traffic, the Media Rating Council calls it general
 (Invalid Traffic Detection and Filtration Standards Addendum, 2020). All reasons here belong to it.
@@ -19,7 +19,7 @@ REASONS = (ADDRESS, ROBOT, USER, REPEAT)
 
 
 class Invalid(Struct, frozen=True):
-    """Why an event is counted apart, and its day (YYYY-MM-DD in the collector's time zone)."""
+    """Why an event counts separately, and its day (YYYY-MM-DD in the collector's time zone)."""
 
     reason: str
     day: str

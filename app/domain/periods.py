@@ -12,7 +12,7 @@ PERIOD_OF: dict[str, Callable[[date], str]] = {
     "week": week_of,
     "month": lambda day: str(day)[:7],
 }
-"""What each kind of period calls the one that a day is in."""
+"""For each kind of period, a function that names the one that a day is in."""
 COMPARISONS = ("previous", "year")
 
 
@@ -40,7 +40,7 @@ class Earlier(NamedTuple):
 
 
 def earlier(span: Span, comparison: str) -> Earlier:
-    """The span that a comparison ("previous" or "year") sets beside this one.
+    """The earlier span with which "previous" or "year" compares this one.
 
     Raises ValueError (OverflowError) if it would begin before the year 1.
     """

@@ -177,8 +177,8 @@ class _Meta(Schema):
         allow_none=True,
         metadata={
             "type": ["boolean", "null"],
-            "description": "Of an AdImpression: false if the ad was only rendered so far, true if "
-            "its rendering was reported before. Left out, the event stands for both.",
+            "description": "For AdImpression: false if the ad has only been rendered so far, true "
+            "if its rendering was a separate event. Without it, the event counts as both.",
         },
     )
 
@@ -197,7 +197,7 @@ class EventSchema(Schema):
         required=True,
         metadata={
             "enum": [kind.__name__ for kind in QUEUES.values()],
-            "description": "In any case of letters.",
+            "description": "In upper, lower or mixed case.",
         },
     )
     Url = _Address(
@@ -205,7 +205,7 @@ class EventSchema(Schema):
         metadata={
             "minLength": 1,
             "maxLength": MAX_URL_LENGTH,
-            "description": "The page, with or without scheme.",
+            "description": "The page, with or without a scheme.",
         },
     )
     Meta_ = fields.Nested(
@@ -221,7 +221,7 @@ class EventSchema(Schema):
     EventId = _EventId(
         allow_none=True,
         metadata=_LENGTH
-        | {"description": "Your own id. The same within 7 days is the same event."},
+        | {"description": "Your own id. The same id within 7 days is the same event."},
     )
     Timestamp = _Moment(
         allow_none=True,
@@ -235,9 +235,8 @@ class EventSchema(Schema):
         allow_none=True,
         metadata={
             "type": ["string", "number", "null"],
-            "description": "What your clock says when you send this, in the same forms. If it is "
-            "wrong by more than a minute, so is Timestamp, which is then corrected by the "
-            "difference.",
+            "description": "What your clock says when you send this, in the same forms. If your "
+            "clock is wrong by more than a minute, Timestamp is corrected by the difference.",
         },
     )
 

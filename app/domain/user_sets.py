@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pyroaring import BitMap64
 
 LEVELS = 8
-"""Users who came so often, or more often, are counted together."""
+"""Users who came this many times or more are counted together."""
 
 UserSet = BitMap64
 Levels = list[UserSet]
@@ -20,7 +20,7 @@ Levels = list[UserSet]
 def add(levels: Levels, users: Iterable[int], most: int = LEVELS) -> int:
     """Add a user for each time that one came. Returns how many came for the first time.
 
-    Keeps `most` levels; with 1 only who came at all.
+    Keeps `most` levels. With 1 it keeps only which users came at all.
     """
     before = len(levels[0]) if levels else 0
     times = Counter(users)
@@ -36,7 +36,7 @@ def add(levels: Levels, users: Iterable[int], most: int = LEVELS) -> int:
 
 
 def add_levels(levels: Levels, others: Iterable[UserSet]) -> None:
-    """Add the times of others, which have levels of their own, to these."""
+    """Add other levels to these: each user then came as often as in both together."""
     for came in others:
         _add_once(levels, came, LEVELS)
 
@@ -75,9 +75,9 @@ def unpack(packed: Iterable[bytes]) -> Levels:
 
 
 def by_portion(levels: Iterable[UserSet], bits: int) -> Iterator[tuple[int, Levels]]:
-    """Yield the levels of each portion: of the users whose numbers are the same but for low bits.
+    """Yield the levels of each portion: the users whose numbers differ only in the lowest `bits`.
 
-    A portion is named by the number without these bits.
+    A portion is named by their number without these bits.
     """
     portions: dict[int, Levels] = {}
     for level in levels:

@@ -8,8 +8,8 @@ from app.domain.events import OTHER, AdImpression, Event, PageView, actual_name
 def as_sent(event: Event, event_id: str | None) -> dict[str, Any]:
     """An event as a client would send it, with this id. User ids stay as they are kept.
 
-    `Invalid` is the reason why the event counted apart. `Other` says which name counted under OTHER
-    (`website`, `page` or `ad`). The event has its actual names, so whoever reads it can decide
+    `Invalid` is the reason why the event counted separately. `Other` says which name counted under
+    OTHER (`website`, `page` or `ad`). The event has its actual names, so its reader can decide
     again.
     """
     kind, website, name = actual_name(event)

@@ -147,7 +147,7 @@ class Archive:
         return changed
 
     def tidy(self, now: datetime, turn: RewriteTurn, seconds: float) -> None:
-        """Join small files of past hours of today and yesterday (UTC), for so many seconds.
+        """Join small files of past hours of today and yesterday (UTC), for this many seconds.
 
         Unfinished files of killed processes are dropped, because their batches were archived again.
         """

@@ -20,7 +20,7 @@ from app.store.counting import CountedPiece
 
 DELIVERY_SECONDS = 5.0
 RETRY_SECONDS = 30.0
-"""How long after an error the mirror does not try again."""
+"""How long the mirror waits after an error before it tries again."""
 
 
 class Mirror:

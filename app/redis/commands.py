@@ -8,7 +8,7 @@ Command = Sequence[str | float]
 """The words of a Redis command, or of one of the three that `lua/run.lua` adds:
 
 - TRIM, a stream, the counter of dropped letters, letters, bytes, bytes added: limits the stream to
-  so many letters and bytes;
+  this many letters and bytes;
 - IN_TIME, seconds since the epoch: fails the whole list if Redis's clock is later;
 - ROOM, a share: fails the whole list if Redis uses more than this share of `maxmemory`; otherwise
   it stores the used share in `used`.

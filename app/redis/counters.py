@@ -87,13 +87,13 @@ COLLISIONS = Counted(
 )
 FILTERED = Counted(
     "eventstream_events_filtered",
-    "Events that were counted apart as invalid traffic.",
+    "Events that were counted separately as invalid traffic.",
     "reason",
     REASONS,
 )
 OTHER = Counted(
     "eventstream_events_other",
-    "Events counted under <other>, by the kind of name of which their sender used too many.",
+    "Events counted under <other>, by the kind of name that their sender used too many of.",
     "kind",
     NAME_KINDS,
 )

@@ -249,7 +249,7 @@ def _trim(kind: str, budget: Budget, added: int) -> Command:
 
 
 def _as_text(raw: bytes, most: int) -> bytes:
-    """The beginning of `raw` as a JSON string of at most so many bytes."""
+    """The beginning of `raw` as a JSON string of at most `most` bytes."""
     text = raw[:most].decode(errors="replace")
 
     def beginning(length: int) -> bytes:

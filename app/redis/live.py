@@ -197,7 +197,7 @@ def minutes(
 def busiest(
     redis: Redis, queue: str, minute: int, at_least: int, most: int = 500
 ) -> dict[str, int]:
-    """The pages or ads (website, space, name) with at least so many events in a minute."""
+    """The pages or ads (website, space, name) with at least this many events in a minute."""
     found: Any = redis.zrevrangebyscore(
         _minute_key(minute, queue), "+inf", at_least, start=0, num=most, withscores=True
     )

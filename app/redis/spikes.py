@@ -30,7 +30,7 @@ _ANNOUNCE = script("announce_spike")
 MAX_TO_POST = 100
 POST_AGAIN_SECONDS = 30
 POST_SECONDS = 600
-"""Nobody can use the report of a spike so long after it began."""
+"""The report of a spike is of no use to anybody this long after it began."""
 
 _TO_POST = script("next_to_post")
 
