@@ -18,7 +18,7 @@ class Day(click.ParamType[date]):
         try:
             return date.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is not a day YYYY-MM-DD.", param, ctx)
+            self.fail(f"{value!r} is not a day in the form YYYY-MM-DD.", param, ctx)
 
 
 class Website(click.ParamType[str]):
@@ -44,4 +44,4 @@ class Month(click.ParamType[str]):
         try:
             return date.fromisoformat(f"{value}-01").isoformat()[:7]
         except ValueError:
-            self.fail(f"{value!r} is not a month YYYY-MM.", param, ctx)
+            self.fail(f"{value!r} is not a month in the form YYYY-MM.", param, ctx)

@@ -37,7 +37,7 @@ class SimulatedEvent(NamedTuple):
 def simulate(
     events: int, seed: int, sites: int, users: int, days: int, end: datetime
 ) -> Iterator[SimulatedEvent]:
-    """Events in order over so many days before `end` (with a zone), the same for the same seed."""
+    """Events in order over `days` days before `end` (with a zone), the same for the same seed."""
     rng = random.Random(seed)  # noqa: S311
     start = end.astimezone(UTC) - timedelta(days=days)
     times = sorted(

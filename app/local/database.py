@@ -13,7 +13,7 @@ from bson import ObjectId
 from secantus import SecantusDBServer, query
 
 IDLE_TRANSACTION_SECONDS = 10.0
-"""A transaction is aborted after so long without a statement. Most likely its worker was killed,
+"""A transaction is aborted after this long without a statement. Most likely its worker was killed,
 and until then nobody else can write to its documents. A living worker needs far less time."""
 CACHE_SIZE = "1G"
 """The upper limit. Memory is only allocated when it is needed."""

@@ -119,7 +119,7 @@ class Pulse:
 
 
 def stop_all(parts: list[Part], seconds: float) -> None:
-    """Ask parts to stop, and kill those that still run after so many seconds."""
+    """Ask parts to stop, and kill those that still run after this many seconds."""
     for part in parts:
         part.terminate()
     until = time.monotonic() + seconds

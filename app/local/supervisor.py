@@ -185,7 +185,7 @@ class Supervisor:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CannotStart(
-                f"Another eventstream runs on {self._settings.data_dir}; "
+                f"Another eventstream is using {self._settings.data_dir}; "
                 "choose another directory with --data-dir or DATA_DIR."
             ) from error
         return lock

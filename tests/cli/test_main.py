@@ -103,8 +103,8 @@ def test_compared_days_are_printed_side_by_side(counted: Stack) -> None:
     header, *_ = csv.reader(io.StringIO(counted.run(*command, "--csv").stdout))
     assert header[-9:] == [f"previous_{name}" for name in METRICS]
     for arguments, said in (
-        (["--compare", "year"], "--from: It is needed"),
-        (["--compare", "year", "--from", "0001-01-01"], "--from: There are no such days before."),
+        (["--compare", "year"], "--from: It is required by --compare."),
+        (["--compare", "year", "--from", "0001-01-01"], "--from: There are no such earlier days."),
         (["--from", "2026-11-02", "--to", "2026-11-01"], "--to: It comes before --from."),
         (["--campaign", "\udcff"], "--campaign: It is not UTF-8."),
     ):
@@ -189,11 +189,11 @@ def test_ads_are_imported_and_listed(counted: Stack, tmp_path: Path) -> None:
         ("name\nAutumn\n", "columns: They must be ad_id"),
         ("ad_id,nam\n1,2\n", "columns: They must be ad_id"),
         ("ad_id,name\n1,x\n,y\n", "line 3: ad_id must have"),
-        ("ad_id,name\n1,Autumn, large\n", "line 2: It has other cells than the first line."),
-        ("ad_id,name\n1\n", "line 2: It has other cells than the first line."),
+        ("ad_id,name\n1,Autumn, large\n", "line 2: It has more or fewer cells than line 1."),
+        ("ad_id,name\n1\n", "line 2: It has more or fewer cells than line 1."),
         ("ad_id,ad_id\n1,2\n", "columns: They must be ad_id"),
-        ("ad_id\n1\n2\n1\n", "line 4: Its ad came before."),
-        ("ad_id,name\n1," + "x" * 201 + "\n", "line 2: name is over 200 letters."),
+        ("ad_id\n1\n2\n1\n", "line 4: An earlier line has the same ad."),
+        ("ad_id,name\n1," + "x" * 201 + "\n", "line 2: name is over 200 characters."),
     ],
 )
 def test_an_invalid_file_of_ads_imports_nothing(

@@ -119,7 +119,7 @@ def test_a_rebuild_gives_the_same_reports_after_a_user_is_forgotten(
     assert aggregated(archived, "forgotten") == expected(folder / "want.json")
     assert archived.run("eventstream", "forget", "user-1").stdout == (
         "removed 0 numbers in sets of visitors, 0 click histories, 0 dead letters; "
-        "gave 0 archived events a random id\n"
+        "gave 0 archived events a random user id\n"
     )
 
 

@@ -198,7 +198,7 @@ def test_a_port_that_is_taken_is_reported_in_a_sentence(tmp_path: Path, variable
 def test_a_data_directory_in_use_is_reported_in_a_sentence(stack: Stack) -> None:
     second = stack.run("eventstream", "up", check=False)
     assert second.returncode == 1
-    assert "Another eventstream runs on" in second.stderr
+    assert "Another eventstream is using" in second.stderr
     assert len(second.stderr.splitlines()) == 1
 
 

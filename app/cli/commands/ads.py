@@ -22,7 +22,7 @@ COLUMNS = "They must be ad_id, and any of name, campaign and advertiser, each on
 
 @click.group()
 def ads() -> None:
-    """Say what ads are called, and which campaigns and advertisers they are of."""
+    """Enter or show what ads are called, and which campaigns and advertisers they belong to."""
 
 
 @ads.command("import")
@@ -30,8 +30,8 @@ def ads() -> None:
 def import_ads(file: Path) -> None:
     """Enter the ads of a CSV file with the columns ad_id, name, campaign and advertiser.
 
-    Each replaces what was entered for the ad before. An empty cell is not known, like a column
-    that is not there; only ad_id must be.
+    Each line replaces what was entered for its ad before. An empty cell means unknown, and so does
+    a column that is left out; only ad_id is required.
     """
     entered = _read(file)
     click.echo(f"entered {store.put(_database(), entered)} ads")
@@ -41,7 +41,7 @@ def import_ads(file: Path) -> None:
 @click.option("--campaign", help="Only the ads of this campaign.")
 @click.option("--advertiser", help="Only the ads of this advertiser.")
 def list_ads(campaign: str | None, advertiser: str | None) -> None:
-    """Show what is entered of ads."""
+    """Show what is entered for ads."""
     table = Table(*AdEntry._fields)
     database, cursor = _database(), None
     while True:
@@ -67,7 +67,9 @@ def _read(file: Path) -> list[AdEntry]:
             for row in reader:
                 entry = _entry(row, reader.line_num)
                 if entry.ad_id in found:
-                    raise InvalidRequest({f"line {reader.line_num}": ["Its ad came before."]})
+                    raise InvalidRequest(
+                        {f"line {reader.line_num}": ["An earlier line has the same ad."]}
+                    )
                 found[entry.ad_id] = entry
             return list(found.values())
         except (csv.Error, UnicodeDecodeError) as error:
@@ -76,13 +78,15 @@ def _read(file: Path) -> list[AdEntry]:
 
 def _entry(row: dict[str, str | None], line: int) -> AdEntry:
     if None in row or None in row.values():
-        raise InvalidRequest({f"line {line}": ["It has other cells than the first line."]})
+        raise InvalidRequest({f"line {line}": ["It has more or fewer cells than line 1."]})
     entry = AdEntry(**{name: value or None for name, value in row.items()})  # type: ignore[arg-type]
     if not entry.ad_id or len(entry.ad_id) > MAX_ID_LENGTH:
-        raise InvalidRequest({f"line {line}": [f"ad_id must have 1 to {MAX_ID_LENGTH} letters."]})
+        error = f"ad_id must have 1 to {MAX_ID_LENGTH} characters."
+        raise InvalidRequest({f"line {line}": [error]})
     for name in ("name", "campaign", "advertiser"):
         if len(getattr(entry, name) or "") > MAX_NAME_LENGTH:
-            raise InvalidRequest({f"line {line}": [f"{name} is over {MAX_NAME_LENGTH} letters."]})
+            error = f"{name} is over {MAX_NAME_LENGTH} characters."
+            raise InvalidRequest({f"line {line}": [error]})
     return entry
 
 

@@ -29,7 +29,7 @@ def drain(timeout: float) -> None:
     until = time.monotonic() + timeout
     with progress_bar() as progress:
         task = progress.add_task("batches waiting", total=None)
-        # In this order, because events only leave the journal once they are there to be folded.
+        # In this order, because events leave the journal only once they are ready to be folded.
         while (
             (waiting := sum(journal.waiting().values()))
             or not folding.is_folded(database)

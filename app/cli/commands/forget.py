@@ -28,5 +28,5 @@ def forget(user: str) -> None:
     click.echo(
         f"removed {found.numbers} numbers in sets of visitors, "
         f"{found.click_histories} click histories, {found.dead_letters} dead letters; "
-        f"gave {found.archived_events} archived events a random id"
+        f"gave {found.archived_events} archived events a random user id"
     )

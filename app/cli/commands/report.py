@@ -32,7 +32,7 @@ from app.store.reports import Row
 
 READ_SECONDS = 30.0
 WIDE = 1_000
-"""How wide a table may be that goes into a file."""
+"""How wide a table in a file may be."""
 
 
 class Shown(NamedTuple):
@@ -43,11 +43,11 @@ class Shown(NamedTuple):
     totals: Row | None = None
     notes: dict[str, str] = {}  # noqa: RUF012 - never changed
     optional: Container[str] = ()
-    """The columns that a table leaves out if there is nothing in them."""
+    """The columns that a table leaves out if they are empty."""
 
 
 class _Answer(msgspec.Struct):
-    """What a collector elsewhere answers."""
+    """The answer of a collector elsewhere."""
 
     items: list[dict[str, str | int | float | dict[str, int | float | None] | None]]
     next_cursor: str | None
@@ -75,7 +75,7 @@ def _printed(command: Callable[..., Shown]) -> Callable[..., None]:
 
     @click.option("--csv", "form", flag_value="csv", help="Print CSV instead.")
     @click.option("--json", "form", flag_value="json", help="Print JSON instead.")
-    @click.option("--limit", type=click.IntRange(1), help="Print at most so many rows.")
+    @click.option("--limit", type=click.IntRange(1), help="Print at most this many rows.")
     @click.option("--url", help="Ask the collector at this URL.")
     @click.option("--token", envvar="ADMIN_TOKEN", help="With --url: its token. [ADMIN_TOKEN]")
     def run(
@@ -151,7 +151,7 @@ class _By(click.ParamType[list[str]]):
         try:
             return names_in(value)
         except ValueError as error:
-            self.fail(f"{value!r} is not what makes a row: {error}", param, ctx)
+            self.fail(f"{value!r} is not a list of what makes a row: {error}", param, ctx)
 
 
 @_printed
@@ -167,9 +167,9 @@ class _By(click.ParamType[list[str]]):
     type=click.Choice([*METRICS, *PERIOD_OF]),
     default="impressions",
     show_default=True,
-    help="Highest first, or in the order of time.",
+    help="The figure (highest first) or the period to sort by.",
 )
-@click.option("--compare", type=click.Choice(COMPARISONS), help="Show earlier days beside.")
+@click.option("--compare", type=click.Choice(COMPARISONS), help="Show earlier days too.")
 def report_ads(
     *,
     limit: int | None,
@@ -180,19 +180,19 @@ def report_ads(
     compare: str | None,
     **filters: Any,
 ) -> Shown:
-    """Impressions, reach, hits and clicks of ads, by any of their names and by days."""
+    """Impressions, reach, hits and clicks by ad, website, campaign, advertiser or period."""
     config = settings()
     if sort in PERIOD_OF and sort not in by:
         raise InvalidRequest({"--sort": [f"{sort} must be in --by too."]})
     compared = None
     if compare:
         if filters["first"] is None:
-            raise InvalidRequest({"--from": ["It is needed to compare."]})
+            raise InvalidRequest({"--from": ["It is required by --compare."]})
         filters["last"] = filters["last"] or datetime.now(config.timezone).date()
         try:
             compared = earlier(Span(filters["first"], filters["last"]), compare)
         except (ValueError, OverflowError) as error:
-            raise InvalidRequest({"--from": ["There are no such days before."]}) from error
+            raise InvalidRequest({"--from": ["There are no such earlier days."]}) from error
     selection = Selection(_names(website), [ad_id] if ad_id else None, **filters)
     rules = Rules(hashed_monthly=config.user_hash_rotation == "month")
     found = ad_reports.ad_report(_database(), selection, by, rules, compared)
@@ -225,7 +225,7 @@ def report_traffic(*, limit: int | None, by: str, website: str | None, **filters
 def report_frequency(
     *, limit: int | None, month: str | None, website: str | None, ad_id: str | None
 ) -> Shown:
-    """How many users had how many impressions in a month, by default this one."""
+    """How many users had how many impressions in a month, by default the current one."""
     this = month_of(datetime.now(settings().timezone))
     rows, notes = ad_reports.frequency(
         _database(), month or this, _names(website), [ad_id] if ad_id else None
@@ -302,7 +302,7 @@ def _is_text(value: str) -> bool:
 
 
 def _refusal(answer: httpx.Response) -> str:
-    """What a collector says of a request that it refuses."""
+    """What a collector says about a request that it refuses."""
     try:
         said = msgspec.json.decode(answer.content, type=dict[str, Any])
     except msgspec.DecodeError:
@@ -316,7 +316,7 @@ def _print(shown: Shown, form: str | None) -> None:
     if form == "json":
         more = {"totals": shown.totals} if shown.totals is not None else {}
         more |= {"notes": shown.notes} if shown.notes else {}
-        # A terminal would obey what is in a name; as ASCII it is harmless.
+        # A terminal would obey control characters in a name. As ASCII they are harmless.
         terminal = sys.stdout.isatty()
         click.echo(json.dumps({"items": rows, **more}, indent=2, ensure_ascii=terminal))
         return
@@ -355,7 +355,7 @@ def _print_table(columns: list[str], rows: list[Row], totals: Row | None) -> Non
     for row in rows:
         table.add_row(*(_text(row[name]) for name in columns))
     console = Console()
-    # Rather than cutting figures, have the terminal break the lines.
+    # Let the terminal break the lines rather than cut figures.
     least = Measurement.get(console, console.options.update(width=WIDE), table).minimum
     console.width = max(console.width, least) if console.is_terminal else WIDE
     console.print(table)
