@@ -38,21 +38,21 @@ packages:
 	@command -v ip >/dev/null || { apt-get update -qq && apt-get install -qq -y iproute2; } || \
 		echo "iproute2 can't be installed here: the tests of hosts that lose each other are skipped"
 
-# Starts, kills and counts what the compose files say, in a Docker from Debian's packages: as root. A
-# machine that can't run it skips it; make test-containers REQUIRED=1 fails there.
+# Starts and kills the services of the compose files in a Docker from Debian's packages, and compares
+# the counts: as root. If this machine can't run it, it is skipped, or with REQUIRED=1 it fails.
 test-containers: $(INSTALLED)
 	@{ command -v mmdebstrap && command -v slirp4netns; } >/dev/null || { apt-get update -qq && apt-get install -qq -y \
 		--no-install-recommends mmdebstrap slirp4netns ca-certificates debian-archive-keyring; } || \
 		echo "mmdebstrap and slirp4netns can't be installed here"
 	@$(BIN)/python -m tests.containers.harness $(if $(REQUIRED),--required)
 
-# Attacks a whole collector beside honest clients. One alone: make attacks ONLY=silent_connections
+# Attacks a whole collector while honest clients use it. One attack: make attacks ONLY=silent_connections
 attacks: $(INSTALLED)
 	$(BIN)/python -m tests.attacks.harness --seed $(SEED) $(addprefix --only ,$(ONLY))
 
-# Ends a process at each call that it makes to Redis, MongoDB, RabbitMQ and Kafka, and compares. One
-# step alone: make crash-points ONLY="--with redis --only post". That repeats are found: make
-# crash-points ONLY=--without-ledger
+# Ends a process at each call that it makes to Redis, MongoDB, RabbitMQ and Kafka, and compares the
+# counts. One step: make crash-points ONLY="--with redis --only post". To see that it notices an event
+# that counts twice: make crash-points ONLY=--without-ledger
 crash-points: $(INSTALLED) packages
 	$(if $(ONLY),$(BIN)/python -m tests.crash_points.harness $(ONLY))
 	$(if $(ONLY),,$(BIN)/python -m tests.crash_points.harness --with redis)
@@ -60,24 +60,24 @@ crash-points: $(INSTALLED) packages
 	$(if $(ONLY),,$(BIN)/python -m tests.crash_points.harness --with kafka)
 	$(if $(ONLY),,$(BIN)/python -m tests.crash_points.orders --every $(EVERY))
 
-# Has the database answer the commands of each step with every error, and compares. All of them, not one
-# in three, take an hour: make error-matrix EVERY=1. One step: make error-matrix ONLY="--only fold"
+# Makes the database answer the commands of each step with one in three errors, and compares the counts.
+# All errors take an hour: make error-matrix EVERY=1. One step: make error-matrix ONLY="--only fold"
 error-matrix: EVERY = 3
 error-matrix: $(INSTALLED)
 	$(BIN)/python -m tests.errors.matrix --every $(EVERY) $(ONLY)
 
-# The long version of tests/faults: kills parts of a whole collector under load, and compares.
+# The long version of tests/faults: kills parts of a whole collector under load, and compares counts.
 # With settings: make faults SET="ARCHIVE=1 CLICK_SCOPE=user"
 faults: $(INSTALLED)
 	$(BIN)/python -m tests.faults.harness --minutes $(MINUTES) --seed $(SEED) --broker $(BROKER) \
 		$(foreach setting,$(SET),--set $(setting))
 
-# Measures beside two baselines, into bench/results.json. Shorter: make bench STORED=20000 ONLY=counted
+# Measures against two baselines, into bench/results.json. Shorter: make bench STORED=20000 ONLY=counted
 bench: $(INSTALLED)
 	@command -v wrk >/dev/null || { apt-get update -qq && apt-get install -qq -y wrk; }
 	@$(BIN)/python -m bench.run --stored $(STORED) $(addprefix --only ,$(ONLY))
 
-# What the dearest requests cost to read, in processor time and memory. Some: make dearest INPUTS=host
+# What the most expensive requests cost to read, in CPU time and memory. Some: make dearest INPUTS=host
 dearest: $(INSTALLED)
 	@$(BIN)/python -m bench.dearest --only '$(INPUTS)'
 
@@ -91,7 +91,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
-# The dependencies come first and with hashes, which pip can't check of a folder such as this one.
+# The dependencies are installed first, with hashes. pip can't check the hash of a folder such as this.
 define make_venv
 	$(PYTHON) -m venv $(VENV) || { \
 		echo "python3-venv is missing, installing it"; \

@@ -25,7 +25,7 @@ WORK_SECONDS = 4.0
 HALVING_SECONDS = 30.0
 """After this time no further piece begins, because Celery would end the task during it."""
 LINGER_SECONDS = 0.25
-"""If few events come, those of so many seconds are counted together."""
+"""If few events come, those of this many seconds are counted together."""
 
 logger = logging.getLogger(__name__)
 

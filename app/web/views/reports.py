@@ -25,7 +25,9 @@ def day(parameter: str) -> fields.Date:
 
 def month(**options: Any) -> fields.String:
     """A month, YYYY-MM."""
-    is_month = validate.Regexp(r"[0-9]{4}-(0[1-9]|1[0-2])\Z", error="Not a month as YYYY-MM.")
+    is_month = validate.Regexp(
+        r"[0-9]{4}-(0[1-9]|1[0-2])\Z", error="Not a month in the form YYYY-MM."
+    )
     return fields.String(validate=is_month, **options)
 
 
