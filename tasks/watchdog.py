@@ -17,8 +17,9 @@ from celeryconfig import broker_transport_options
 
 CHECK_SECONDS = 5.0
 CHECKS = 18
-"""After this many failed checks in a row the worker is stuck. It takes longer than any task, during
-which it asks for no message. The limit is in checks, because a suspended process makes none."""
+"""After this many failed checks in a row the worker is stuck. They take longer than any task, and
+during a task a worker asks for no message. The limit is in checks, because a suspended process
+makes none."""
 
 logger = logging.getLogger(__name__)
 

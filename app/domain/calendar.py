@@ -20,8 +20,8 @@ def day_of(milliseconds: int, timezone: tzinfo) -> str:
 def hour_of(milliseconds: int, timezone: tzinfo) -> str:
     """When the hour of a moment (milliseconds since the epoch) began: YYYY-MM-DDTHH:MM in UTC.
 
-    Hours begin when those of the zone do. They are named in UTC, so that the hour that autumn
-    repeats counts as two.
+    Hours begin when those of the zone do. They are named in UTC, so that the hour that is repeated
+    in autumn counts as two.
     """
     return _day_and_hour(milliseconds // _QUARTER_MS, timezone)[1]
 

@@ -75,7 +75,7 @@ def unpack(packed: Iterable[bytes]) -> Levels:
 
 
 def by_portion(levels: Iterable[UserSet], bits: int) -> Iterator[tuple[int, Levels]]:
-    """Yield the levels of each portion: the users whose numbers differ only in the lowest `bits`.
+    """Yield the levels of each portion: users whose numbers differ only in the lowest `bits` bits.
 
     A portion is named by their number without these bits.
     """

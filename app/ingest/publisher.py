@@ -29,7 +29,7 @@ MAX_WAITING_BYTES = 96 * 1024**2
 PUBLISH_SECONDS = 1.0
 WITHDRAW_EVERY_SECONDS = 1.0
 REQUEST_BYTES = 256
-"""What a request adds to the size of its events if it is charged to its sender's share."""
+"""How many bytes of its sender's share a request uses besides those of its events."""
 RING_EVERY = 100
 """One more worker is called each time this many more batches wait, so that several share them."""
 

@@ -59,7 +59,7 @@ ORPHANED_SECONDS = 10.0
 """Longer than any write to RabbitMQ takes."""
 WITHDRAWN_SECONDS = 8 * 24 * 3600
 ALONE_AFTER = 3
-"""If this many workers did not finish a batch, it may have killed them. It is counted alone."""
+"""A batch that this many workers did not finish may have killed them, so it is counted alone."""
 
 _CALL_OFF = script("call_off", even_if_full=True)
 

@@ -32,7 +32,7 @@ ALL_ADS = ""
 WHOLE_MONTH = 0
 """Stands for all days of a month together, and for a day that is not known."""
 NO_MONTH = "0000-00"
-"""The month of clicks that were counted by a release before 0.4, which did not record months."""
+"""The month of clicks that were counted by a release before 0.4, which recorded no dates."""
 NOTHING = b"\x80"
 """An empty map, packed: no days, or no sets."""
 INLINE_BYTES = 1_024
@@ -65,7 +65,7 @@ class Cell(NamedTuple):
 
 
 def ad_month(ad_id: str, month: str) -> str:
-    """The field by which documents of an ad, or of ALL_ADS, in a month are found on any website."""
+    """The value by which documents of an ad, or of ALL_ADS, in a month are found on any website."""
     return key(_in_key(ad_id), month)
 
 

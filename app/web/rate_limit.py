@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def limit_rate(blueprints: Iterable[Blueprint], app: Flask, config: Settings) -> None:
-    """Limit the requests of these blueprints to RATE_LIMIT. Others get 429 and Retry-After.
+    """Limit the requests of these blueprints to RATE_LIMIT. The rest get 429 and Retry-After.
 
     Each request counts as one before its body is read; for many events see `charge`. All web
     processes share the counts in Redis. If Redis can't be reached nothing is limited, because no
