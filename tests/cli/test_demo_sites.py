@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
@@ -111,18 +111,47 @@ def test_views_impressions_and_clicks_of_the_demo_arrive_on_the_dashboard(
 def test_ads_in_a_shadow_root_around_a_picture_or_floated_can_be_seen_and_clicked(
     demo: Demo, browser: Browser, path: str, ad: str
 ) -> None:
-    def reports(kind: str) -> Callable[[Request], bool]:
-        parts = (f'"Type":"{kind}"', f'"AdId":"{ad}"')
+    def reports(*parts: str) -> Callable[[Request], bool]:
         return lambda asked: all(part in (asked.post_data or "") for part in parts)
 
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
         page = context.new_page()
         page.goto(demo.sites[path != "tide.html"] + path)
         drawn = page.get_by_text(re.compile("Dry Boots|Quiet Rain|Clay Pots")).last
-        with page.expect_request(reports("AdImpression")):
+        with page.expect_request(reports(f'"AdId":"{ad}","Viewable":true')):
             drawn.scroll_into_view_if_needed()
-        with page.expect_request(reports("AdClick")):
+        with page.expect_request(reports('"Type":"AdClick"', f'"AdId":"{ad}"')):
             drawn.click()
+
+
+def test_the_ad_report_shows_rendered_ads_beside_those_that_were_seen(
+    demo: Demo, browser: Browser
+) -> None:
+    def figures() -> dict[Any, Any]:
+        demo.collector.run("eventstream", "drain")
+        rows = demo.collector.items(f"ads?website={website(demo.sites[0])}")
+        return {row["ad_id"]: row for row in rows}
+
+    def added() -> dict[str, tuple[int, int]]:
+        found = {}
+        for ad, row in figures().items():
+            rendered, impressions = (
+                row[column] - (before[ad][column] if ad in before else 0)
+                for column in ("rendered", "impressions")
+            )
+            if rendered or impressions:
+                found[ad] = rendered, impressions
+        return found
+
+    before = figures()
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(demo.sites[0])
+        wait_until(lambda: added() == {"harbour-coffee": (1, 1), "night-ferry": (1, 0)})
+        page.locator("[data-ad-id=night-ferry]").scroll_into_view_if_needed()
+        wait_until(lambda: added() == {"harbour-coffee": (1, 1), "night-ferry": (1, 1)})
+    ferry = figures()["night-ferry"]
+    assert ferry["viewable_rate"] == round(ferry["impressions"] / ferry["rendered"], 4)
 
 
 def test_a_link_in_the_demo_counts_a_click_and_leads_to_its_target(

@@ -46,7 +46,8 @@ const NOTES = {
       say(ad, "no user id may be kept: the visitor objects, has not consented, or storage is off");
     }
   },
-  view(ad, ratio, least) {
+  view(ad, ratio, least, isCounted) {
+    if (isCounted) return;
     const shown = `${Math.round(ratio * 100)} % of its pixels are in view`;
     if (ratio < least) say(ad, `${shown}, it takes ${least * 100} %`);
     else say(ad, `${shown}: wait a second`);
@@ -54,8 +55,9 @@ const NOTES = {
   count(ad, isCovered) {
     if (isCovered) say(ad, "something covers it");
   },
-  event(type, ad) {
-    line(eventsShown, `${new Date().toLocaleTimeString()} ${type} ${ad ?? ""}`);
+  event(type, ad, viewable) {
+    const rendered = viewable === false ? "rendered" : "";
+    line(eventsShown, `${new Date().toLocaleTimeString()} ${type} ${ad ?? ""} ${rendered}`);
   },
   async answer(body, answer) {
     line(eventsShown, `→ ${body}`);

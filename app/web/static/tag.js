@@ -1,4 +1,4 @@
-// Reports page views, viewable ad impressions and ad clicks to an eventstream collector.
+// Reports page views, ads that are rendered or viewable, and ad clicks to an eventstream collector.
 (() => {
   // A module is no current script. Others' scripts may have the same name, but are hardly modules.
   const { dataset: data, src } =
@@ -8,14 +8,17 @@
   // Included twice.
   if (window.eventstream?.consent) return;
   // The same, but it shows what it does.
-  if (/[?&]eventstream-debug\b/.test(location.search)) data.debug = "";
+  if (location.search.includes("eventstream-debug")) data.debug = "";
   if ("debug" in data) return import(beside("DEBUG_NAME"));
 
   // As they are now: pages wrap fetch later. Constants of a page may hide the others.
   const { fetch, crypto, navigation } = window;
-  const key = data.key ? "?key=" + encodeURIComponent(data.key) : "";
-  const collector = beside("EVENTS_PATH" + key);
-  // As long as they can be, these still fit the 64 KiB of fetch's keepalive.
+  const collector = beside(
+    "EVENTS_PATH" + (data.key ? "?key=" + encodeURIComponent(data.key) : ""),
+  );
+  // Whether an ad that is rendered is reported before it is viewable, in an event of its own.
+  const apart = data.rendered !== "off";
+  // As long as they can be, these still fit the 64 KiB of fetch's keepalive, and of a beacon.
   const AT_ONCE = 15;
 
   // The user may forbid it.
@@ -57,11 +60,14 @@
   let sending = [];
   let most = AT_ONCE;
   let warns = true;
-  let wait = 0;
+  let wait;
   let timer;
 
-  const escaped = (letter) => "\\u" + (letter.charCodeAt() + 65536).toString(16).slice(1);
-  const quoted = (text) => `"${text.replace(/[^ !#-[\]-~]/g, escaped)}"`;
+  const quoted = (text) =>
+    `"${text.replace(
+      /[^ !#-[\]-~]/g,
+      (letter) => "\\u" + (letter.charCodeAt() + 65536).toString(16).slice(1),
+    )}"`;
 
   const forget = (name) => {
     delete queue[name];
@@ -72,12 +78,11 @@
   const recall = (never) => {
     if (never) {
       own = 0;
-      storage?.removeItem(OWN);
-      for (const name in queue) if (NAMED.test(queue[name])) forget(name);
+      forget(OWN);
     }
-    for (const name in storage) {
+    for (const name of [...waiting(), ...Object.keys(storage || {})]) {
       if (name.indexOf(prefix)) continue;
-      const text = storage[name];
+      const text = queue[name] || storage[name];
       const time = /(\d+)}$/.exec(text)?.[1];
       const named = NAMED.test(text);
       if (!(Date.now() - time < 6 * 864e5) || (named && never)) forget(name);
@@ -94,21 +99,25 @@
   };
 
   const send = async () => {
-    clearTimeout(timer);
-    timer = 0;
+    timer = clearTimeout(timer);
     if (sending[0]) return;
     sending = waiting().slice(0, most);
     if (!sending[0]) return;
     // 0: no connection.
     let status = 0;
     try {
-      const init = { method: "POST", body: body(sending), keepalive: true, credentials: "omit" };
-      const answer = await fetch(collector, init);
-      note("answer", init.body, answer.clone());
-      ({ status } = answer);
+      const text = body(sending);
+      const answer = await fetch(collector, {
+        method: "POST",
+        body: text,
+        keepalive: true,
+        credentials: "omit",
+      });
+      note("answer", text, answer.clone());
+      status = answer.status;
     } catch {}
-    const later = /^(0|408|429|5..)$/.test(status);
-    if (!later) {
+    wait = /^(0|408|429|5..)$/.test(status) && Math.min(2 * wait || 2e3, 3e5);
+    if (!wait) {
       const isRefused = status > 399;
       // One of them may be to blame.
       if (isRefused && sending[1]) most = 1;
@@ -116,29 +125,30 @@
       if (isRefused) warns &&= console.warn("eventstream: refused", status);
     }
     sending = [];
-    wait = later && Math.min(2 * wait || 2e3, 3e5);
     if (waiting()[0]) soon();
   };
-  const soon = () => {
-    timer ||= setTimeout(send, wait || 500);
-  };
+  const soon = (delay = 500) => (timer ||= setTimeout(send, wait || delay));
   const now = () => (wait ? soon() : send());
 
-  const record = (type, ad) => {
+  // Returns whether it may be: the number of a timer, unless no user id may be kept.
+  const record = (type, ad, viewable) => {
     const who = user();
     if (ad && !who) return;
-    note("event", type, ad);
+    note("event", type, ad, viewable);
     const id = random();
     // Longer than is allowed stays so, and is among the collector's dead letters.
-    const url = location.href.split(/[?#]/)[0].slice(0, 2049);
-    const meta = (who ? `"UserId":${quoted(who)}` : "") + (ad ? `,"AdId":${quoted(ad)}` : "");
+    const url = page.split("?")[0].slice(0, 2049);
+    const meta =
+      (who ? `"UserId":${quoted(who)}` : "") +
+      (ad ? `,"AdId":${quoted(ad)}` : "") +
+      (apart && viewable != null ? `,"Viewable":${viewable}` : "");
     const name = prefix + id;
     const text = `{"Type":"${type}","Url":${quoted(url)},"Meta":{${meta}},"EventId":"${id}","Timestamp":${Date.now()}}`;
     queue[name] = text;
     if (waiting()[200]) forget(waiting()[0]);
     store(name, text);
-    soon();
-    return true;
+    // An ad that is viewable at once goes into the same post as its rendering.
+    return soon(ad && 1500);
   };
 
   // The ad is what is drawn: the largest part that paints something, not the box of the marked
@@ -187,11 +197,11 @@
   // By the points of a diagonal: whether less than this share of the part is in view, with nothing
   // else over it that paints.
   const isCovered = (part, ad, least) => {
-    const { x, y, width, height } = part.getBoundingClientRect();
+    const place = part.getBoundingClientRect();
     let shown = 0;
     for (let i = 0.025; i < 1; i += 0.05) {
-      const left = x + width * i;
-      const top = y + height * i;
+      const left = place.x + place.width * i;
+      const top = place.y + place.height * i;
       const node = document.elementFromPoint(left, top);
       if (!node) continue;
       // A link may be stretched over more than its box, and a dialog has a backdrop.
@@ -215,47 +225,14 @@
 
   // Once a page view for each ad and slot: that which is named, or else the first, second, … of
   // this ad in the page.
-  let seen = {};
+  let reported = {};
+  // Those of the page before, whose ads a router may leave in this one for a moment.
+  let stale = {};
+  let settled;
   const watched = new WeakMap();
 
-  const unwatch = (ad) => {
-    watched.get(ad)?.stop();
-    watched.delete(ad);
-  };
-  const unwatchAll = () => ads(document).forEach(unwatch);
-  const observe = (ad, slot, part, least) => {
-    const id = ad.dataset.adId;
-    let second;
-    const observer = new IntersectionObserver(
-      (entries) => {
-        const ratio = entries.pop().intersectionRatio;
-        note("view", ad, ratio, least);
-        if (ratio >= least) second ||= setTimeout(count, 1000);
-        else second = clearTimeout(second);
-      },
-      { threshold: [0.3, 0.5] },
-    );
-    const count = () => {
-      const isHidden = drawn(ad).part !== part || isCovered(part, ad, least);
-      note("count", ad, isHidden);
-      // Another element may have stood for it meanwhile.
-      if (!isHidden && (seen[slot] ||= record("AdImpression", id))) unwatch(ad);
-      // It may be seen in another second.
-      else second = setTimeout(count, 1000);
-    };
-    observer.observe(part);
-    watched.set(ad, {
-      part,
-      what: slot + least,
-      stop() {
-        clearTimeout(second);
-        observer.disconnect();
-      },
-    });
-  };
-  const watch = () => {
-    if (document.hidden) return;
-    const numbers = { __proto__: null };
+  const watch = (anew) => {
+    const numbers = {};
     for (const ad of ads(document)) {
       const { adId, adSlot } = ad.dataset;
       numbers[adId] = -~numbers[adId];
@@ -264,44 +241,86 @@
       // MRC Viewable Impression Guidelines: half of the pixels, or 30 % of a large ad, for one
       // continuous second.
       const least = area < 242500 ? 0.5 : 0.3;
+      const what = slot + least;
+      const report = (viewable) =>
+        (reported[slot + viewable] ||=
+          (viewable || apart) && record("AdImpression", adId, viewable));
+      if (part && !stale[slot + false]) report(false);
+      note("ad", ad, part, reported[slot + true], anonymous());
       const before = watched.get(ad);
-      note("ad", ad, part, seen[slot], anonymous());
-      if (before?.part === part && before?.what === slot + least) continue;
-      unwatch(ad);
-      if (part && !seen[slot]) observe(ad, slot, part, least);
+      if (!anew && before?.part === part && before?.what === what) continue;
+      before?.stop();
+      let second;
+      const count = () => {
+        const isHidden = drawn(ad).part !== part || isCovered(part, ad, least);
+        note("count", ad, isHidden);
+        if (!isHidden) {
+          // No impression without its rendering, which may have been stale until now.
+          report(false);
+          if (report(true)) return;
+        }
+        // It may be seen in another second.
+        second = setTimeout(count, 1000);
+      };
+      // Where there is none, nothing can be measured, and ads are only rendered.
+      const observer =
+        window.IntersectionObserver &&
+        new IntersectionObserver(
+          (entries) => {
+            const ratio = entries.pop().intersectionRatio;
+            note("view", ad, ratio, least, reported[slot + true]);
+            if (ratio >= least) second ||= setTimeout(count, 1000);
+            else second = clearTimeout(second);
+          },
+          { threshold: least },
+        );
+      if (part && !document.hidden) observer?.observe(part);
+      watched.set(ad, {
+        part,
+        what,
+        stop() {
+          clearTimeout(second);
+          observer?.disconnect();
+        },
+      });
     }
   };
 
   let page;
   const view = () => {
     record("PageView");
-    seen = {};
-    unwatchAll();
+    Object.assign(stale, reported);
+    reported = {};
+    clearTimeout(settled);
+    settled = setTimeout(() => {
+      stale = {};
+    }, 1000);
+    watch(true);
   };
   // To replace only the query is to tidy it up, and no other page.
   const moved = (how) => {
     const before = page;
     page = location.href.split("#")[0];
-    if (page === before) return;
-    if (/^replace/.test(how) && page.split("?")[0] === before.split("?")[0]) return;
+    if (
+      page === before ||
+      (/^replace/.test(how) && page.split("?")[0] === before.split("?")[0])
+    ) {
+      return;
+    }
     view();
-    watch();
   };
 
   // A person's: a script's are not trusted. One on a label is its control's too, at the same place.
-  let last;
-  let lastX;
+  let last = [];
   const clicked = (event) => {
     const path = event.composedPath();
     const [target] = path;
-    if (target.labels && target !== last && event.x === lastX) return;
+    if (target.labels && target !== last[0] && event.x === last[1]) return;
     if (!event.isTrusted || event.button > 1) return;
     for (const node of path) {
-      const ad = node.dataset?.adId;
-      if (!ad) continue;
-      last = target;
-      lastX = event.x;
-      record("AdClick", ad);
+      if (!node.dataset?.adId) continue;
+      last = [target, event.x];
+      record("AdClick", node.dataset.adId);
       return now();
     }
   };
@@ -333,16 +352,18 @@
     setInterval(look, 500);
     addEventListener("pageshow", ({ persisted }) => persisted && view());
     // auxclick: the middle button, which opens a link in another tab.
-    for (const name of ["click", "auxclick"]) addEventListener(name, clicked, true);
+    addEventListener("click", clicked, true);
+    addEventListener("auxclick", clicked, true);
     addEventListener("online", send);
     document.addEventListener("visibilitychange", () => {
-      unwatchAll();
+      watch(true);
       if (document.hidden) now();
-      else watch();
     });
     addEventListener("pagehide", () => {
-      const rest = waiting().filter((name) => !sending.includes(name)).slice(-AT_ONCE);
-      if (rest[0]) navigator.sendBeacon(collector, body(rest));
+      watch();
+      const beacon = (names) => names[0] && navigator.sendBeacon(collector, body(names));
+      const rest = waiting().filter((name) => !sending.includes(name));
+      if (!beacon(rest)) beacon(rest.slice(-AT_ONCE));
     });
   };
 

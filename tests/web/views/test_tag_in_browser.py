@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Request,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.journal.redis_journal import RedisJournal
@@ -55,6 +63,8 @@ QUEUES: dict[str, Any] = {
     "ad_impression": AdImpression,
     "ad_click": AdClick,
 }
+RENDERED = "rendered"
+"""What the tests call those of the queue `ad_impression` that are only rendered."""
 
 
 @dataclass
@@ -75,10 +85,18 @@ class Site:
         return [getattr(event, "page", None) or event.ad_id for event in self.events(queue)]
 
     def events(self, queue: str) -> list[Any]:
-        """The site's events, each id once, as they would be counted."""
-        events = journalled(self.journal, queue, QUEUES[queue])
+        """The site's events, each id once, as they would be counted.
+
+        Those of `ad_impression` are the impressions, and those of `RENDERED` the rendered ads.
+        """
+        name = "ad_impression" if queue == RENDERED else queue
+        events = journalled(self.journal, name, QUEUES[name])
         own = {event.event_id: event for event in events if event.website == self.name}
-        return list(own.values())
+        return [
+            event
+            for event in own.values()
+            if name != "ad_impression" or (event.viewable is False) == (queue == RENDERED)
+        ]
 
     def expect_events(self, queue: str, *names: str) -> None:
         wait_until(lambda: sorted(self.received(queue)) == sorted(names))
@@ -162,10 +180,27 @@ def still(page: Page) -> Page:
     return page
 
 
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    """The events' types, but RENDERED for ads that are only rendered."""
+    return [
+        RENDERED if event["Meta"].get("Viewable") is False else event["Type"] for event in events
+    ]
+
+
 def kept(page: Page) -> list[str]:
-    """The types of the events that the page keeps because the collector has not yet answered."""
+    """The kinds of the events that the page keeps because the collector has not yet answered."""
     stored = page.evaluate("Object.entries(localStorage)")
-    return sorted(json.loads(text)["Type"] for name, text in stored if "/events" in name)
+    return sorted(kinds([json.loads(text) for name, text in stored if "/events" in name]))
+
+
+def run_until(still: Page, condition: Callable[[], object]) -> None:
+    """Let the page's clock run until the condition holds."""
+
+    def holds() -> object:
+        still.clock.run_for(500)
+        return condition()
+
+    wait_until(holds)
 
 
 def in_view(page: Page, selector: str, inside: bool = True) -> None:
@@ -177,6 +212,13 @@ def in_view(page: Page, selector: str, inside: bool = True) -> None:
         ).observe(element))""",
         inside,
     )
+
+
+TURN = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+"""Hides the page, or shows it again, as another tab in front of it does."""
 
 
 def move(page: Page, script: str) -> None:
@@ -214,7 +256,8 @@ def test_a_view_has_a_time_and_an_id_but_no_part_of_the_query(site: Site, page: 
     with page.expect_request("**/events") as asked:
         page.goto(f"{site.url}/a?email=someone@a.com#secret")
     assert asked.value.headers["content-type"] == "text/plain;charset=UTF-8"  # no preflight
-    (event,) = json.loads(asked.value.post_data or "")
+    event = json.loads(asked.value.post_data or "")[0]
+    assert event["Type"] == "PageView"
     assert event["Url"] == f"{site.url}/a"
     assert len(event["EventId"]) > 16
     age = datetime.now(UTC) - datetime.fromtimestamp(event["Timestamp"] / 1000, UTC)
@@ -272,14 +315,10 @@ def test_no_ad_is_seen_in_a_hidden_page(site: Site, still: Page) -> None:
     still.wait_for_function(IS_THERE)
     in_view(still, "[data-ad-id=top]")
     still.clock.run_for(900)
-    turn = """(hidden) => {
-        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
-        document.dispatchEvent(new Event("visibilitychange"));
-    }"""
-    still.evaluate(turn, True)
+    still.evaluate(TURN, True)
     still.clock.run_for(5_000)
     assert "AdImpression" not in kept(still)
-    still.evaluate(turn, False)
+    still.evaluate(TURN, False)
     in_view(still, "[data-ad-id=top]")
     still.clock.run_for(999)
     assert "AdImpression" not in kept(still)
@@ -313,6 +352,173 @@ def test_an_ad_that_is_added_or_filled_later_or_changes_is_seen(site: Site, page
     site.expect_events("ad_impression", "top", "late", "empty")
     page.locator("[data-ad-id=late]").evaluate("(ad) => { ad.dataset.adId = 'other' }")
     site.expect_events("ad_impression", "top", "late", "empty", "other")
+    site.expect_events(RENDERED, "below", "top", "late", "empty", "other")
+
+
+# Rendered ads.
+
+
+def posts(page: Page) -> list[list[dict[str, Any]]]:
+    """The events of each post of the page, from now on."""
+    sent: list[list[dict[str, Any]]] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST":
+            sent.append(json.loads(request.post_data or ""))
+
+    page.on("request", note)
+    return sent
+
+
+def test_an_ad_is_rendered_once_and_has_an_impression_once_it_is_seen(
+    site: Site, page: Page
+) -> None:
+    page.goto(site.url)
+    site.expect_events("ad_impression", "top")
+    site.expect_events(RENDERED, "below", "top")
+    page.locator("[data-ad-id=below]").scroll_into_view_if_needed()
+    site.expect_events("ad_impression", "below", "top")
+    site.expect_events(RENDERED, "below", "top")
+    impressions, rendered = site.events("ad_impression"), site.events(RENDERED)
+    assert {event.viewable for event in impressions} == {True}
+    assert len({event.event_id for event in impressions + rendered}) == 4
+
+
+def test_rendered_ads_go_with_the_view_and_what_is_soon_viewable_with_its_rendering(
+    site: Site, still: Page
+) -> None:
+    sent = posts(still)
+    still.goto(site.url)
+    still.wait_for_function(IS_THERE)
+    in_view(still, "[data-ad-id=top]")
+    still.clock.run_for(500)
+    wait_until(lambda: kept(still) == [])
+    assert [kinds(post) for post in sent] == [["PageView", RENDERED, RENDERED]]
+    still.locator("[data-ad-id=top]").evaluate("(ad) => { ad.dataset.adId = 'late' }")
+    still.clock.run_for(500)
+    in_view(still, "[data-ad-id=late]")
+    run_until(still, lambda: kept(still) == [])
+    assert [kinds(post) for post in sent[1:]] == [[RENDERED, "AdImpression"]]
+
+
+def test_each_event_of_an_ad_keeps_its_own_id_when_it_is_sent_again(
+    site: Site, still: Page
+) -> None:
+    sent = posts(still)
+    still.route("**/events", lambda route: route.fulfill(status=503, headers=ANY_ORIGIN))
+    still.goto(site.url)
+    still.wait_for_function(IS_THERE)
+    in_view(still, "[data-ad-id=top]")
+
+    def tries() -> list[list[dict[str, Any]]]:
+        return [post for post in sent if "AdImpression" in kinds(post)]
+
+    run_until(still, lambda: len(tries()) > 1)
+    first, *again = tries()
+    assert kinds(first) == ["PageView", RENDERED, RENDERED, "AdImpression"]
+    ids = [event["EventId"] for event in first]
+    assert len(set(ids)) == 4
+    for post in again:
+        assert [event["EventId"] for event in post] == ids
+
+
+def test_without_reports_of_rendered_ads_an_impression_counts_as_both(
+    site: Site, page: Page
+) -> None:
+    sent = posts(page)
+    site.html = site.html.replace("async", 'async data-rendered="off"')
+    page.goto(site.url)
+    site.expect_events("ad_impression", "top")
+    page.locator("[data-ad-id=below]").scroll_into_view_if_needed()
+    site.expect_events("ad_impression", "below", "top")
+    assert {event.viewable for event in site.events("ad_impression")} == {None}
+    assert site.events(RENDERED) == []
+    assert "Viewable" not in json.dumps(sent)
+
+
+def test_ads_in_a_hidden_tab_are_only_rendered(site: Site, noted: Page) -> None:
+    noted.add_init_script(f"({TURN})(true)")
+    noted.goto(site.url)
+    noted.wait_for_function(IS_THERE)
+    in_view(noted, "[data-ad-id=top]")
+    noted.clock.run_for(5_000)
+    site.expect_events(RENDERED, "below", "top")
+    assert "AdImpression" not in kept(noted)
+    assert site.events("ad_impression") == []
+
+
+def test_an_ad_that_is_removed_before_it_was_seen_is_only_rendered(site: Site, still: Page) -> None:
+    still.goto(site.url)
+    still.wait_for_function(IS_THERE)
+    in_view(still, "[data-ad-id=top]")
+    still.clock.run_for(900)
+    still.locator("[data-ad-id=top]").evaluate("(ad) => ad.remove()")
+    still.clock.run_for(5_000)
+    run_until(still, lambda: kept(still) == [])
+    site.expect_events(RENDERED, "below", "top")
+    assert site.events("ad_impression") == []
+
+
+def test_ads_that_a_router_is_about_to_remove_are_not_rendered_in_the_next_view(
+    site: Site, still: Page, collector: str
+) -> None:
+    stays = AD.replace("'x'", "'stays'")
+    show(still, site, collector, AD.replace("drawn", "leaves") + stays)
+    still.clock.run_for(500)
+    site.expect_events(RENDERED, "stays", "x")
+    move(still, "history.pushState(null, '', '/b')")
+    still.clock.run_for(300)
+    move(still, "history.replaceState(null, '', '/c')")
+    still.clock.run_for(300)
+    still.evaluate("leaves.outerHTML = leaves.outerHTML.replace('\"x\"', '\"y\"')")
+    still.clock.run_for(500)
+    run_until(still, lambda: kept(still) == [])
+    site.expect_events("page_view", "/", "/b", "/c")
+    site.expect_events(RENDERED, "stays", "x", "y", "stays")
+
+
+@pytest.mark.parametrize("ads", [1, 40])
+def test_ads_rendered_just_before_the_visitor_leaves_are_reported(
+    site: Site, still: Page, collector: str, ads: int
+) -> None:
+    show(still, site, collector, "")
+    # No timer of the tag runs any more.
+    still.evaluate("(all) => { document.body.innerHTML = all; location = 'about:blank' }", AD * ads)
+    still.wait_for_url("about:blank")
+    site.expect_events("page_view", "/")
+    site.expect_events(RENDERED, *["x"] * ads)
+
+
+def test_ads_are_only_rendered_where_what_is_in_view_cannot_be_measured(
+    site: Site, noted: Page
+) -> None:
+    noted.add_init_script("delete window.IntersectionObserver")
+    noted.goto(site.url)
+    noted.wait_for_function(IS_THERE)
+    noted.clock.run_for(5_000)
+    site.expect_events(RENDERED, "below", "top")
+    noted.locator("[data-ad-id=below]").click()
+    site.expect_events("ad_click", "below")
+    noted.clock.run_for(5_000)
+    run_until(noted, lambda: kept(noted) == [])
+    assert site.events("ad_impression") == []
+
+
+def test_an_ad_in_a_frame_of_another_origin_is_seen_once_the_frame_is_in_view(
+    sites: list[Site], page: Page, collector: str
+) -> None:
+    site, around = sites
+    site.html = BARE.format(body=AD, collector=collector)
+    frame = f"<iframe src='{site.url}' width='400' height='300'></iframe>"
+    around.html = f"<!doctype html><title>A page</title><p style='height: 2000px'>{frame}"
+    # Not of another site, which may have no storage in a frame.
+    page.goto(around.url.replace("localhost", "127.0.0.1"))
+    site.expect_events(RENDERED, "x")
+    page.wait_for_timeout(1_500)  # long enough for an ad to be seen
+    assert site.events("ad_impression") == []
+    page.locator("iframe").scroll_into_view_if_needed()
+    site.expect_events("ad_impression", "x")
+    site.expect_events(RENDERED, "x")
 
 
 # Clicks.
@@ -387,6 +593,7 @@ def test_do_not_track_allows_only_views_without_a_user(
     assert "UserId" not in "".join(sent)
     assert site.received("ad_click") == []
     assert site.received("ad_impression") == ["top"]
+    assert sorted(site.received(RENDERED)) == ["below", "top"]
     wait_until(lambda: page.evaluate("Object.keys(localStorage)") == [])
 
 
@@ -447,28 +654,31 @@ def test_the_tag_tries_again_later_if_the_collector_is_full(
     site.expect_events("page_view", "/a")
 
 
-def test_events_that_the_collector_rejects_are_not_sent_again(site: Site, still: Page) -> None:
+def test_events_that_the_collector_rejects_are_not_sent_again(
+    site: Site, still: Page, collector: str
+) -> None:
     still.route("**/events", lambda route: route.fulfill(status=400, headers=ANY_ORIGIN))
-    still.goto(f"{site.url}/a")
-    still.wait_for_function(IS_THERE)
+    show(still, site, collector, "")
     assert kept(still) == ["PageView"]
     still.clock.run_for(500)
     wait_until(lambda: kept(still) == [])
 
 
 def test_at_most_200_events_are_kept_and_none_longer_than_ids_are_remembered(
-    site: Site, still: Page
+    site: Site, still: Page, collector: str
 ) -> None:
     still.route("**/events", lambda route: route.abort())
-    # What a page sends as it unloads sometimes gets past the route.
+    # What a page sends as it unloads sometimes gets past the route: by beacon all, else the first.
     still.add_init_script("navigator.sendBeacon = () => true")
+    site.html = BARE.format(body="", collector=collector)
     still.goto(f"{site.url}/a")
     still.wait_for_function(IS_THERE)
     still.evaluate("for (let n = 0; n < 300; n++) history.pushState(null, '', `/${n}`)")
     assert kept(still) == ["PageView"] * 200
     still.evaluate(
         """() => {
-            const name = Object.keys(localStorage).find((name) => name.includes("/events"));
+            const isLast = (name) => localStorage[name].includes("/299");
+            const name = Object.keys(localStorage).find(isLast);
             const old = JSON.parse(localStorage[name]);
             old.Timestamp -= 6 * 86400_000;
             localStorage[name] = JSON.stringify(old);
@@ -478,12 +688,9 @@ def test_at_most_200_events_are_kept_and_none_longer_than_ids_are_remembered(
     still.wait_for_function(IS_THERE)
     still.unroute("**/events")
 
-    def is_all_sent() -> bool:
-        still.clock.run_for(500)
-        return kept(still) == []
-
-    wait_until(is_all_sent)
+    run_until(still, lambda: kept(still) == [])
     assert len(site.received("page_view")) == 199 + 1
+    assert "/299" not in site.received("page_view")
 
 
 # Pages of other kinds.
@@ -535,6 +742,11 @@ def is_counted(still: Page, selector: str = "#drawn", inside: bool = True) -> bo
     still.clock.run_for(500)
     in_view(still, selector, inside)
     still.clock.run_for(3_000)
+    return '"Viewable":true' in still.evaluate(SENT)
+
+
+def is_rendered(still: Page) -> bool:
+    """Whether an ad was reported at all."""
     return "AdImpression" in still.evaluate(SENT)
 
 
@@ -579,6 +791,7 @@ def test_an_ad_that_nobody_can_see_has_no_impression(
     size = "<style>#ad { width: 300px; height: 200px; background: red }</style>"
     show(noted, site, collector, size + body)
     assert not is_counted(noted)
+    assert not is_rendered(noted)
     noted.locator("#ad").evaluate("(ad) => ad.removeAttribute('style')")
     assert is_counted(noted, "#ad")
 
@@ -601,6 +814,7 @@ def test_an_ad_that_is_not_loaded_or_draws_nothing_has_no_impression(
 ) -> None:
     show(noted, site, collector, f"<p id='drawn'>text</p><div data-ad-id='x'>{ad}</div>")
     assert not is_counted(noted)
+    assert not is_rendered(noted)
 
 
 def test_a_covered_ad_has_no_impression_until_it_is_uncovered(
@@ -619,6 +833,7 @@ def test_an_empty_ad_slot_has_no_impression_until_it_is_filled(
     place = "<div id='drawn' data-ad-id='x' style='width: 300px; height: 200px; overflow: hidden'>"
     show(noted, site, collector, place + "<p style='height: 100px'></p></div>")
     assert not is_counted(noted)
+    assert not is_rendered(noted)
     noted.locator("#drawn p").evaluate("(inside) => { inside.style.background = 'red' }")
     assert is_counted(noted)
 
@@ -670,6 +885,7 @@ def test_two_elements_in_one_slot_count_once(site: Site, noted: Page, collector:
     show(noted, site, collector, f"<p id='drawn'>text</p>{twin}{twin}")
     assert is_counted(noted)
     site.expect_events("ad_impression", "x")
+    site.expect_events(RENDERED, "x")
 
 
 def test_a_layer_that_nobody_can_see_covers_no_ad(site: Site, noted: Page, collector: str) -> None:
@@ -692,6 +908,7 @@ def test_an_ad_counts_once_per_view_and_slot_even_if_its_element_is_replaced(
             "for (const ad of document.querySelectorAll('b')) ad.replaceWith(ad.cloneNode(true))"
         )
     site.expect_events("ad_impression", "x", "x", "x")
+    site.expect_events(RENDERED, "x", "x", "x")
 
 
 def test_only_a_persons_clicks_count_and_one_gesture_is_one_click(
@@ -835,11 +1052,7 @@ def test_the_good_events_of_a_refused_batch_are_reported(
     for path in ("/b", "/c"):
         move(still, f"history.pushState(null, '', '{path}')")
 
-    def is_all_sent() -> bool:
-        still.clock.run_for(500)
-        return kept(still) == []
-
-    wait_until(is_all_sent)
+    run_until(still, lambda: kept(still) == [])
     site.expect_events("page_view", "/", "/b", "/c")
     assert [text for text in said if text.startswith("eventstream")] == ["eventstream: refused 400"]
 
@@ -872,9 +1085,11 @@ def test_only_views_are_reported_without_consent_which_can_be_withdrawn(
     site.expect_events("page_view", "/a", "/b")
     assert "UserId" not in "".join(sent)
     assert page.evaluate("localStorage['eventstream user']") is None
+    assert site.events(RENDERED) == []
 
     page.evaluate("scrollTo(0, 0); eventstream.consent(true)")
     site.expect_events("ad_impression", "top")
+    site.expect_events(RENDERED, "below", "top")
     page.locator("[data-ad-id=below]").click()
     site.expect_events("ad_click", "below")
     assert page.evaluate("localStorage['eventstream user']")
@@ -928,6 +1143,7 @@ def test_debug_mode_shows_what_the_tag_does(
         "empty: nothing of it is drawn",
         "under: something covers it",
         "AdImpression seen",
+        "AdImpression below rendered",
         "← 202",
     ):
         expect(shown).to_contain_text(line)
