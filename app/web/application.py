@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, request
-from flask_cors.core import get_cors_options, set_cors_headers
+from flask_cors.core import get_cors_headers, get_cors_options
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import RequestRedirect
@@ -27,6 +27,7 @@ from app.web.cache import AnswerCache
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.invalid_traffic import TrafficFilter
 from app.web.rate_limit import limit_rate
+from app.web.shortcut import Headers, Shortcut
 from app.web.sockets import socket_io
 from app.web.sockets.viewers import Viewers
 from app.web.views import (
@@ -43,6 +44,8 @@ from app.web.views import (
     reports,
     tag,
 )
+
+_PROTECTION = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 
 
 class _Flask(Flask):
@@ -88,15 +91,22 @@ def create_app(config: Settings | None = None) -> Flask:
         KnownNames(redis, config),
     )
     install(app, parts)
-    if config.trusted_proxies:
-        proxies = config.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     _name_requests(app)
     _protect_answers(app)
-    _allow_browsers(app, config)
+    headers_for_browsers = _allow_browsers(app, config)
     if config.rate_limit:
         posting = (events.blueprint, pixel.blueprint, click_redirect.blueprint)
         limit_rate(posting, app, config)
+    else:  # the limit needs Flask's contexts
+        app.wsgi_app = Shortcut(  # type: ignore[method-assign]
+            app,
+            parts,
+            ("/events", config.events_path),
+            lambda posted: (*headers_for_browsers(posted), *_PROTECTION),
+        )
+    if config.trusted_proxies:
+        proxies = config.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     app.url_map.converters["ad"] = ads.AdId
     for module in (
         *(events, tag, pixel, click_redirect, reports, ad_reports, ads, live, operations),
@@ -149,18 +159,19 @@ def _protect_answers(app: Flask) -> None:
     """Forbid browsers to cache answers (unless an answer allows it) and to guess their types."""
 
     def add_headers(response: Response) -> Response:
-        response.headers.setdefault("Cache-Control", "no-store")
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        for name, value in _PROTECTION:
+            response.headers.setdefault(name, value)
         return response
 
     app.after_request(add_headers)
 
 
-def _allow_browsers(app: Flask, config: Settings) -> None:
+def _allow_browsers(app: Flask, config: Settings) -> Callable[[Request], Headers]:
     """Allow pages of ALLOWED_ORIGINS, or any page, to post events (CORS).
 
     Any page may load the tag and the pixel, even one that only accepts resources that allow it
-    (the Fetch standard's Cross-Origin-Resource-Policy).
+    (the Fetch standard's Cross-Origin-Resource-Policy). Returns a function that returns the headers
+    of an answer to a post.
     """
     cors = get_cors_options(
         app,
@@ -182,15 +193,21 @@ def _allow_browsers(app: Flask, config: Settings) -> None:
     options = {events.blueprint.name: cors, tag.blueprint.name: loading}
     options[pixel.blueprint.name] = loading
 
-    def add_headers(response: Response) -> Response:
+    def headers(sent: Request, blueprint: str | None) -> Headers:
         # Only browsers send Origin with a post, and other clients need no such headers.
-        is_post = request.blueprint == events.blueprint.name
-        if request.blueprint in options and not (is_post and request.origin is None):
-            set_cors_headers(response, options[request.blueprint])
-            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        is_post = blueprint == events.blueprint.name
+        if blueprint not in options or (is_post and sent.origin is None):
+            return ()
+        found = get_cors_headers(options[blueprint], sent.headers, sent.method)
+        allowed = [(name, str(value)) for name, value in found.items()]
+        return [*allowed, ("Cross-Origin-Resource-Policy", "cross-origin")]
+
+    def add_headers(response: Response) -> Response:
+        response.headers.extend(headers(request, request.blueprint))
         return response
 
     app.after_request(add_headers)
+    return lambda posted: headers(posted, events.blueprint.name)
 
 
 def _http_error(error: HTTPException) -> Response:

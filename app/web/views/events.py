@@ -40,6 +40,8 @@ MAX_MEMBERS = 10_000
 """The most members that a gzip body may have. Starting each takes some time."""
 MAX_READ_BYTES = 64 * 1024 * 1024
 """The most unpacked bytes of all requests that are being read. Decoding takes as much again."""
+FAILED = "eventstream.failed"
+"""Where `app.web.shortcut` leaves the error of a request in its WSGI environment."""
 
 blueprint = Blueprint("ingest", __name__)
 _room = Room(MAX_READ_BYTES)
@@ -48,13 +50,23 @@ _room = Room(MAX_READ_BYTES)
 @blueprint.post("/events")
 def post_events() -> Response:
     """Accept the valid events of the request. The others are kept, and named in the answer."""
+    if failed := request.environ.pop(FAILED, None):
+        raise failed
     # Looking up the current request costs more than anything that is asked of it here.
-    current, posted = context(), request._get_current_object()  # type: ignore[attr-defined]
+    return answer(*accept(context(), request._get_current_object()))  # type: ignore[attr-defined]
+
+
+def accept(current: Context, posted: Request) -> tuple[dict[str, Any], int]:
+    """Accept the valid events of a request, and keep the others. Returns the answer and its status.
+
+    Only RATE_LIMIT needs Flask's contexts. Raises HTTPException and Unavailable.
+    """
     websites = require_write_key(current, posted)
     require_allowed_origin(current, posted)
     with _room.share(posted.remote_addr or "") as share:
         raw_events = _raw_events(posted, share)
-        charge(len(raw_events))
+        if current.settings.rate_limit:
+            charge(len(raw_events))
         events, rejections, other = take(current, posted, websites, raw_events)
     taken: dict[str, Any] = {
         "accepted": len(events),
@@ -64,7 +76,7 @@ def post_events() -> Response:
         taken["other"] = other
     if filtered := Counter(event.invalid.reason for event in events if event.invalid):
         taken["filtered"] = filtered
-    return answer(taken, 202 if events else 400)
+    return taken, 202 if events else 400
 
 
 class Taken(NamedTuple):
