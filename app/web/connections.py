@@ -67,8 +67,10 @@ class Incoming:
 
     def forwarded_for(self, proxies: int) -> str | None:
         """The client of the next request if this many proxies forwarded it, or None."""
+        if not proxies:
+            return None
         found = b",".join(_FORWARDED.findall(self.data, 0, self._head)).split(b",")
-        return found[-proxies].decode("latin-1").strip() if 0 < proxies <= len(found) else None
+        return found[-proxies].decode("latin-1").strip() if proxies <= len(found) else None
 
     def is_large(self) -> bool:
         """Whether the next request may take long, as far as it is known (see `look_inside`)."""
@@ -169,7 +171,8 @@ class Incoming:
 
 def _has_many(body: bytes | bytearray, start: int, end: int) -> bool:
     """Whether a body may hold so many events that they take long."""
-    return any(body.count(mark, start, end) > LARGE_MARKS for mark in b",\n")
+    may = end - start > LARGE_MARKS
+    return may and any(body.count(mark, start, end) > LARGE_MARKS for mark in b",\n")
 
 
 class Request:
@@ -196,6 +199,11 @@ class Socket(socket.socket):
         super().__init__(family, kind, proto, fileno=accepted.detach())
         self.unsent = bytearray()
         self.is_broken = False
+
+    def setblocking(self, flag: bool) -> None:
+        """See socket. As gunicorn calls it at each request, it leaves alone what is set already."""
+        if flag != self.getblocking():
+            super().setblocking(flag)
 
     def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
         """Buffer data to be sent. It never waits and never raises."""

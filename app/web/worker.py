@@ -11,7 +11,6 @@ from itertools import islice
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
-from gunicorn.http import get_parser
 from gunicorn.http.errors import (
     ExpectationFailed,
     InvalidResponseHeader,
@@ -22,6 +21,8 @@ from gunicorn.http.errors import (
     ParseException,
     UnsupportedTransferCoding,
 )
+from gunicorn.http.message import Request as GunicornRequest
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.domain.addresses import client_network
@@ -87,6 +88,29 @@ class Late(NoMoreData, BlockingIOError):  # type: ignore[misc]
     """The rest of a request did not arrive in time."""
 
 
+class _Settings:
+    """gunicorn's settings. They are looked up once, because each request needs dozens of them."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._cfg, name)
+        setattr(self, name, value)
+        return value
+
+
+class _Request(GunicornRequest):  # type: ignore[misc]
+    """A request whose forwarding headers mean nothing to gunicorn, whoever sent it."""
+
+    def _peer_trusted_for_forwarded(self) -> tuple[dict[str, str], list[str]]:
+        return {}, []
+
+
+class _Parser(RequestParser):  # type: ignore[misc]
+    mesg_class = _Request
+
+
 class Connection(TConn):  # type: ignore[misc]
     """A client's connection. It belongs to a thread or to the poller, never to both."""
 
@@ -112,6 +136,8 @@ class Connection(TConn):  # type: ignore[misc]
         self.buffered = 0
         self.dropped = 0
         """How many bytes arrived after closing began."""
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
     def receive(self) -> bool:
         """Read what has arrived, without waiting. Returns whether a thread has something to do."""
@@ -135,6 +161,10 @@ class Connection(TConn):  # type: ignore[misc]
             self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.sock.flush()
         return ready
+
+    def wait(self, milliseconds: int) -> bool:
+        """Wait until something arrives. Returns whether it did."""
+        return bool(self._poll.poll(milliseconds))
 
     def identify(self) -> None:
         """Find out which client sent the next request, if its head has arrived."""
@@ -166,6 +196,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.cfg: Any = _Settings(self.cfg)
         self._polled: dict[Connection, float] = {}
         """The poller's connections, oldest first, and until when each may stay (monotonic)."""
         self._buffered = 0
@@ -216,11 +247,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 return
             if conn.lane and conn.lane.has_waiting:
                 return
-            if not conn.incoming.data:
-                poller = select.poll()
-                poller.register(conn.sock, select.POLLIN)
-                if not poller.poll(STAY_MILLISECONDS):
-                    return
+            if not conn.incoming.data and not conn.wait(STAY_MILLISECONDS):
+                return
 
     def _serve(self, conn: Connection) -> None:
         incoming, conn.is_kept = conn.incoming, False
@@ -231,7 +259,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         elif incoming.data:
             data, whole = incoming.take()
             request = Request(data, Late() if conn.is_late else None)
-            conn.parser = get_parser(self.cfg, request, conn.client)
+            conn.parser = _Parser(self.cfg, request, conn.client)
             kept = super().handle(conn)
             # Something is unread only if gunicorn found a different end of the request.
             unread = conn.parser.unreader.buf.getvalue()
