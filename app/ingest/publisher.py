@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -234,9 +233,10 @@ class Publisher:
         started = time.monotonic()
         try:
             with self.counts.taken() as counted:
-                counts = Counter(counted)
-                for request in requests:
-                    counts.update(request.counts)
+                counts = dict(counted)
+                for request in requests:  # faster than a Counter
+                    for series, number in request.counts.items():
+                        counts[series] = counts.get(series, 0) + number
                 states = self._journal.write(new, letters, withdrawn, counts)
         except OutcomeUnknown:
             self._unsure = withdrawn + [batch._replace(payload=b"") for batch in new]

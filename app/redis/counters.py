@@ -204,7 +204,10 @@ def _series(measured: Measured, value: str) -> list[str]:
 
 def of_events(events: Iterable[Event], errors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """The counts, by series, of accepted events, and of rejected ones (given by their errors)."""
-    counts: dict[str, int] = Counter(map(_ACCEPTED_SERIES.__getitem__, map(type, events)))
+    counts: dict[str, int] = {}
+    for event in events:
+        series = _ACCEPTED_SERIES[type(event)]
+        counts[series] = counts.get(series, 0) + 1
     for wrong in errors:
         series = f"{REJECTED.name}|{_wrong_field(wrong)}"
         counts[series] = counts.get(series, 0) + 1
