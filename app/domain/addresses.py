@@ -1,11 +1,13 @@
 """Clients' addresses and networks, for limits that no client may evade."""
 
 import ipaddress
+from functools import lru_cache
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_LENGTH = 64
 _MAPPED_BITS = 96
+_MAX_REMEMBERED = 4_096
 
 
 def client_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -52,9 +54,17 @@ def client_network(address: str) -> str:
     `2001:db8::/64`, because a subscriber gets at least a /64 (RFC 6177). Text that is not an
     address is returned unchanged, cut to 64 characters.
     """
+    # Each request asks for it several times. Don't remember long texts, which proxies may forward.
+    return _remembered(address) if len(address) <= MAX_LENGTH else _network(address)
+
+
+def _network(address: str) -> str:
     parsed = client_address(address)
     if parsed is None:
         return address[:MAX_LENGTH]
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
     return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+_remembered = lru_cache(_MAX_REMEMBERED)(_network)

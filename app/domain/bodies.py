@@ -77,6 +77,8 @@ def _raw_events(body: bytes) -> Iterable[msgspec.Raw]:
 
 def _require_utf8(body: bytes) -> None:
     """Raise UnicodeDecodeError unless this is UTF-8. It is decoded in chunks to save memory."""
+    if body.isascii():
+        return
     decode = getincrementaldecoder("utf-8")().decode
     for start in range(0, len(body), CHUNK_BYTES):
         decode(body[start : start + CHUNK_BYTES])

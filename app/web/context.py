@@ -81,11 +81,6 @@ def write_key_given(posted: Request) -> str:
     return posted.headers.get("X-Write-Key") or posted.args.get("key") or ""
 
 
-def has_write_key(current: Context, posted: Request) -> bool:
-    """Whether the request carries one of WRITE_KEYS."""
-    return is_one_of(write_key_given(posted), current.settings.write_keys)
-
-
 def require_write_key(current: Context, posted: Request) -> Collection[str]:
     """If there are WRITE_KEYS, refuse a request without one of them with 401.
 

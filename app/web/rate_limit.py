@@ -11,7 +11,7 @@ from werkzeug.exceptions import TooManyRequests
 
 from app.domain.addresses import client_network
 from app.settings import Settings
-from app.web.context import Context, context, has_write_key, write_key_given
+from app.web.context import Context, context, is_one_of, write_key_given
 
 REDIS_SECONDS = 0.3
 EVENTS_FOR_ONE = 100
@@ -77,5 +77,6 @@ def charge(events: int) -> None:
 def sender(current: Context, posted: Request) -> str:
     """The sender of a request: its write key, if that is valid, and its network."""
     # Ignore unknown keys. Otherwise each made-up key would be a new sender.
-    key = write_key_given(posted) if has_write_key(current, posted) else ""
+    given = write_key_given(posted) if current.settings.write_keys else ""
+    key = given if is_one_of(given, current.settings.write_keys) else ""
     return f"{key} {client_network(posted.remote_addr or '')}"

@@ -219,13 +219,16 @@ def _hold(share: Share, size: int) -> None:
 def _packed_body(posted: Request) -> bytes:
     length = posted.content_length
     try:
-        body = posted.get_data(cache=False)
-        if length is None:
+        if length is not None and length <= (posted.max_content_length or 0):
+            # This takes a third of the time of a stream of werkzeug.
+            body: bytes = posted.environ["wsgi.input"].read(length)
+        else:
+            body = posted.get_data(cache=False)
             # A chunked body silently ends at the bound; reading on tells whether it is longer.
             posted.stream.read(1)
     except (ClientDisconnected, OSError, ParseException) as error:
         # werkzeug turns whatever reading raised into ClientDisconnected.
-        if isinstance(error.__context__, BlockingIOError):
+        if isinstance(error, BlockingIOError) or isinstance(error.__context__, BlockingIOError):
             abort(408, "The body did not arrive in time.")
         abort(400, "The body did not arrive in whole.")
     if length not in (None, len(body)):
