@@ -12,7 +12,7 @@ import httpx
 
 from bench.events import MIX, WEBSITES, Bodies, Source, website
 from bench.load import Load, Wrong, post_all, post_for, watched
-from bench.servers import Memory, Naive, Server, Stack, run_ceiling, run_naive, run_stack
+from bench.servers import Memory, Naive, Server, Stack, run_ceiling, run_naive, run_stack, run_stock
 
 CONNECTIONS = (1, 16, 128)
 USUAL = 16
@@ -87,6 +87,15 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class PostTimes:
+    """The web's processor time for a single post, in microseconds, by connections."""
+
+    collector: dict[int, float]
+    stock: dict[int, float]
+    """Of a view that parses JSON and answers 202, under gunicorn's own worker with threads."""
+
+
+@dataclass(frozen=True)
 class Latency:
     """The latency of a report, in milliseconds."""
 
@@ -140,6 +149,31 @@ def _post_for(server: Server, bodies: Bodies, connections: int, seconds: int) ->
     if not least <= new <= most:
         raise Wrong(f"{least} to {most} events were accepted, {new} were counted")
     return load
+
+
+def posts(home: Path, seconds: int, rounds: int, say: Say) -> PostTimes:
+    """What a single post costs the web's processes; runs alternate with those of the stock view."""
+    source = Source(home)
+    times: dict[tuple[Server, int], list[float]] = defaultdict(list)
+    with run_stock(home / "stock") as stock, run_stack(home / "posts") as stack:
+        for n in range(rounds + 1):
+            for connections in CONNECTIONS:
+                for server in (stock, stack):
+                    took = _post_time(server, source.write(100, 1), connections, seconds)
+                    if n:  # the first round warms up
+                        times[server, connections].append(took)
+                        say(f"{server.home.name}, {connections} connections: {took:.0f} µs a post")
+    collector, plain = ({n: median(times[of, n]) for n in CONNECTIONS} for of in (stack, stock))
+    return PostTimes(collector, plain)
+
+
+def _post_time(server: Server, bodies: Bodies, connections: int, seconds: int) -> float:
+    used = server.web_seconds()
+    load = post_for(server.url, bodies, connections, seconds)
+    used = server.web_seconds() - used
+    if isinstance(server, Stack):
+        server.drain()
+    return used / load.requests * 1e6
 
 
 def _median(rounds: list[Accepted]) -> Accepted:

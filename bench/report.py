@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.ads import Ads
-from bench.measure import ARRAY, CONNECTIONS, USUAL, Accepted, Checkpoint, Cost, Counted
+from bench.measure import ARRAY, CONNECTIONS, USUAL, Accepted, Checkpoint, Cost, Counted, PostTimes
 
 REPORT_MILLISECONDS = 50
 AD_REPORT_MILLISECONDS = 100
@@ -41,6 +41,7 @@ class Results:
     machine: dict[str, str | float]
     accepted: Accepted = field(default_factory=dict)
     ceiling: Accepted = field(default_factory=dict)
+    posts: PostTimes | None = None
     counted: dict[str, Counted] = field(default_factory=dict)
     naive: dict[str, float] = field(default_factory=dict)
     stored: dict[int, Checkpoint] = field(default_factory=dict)
@@ -57,6 +58,10 @@ class Results:
             name = f"single, {USUAL}"
             ratio = self.accepted[name].p99 / self.ceiling[name].p99
             yield Goal(f"accepted p99 / ceiling's: {name}", ratio, most=3)
+        if self.posts:
+            for n, time in self.posts.collector.items():
+                ratio = time / self.posts.stock[n]
+                yield Goal(f"processor time of a post / the stock view's: {n}", ratio, most=1.1)
         if self.counted:
             naive = max(self.naive.values())
             for name, least in zip(MIX_RUNS, (30, 15, 10), strict=True):
@@ -95,6 +100,8 @@ def show(results: Results) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in results.machine.items()))
     if results.accepted:
         console.print(_accepted(results))
+    if results.posts:
+        console.print(_posts(results.posts))
     if results.counted:
         console.print(_counted(results))
         console.print(_cpu({name: results.counted[name] for name in MIX_RUNS}))
@@ -134,6 +141,15 @@ def _accepted(results: Results) -> Table:
                 *(f"{time:.1f}" for time in (load.p50, load.p95, load.p99)),
                 f"{load.generator_share:.0%}",
             )
+    return table
+
+
+def _posts(posts: PostTimes) -> Table:
+    columns = ("connections", "collector", "stock view", "ratio")
+    table = _table("The web's processor time for a single post, µs", *columns)
+    for connections, time in posts.collector.items():
+        stock = posts.stock[connections]
+        table.add_row(str(connections), f"{time:.0f}", f"{stock:.0f}", f"{time / stock:.2f}")
     return table
 
 

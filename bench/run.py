@@ -15,11 +15,11 @@ import msgspec
 
 from bench.ads import measure_ads
 from bench.load import CORES
-from bench.measure import accepted, counted, features, stored, workers
+from bench.measure import accepted, counted, features, posts, stored, workers
 from bench.report import Results, show
 
 RESULTS = Path(__file__).parent / "results.json"
-SECTIONS = ("accept", "counted", "stored", "ads", "features", "workers")
+SECTIONS = ("accept", "post", "counted", "stored", "ads", "features", "workers")
 
 
 @click.command()
@@ -46,6 +46,8 @@ def main(number: int, only: str, seconds: int, rounds: int, events: int | None) 
         home = Path(folder).resolve()
         if "accept" in sections:
             results.accepted, results.ceiling = accepted(home, seconds, rounds, click.echo)
+        if "post" in sections:
+            results.posts = posts(home, seconds, rounds, click.echo)
         if "counted" in sections:
             events = events or min(100_000, number)
             results.counted, results.naive = counted(home, events, click.echo)

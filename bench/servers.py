@@ -81,6 +81,10 @@ class Server:
             memory[name] = Memory(kib["Rss:"] / 1024, kib["Pss:"] / 1024)
         return memory
 
+    def web_seconds(self) -> float:
+        """The processor time that the web's processes have used so far."""
+        return sum(used for name, used in self.cpu_seconds().items() if name.startswith("web"))
+
     def cpu_seconds(self) -> dict[str, float]:
         """The processor time that each process has used so far."""
         used = {}
@@ -161,6 +165,17 @@ def run_ceiling(home: Path) -> Iterator[Server]:
     """The ceiling, under the collector's own gunicorn."""
     server = Server(home, _environment(home, PORT=free_ports(1)[0]))
     with _running(home, server.environment, {"ceiling": _gunicorn("bench.ceiling:app")}):
+        _wait_until(server.answers, START_SECONDS, "it answers")
+        yield server
+
+
+@contextmanager
+def run_stock(home: Path) -> Iterator[Server]:
+    """The ceiling's view under gunicorn's own worker with threads."""
+    server = Server(home, _environment(home, PORT=free_ports(1)[0]))
+    command = [sys.executable, "-m", "gunicorn", "--bind", server.url.removeprefix("http://")]
+    command += ["--worker-class", "gthread", "--workers", "2", "--threads", "16", "--reuse-port"]
+    with _running(home, server.environment, {"web": [*command, "bench.ceiling:app"]}):
         _wait_until(server.answers, START_SECONDS, "it answers")
         yield server
 
