@@ -14,7 +14,7 @@ from app.web.views.events import FAILED, accept
 Headers = Collection[tuple[str, str]]
 
 _STATUSES = {202: "202 ACCEPTED", 400: "400 BAD REQUEST"}
-# Flask has opinions about other hosts: it does not find any path of some of them.
+# For some other hosts Flask finds no path at all.
 _PLAIN_HOST = re.compile(r"[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*(?::[0-9]{1,5})?", re.IGNORECASE)
 
 
