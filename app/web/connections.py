@@ -171,8 +171,9 @@ class Incoming:
 
 def _has_many(body: bytes | bytearray, start: int, end: int) -> bool:
     """Whether a body may hold so many events that they take long."""
-    may = end - start > LARGE_MARKS
-    return may and any(body.count(mark, start, end) > LARGE_MARKS for mark in b",\n")
+    if end - start <= LARGE_MARKS:
+        return False
+    return any(body.count(mark, start, end) > LARGE_MARKS for mark in b",\n")
 
 
 class Request:

@@ -32,7 +32,7 @@ class Shortcut:
         paths: Collection[str],
         headers: Callable[[Request], Headers],
     ) -> None:
-        """`headers` returns what the hooks of `app` add to the answer, but the request's id."""
+        """`headers` returns what the hooks of `app` add to an answer, except for `X-Request-Id`."""
         self._app = app
         self._answer_in_full: WSGIApplication = app.wsgi_app
         self._parts = parts
@@ -40,7 +40,7 @@ class Shortcut:
         self._headers = headers
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request."""
+        """See PEP 3333."""
         if not self._is_plain_post(environ):
             return self._answer_in_full(environ, start_response)
         request_id = logs.request_id_from(environ.get("HTTP_X_REQUEST_ID"))
