@@ -15,10 +15,18 @@ from zoneinfo import ZoneInfo
 
 import fsspec
 import limits
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import (
+    EXCLUDE,
+    Schema,
+    ValidationError,
+    fields,
+    post_load,
+    validate,
+    validates_schema,
+)
 
 from app.domain.addresses import Network, network_of
-from app.domain.urls import origin_of, website_and_page
+from app.domain.urls import origin_of, website_or_domain
 from app.errors import SettingsError
 
 ADDRESSES_FILE = "addresses.json"
@@ -29,6 +37,7 @@ _KAFKA_TOPIC = re.compile(r"([^/\s]+)/([A-Za-z0-9._-]{1,249})")
 _SECRET = {
     *("REDIS_URL", "BROKER_URL", "MONGODB_URL", "ARCHIVE_URL", "KAFKA_CONFIG"),
     *("ADMIN_TOKEN", "WRITE_KEYS", "CLICK_SECRET", "USER_HASH_SECRET", "FLOWER_BASIC_AUTH"),
+    *("READ_KEYS", "SHARE_SECRET"),
     *("SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET"),
 }
 """Settings that are or may contain a secret. No error message shows their value."""
@@ -74,6 +83,9 @@ class Settings:
     write_keys: Mapping[str, frozenset[str]]
     """The websites that each key may write for. An empty set means every website."""
     admin_token: str | None
+    read_keys: Mapping[str, frozenset[str]]
+    """The websites that each key may read. An empty set means every website."""
+    share_secret: str | None
     rate_limit: str | None
     trusted_proxies: int
     queue_limit: int
@@ -135,7 +147,7 @@ class _Origins(_Names):
             raise ValidationError(str(error)) from error
 
 
-class _WriteKeys(_Names):
+class _Keys(_Names):
     """Keys separated by commas, or entries key=website,… separated by spaces or semicolons."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -156,7 +168,7 @@ class _WriteKeys(_Names):
                     )
             elif match := _KEY_OF_WEBSITES.fullmatch(entry):
                 try:
-                    found = {match[1]: frozenset(map(_website, match[2].split(",")))}
+                    found = {match[1]: frozenset(map(website_or_domain, match[2].split(",")))}
                 except ValueError as error:
                     raise ValidationError(
                         f"Entry {place} names a website that is not valid."
@@ -167,18 +179,6 @@ class _WriteKeys(_Names):
                 raise ValidationError(f"Entry {place} repeats the key of an earlier entry.")
             keys |= found
         return keys
-
-
-def _website(text: str) -> str:
-    """The website in the form in which it is counted; a *. in front is kept.
-
-    Raises ValueError if the text is not a website.
-    """
-    name = text.removeprefix("*.")
-    website, page = website_and_page(name)
-    if page != "/" or "*" in website:
-        raise ValueError(text)
-    return text[: -len(name)] + website
 
 
 def _is_sendable(token: str) -> None:
@@ -316,8 +316,10 @@ class _Environment(Schema):
     TAG_PATH = fields.String(load_default="/tag.js", validate=_IS_PATH)
     EVENTS_PATH = fields.String(load_default="/events", validate=_IS_PATH)
     PIXEL_PATH = fields.String(load_default="/pixel.gif", validate=_IS_PATH)
-    WRITE_KEYS = _WriteKeys(load_default=dict)
+    WRITE_KEYS = _Keys(load_default=dict)
     ADMIN_TOKEN = fields.String(load_default=None, validate=[_MIN_SECRET, _is_sendable])
+    READ_KEYS = _Keys(load_default=dict)
+    SHARE_SECRET = fields.String(load_default=None, validate=_MIN_SECRET)
     RATE_LIMIT = fields.String(load_default=None, validate=_is_rate)
     TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(0, 10))
     QUEUE_LIMIT = fields.Integer(load_default=100_000, validate=validate.Range(min=1))
@@ -342,6 +344,13 @@ class _Environment(Schema):
     ARCHIVE_URL = fields.String(load_default=None, validate=_has_backend)
     KAFKA_PUBLISH = _KafkaTopic(load_default=None)
     KAFKA_CONFIG = _KafkaConfig(load_default=dict)
+
+    @validates_schema
+    def _keys_differ(self, values: dict[str, Any], **_: Any) -> None:
+        keys = values.get("READ_KEYS", {}).keys()
+        if keys & {values.get("ADMIN_TOKEN")} or keys & values.get("WRITE_KEYS", {}).keys():
+            message = "A key must be neither the ADMIN_TOKEN nor one of WRITE_KEYS."
+            raise ValidationError(message, "READ_KEYS")
 
     @post_load
     def _build(self, values: dict[str, Any], **_: Any) -> Settings:

@@ -33,7 +33,8 @@ SPEAKS = ROOT / "deploy/k8s/base/probes/speaks.py"
 COMPONENT = "app.kubernetes.io/component"
 OLDEST, NEWEST = "1.30", "1.37"
 """The first Kubernetes with preStop.sleep, and the latest whose schemas are available here."""
-OPTIONAL = {"CLICK_SECRET", "WRITE_KEYS", "SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET"}
+OPTIONAL = {"CLICK_SECRET", "WRITE_KEYS", "READ_KEYS", "SHARE_SECRET"}
+OPTIONAL |= {"SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET"}
 
 Manifest = dict[str, Any]
 

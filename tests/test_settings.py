@@ -52,6 +52,7 @@ def test_a_write_key_is_for_all_websites_or_for_the_listed_ones(
     value: str, keys: dict[str, set[str]]
 ) -> None:
     assert read({"WRITE_KEYS": value}).write_keys == keys
+    assert read({"READ_KEYS": value}).read_keys == keys
 
 
 def test_addresses_networks_and_users_can_be_excluded() -> None:
@@ -179,6 +180,10 @@ def test_a_wrong_value_is_refused_in_a_sentence_that_names_it(variable: str, val
         ("ADMIN_TOKEN", "a token with a blank behind it "),
         ("ADMIN_TOKEN", "\ta token with a tab before it"),
         ("USER_HASH_SECRET", "hunter2"),
+        ("SHARE_SECRET", "hunter2"),
+        ("READ_KEYS", ","),
+        ("READ_KEYS", "hunter2=site1.com/page"),
+        ("READ_KEYS", "hunter2=site1.com site2.com"),
         ("FLOWER_BASIC_AUTH", "user:hunter2,hunter3"),
         ("FLOWER_BASIC_AUTH", "user:hunter2é"),
         ("REDIS_URL", "redis://:hunter2/3@localhost:6379/0"),
@@ -202,6 +207,16 @@ def test_a_wrong_value_that_may_hold_a_secret_is_named_but_not_shown(
     said = str(caught.value).partition(" is wrong: ")[2]
     assert "hunter" not in said
     assert "site1" not in said
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"WRITE_KEYS": "a, hunter2 and more letters"}, {"ADMIN_TOKEN": "hunter2 and more letters"}],
+)
+def test_a_read_key_is_nothing_else_too(others: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"^READ_KEYS=[.]{3} is wrong: ") as caught:
+        read({"READ_KEYS": "b, hunter2 and more letters"} | others)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_settings_do_not_show_their_secrets() -> None:

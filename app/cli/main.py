@@ -15,6 +15,7 @@ COMMANDS = [
     "demo",
     "sign-click",
     "report",
+    "share",
     "ads",
     "aggregate",
     "drain",

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from app.domain.urls import website_of
+from app.domain.urls import website_of, website_or_domain
 
 
 class Day(click.ParamType[date]):
@@ -30,6 +30,19 @@ class Website(click.ParamType[str]):
         """The website as it is counted. Ends the command with a sentence if it can't be one."""
         try:
             return website_of(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not a website: {error}", param, ctx)
+
+
+class WebsiteOrDomain(click.ParamType[str]):
+    """A website, or a domain with all its subdomains (`*.site1.com`)."""
+
+    name = "WEBSITE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """The website as it is counted. Ends the command with a sentence if it can't be one."""
+        try:
+            return website_or_domain(value)
         except ValueError as error:
             self.fail(f"{value!r} is not a website: {error}", param, ctx)
 

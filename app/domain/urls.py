@@ -192,3 +192,15 @@ def website_of(text: str) -> str:
     sentence.
     """
     return text if text in (ALL_WEBSITES, OTHER) else website_and_page(text)[0]
+
+
+def website_or_domain(text: str) -> str:
+    """The website that a key or link is for, as it is counted; a *. in front is kept.
+
+    Raises ValueError with a sentence if the text is not a website.
+    """
+    name = text.removeprefix("*.")
+    website, page = website_and_page(name)
+    if page != "/" or "*" in website:
+        raise ValueError("Not a website alone.")
+    return text[: -len(name)] + website

@@ -16,7 +16,7 @@ Redis keys:
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from operator import add
 from typing import Any, NamedTuple
@@ -98,6 +98,30 @@ class Counts:
         }
         return msgspec.json.encode(tables)
 
+    def of(self, is_theirs: Callable[[str], bool], ads: Collection[str] | None) -> "Counts":
+        """Only the counts of some websites, and of some ads of these (None: all, and all pages).
+
+        The rows of "*" are sums of theirs, except for visitors: how many of them are new on none of
+        these websites is not known.
+        """
+        found = Counts()
+        for table, rows in self._tables.items():
+            place = TABLES[table].names.index("website")
+            for names, counts in rows.items():
+                if names[place] == "*" or not is_theirs(names[place]):
+                    continue
+                if ads is None:
+                    found.add(table, names, counts)
+                elif table == "ads" and names[1] in ads:
+                    found.add(table, names, counts)
+                    found.add("clicks", names[:1], counts)
+        for table in ("views", "months", "clicks"):
+            place = TABLES[table].names.index("website")
+            for names, counts in list(found._tables[table].items()):
+                known = [counts[0], 0] if table == "months" else counts
+                found.add(table, (*names[:place], "*", *names[place + 1 :]), known)
+        return found
+
     def shown(self) -> dict[str, list[dict[str, Any]]]:
         """The largest rows of each table that has any, each with the names of its columns."""
         return {
@@ -171,24 +195,28 @@ def folds(redis: Redis) -> dict[str, int]:
 
 
 def minutes(
-    redis: Redis, now: float, name: str = "*"
+    redis: Redis, now: float, names: Sequence[str] = ("*",)
 ) -> tuple[list[dict[str, int]], dict[str, int]]:
     """The events by queue in each of the last MINUTES minutes, and how many transactions they hold.
 
     The minutes are in order, and the current one is the last. The `time` of each is its start in
-    seconds since the epoch. `name` is a website, or "*" for all. Transactions are by queue.
+    seconds since the epoch. Transactions are by queue. `names` are those whose events are added up:
+    websites, "*" for all of them, or pages or ads (website, space, name).
     """
+    # Without any name, ask for one that there is not: Redis refuses an empty list.
+    asked = list(names) or [""]
     last = int(now // 60)
     span = range(last - MINUTES + 1, last + 1)
     with redis.pipeline() as pipe:
         for minute in span:
             for queue in QUEUES:
-                pipe.zscore(_minute_key(minute, queue), name)
+                pipe.zmscore(_minute_key(minute, queue), asked)
         pipe.hmget(TOLD_KEY, list(QUEUES))
         *found, transactions = pipe.execute()
     scores = iter(found)
     rows = [
-        {"time": minute * 60} | {queue: int(next(scores) or 0) for queue in QUEUES}
+        {"time": minute * 60}
+        | {queue: sum(int(score or 0) for score in next(scores)) for queue in QUEUES}
         for minute in span
     ]
     return rows, _by_queue(transactions)

@@ -108,19 +108,30 @@ def ad_report(
     large, and Unavailable if the database can't be reached.
     """
     with database.snapshot(REPORT_SECONDS) as session:
-        reading = _Reading(session, rules)
-        groups = reading.groups(selection, by, _labels(by))
-        totals = reading.groups(selection, (), _labels(()))
-        rows = reading.rows(groups, by)
-        total = reading.total(totals)
-        if compared:
-            span, later = compared
-            before = selection._replace(first=span.first, last=span.last)
-            figures = reading.figures(reading.groups(before, by, _labels(by, later)))
-            nothing = _metrics(_Group(), 0)
-            for row, found in zip(rows, groups, strict=True):
-                row["previous"] = figures.get(found, nothing)
-            total["previous"] = reading.total(reading.groups(before, (), _labels(())))
+        return ad_report_in(session, selection, by, rules, compared)
+
+
+def ad_report_in(
+    session: Session,
+    selection: Selection,
+    by: Sequence[str],
+    rules: Rules,
+    compared: Earlier | None = None,
+) -> AdReport:
+    """The same, of the moment of this session. Also raises pymongo's errors."""
+    reading = _Reading(session, rules)
+    groups = reading.groups(selection, by, _labels(by))
+    totals = reading.groups(selection, (), _labels(()))
+    rows = reading.rows(groups, by)
+    total = reading.total(totals)
+    if compared:
+        span, later = compared
+        before = selection._replace(first=span.first, last=span.last)
+        figures = reading.figures(reading.groups(before, by, _labels(by, later)))
+        nothing = _metrics(_Group(), 0)
+        for row, found in zip(rows, groups, strict=True):
+            row["previous"] = figures.get(found, nothing)
+        total["previous"] = reading.total(reading.groups(before, (), _labels(())))
     return AdReport(_columns(by), rows, total, reading.notes)
 
 

@@ -4,9 +4,10 @@ import base64
 import heapq
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Annotated, Any
 
@@ -16,7 +17,6 @@ from mongoengine import Document
 from app.errors import InvalidRequest
 from app.store.database import Database, Session
 from app.store.documents import (
-    ALL_WEBSITES,
     AdDifferences,
     Clicks,
     ClickTotals,
@@ -30,6 +30,7 @@ from app.store.documents import (
     rank,
     shown,
 )
+from app.store.scope import EVERYTHING, Scope
 
 MAX_LIMIT = 1_000
 DEFAULT_LIMIT = 100
@@ -40,6 +41,10 @@ FEW_VIEWS = 5_000
 PAGES_AT_ONCE = 1_000
 KEYS_AT_ONCE = 500
 MAX_KEYS = 50_000
+MAX_ROWS = 50_000
+"""How many rows are read at most if a report is of some ads."""
+TOO_MUCH = "That is too much for one report: ask for fewer ads or websites."
+_COUNT_LENGTH = len(rank(0, ""))
 
 Row = dict[str, Any]
 _Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
@@ -68,24 +73,32 @@ def page_views(
     website: str | None = None,
     first: date | None = None,
     last: date | None = None,
+    *,
+    scope: Scope = EVERYTHING,
 ) -> Report:
     """Rows of website, page and views, most viewed first, over the days from `first` to `last`.
 
-    Like every report here, it raises InvalidRequest for a bad cursor, and Unavailable if the
-    database can't be reached.
+    Like every report here, it tells only of what is in the scope; views belong to no ad. It raises
+    InvalidRequest for a bad cursor, and Unavailable if the database can't be reached.
     """
     columns = ("website", "page", "views")
+    if scope.ads is not None:
+        return Report(columns, [])
+    websites = scope.rows_of(website)
     if first or last:
         days = on_days(first, last)
-        found = _by_totals(database, page, columns, website, days)
-        return found or _summed(database, page, columns, PageViews, _on_days(website, days))
-    if website is not None:
-        return _ranked(database, page, columns, PageTotals, "website_rank", website)
-    return _ranked(database, page, columns, PageTotals)
+        found = _by_totals(database, page, columns, websites, days, scope.sums_of(website))
+        return found or _summed(database, page, columns, PageViews, _on_days(websites, days))
+    return _ranked_of(database, page, columns, PageTotals, websites, counts=1)
 
 
 def _by_totals(
-    database: Database, page: Page, columns: tuple[str, ...], website: str | None, days: Row
+    database: Database,
+    page: Page,
+    columns: tuple[str, ...],
+    websites: Sequence[str] | None,
+    days: Row,
+    sums_of: Sequence[str],
 ) -> Report | None:
     """The most viewed pages of these days, found without summing up every page viewed on them.
 
@@ -94,47 +107,45 @@ def _by_totals(
     Naor, "Optimal aggregation algorithms for middleware", 2003). Returns None if there are so few
     views that summing up is cheaper, or if looking up MAX_KEYS was not enough.
     """
-    after = "" if page.cursor is None else _place(website, _after(page.cursor, 2))
-    field = "rank" if website is None else "website_rank"
+    after = ""
+    if page.cursor is not None:
+        number, of = _after(page.cursor, 2)
+        after = rank(number, *of)
     best: list[tuple[str, Row]] = []
     keys = 0
     with database.snapshot(REPORT_SECONDS) as session:
-        views = _views_by_day(website, days, session)
-        if sum(views.values()) <= FEW_VIEWS:
+        views = _views_by_day(sums_of, days, session)
+        if views.total() <= FEW_VIEWS:
             return None
-        bounds = {"$gt": ""} if website is None else _within(website)
-        while True:
-            totals = session[PageTotals].find({field: bounds}).sort(field, 1)
-            # Reading one row more shows whether there are more, without another query.
-            *chunk, following = [*totals.limit(PAGES_AT_ONCE + 1), None][: PAGES_AT_ONCE + 1]
+        totals = _in_order(session, PageTotals, websites, "", PAGES_AT_ONCE + 1, counts=1)
+        following = next(totals, None)
+        while following is not None:
+            chunk = [following, *islice(totals, PAGES_AT_ONCE - 1)]
             keys += len(chunk) * len(views)
             if keys > MAX_KEYS:
                 return None
             rows = [
-                (_place(website, (number, of)), dict(zip(columns, (*of, number), strict=True)))
+                (rank(number, *of), dict(zip(columns, (*of, number), strict=True)))
                 for of, number in _views_on(chunk, list(views), session).items()
                 if number > 0
             ]
             later = [row for row in rows if row[0] > after]
             best = heapq.nsmallest(page.limit + 1, best + later, key=itemgetter(0))
+            following = next(totals, None)
             is_whole = len(best) > page.limit
-            if following is None or (is_whole and best[page.limit][0] <= following[field]):
+            if following and is_whole and best[page.limit][0] <= following["rank"]:
                 break
-            bounds = {**bounds, "$gt": chunk[-1][field]}
     found = [row for _, row in best]
     return _report(page, columns, found, lambda row: [row["views"], [row["website"], row["page"]]])
 
 
-def _place(website: str | None, row: tuple[int, tuple[str, ...]]) -> str:
-    """The rank of a page with its views, among the pages of one website or of all."""
-    number, (of, path) = row
-    return rank(number, of, path) if website is None else rank(of, number, path)
-
-
-def _views_by_day(website: str | None, days: Row, session: Session) -> dict[str, int]:
-    """The views of each day that had any."""
-    query = {"website_day": of_website(website or ALL_WEBSITES, days)}
-    return {row["day"]: row["views"] for row in session[DayTotals].find(query)}
+def _views_by_day(websites: Sequence[str], days: Row, session: Session) -> Counter[str]:
+    """The views of each day that had any, of all these websites together."""
+    views: Counter[str] = Counter()
+    for website in websites:
+        for row in session[DayTotals].find({"website_day": of_website(website, days)}):
+            views[row["day"]] += row["views"]
+    return views
 
 
 def _views_on(pages: list[Row], dates: list[str], session: Session) -> Counter[tuple[str, str]]:
@@ -154,10 +165,18 @@ def filtered(
     website: str | None = None,
     first: date | None = None,
     last: date | None = None,
+    *,
+    scope: Scope = EVERYTHING,
 ) -> Report:
-    """Rows of website, type, reason and how many events count separately; most events first."""
+    """Rows of website, type, reason and how many events count separately; most events first.
+
+    Of which ads these were is not known.
+    """
     columns = ("website", "type", "reason", "events")
-    return _summed(database, page, columns, Filtered, _on_days(website, on_days(first, last)))
+    if scope.ads is not None:
+        return Report(columns, [])
+    matches = _on_days(scope.rows_of(website), on_days(first, last))
+    return _summed(database, page, columns, Filtered, matches)
 
 
 def differences(
@@ -167,6 +186,8 @@ def differences(
     ad_id: str | None = None,
     first: date | None = None,
     last: date | None = None,
+    *,
+    scope: Scope = EVERYTHING,
 ) -> Report:
     """Rows of website, ad_id, type, reason and events, most events first.
 
@@ -174,9 +195,10 @@ def differences(
     `app.store.differences`.
     """
     columns = ("website", "ad_id", "type", "reason", "events")
-    of_ad = {} if ad_id is None else {"ad_id": ad_id}
-    query = _on_days(website, on_days(first, last)) | of_ad
-    return _summed(database, page, columns, AdDifferences, query)
+    matches, ads = _on_days(scope.rows_of(website), on_days(first, last)), scope.ads_of(ad_id)
+    if ads is not None:
+        matches = [{**match, "ad_id": {"$in": ads}} for match in matches]
+    return _summed(database, page, columns, AdDifferences, matches)
 
 
 def _summed(
@@ -184,12 +206,14 @@ def _summed(
     page: Page,
     columns: tuple[str, ...],
     document: type[Document],
-    query: Row,
+    matches: Sequence[Row],
 ) -> Report:
-    """The sums of the last column over the documents found, grouped by the other columns."""
+    """The sums of the last column over the documents found, grouped by the other columns.
+
+    No group has documents that are found by two of the `matches`.
+    """
     *names, count = columns
     pipeline: list[Row] = [
-        {"$match": query},
         {"$group": {"_id": {name: f"${name}" for name in names}, count: {"$sum": f"${count}"}}},
         {"$project": {"_id": 0, count: 1} | {name: f"$_id.{name}" for name in names}},
         {"$match": {count: {"$gt": 0}}},
@@ -204,7 +228,12 @@ def _summed(
         pipeline.append({"$match": {"$or": later}})
     pipeline += [{"$sort": {count: -1, **dict.fromkeys(names, 1)}}, {"$limit": page.limit + 1}]
     with database.snapshot(REPORT_SECONDS) as session:
-        rows = list(session[document].aggregate(pipeline))
+        found = chain.from_iterable(
+            session[document].aggregate([{"$match": match}, *pipeline]) for match in matches
+        )
+        rows = heapq.nsmallest(
+            page.limit + 1, found, key=lambda row: (-row[count], *(row[name] for name in names))
+        )
     return _report(page, columns, rows, lambda row: [row[count], [row[name] for name in names]])
 
 
@@ -215,23 +244,25 @@ def daily_page_views(
     page_path: str | None = None,
     first: date | None = None,
     last: date | None = None,
+    *,
+    scope: Scope = EVERYTHING,
 ) -> Report:
     """Rows of day and views in order, including days without views.
 
     The default of `first` is the first day with a view, and that of `last` the last day with one.
     """
     columns = ("day", "views")
+    if scope.ads is not None:
+        return Report(columns, [])
     days = on_days(first, last)
     views: Counter[str] = Counter()
     with database.snapshot(REPORT_SECONDS) as session:
         if page_path is None:
-            query = {"website_day": of_website(website or ALL_WEBSITES, days)}
-            rows = session[DayTotals].find(query)
+            views = _views_by_day(scope.sums_of(website), days, session)
         else:
-            rows = _days_of_page(page_path, website, session)
-        for row in rows:
-            if days["$gte"] <= row["day"] <= days["$lte"]:
-                views[row["day"]] += row["views"]
+            for row in _days_of_page(page_path, scope.rows_of(website), session):
+                if days["$gte"] <= row["day"] <= days["$lte"]:
+                    views[row["day"]] += row["views"]
     known = [date.fromisoformat(day) for day in sorted(views)]
     if not known and not (first and last):
         return Report(columns, [])
@@ -248,21 +279,22 @@ def views_of_days(
     website: str | None = None,
     first: date | None = None,
     last: date | None = None,
+    *,
+    scope: Scope = EVERYTHING,
 ) -> int:
     """The views of a website, or of all websites, from a first to a last day."""
     days = on_days(first, last)
     with database.snapshot(REPORT_SECONDS) as session:
-        rows = session[DayTotals].find({"website_day": of_website(website or ALL_WEBSITES, days)})
-        return sum(row["views"] for row in rows)
+        return _views_by_day(scope.sums_of(website), days, session).total()
 
 
-def _days_of_page(path: str, website: str | None, session: Session) -> Any:
-    websites = [website]
-    if website is None:
-        found = session[PageTotals].find({"page": path})
-        websites = [row["website"] for row in found]
+def _days_of_page(path: str, websites: Sequence[str] | None, session: Session) -> Iterator[Any]:
+    if websites is None:
+        websites = [row["website"] for row in session[PageTotals].find({"page": path})]
     pages = [key(of, path) for of in websites]
-    return session[PageViews].find({"website_page": {"$in": pages}})
+    for start in range(0, len(pages), KEYS_AT_ONCE):
+        query = {"website_page": {"$in": pages[start : start + KEYS_AT_ONCE]}}
+        yield from session[PageViews].find(query)
 
 
 def impressions(
@@ -270,7 +302,8 @@ def impressions(
 ) -> Report:
     """Rows of month, website ("*": all together), impressions, visitors and closed.
 
-    Until a month is closed, it shows the current counts; after that, those of its aggregation.
+    Until a month is closed, it shows the current counts; after that, those of its aggregation. For
+    some websites or ads only, see `app.store.month_report`.
     """
     columns = ("month", "website", "impressions", "visitors", "closed")
     if month is not None and website is not None:
@@ -283,39 +316,82 @@ def impressions(
 
 
 def clicks(
-    database: Database, page: Page, website: str | None = None, ad_id: str | None = None
+    database: Database,
+    page: Page,
+    website: str | None = None,
+    ad_id: str | None = None,
+    *,
+    scope: Scope = EVERYTHING,
 ) -> Report:
     """Rows of website, ad_id, hits and clicks, most clicks first, then most hits."""
     columns = ("website", "ad_id", "hits", "clicks")
-    if website is not None and ad_id is not None:
-        return _one(database, columns, Clicks, key(website, ad_id))
-    if website is not None:
-        return _ranked(database, page, columns, Clicks, "website_rank", website)
-    if ad_id is not None:
-        return _ranked(database, page, columns, Clicks, "ad_rank", quoted(ad_id))
-    return _ranked(database, page, columns, Clicks)
+    websites, ads = scope.rows_of(website), scope.ads_of(ad_id)
+    if ads is None:
+        return _ranked_of(database, page, columns, Clicks, websites, counts=2)
+    if len(ads) == 1 and websites is None:
+        return _ranked(database, page, columns, Clicks, "ad_rank", quoted(ads[0]))
+    if len(ads) == 1 and websites is not None and len(websites) == 1:
+        return _one(database, columns, Clicks, key(websites[0], ads[0]))
+    after = "" if page.cursor is None else decode_cursor(page.cursor, str)
+    with database.snapshot(REPORT_SECONDS) as session:
+        rows = _clicks_of(session, websites, ads)
+    later = (row for row in rows if row["rank"] > after)
+    found = heapq.nsmallest(page.limit + 1, later, key=itemgetter("rank"))
+    return _report(page, columns, found, itemgetter("rank"))
 
 
-def click_totals(database: Database, website: str | None = None) -> Row:
+def _clicks_of(session: Session, websites: Sequence[str] | None, ads: Sequence[str]) -> list[Any]:
+    """The rows of these ads on these websites (None: all). Raises InvalidRequest if too many."""
+    if websites is not None and len(websites) * len(ads) <= MAX_KEYS:
+        keys = [key(website, ad_id) for website in websites for ad_id in ads]
+        queries: list[Row] = [
+            {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}
+            for start in range(0, len(keys), KEYS_AT_ONCE)
+        ]
+    else:
+        queries = [{"ad_rank": _within(quoted(ad_id))} for ad_id in ads]
+    theirs = None if websites is None else set(websites)
+    read = (row for query in queries for row in session[Clicks].find(query))
+    rows = list(islice(read, MAX_ROWS + 1))
+    if len(rows) > MAX_ROWS:
+        raise InvalidRequest({"website": [TOO_MUCH]})
+    return [row for row in rows if theirs is None or row["website"] in theirs]
+
+
+def click_totals(database: Database, website: str | None = None, scope: Scope = EVERYTHING) -> Row:
     """Hits and clicks of all ads of a website, or of all websites."""
     with database.snapshot(REPORT_SECONDS) as session:
-        found = session[ClickTotals].find_one({"_id": key(website or ALL_WEBSITES)})
-    return {name: found[name] if found else 0 for name in ("hits", "clicks")}
+        if scope.ads is None:
+            keys = [key(name) for name in scope.sums_of(website)]
+            found = [
+                row
+                for start in range(0, len(keys), KEYS_AT_ONCE)
+                for row in session[ClickTotals].find(
+                    {"_id": {"$in": keys[start : start + KEYS_AT_ONCE]}}
+                )
+            ]
+        else:
+            found = _clicks_of(session, scope.rows_of(website), scope.ads)
+    return {name: sum(row[name] for row in found) for name in ("hits", "clicks")}
 
 
-def is_known(database: Database, website: str) -> bool:
+def is_known(database: Database, website: str, scope: Scope = EVERYTHING) -> bool:
     """Whether anything was counted for a website. Raises Unavailable."""
-    within = {"$gte": key(website, ""), "$lt": key(website, "~")}
     with database.snapshot(REPORT_SECONDS) as session:
-        return any(
-            session[document].find_one({field: within}, {"_id": 1})
-            for document, field in (
-                (DayTotals, "website_day"),
-                (MonthCounts, "website_rank"),
-                (Clicks, "website_rank"),
-                (Filtered, "website_day"),
-            )
+        return any(_is_known(session, name) for name in scope.sums_of(website))
+
+
+def _is_known(session: Session, website: str) -> bool:
+    within = {"$gte": key(website, ""), "$lt": key(website, "~")}
+    return any(
+        session[document].find_one({field: within}, {"_id": 1})
+        for document, field in (
+            (DayTotals, "website_day"),
+            (MonthCounts, "website_rank"),
+            (Clicks, "website_rank"),
+            (Filtered, "website_day"),
         )
+    )
 
 
 def on_days(first: date | None, last: date | None) -> Row:
@@ -323,9 +399,11 @@ def on_days(first: date | None, last: date | None) -> Row:
     return {"$gte": str(first or "0000-00-00"), "$lte": str(last or "9999-99-99")}
 
 
-def _on_days(website: str | None, days: Row) -> Row:
-    """A query for a website, or all, on the days within these bounds."""
-    return {"day": days} if website is None else {"website_day": of_website(website, days)}
+def _on_days(websites: Sequence[str] | None, days: Row) -> list[Row]:
+    """Queries for these websites, or one for all, on the days within these bounds."""
+    if websites is None:
+        return [{"day": days}]
+    return [{"website_day": of_website(website, days)} for website in websites]
 
 
 def of_website(website: str, days: Row) -> Row:
@@ -353,6 +431,77 @@ def _ranked(
         found = session[document].find({field: bounds}).sort(field, 1)
         found = found.limit(page.limit + 1)
         return _report(page, columns, list(found), lambda row: row[field])
+
+
+def _ranked_of(
+    database: Database,
+    page: Page,
+    columns: tuple[str, ...],
+    document: type[Document],
+    websites: Sequence[str] | None,
+    *,
+    counts: int,
+) -> Report:
+    """A page of the documents of these websites (None: all), in the order of their ranks."""
+    if websites is None:
+        return _ranked(database, page, columns, document)
+    if len(websites) == 1:
+        return _ranked(database, page, columns, document, "website_rank", websites[0])
+    after = "" if page.cursor is None else decode_cursor(page.cursor, str)
+    with database.snapshot(REPORT_SECONDS) as session:
+        found = _in_order(session, document, websites, after, page.limit + 1, counts=counts)
+        return _report(page, columns, list(islice(found, page.limit + 1)), itemgetter("rank"))
+
+
+def _in_order(
+    session: Session,
+    document: type[Document],
+    websites: Sequence[str] | None,
+    after: str,
+    at_once: int,
+    *,
+    counts: int,
+) -> Iterator[Any]:
+    """The documents of these websites (None: all) whose `rank` is after this one, in its order.
+
+    `counts` is how many counts a rank begins with.
+    """
+    if websites is None:
+        return _one_by_one(session, document, "rank", {"$gt": after}, at_once)
+    each = max(2, at_once // max(1, len(websites)))
+    return heapq.merge(
+        *(
+            _one_by_one(session, document, "website_rank", _after_rank(name, after, counts), each)
+            for name in websites
+        ),
+        key=itemgetter("rank"),
+    )
+
+
+def _one_by_one(
+    session: Session, document: type[Document], field: str, bounds: Row, at_once: int
+) -> Iterator[Any]:
+    """The documents within these bounds in order, read when they are needed."""
+    while True:
+        rows = list(session[document].find({field: bounds}).sort(field, 1).limit(at_once))
+        yield from rows
+        if len(rows) < at_once:
+            return
+        bounds = {**bounds, "$gt": rows[-1][field]}
+
+
+def _after_rank(website: str, after: str, counts: int) -> Row:
+    """The bounds of the ranks in a website that come after this rank among all websites."""
+    bounds = _within(website)
+    if not after:
+        return bounds
+    length = counts * _COUNT_LENGTH
+    of, _, name = after[length:].partition(" ")
+    same = key(website, after[:length].rstrip(" "))
+    if website == of:
+        return {**bounds, "$gt": key(same, name)}
+    # All with the same counts come after it or before it: a space follows their counts.
+    return {**bounds, "$gt": same if website > of else f"{same}!"}
 
 
 def _within(name: str) -> Row:

@@ -8,14 +8,16 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable
 from datetime import date
+from itertools import islice
 from typing import Any, NamedTuple
 
 from mongoengine import Document
 
 from app.store import reports
 from app.store.database import Database
-from app.store.documents import ALL_WEBSITES, DayTotals, Filtered, PageViews, key
+from app.store.documents import DayTotals, Filtered, PageViews, key
 from app.store.reports import Page, Row
+from app.store.scope import EVERYTHING, Scope
 
 TOP = 50
 MAX_ROWS = 2_000
@@ -39,23 +41,26 @@ def pages(
     first: date | None,
     last: date | None,
     lately: Iterable[tuple[str, str]],
+    scope: Scope = EVERYTHING,
 ) -> Top:
-    """The most viewed pages of a website, or of all websites, from a first to a last day.
+    """The most viewed pages of a website, or of all in the scope, from a first to a last day.
 
     If the days have more than MAX_ROWS rows, only the pages seen `lately` (pairs of website and
     page) and the largest pages of all time are compared; their views are exact. Like every function
     here, it raises Unavailable if the database can't be reached.
     """
     if not first and not last:
-        return Top(reports.page_views(database, Page(TOP), website).items, is_exact=True)
+        found = reports.page_views(database, Page(TOP), website, scope=scope)
+        return Top(found.items, is_exact=True)
     columns = ("website", "page", "views")
-    found = _sums(database, PageViews, columns, website, first, last)
-    if found.is_exact:
-        return found
-    days = _days(database, website, first, last)
-    largest = reports.page_views(database, Page(ALL_TIME), website).items
+    top = _sums(database, PageViews, columns, website, reports.on_days(first, last), scope)
+    if top.is_exact:
+        return top
+    days = _days(database, website, first, last, scope)
+    largest = reports.page_views(database, Page(ALL_TIME), website, scope=scope).items
     named = [(row["website"], row["page"]) for row in largest]
-    seen = [pair for pair in lately if website in (None, pair[0])]
+    websites = scope.rows_of(website)
+    seen = [pair for pair in lately if websites is None or pair[0] in websites]
     candidates = dict.fromkeys([*named[:TOP], *seen, *named[TOP:]])
     keys = [key(of, day, page) for of, page in candidates for day in days][:MAX_KEYS]
     rows: list[Row] = []
@@ -66,12 +71,19 @@ def pages(
     return Top(_largest(rows, columns), is_exact=False)
 
 
-def filtered(database: Database, website: str | None, first: date | None, last: date | None) -> Top:
-    """The most common reasons why events of a website, or of all websites, count separately.
+def filtered(
+    database: Database,
+    website: str | None,
+    first: date | None,
+    last: date | None,
+    scope: Scope = EVERYTHING,
+) -> Top:
+    """The most common reasons why events of a website, or of all in the scope, count separately.
 
     If the days have more than MAX_ROWS rows, only that many are summed up.
     """
-    return _sums(database, Filtered, ("website", "type", "reason", "events"), website, first, last)
+    columns = ("website", "type", "reason", "events")
+    return _sums(database, Filtered, columns, website, reports.on_days(first, last), scope)
 
 
 def _sums(
@@ -79,14 +91,22 @@ def _sums(
     document: type[Document],
     columns: tuple[str, ...],
     website: str | None,
-    first: date | None,
-    last: date | None,
+    days: Row,
+    scope: Scope,
 ) -> Top:
-    days = reports.on_days(first, last)
-    query = {"day": days} if website is None else {"website_day": reports.of_website(website, days)}
+    if scope.ads is not None:  # of which ads they are is not known
+        return Top([], is_exact=True)
+    websites = scope.rows_of(website)
+    queries: list[Row] = [{"day": days}]
+    if websites is not None:
+        queries = [{"website_day": reports.of_website(name, days)} for name in websites]
     with database.snapshot(READ_SECONDS) as session:
-        found = session[document].find(query, dict.fromkeys(columns, 1))
-        rows = list(found.limit(MAX_ROWS + 1))
+        found = (
+            row
+            for query in queries
+            for row in session[document].find(query, dict.fromkeys(columns, 1)).limit(MAX_ROWS + 1)
+        )
+        rows = list(islice(found, MAX_ROWS + 1))
     return Top(_largest(rows, columns), is_exact=len(rows) <= MAX_ROWS)
 
 
@@ -101,12 +121,16 @@ def _largest(rows: Iterable[Row], columns: tuple[str, ...]) -> list[Row]:
 
 
 def _days(
-    database: Database, website: str | None, first: date | None, last: date | None
+    database: Database, website: str | None, first: date | None, last: date | None, scope: Scope
 ) -> list[str]:
     """The days with views, latest first."""
-    query = {
-        "website_day": reports.of_website(website or ALL_WEBSITES, reports.on_days(first, last))
-    }
+    days = reports.on_days(first, last)
     with database.snapshot(READ_SECONDS) as session:
-        found = session[DayTotals].find(query, {"day": 1})
-        return sorted((row["day"] for row in found), reverse=True)
+        found = {
+            row["day"]
+            for name in scope.sums_of(website)
+            for row in session[DayTotals].find(
+                {"website_day": reports.of_website(name, days)}, {"day": 1}
+            )
+        }
+    return sorted(found, reverse=True)

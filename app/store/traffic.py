@@ -11,6 +11,7 @@ from app.domain.events import AdClick, AdImpression, PageView
 from app.domain.periods import PERIOD_OF, Span
 from app.errors import InvalidRequest
 from app.store.ad_months import ALL_ADS, WHOLE_MONTH, Cell, days_in, known_months
+from app.store.ad_selection import Documents
 from app.store.database import Database, Session
 from app.store.documents import (
     ALL_WEBSITES,
@@ -47,15 +48,19 @@ def traffic(
     timezone: tzinfo,
     *,
     websites: Collection[str] | None = None,
+    ads: Collection[str] | None = None,
     first: date | None = None,
     last: date | None = None,
 ) -> Report:
     """Rows of COLUMNS in order, including those without any count. `by` is one of BY.
 
     They reach from `first` to `last`, or without these from the first to the last day with a count.
-    Raises InvalidRequest for a bad cursor or more than MOST_DAYS, and Unavailable if the database
-    can't be reached.
+    Ads have no views, so with `ads` these are null. Raises InvalidRequest for a bad cursor, for
+    more than MOST_DAYS, or for hours of some ads, which are not kept, and Unavailable if the
+    database can't be reached.
     """
+    if by == HOUR and ads is not None:
+        raise InvalidRequest({"by": ["Hours are not kept of each ad."]})
     for name, day in (("from", first), ("to", last)):
         if by == HOUR and day and day.year not in YEARS_WITH_HOURS:
             raise InvalidRequest({name: ["Hours of this day can't be shown."]})
@@ -65,7 +70,7 @@ def traffic(
         if by == HOUR:
             _add_hours(counts, session, names, _hours_within(first, last, timezone))
         else:
-            _add_days(counts, session, names, first, last)
+            _add_days(counts, session, names, ads, first, last)
     known = {local_hour(time, timezone)[:10] for time in counts} if by == HOUR else set(counts)
     if not known and not (first and last):
         return Report(COLUMNS, [])
@@ -87,6 +92,8 @@ def traffic(
     rows: list[dict[str, Any]] = [
         dict(zip(COLUMNS, (time, *counts.get(time, (0, 0, 0, 0))), strict=True)) for time in shown
     ]
+    if ads is not None:
+        rows = [row | {"views": None} for row in rows]
     if by == HOUR:
         rows = [row | {"time": local_hour(row["time"], timezone)} for row in rows]
     return Report(COLUMNS, rows, encode_cursor(shown[-1]) if len(times) > page.limit else None)
@@ -115,6 +122,7 @@ def _add_days(
     counts: Counts,
     session: Session,
     websites: Iterable[str],
+    ads: Collection[str] | None,
     first: date | None,
     last: date | None,
 ) -> None:
@@ -124,12 +132,15 @@ def _add_days(
         for month in known_months(session)
         if within["$gte"][:7] <= month <= within["$lte"][:7]
     ]
+    documents = Documents(session)
     for website in websites:
-        for row in session[DayTotals].find({"website_day": of_website(website, within)}):
-            counts[row["day"]][0] += row["views"]
-        keys = [Cell(website, ALL_ADS, month).key for month in months]
+        if ads is None:
+            for row in session[DayTotals].find({"website_day": of_website(website, within)}):
+                counts[row["day"]][0] += row["views"]
+        of_ads = (ALL_ADS,) if ads is None else ads
+        keys = [Cell(website, ad_id, month).key for month in months for ad_id in of_ads]
         for document, place in ((ImpressionMonth, 1), (ClickMonth, 2)):
-            for row in session[document].find({"_id": {"$in": keys}}):
+            for row in documents.find(document, "_id", keys):
                 for number, (events, more) in days_in(row).items():
                     day = f"{row['month']}-{number:02}"
                     if number != WHOLE_MONTH and within["$gte"] <= day <= within["$lte"]:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, request
 from flask_cors.core import get_cors_headers, get_cors_options
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import RequestRedirect
 
@@ -23,6 +23,7 @@ from app.redis.connection import connect
 from app.redis.known_names import KnownNames
 from app.settings import Settings, settings
 from app.store.database import Database
+from app.web.auth import close_to_readers, is_reader
 from app.web.cache import AnswerCache
 from app.web.context import RETRY_AFTER_SECONDS, Context, answer, context, install
 from app.web.invalid_traffic import TrafficFilter
@@ -95,8 +96,8 @@ def create_app(config: Settings | None = None) -> Flask:
     _protect_answers(app)
     headers_for_browsers = _allow_browsers(app, config)
     if config.rate_limit:
-        posting = (events.blueprint, pixel.blueprint, click_redirect.blueprint)
-        limit_rate(posting, app, config)
+        limited = (events.blueprint, pixel.blueprint, click_redirect.blueprint)
+        limit_rate(limited, app, config)
     else:  # the limit needs Flask's contexts
         app.wsgi_app = Shortcut(  # type: ignore[method-assign]
             app,
@@ -113,6 +114,8 @@ def create_app(config: Settings | None = None) -> Flask:
         *(metrics, documentation, dashboard, socket_io),
     ):
         app.register_blueprint(module.blueprint)
+    posting = (events, tag, pixel, click_redirect, socket_io)
+    close_to_readers(app, [module.blueprint for module in posting])
     _rename_paths(app, config)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Unavailable, _unavailable)
@@ -211,11 +214,20 @@ def _allow_browsers(app: Flask, config: Settings) -> Callable[[Request], Headers
 
 
 def _http_error(error: HTTPException) -> Response:
+    if isinstance(error, MethodNotAllowed) and _is_reader():
+        error = NotFound()  # a path that is for operators is as if it were not there
     response = answer({"error": error.description}, error.code or 500)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After", "WWW-Authenticate"):
             response.headers[name] = value
     return response
+
+
+def _is_reader() -> bool:
+    try:
+        return is_reader()
+    except (HTTPException, Unavailable):
+        return False
 
 
 def _unavailable(error: Unavailable) -> Response:

@@ -1,12 +1,16 @@
-"""Sessions: a browser sends one instead of the admin token, for 12 hours or until it logs out.
+"""Sessions: a browser sends one instead of a token, for 12 hours or until it logs out.
 
-Redis keys: `session:{HMAC of a session's random text}` for each open session. The admin token is
-the HMAC's key. So nobody can log in with the data in Redis, and a new token ends all sessions.
-Losing these keys ends the sessions too. Every function raises Unavailable.
+Redis keys: `session:{HMAC of a session's random text}` for each open session. The token that began
+it (the admin token or a read key) is the HMAC's key. So nobody can log in with the data in Redis,
+and a new token ends its sessions. Losing these keys ends them too.
+
+Every function raises Unavailable.
 """
 
 import hmac
 import secrets
+from collections.abc import Sequence
+from typing import Any
 
 from redis import Redis
 
@@ -28,10 +32,15 @@ def begin(redis: Redis, token: str) -> str:
     return session
 
 
-def is_open(redis: Redis, token: str, session: str) -> bool:
-    """Whether this text belongs to an open session."""
+def token_of(redis: Redis, tokens: Sequence[str], session: str) -> str | None:
+    """Which of these tokens began the open session that this text belongs to, or None."""
+    if not tokens:
+        return None
     with broker_errors():
-        return bool(redis.exists(_key(token, session)))
+        found: Any = redis.mget([_key(token, session) for token in tokens])
+    return next(
+        (token for token, kept in zip(tokens, found, strict=True) if kept is not None), None
+    )
 
 
 def end(redis: Redis, token: str, session: str) -> None:

@@ -19,10 +19,11 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.main import main
+from app.domain import share_links
 from app.journal.batches import Batch
 from app.journal.redis_journal import RedisJournal
 from app.redis.connection import connect
-from app.settings import ADDRESSES_FILE
+from app.settings import ADDRESSES_FILE, settings
 from app.store.ad_reports import METRICS
 from tests.support.collector import BIN, Stack
 from tests.support.receiver import Receiver
@@ -379,3 +380,42 @@ def views_today(stack: Stack) -> int:
     today = datetime.now(UTC).date()
     rows = stack.items(f"page-views/daily?from={today}&to={today}")
     return sum(int(row["views"]) for row in rows)  # type: ignore[call-overload]
+
+
+def test_a_shared_link_opens_what_it_was_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "a secret that signs links"
+    monkeypatch.setenv("SHARE_SECRET", secret)
+    settings.cache_clear()
+    command = ["share", "--website", "WWW.Site1.com", "--campaign", "Größe", "--days", "2"]
+    done = CliRunner().invoke(main, [*command, "--url", "https://count.example/"])
+    settings.cache_clear()
+    assert done.exit_code == 0
+    url, _, text = done.output.strip().rpartition("/")
+    assert url == "https://count.example/shared"
+    share = share_links.read(text, secret)
+    assert share[:3] == ("site1.com", "Größe", None)
+    assert abs(share.until - time.time() - 2 * 24 * 3600) < 60
+
+
+@pytest.mark.parametrize(
+    ("options", "secret", "said"),
+    [
+        ([], "", "Error: SHARE_SECRET is not set."),
+        (["--website", "a b"], "a secret that signs links", "is not a website"),
+        (["--website", "a.com/page"], "a secret that signs links", "is not a website"),
+        (["--campaign", ""], "a secret that signs links", "--campaign must have 1 to 200"),
+        (["--advertiser", "x" * 201], "a secret that signs links", "--advertiser must have 1 to"),
+        (["--advertiser", "\udcff"], "a secret that signs links", "not UTF-8"),
+        (["--days", "0"], "a secret that signs links", "--days"),
+    ],
+)
+def test_a_link_that_cannot_be_made_is_refused_in_a_sentence(
+    options: list[str], secret: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARE_SECRET", secret)
+    settings.cache_clear()
+    done = CliRunner().invoke(main, ["share", *options])
+    settings.cache_clear()
+    assert done.exit_code != 0
+    assert said in done.output
+    assert "/shared/" not in done.output

@@ -26,7 +26,7 @@ def test_minutes_hold_the_counts_of_each_minute_of_the_last_hour(journal: RedisJ
     assert len(minutes) == live.MINUTES
     assert minutes[-1] == {"time": int(NOW), "page_view": 1, "ad_impression": 0, "ad_click": 1}
     assert [minute["page_view"] for minute in minutes[:-1]] == [0] * 58 + [3]
-    assert live.minutes(journal.redis, NOW, "other.com")[0][-1]["page_view"] == 0
+    assert live.minutes(journal.redis, NOW, ["other.com"])[0][-1]["page_view"] == 0
 
 
 def test_a_minute_expires_once_it_is_no_longer_needed(journal: RedisJournal) -> None:

@@ -16,6 +16,7 @@ from app.store import months, reports
 from app.store.counting import Counting
 from app.store.database import Database
 from app.store.reports import Page, Report
+from app.store.scope import EVERYTHING, Scope
 from tests.support.counting import count_batch
 
 
@@ -195,19 +196,24 @@ def test_the_pages_together_make_up_the_whole_report(
 
 
 @pytest.mark.parametrize("limit", [1, 3, 1_000])
-@pytest.mark.parametrize("website", [None, "a.com"])
+@pytest.mark.parametrize(
+    ("website", "scope"),
+    [(None, EVERYTHING), ("a.com", EVERYTHING), (None, Scope(["a.com", "c.com", "b.com"]))],
+)
 def test_finding_the_top_pages_by_totals_gives_the_same_result_as_summing_them_all(
     database: Database,
     counting: Counting,
     monkeypatch: pytest.MonkeyPatch,
     website: str | None,
+    scope: Scope,
     limit: int,
 ) -> None:
-    viewed = [(f"{'ab'[n % 2]}.com", f"/{n * n % 19}", f"2026-11-{n % 7 + 10}") for n in range(300)]
+    viewed = [
+        (f"{'abcd'[n % 4]}.com", f"/{n * n % 19}", f"2026-11-{n % 7 + 10}") for n in range(300)
+    ]
     count_views(database, counting, *viewed)
-    read = partial(
-        reports.page_views, website=website, first=date(2026, 11, 11), last=date(2026, 11, 13)
-    )
+    days: dict[str, Any] = {"first": date(2026, 11, 11), "last": date(2026, 11, 13)}
+    read = partial(reports.page_views, website=website, scope=scope, **days)
     summed = all_pages(database, read, limit)
     assert len(summed) > 4
     monkeypatch.setattr(reports, "FEW_VIEWS", 0)

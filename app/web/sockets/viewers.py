@@ -1,13 +1,16 @@
 """The browsers that watch through this web process. One thread writes to all of them."""
 
 import logging
+import math
 import os
 import selectors
 import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 from redis import Redis
@@ -15,13 +18,17 @@ from redis.exceptions import RedisError
 
 from app.errors import Unavailable
 from app.redis.live import COUNTS_CHANNEL, SPIKE_CHANNEL, Counts, CountsMessage
+from app.redis.spikes import Spike
 from app.web.sockets.places import Places
+from app.web.sockets.visible import EVERYTHING, Visible
 
 TICK_SECONDS = 0.1
 SEND_SECONDS = 0.5
 """The counts of this many seconds are sent together."""
 HEARTBEAT_SECONDS = 15.0
 START_SECONDS = 1.0
+END_SECONDS = 1.0
+"""How often to look for viewers whose time is over."""
 MAX_VIEWERS = 1_000
 MAX_VIEWERS_OF_CLIENT = 200
 MAX_UNSENT_BYTES = 256 * 1024
@@ -51,6 +58,8 @@ class Viewers:
         self._redis = redis
         self._places = Places(MAX_VIEWERS, MAX_VIEWERS_OF_CLIENT)
         self._addresses: dict[socket.socket, str] = {}
+        self._visible: dict[socket.socket, Visible] = {}
+        self._until: dict[socket.socket, float] = {}
         self._new: deque[socket.socket] = deque()
         self._unsent: dict[socket.socket, bytes] = {}
         self._selector = selectors.DefaultSelector()
@@ -58,11 +67,18 @@ class Viewers:
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def join(self, connection: socket.socket, address: str) -> None:
+    def join(
+        self,
+        connection: socket.socket,
+        address: str,
+        visible: Visible = EVERYTHING,
+        until: float = math.inf,
+    ) -> None:
         """Take over a connection whose request has been read. Its socket can't be used any more.
 
-        `address` is the client's. If the client, or all clients together, have too many viewers, or
-        if Redis can't be reached, it raises Unavailable and leaves the connection as it is.
+        `address` is the client's. It is told of what is `visible` to it, until a moment in seconds
+        since the epoch. If the client, or all clients together, have too many viewers, or if Redis
+        can't be reached, it raises Unavailable and leaves the connection as it is.
         """
         with self._start:
             if self._thread is None:
@@ -78,6 +94,7 @@ class Viewers:
             self._places.leave(address)
             raise
         self._addresses[viewer] = address
+        self._visible[viewer], self._until[viewer] = visible, until
         self._new.append(viewer)
 
     def _run(self) -> None:
@@ -103,7 +120,7 @@ class Viewers:
             channels.subscribe(COUNTS_CHANNEL, SPIKE_CHANNEL)
             # Grouped by queue and folds: the reports hold either all counts of a group or none.
             waiting: dict[tuple[str, int], tuple[int, Counts]] = {}
-            send_at = beat_at = 0.0
+            send_at = beat_at = end_at = 0.0
             while True:
                 message = channels.get_message(timeout=TICK_SECONDS)
                 while message is not None:
@@ -116,23 +133,20 @@ class Viewers:
                             _, counts = waiting.setdefault(of, (told.number, Counts()))
                             counts.add_message(told.counts)
                         else:
-                            self._send_all(_event("spike", message["data"]))
+                            self._send_each(partial(_spike, message["data"]))
                     message = channels.get_message(timeout=0)
                 now = time.monotonic()
                 if waiting and now >= send_at:
-                    self._send_all(
-                        b"".join(
-                            _counts(*of, first, counts)
-                            for of, (first, counts) in waiting.items()
-                            if counts
-                        )
-                    )
+                    self._send_each(partial(_all_counts, waiting))
                     waiting, send_at = {}, now + SEND_SECONDS
                 if now >= beat_at:
                     # This finds viewers that are gone, and keeps proxies from closing connections.
                     self._send_all(b": alive\n\n")
                     channels.ping()
                     beat_at = now + HEARTBEAT_SECONDS
+                if now >= end_at:
+                    self._end()
+                    end_at = now + END_SECONDS
                 self._welcome()
                 self._let_go()
                 for viewer in [viewer for viewer, unsent in self._unsent.items() if unsent]:
@@ -158,6 +172,22 @@ class Viewers:
             if gone:
                 self._drop(viewer)
 
+    def _end(self) -> None:
+        """Drop the viewers that may no longer see anything."""
+        now = time.time()
+        for viewer in [viewer for viewer in self._unsent if self._until[viewer] <= now]:
+            self._drop(viewer)
+
+    def _send_each(self, events_for: Callable[[Visible], bytes]) -> None:
+        """Send each viewer what is made for all to whom the same is visible."""
+        made: dict[Visible, bytes] = {}
+        for viewer in list(self._unsent):
+            visible = self._visible[viewer]
+            if visible not in made:
+                made[visible] = events_for(visible)
+            if made[visible]:
+                self._send(viewer, made[visible])
+
     def _send_all(self, event: bytes) -> None:
         for viewer in list(self._unsent):
             self._send(viewer, event)
@@ -179,6 +209,7 @@ class Viewers:
         if self._unsent.pop(viewer, None) is not None:
             self._selector.unregister(viewer)
         self._places.leave(self._addresses.pop(viewer))
+        del self._visible[viewer], self._until[viewer]
         with suppress(OSError):
             viewer.close()
 
@@ -196,9 +227,28 @@ def taken_over(connection: socket.socket) -> socket.socket:
     return taken
 
 
-def _counts(queue: str, folds: int, first: int, counts: Counts) -> bytes:
-    mark = {"queue": queue, "folds": folds, "first": first}
-    return _event("counts", msgspec.json.encode(mark | counts.shown()))
+def _all_counts(waiting: Mapping[tuple[str, int], tuple[int, Counts]], visible: Visible) -> bytes:
+    """The events for viewers to whom this is visible."""
+    events = []
+    for (queue, folds), (first, counts) in waiting.items():
+        seen = visible.counts(counts)
+        # How often all counts were folded or published tells of others' too.
+        mark = {"folds": folds, "first": first} if visible.is_everything else {}
+        if seen:
+            payload = {"queue": queue} | mark | seen.shown()
+            events.append(_event("counts", msgspec.json.encode(payload)))
+    return b"".join(events)
+
+
+def _spike(data: bytes, visible: Visible) -> bytes:
+    """The event for viewers to whom this is visible. Whoever sees everything gets it unchanged."""
+    if visible.is_everything:
+        return _event("spike", data)
+    try:
+        seen = visible.spike(msgspec.json.decode(data, type=Spike))
+    except msgspec.DecodeError:  # of another release, so whose it is can't be told
+        return b""
+    return _event("spike", msgspec.json.encode(seen)) if seen else b""
 
 
 def _event(name: str, data: bytes) -> bytes:

@@ -17,6 +17,7 @@ const SETTLED_MS = 5_000; // after that the reports hold what was told
 
 const byId = (id) => document.getElementById(id);
 const main = document.querySelector("main");
+const isOperator = Boolean(byId("letters")); // a reader's page lacks what only operators may read
 const filters = byId("filters");
 const number = new Intl.NumberFormat("en");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -37,6 +38,7 @@ let isReading = false;
 let readSoonUntil = 0; // until then nothing that is told puts off the next reading
 let lately = []; // what was told, until the reports surely hold it
 let readAgain; // timers
+let readSoon = null;
 let pollAgain;
 
 // Filters live in the address.
@@ -99,7 +101,7 @@ async function load({ quietly = false } = {}) {
   try {
     const [snapshot, letters] = await Promise.all([
       get("/live/snapshot", { website: website(), from: query().get("from"), to: query().get("to") }),
-      get("/dead-letters", { limit: SHOWN_LETTERS }),
+      isOperator ? get("/dead-letters", { limit: SHOWN_LETTERS }) : null,
     ]);
     if (mine !== reading) return;
     const { today, folds, told, spikes, partial } = snapshot;
@@ -110,8 +112,10 @@ async function load({ quietly = false } = {}) {
     showProblem(null);
     main.setAttribute("aria-busy", "false");
     showFilters();
-    showLetters(letters.items);
-    showQueues(snapshot.queues);
+    if (isOperator) {
+      showLetters(letters.items);
+      showQueues(snapshot.queues);
+    }
     showFiltered(snapshot);
     showSpikes();
     show();
@@ -243,6 +247,11 @@ function connect() {
   });
   source.addEventListener("counts", (event) => {
     const told = { at: performance.now(), minute: presentMinute(), message: JSON.parse(event.data) };
+    if (!("folds" in told.message)) {
+      // What a reading holds can't be told from what it lacks, so read again.
+      readSoon ??= setTimeout(() => { readSoon = null; load({ quietly: true }); }, 1_000);
+      return;
+    }
     forgetTold();
     lately.push(told);
     if (state.today) add(told);
@@ -288,6 +297,10 @@ function show() {
 
 const shown = new Map();
 function showNumber(element, value) {
+  if (value === null) { // of some ads there are no views
+    element.textContent = "–";
+    return;
+  }
   const from = shown.get(element) ?? value;
   shown.set(element, value);
   if (element.textContent === number.format(value)) return;

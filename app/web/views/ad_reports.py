@@ -1,5 +1,6 @@
 """GET /reports/ads, /reports/traffic and /reports/frequency."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,8 @@ from app.store.ad_reports import METRICS, Rules, names_in, page_of, with_entries
 from app.store.ad_selection import Selection
 from app.store.documents import ALL_WEBSITES
 from app.store.reports import Row
-from app.web.auth import require_operator
+from app.store.scope import Scope
+from app.web.auth import open_to_readers, reader
 from app.web.context import context, query, text_filter
 from app.web.views.reports import (
     Query,
@@ -23,10 +25,12 @@ from app.web.views.reports import (
     form_and_page,
     month,
     report_answer,
+    require_reader,
 )
 
 blueprint = Blueprint("ad_reports", __name__, url_prefix="/reports")
-blueprint.before_request(require_operator)
+blueprint.before_request(require_reader)
+open_to_readers(blueprint)
 
 
 class _By(fields.String):
@@ -110,9 +114,10 @@ def ads() -> Response:
             compared = earlier(Span(filters["first"], filters["last"]), comparison)
         except (ValueError, OverflowError) as error:
             raise InvalidRequest({"from": ["There are no such earlier days."]}) from error
+    scope = reader().scope(context())
     selection = Selection(
-        _names(filters["website"]),
-        None if filters["ad_id"] is None else [filters["ad_id"]],
+        _names(filters["website"], scope),
+        scope.ads_of(filters["ad_id"]),
         *(filters[name] for name in ("campaign", "advertiser", "first", "last")),
     )
     rules = Rules(hashed_monthly=settings.user_hash_rotation == "month")
@@ -127,7 +132,9 @@ def ads() -> Response:
             rows = [row | _previous(row) for row in rows]
         return csv_answer(columns, rows, next_cursor)
     notes = {"notes": report.notes} if report.notes else {}
-    return report_answer(filters["website"], rows, next_cursor, totals=report.totals, **notes)
+    return report_answer(
+        filters["website"], scope, rows, next_cursor, totals=report.totals, **notes
+    )
 
 
 @blueprint.get("/traffic")
@@ -136,17 +143,19 @@ def show_traffic() -> Response:
     filters = query(TrafficQuery())
     form, page = form_and_page(filters)
     website = filters.pop("website")
+    scope = reader().scope(context())
     report = traffic.traffic(
         context().database,
         page,
         filters.pop("by"),
         context().settings.timezone,
-        websites=_names(website),
+        websites=_names(website, scope),
+        ads=scope.ads,
         **filters,
     )
     if form == "csv":
         return csv_answer(report.columns, report.items, report.next_cursor)
-    return report_answer(website, report.items, report.next_cursor)
+    return report_answer(website, scope, report.items, report.next_cursor)
 
 
 @blueprint.get("/frequency")
@@ -154,20 +163,22 @@ def frequency() -> Response:
     """How many users had how many impressions in a month, by default the current one."""
     filters = query(FrequencyQuery())
     now = datetime.now(context().settings.timezone)
+    scope = reader().scope(context())
     rows, notes = ad_reports.frequency(
         context().database,
         filters["month"] or month_of(now),
-        _names(filters["website"]),
-        None if filters["ad_id"] is None else [filters["ad_id"]],
+        _names(filters["website"], scope),
+        scope.ads_of(filters["ad_id"]),
     )
     if filters["format"] == "csv":
         return csv_answer(("impressions", "users"), rows, None)
-    return report_answer(filters["website"], rows, None, **({"notes": notes} if notes else {}))
+    more = {"notes": notes} if notes else {}
+    return report_answer(filters["website"], scope, rows, None, **more)
 
 
-def _names(website: str | None) -> list[str] | None:
+def _names(website: str | None, scope: Scope) -> Sequence[str] | None:
     """The websites that a filter names, None for all."""
-    return None if website in (None, ALL_WEBSITES) else [str(website)]
+    return scope.rows_of(None if website == ALL_WEBSITES else website)
 
 
 def _previous(row: Row) -> Row:

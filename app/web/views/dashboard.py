@@ -1,15 +1,28 @@
-"""GET /: the dashboard, and the form with which an operator logs in."""
+"""GET /: the dashboard, and the form or the link by which a browser gets to see it."""
 
 import logging
+import time
 from typing import Any
 
 from flask import Blueprint, Response, abort, make_response, redirect, render_template, request
 from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
 
+from app.domain import share_links
 from app.domain.addresses import client_network
 from app.web import sessions
-from app.web.auth import has_session, is_admin_token, is_from_own_page, require_operator
+from app.web.auth import (
+    LINK_COOKIE,
+    count_guess,
+    is_from_own_page,
+    open_to_readers,
+    reader,
+    require_few_guesses,
+    session_token,
+    share_in,
+    token_of,
+    tokens,
+)
 from app.web.context import context
 
 POLICY = (
@@ -18,6 +31,7 @@ POLICY = (
 )
 
 blueprint = Blueprint("dashboard", "app.web", static_folder="static", template_folder="templates")
+open_to_readers(blueprint)
 
 
 @blueprint.before_request
@@ -41,32 +55,34 @@ def only_what_is_ours(response: AnyResponse) -> AnyResponse:
 
 @blueprint.get("/")
 def dashboard() -> AnyResponse:
-    """The dashboard, or the form that asks for the admin token."""
+    """The dashboard of what may be read, or the form that asks for a token."""
     try:
-        require_operator()
+        asking = reader()
     except Unauthorized:
         return _page("login.html", 401)
     except TooManyRequests as error:
         return _page_to_wait(error)
     except Forbidden:
         return _page("login.html", 403, elsewhere=True)
-    return _page("dashboard.html", session=sessions.COOKIE in request.cookies)
+    cookies = {sessions.COOKIE, LINK_COOKIE} & request.cookies.keys()
+    return _page("dashboard.html", operator=asking.is_operator, session=bool(cookies))
 
 
 @blueprint.post("/")
 def login() -> AnyResponse:
-    """Begin a session for whoever knows the admin token, and show the dashboard."""
+    """Begin a session for whoever knows the admin token or a read key, and show the dashboard."""
     current = context()
-    token = current.settings.admin_token
     # Always redirect to this path. The query holds the dashboard's filters.
     response: AnyResponse = redirect(f"/?{request.query_string.decode('latin-1')}", 303)
-    if token is None:
+    if not tokens(current):
         return response
     try:
-        if not is_admin_token(request.form.get("token", "")):
-            return _page("login.html", 401, wrong=True)
+        token = token_of(request.form.get("token", ""))
     except TooManyRequests as error:
         return _page_to_wait(error)
+    if token is None:
+        return _page("login.html", 401, wrong=True)
+    _forget_link(response)
     response.set_cookie(
         sessions.COOKIE,
         sessions.begin(current.redis, token),
@@ -81,18 +97,52 @@ def login() -> AnyResponse:
 
 @blueprint.post("/logout")
 def logout() -> AnyResponse:
-    """End the session, also for everybody else who has its cookie."""
-    current = context()
-    if current.settings.admin_token is not None and has_session():
-        session = request.cookies[sessions.COOKIE]
-        sessions.end(current.redis, current.settings.admin_token, session)
+    """End the session, also for everybody else who has its cookie, and forget a link."""
+    token = session_token()
+    if token is not None:
+        sessions.end(context().redis, token, request.cookies[sessions.COOKIE])
     response: AnyResponse = redirect("/", 303)
     response.delete_cookie(sessions.COOKIE, httponly=True, samesite="Strict")
+    _forget_link(response)
     return response
 
 
+@blueprint.get(f"{share_links.PATH}<text>")
+def open_link(text: str) -> AnyResponse:
+    """Exchange a link of `eventstream share` for a cookie, so that it leaves the address."""
+    current = context()
+    if current.settings.share_secret is None:
+        abort(404)
+    try:
+        require_few_guesses(current)
+    except TooManyRequests as error:
+        return _page_to_wait(error)
+    share = share_in(text)
+    if share is None:
+        if not share_links.is_signed(text, current.settings.share_secret):
+            count_guess(current)
+        return _page("login.html", 403, ended=True)
+    response: AnyResponse = redirect("/", 303)
+    response.set_cookie(
+        LINK_COOKIE,
+        text,
+        max_age=max(1, share.until - int(time.time())),
+        secure=request.is_secure,
+        httponly=True,
+        # Strict cookies are not sent to the page that a link in a mail redirects to.
+        samesite="Lax",
+    )
+    return response
+
+
+def _forget_link(response: AnyResponse) -> None:
+    if LINK_COOKIE in request.cookies:
+        response.delete_cookie(LINK_COOKIE, httponly=True, samesite="Lax")
+
+
 def _page(name: str, status: int = 200, **shown: Any) -> Response:
-    return make_response(render_template(name, **shown), status)
+    read_keys = bool(context().settings.read_keys)
+    return make_response(render_template(name, read_keys=read_keys, **shown), status)
 
 
 def _page_to_wait(error: TooManyRequests) -> Response:

@@ -22,6 +22,7 @@ from app.redis.counters import TYPES
 from app.store import documents
 from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, RATES
 from app.store.differences import COLLISION, LATE
+from app.web.auth import is_closed_to_readers, is_reader, open_to_readers
 from app.web.context import answer, context
 from app.web.sockets.socket_io import HandshakeQuery
 from app.web.views import dashboard
@@ -42,6 +43,7 @@ from app.web.views.reports import (
 
 blueprint = Blueprint("documentation", "app.web", template_folder="templates")
 blueprint.after_request(dashboard.only_what_is_ours)
+open_to_readers(blueprint)
 
 Json = dict[str, Any]
 
@@ -61,6 +63,7 @@ def _list_of(items: Json) -> Json:
 
 _TEXT: Json = {"type": "string"}
 _NUMBER: Json = {"type": "integer", "minimum": 0}
+_MAYBE_NUMBER: Json = {"type": ["integer", "null"], "minimum": 0}
 _ERRORS: Json = {"type": "object", "description": "The errors, by field."}
 _ERROR = {**_object(error=_TEXT), "properties": {"error": _TEXT, "errors": _ERRORS}}
 _REJECTED = _object(index={**_NUMBER, "maximum": MAX_EVENTS - 1}, errors=_ERRORS)
@@ -124,7 +127,7 @@ def _rows(**columns: Json) -> Json:
 
 
 def _report(query: type[Schema], **columns: Json) -> _Operation:
-    return _Operation(_rows(**columns), (400, *_OPERATOR), query=query, key="token")
+    return _Operation(_rows(**columns), (400, *_READER), query=query, key="token")
 
 
 _BODY = {
@@ -151,9 +154,10 @@ _MONTH = _object(
     month=_TEXT,
     website={**_TEXT, "description": f"{documents.ALL_WEBSITES}: all websites together."},
     impressions=_NUMBER,
-    visitors=_NUMBER,
+    visitors={**_MAYBE_NUMBER, "description": "null: the sets to unite were dropped."},
     closed={"type": "boolean"},
 )
+_VIEWS = {**_MAYBE_NUMBER, "description": "null: only some ads may be read, which have none."}
 _MAYBE_TEXT: Json = {"type": ["string", "null"]}
 _AD = _object(ad_id=_TEXT, **dict.fromkeys(ENTERED, _MAYBE_TEXT))
 _AD_BODY = {
@@ -183,7 +187,8 @@ _FILTERED = {
     "reason": {**_TEXT, "enum": list(REASONS)},
     "events": _NUMBER,
 }
-_OPERATOR = (401, 403, 429, 503)
+_READER = (401, 403, 429, 503)
+_OPERATOR = (*_READER, 404)
 _OPERATIONS = {
     "ingest.post_events": _Operation(
         _and_maybe(
@@ -239,12 +244,12 @@ _OPERATIONS = {
             ),
             **_SAID,
         ),
-        (400, *_OPERATOR),
+        (400, *_READER),
         query=AdsQuery,
         key="token",
     ),
     "ad_reports.show_traffic": _report(
-        TrafficQuery, time=_TEXT, views=_NUMBER, impressions=_NUMBER, hits=_NUMBER, clicks=_NUMBER
+        TrafficQuery, time=_TEXT, views=_VIEWS, impressions=_NUMBER, hits=_NUMBER, clicks=_NUMBER
     ),
     "ad_reports.frequency": _report(
         FrequencyQuery, impressions={"type": ["integer", "string"]}, users=_NUMBER
@@ -255,21 +260,21 @@ _OPERATIONS = {
         query=AdsListQuery,
         key="token",
     ),
-    "ads.show_ad": _Operation(_AD, (*_OPERATOR, 404), key="token"),
+    "ads.show_ad": _Operation(_AD, _OPERATOR, key="token"),
     "ads.put_ad": _Operation(_AD, (400, *_OPERATOR, 413), body=_AD_BODY, key="token"),
-    "ads.delete_ad": _Operation(None, (*_OPERATOR, 404), 204, key="token"),
+    "ads.delete_ad": _Operation(None, _OPERATOR, 204, key="token"),
     "live.stream": _Operation(
         {**_TEXT, "description": "Events `counts` and `spike`, each with JSON as data."},
-        _OPERATOR,
+        _READER,
         media="text/event-stream",
         key="token",
     ),
     "live.snapshot": _Operation(
         _object(
             today={**_TEXT, "format": "date"},
-            views=_NUMBER,
+            views=_VIEWS,
             clicks=_object(hits=_NUMBER, clicks=_NUMBER),
-            minutes=_list_of(_object(time=_NUMBER, **dict.fromkeys(QUEUES, _NUMBER))),
+            minutes=_list_of(_object(time=_NUMBER, **dict.fromkeys(QUEUES, _MAYBE_NUMBER))),
             pages=_list_of(_object(website=_TEXT, page=_TEXT, views=_NUMBER)),
             ads=_list_of(_object(website=_TEXT, ad_id=_TEXT, hits=_NUMBER, clicks=_NUMBER)),
             filtered=_list_of(_object(**_FILTERED)),
@@ -305,7 +310,7 @@ _OPERATIONS = {
                 )
             ),
         ),
-        (400, *_OPERATOR),
+        (400, *_READER),
         query=SnapshotQuery,
         key="token",
     ),
@@ -328,9 +333,9 @@ _OPERATIONS = {
         query=LettersQuery,
         key="token",
     ),
-    "operations.drop_dead_letter": _Operation(None, (*_OPERATOR, 404), 204, key="token"),
+    "operations.drop_dead_letter": _Operation(None, _OPERATOR, 204, key="token"),
     "operations.replay_dead_letter": _Operation(
-        _RECEIPT, (400, *_OPERATOR, 404, 413), 202, body=_CORRECTED, key="token"
+        _RECEIPT, (400, *_OPERATOR, 413), 202, body=_CORRECTED, key="token"
     ),
     "operations.replay_all_dead_letters": _Operation(
         _object(accepted=_NUMBER, remaining=_NUMBER), _OPERATOR, 202, key="token"
@@ -359,34 +364,36 @@ _OWN_BODY = {
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """This description, as OpenAPI 3.1."""
-    return answer(_described(_this_app()))
+    return answer(_described(_this_app(), is_reader()))
 
 
 @blueprint.get("/docs")
 def docs() -> Response:
     """This description, as a page."""
-    return Response(_page(_this_app()))
+    return Response(_page(_this_app(), is_reader()))
 
 
 def _this_app() -> Flask:
     return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
 
 
-@lru_cache(maxsize=1)
-def _page(app: Flask) -> str:
-    return render_template("docs.html", spec=_described(app))
+@lru_cache(maxsize=2)
+def _page(app: Flask, for_readers: bool) -> str:
+    return render_template("docs.html", spec=_described(app, for_readers))
 
 
-@lru_cache(maxsize=1)
-def _described(app: Flask) -> Json:
+@lru_cache(maxsize=2)
+def _described(app: Flask, for_readers: bool) -> Json:
+    """The description: for readers, only of what is there for them."""
     plugin = MarshmallowPlugin()
     spec = APISpec("eventstream", version("eventstream"), "3.1.0", plugins=[plugin])
     settings = context().settings
     spec.components.schema("Event", schema=EventSchema())
-    spec.components.schema("DeadLetter", component=_LETTER)
-    spec.components.schema("Ad", schema=AdBody())
+    if not for_readers:
+        spec.components.schema("DeadLetter", component=_LETTER)
+        spec.components.schema("Ad", schema=AdBody())
     keys = {}
-    if settings.admin_token:
+    if settings.admin_token or settings.read_keys:
         keys["token"] = {"type": "http", "scheme": "bearer"}
     if settings.write_keys:
         keys["writeKey"] = {"type": "apiKey", "in": "header", "name": "X-Write-Key"}
@@ -395,6 +402,8 @@ def _described(app: Flask) -> Json:
     for rule in app.url_map.iter_rules():
         if rule.endpoint.split(".")[0] == dashboard.blueprint.name:
             continue  # pages for people
+        if for_readers and is_closed_to_readers(app, rule.endpoint):
+            continue
         operation = _OPERATIONS[rule.endpoint]
         view = app.view_functions[rule.endpoint]
         described: Json = {

@@ -1,8 +1,9 @@
 """GET /live: events as they are counted, and the snapshot that the dashboard begins with."""
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -12,19 +13,34 @@ from redis import Redis
 
 from app.redis import counters, live, spikes
 from app.redis.connection import broker_errors
-from app.store import reports, tops
+from app.store import ad_reports, month_report, reports, tops
+from app.store.ad_reports import Rules
+from app.store.ad_selection import Selection
 from app.store.documents import ALL_WEBSITES
 from app.store.reports import Page
-from app.web.auth import require_operator
+from app.store.scope import Scope
+from app.web.auth import Reader, open_to_readers, reader
 from app.web.context import Context, context, query, text_filter
+from app.web.sockets.visible import Visible
 
 MONTHS = Page(reports.MAX_LIMIT)
 READ_AGAIN = 4
 NOTED_SECONDS = 0.02
 """Within this time after a fold, the worker records that it has folded."""
 
+ADS_SECONDS = 60
+"""How long a reader of some ads watches, before it is looked up again which ones these are."""
+MAX_ADS_BY_MINUTE = 500
+"""Of how many ads on a website the events a minute are added up at most, for a reader of ads."""
+
 blueprint = Blueprint("live", __name__)
-blueprint.before_request(require_operator)
+open_to_readers(blueprint)
+
+
+@blueprint.before_request
+def require_reader() -> None:
+    """Refuse a request of somebody who may read nothing."""
+    reader()
 
 
 class SnapshotQuery(Schema):
@@ -49,29 +65,47 @@ def stream() -> Response:
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
         abort(501, "Live counts need the collector's own web server.")
+    visible, until = _visible(reader(), context())
     response = Response(mimetype="text/event-stream")
     if request.method != "HEAD":
-        context().viewers.join(connection, request.remote_addr or "")
+        context().viewers.join(connection, request.remote_addr or "", visible, until)
         # Nobody gets this response: what gunicorn writes from now on goes nowhere.
         response.headers["Connection"] = "close"
     return response
+
+
+def _visible(asking: Reader, current: Context) -> tuple[Visible, float]:
+    """What a reader may see, and until when, in seconds since the epoch."""
+    ads, until = asking.ads(current), asking.until or math.inf
+    if ads is None:
+        return Visible(asking.websites), until
+    # Which ads these are may change, so let the viewer come again.
+    return Visible(asking.websites, frozenset(ads)), min(until, time.time() + ADS_SECONDS)
 
 
 @blueprint.get("/live/snapshot")
 def snapshot() -> Response:
     """What the dashboard shows for a website or all websites, for these days or for today.
 
-    Each combination of these is read at most once a second, however many dashboards ask for it.
+    Each combination of these is read at most once a second for each reader, however many dashboards
+    ask for it.
     """
     asked = query(SnapshotQuery())
-    current = context()
-    content = current.answers.get(tuple(asked.items()), lambda: _snapshot(current, **asked))
+    current, asking = context(), reader()
+    content = current.answers.get(
+        (asking, *asked.items()), lambda: _snapshot(current, asking, **asked)
+    )
     return Response(content, mimetype="application/json")
 
 
 def _snapshot(
-    current: Context, website: str | None, first: date | None, last: date | None
+    current: Context,
+    asking: Reader,
+    website: str | None,
+    first: date | None,
+    last: date | None,
 ) -> bytes:
+    scope = asking.scope(current)
     now = datetime.now(current.settings.timezone)
     if first is None and last is None:
         first = last = now.date()
@@ -80,34 +114,42 @@ def _snapshot(
         redis,
         {
             "page_view": lambda: {
-                "views": reports.views_of_days(database, website, first, last),
-                "pages": tops.pages(database, website, first, last, _busiest_pages(redis)),
-                "filtered": tops.filtered(database, website, first, last),
+                "views": None
+                if asking.is_of_ads
+                else reports.views_of_days(database, website, first, last, scope=scope),
+                "pages": tops.pages(database, website, first, last, _busiest_pages(redis), scope),
+                "filtered": tops.filtered(database, website, first, last, scope),
             },
             "ad_impression": lambda: {
-                "months": reports.impressions(
-                    database, MONTHS, website=website or ALL_WEBSITES
+                "months": month_report.impressions(
+                    database, MONTHS, website=website or ALL_WEBSITES, scope=scope
                 ).items
             },
             "ad_click": lambda: {
-                "clicks": reports.click_totals(database, website),
-                "ads": reports.clicks(database, Page(tops.TOP), website).items,
+                "clicks": reports.click_totals(database, website, scope),
+                "ads": reports.clicks(database, Page(tops.TOP), website, scope=scope).items,
             },
         },
     )
     tables: dict[str, tops.Top] = {name: shown[name] for name in ("pages", "filtered")}
     shown |= {name: table.rows for name, table in tables.items()}
+    names = _names_by_minute(current, website, scope)
+    ads = None if scope.ads is None else frozenset(scope.ads)
+    visible = Visible(asking.websites, ads)
     with broker_errors():
-        minutes, told = live.minutes(redis, time.time(), website or ALL_WEBSITES)
+        minutes, told = live.minutes(redis, time.time(), names)
         found = spikes.latest(redis)
         other = counters.values(redis, counters.OTHER)
-    backlog = current.journal.backlog()
+    backlog = current.journal.backlog() if asking.is_operator else {}
     shown |= {
         "today": now.date().isoformat(),
         "partial": [name for name, table in tables.items() if not table.is_exact],
-        "folds": folds,
-        "told": told,
-        "minutes": minutes,
+        # They count what others have too.
+        "folds": folds if asking.reads_all else {},
+        "told": told if asking.reads_all else {},
+        "minutes": [minute | {"page_view": None} for minute in minutes]
+        if asking.is_of_ads
+        else minutes,
         "queues": [
             {
                 "queue": queue,
@@ -116,11 +158,27 @@ def _snapshot(
             }
             for queue, of_queue in backlog.items()
         ],
-        # These belong to no website. A snapshot of one website must reveal nothing about others.
-        "other": other if website is None else {},
-        "spikes": [spike for spike in found if website in (None, spike.website)],
+        # These belong to no website. Whoever sees only one website must learn nothing of others.
+        "other": other if website is None and asking.reads_all else {},
+        "spikes": [
+            of_theirs
+            for spike in found
+            if website in (None, spike.website)
+            if (of_theirs := visible.spike(spike))
+        ],
     }
     return msgspec.json.encode(shown)
+
+
+def _names_by_minute(current: Context, website: str | None, scope: Scope) -> Sequence[str]:
+    """The names whose events a minute are added up: websites, or the ads of these."""
+    if scope.ads is None:
+        return scope.sums_of(website)
+    yesterday = datetime.now(current.settings.timezone).date() - timedelta(days=1)
+    selection = Selection(scope.rows_of(website), scope.ads, first=yesterday)
+    report = ad_reports.ad_report(current.database, selection, ("website", "ad"), Rules())
+    rows, _ = ad_reports.page_of(report, Page(MAX_ADS_BY_MINUTE), "hits")
+    return [f"{row['website']} {row['ad_id']}" for row in rows]
 
 
 def _busiest_pages(redis: Redis) -> Iterator[tuple[str, str]]:

@@ -9,13 +9,20 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from app.domain.csv import as_csv
 from app.domain.urls import website_of
-from app.store import reports
+from app.store import month_report, reports
 from app.store.reports import Row
-from app.web.auth import require_operator
+from app.store.scope import Scope
+from app.web.auth import open_to_readers, reader
 from app.web.context import answer, context, query, text_filter
 
 blueprint = Blueprint("reports", __name__, url_prefix="/reports")
-blueprint.before_request(require_operator)
+open_to_readers(blueprint)
+
+
+@blueprint.before_request
+def require_reader() -> None:
+    """Refuse a request of somebody who may read nothing, before looking at its parameters."""
+    reader()
 
 
 def day(parameter: str) -> fields.Date:
@@ -108,7 +115,7 @@ def daily_page_views() -> Response:
 @blueprint.get("/impressions")
 def impressions() -> Response:
     """Impressions and visitors by month and website."""
-    return _report(ImpressionsQuery(), reports.impressions)
+    return _report(ImpressionsQuery(), month_report.impressions)
 
 
 @blueprint.get("/clicks")
@@ -132,10 +139,11 @@ def differences() -> Response:
 def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:
     filters = query(schema)
     form, page = form_and_page(filters)
-    report = read(context().database, page, **filters)
+    scope = reader().scope(context())
+    report = read(context().database, page, scope=scope, **filters)
     if form == "csv":
         return csv_answer(report.columns, report.items, report.next_cursor)
-    return report_answer(filters["website"], report.items, report.next_cursor)
+    return report_answer(filters["website"], scope, report.items, report.next_cursor)
 
 
 def form_and_page(filters: dict[str, Any]) -> tuple[str, reports.Page]:
@@ -144,13 +152,22 @@ def form_and_page(filters: dict[str, Any]) -> tuple[str, reports.Page]:
 
 
 def report_answer(
-    website: str | None, rows: list[Row], next_cursor: str | None, **more: Any
+    website: str | None, scope: Scope, rows: list[Row], next_cursor: str | None, **more: Any
 ) -> Response:
-    """A page of a report as JSON. It says if the website that was asked for is not known."""
+    """A page of a report as JSON. It says if the website that was asked for is not known.
+
+    A website that is not in the scope is not known either.
+    """
     payload = {"items": rows, **more, "next_cursor": next_cursor}
-    if website and not rows and not reports.is_known(context().database, website):
+    if website and not rows and not _is_known(website, scope):
         payload["unknown"] = ["website"]
     return answer(payload)
+
+
+def _is_known(website: str, scope: Scope) -> bool:
+    if scope.ads is None:
+        return reports.is_known(context().database, website, scope)
+    return month_report.is_known(context().database, website, scope)
 
 
 def csv_answer(columns: Sequence[str], rows: list[Row], next_cursor: str | None) -> Response:

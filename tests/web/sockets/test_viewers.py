@@ -3,6 +3,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from app.redis.connection import connect
 from app.redis.live import SPIKE_CHANNEL, Counted, Counts
 from app.web.sockets import viewers as watched
 from app.web.sockets.viewers import HEAD, Viewers
+from app.web.sockets.visible import Visible
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
@@ -30,12 +32,12 @@ def join(viewers: Viewers) -> Iterator[Join]:
     """Makes a viewer; returns its end of the connection."""
     with ExitStack() as open_until_the_end:
 
-        def make(address: str = "192.0.2.7") -> socket.socket:
+        def make(address: str = "192.0.2.7", *visible: Any) -> socket.socket:
             server, client = socket.socketpair()
             open_until_the_end.enter_context(client)
             client.settimeout(5)
             with server:
-                viewers.join(server, address)
+                viewers.join(server, address, *visible)
             return client
 
         yield make
@@ -189,3 +191,31 @@ def test_viewers_are_limited_in_total_and_per_client(viewers: Viewers, join: Joi
     leaving.close()
     wait_until(lambda: len(viewers._unsent) == 2)
     join("2001:db8::3")
+
+
+def test_each_viewer_is_told_only_of_what_is_visible_to_it(
+    journal: RedisJournal, join: Join
+) -> None:
+    everything = join()
+    theirs = join("192.0.2.8", Visible(frozenset({"site2.com"})))
+    for client in (everything, theirs):
+        read_until(client, HEAD)
+    for number in range(1, 4):
+        record_views(journal, number, website=f"site{number}.com")
+    told = read_until(everything, b"site3.com")
+    assert {f"site{number}.com".encode() in told for number in (1, 2, 3)} == {True}
+    seen = read_until(theirs, b"site2.com").partition(b"data: ")[2]
+    assert json.loads(seen.partition(b"\n")[0]) == {
+        "queue": "page_view",
+        "views": [
+            {"website": website, "day": "2026-11-24", "views": 2} for website in ("site2.com", "*")
+        ],
+    }
+
+
+def test_a_viewer_whose_time_is_over_is_dropped(join: Join) -> None:
+    stays, goes = join(), join("192.0.2.8", Visible(), time.time() + 1)
+    for client in (stays, goes):
+        read_until(client, HEAD)
+    wait_until(lambda: is_closed(goes))
+    assert not is_closed(stays)

@@ -40,7 +40,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with start_stack(tmp_path_factory.mktemp("browser"), ADMIN_TOKEN=TOKEN) as stack:
+    secrets = {"ADMIN_TOKEN": TOKEN, "SHARE_SECRET": "a secret that signs links"}
+    with start_stack(tmp_path_factory.mktemp("browser"), **secrets) as stack:
         assert stack.process.poll() is None, stack.output.read_text()
         yield stack
 
@@ -409,6 +410,47 @@ def test_logging_out_ends_the_session_even_for_a_copy_of_its_cookie(
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_label("Admin token")).to_be_visible()
         assert httpx.get(f"{collector.url}/reports/clicks", cookies=session).status_code == 401
+
+
+@pytest.mark.parametrize("narrowed", [[], ["--campaign", "shared"]])
+def test_a_shared_link_shows_its_part_of_the_dashboard_as_it_is_counted(
+    collector: Stack, browser: Browser, narrowed: list[str]
+) -> None:
+    site, other = f"{uuid.uuid4()}.com", f"{uuid.uuid4()}.com"
+    entered = httpx.put(
+        f"{collector.url}/ads/34",
+        json={"campaign": "shared"},
+        headers={"Authorization": f"Bearer {TOKEN}"},
+    )
+    assert entered.status_code == 200
+    url = collector.run("eventstream", "share", "--website", site, *narrowed).stdout.strip()
+    problems: list[str] = []
+    with browser.new_context(base_url=collector.url) as context:
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "console", lambda said: problems.append(said.text) if said.type == "error" else None
+        )
+        page.goto(url)
+        is_live(page)
+        assert page.url == f"{collector.url}/"
+        expect(page.get_by_text("Queues")).to_have_count(0)
+        expect(page.get_by_text("Dead letters")).to_have_count(0)
+        for website in (other, site):
+            post(collector, "PageView", website, 2)
+            post(collector, "AdImpression", website, 3)
+            post(collector, "AdClick", website, 4)
+        expect(page.locator("#hits")).to_have_text("4", timeout=15_000)
+        expect(page.locator("#impressions")).to_have_text("3", timeout=15_000)
+        expect(page.locator("#views")).to_have_text("\u2013" if narrowed else "2", timeout=15_000)
+        expect(page.locator("#ads")).to_contain_text("34")
+        expect(page.locator("#chart canvas")).to_be_visible()
+        assert other not in page.content()
+        shoot(page, f"shared{len(narrowed)}")
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Admin token")).to_be_visible()
+    # After the link is left, the log-in form is answered with 401.
+    assert [problem for problem in problems if "401" not in problem] == []
 
 
 def serious_in(page: Page) -> None:

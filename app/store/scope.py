@@ -1,0 +1,83 @@
+"""Which websites and ads a report may tell of."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from app.store.database import Database, Session
+from app.store.documents import (
+    ALL_WEBSITES,
+    ClickMonth,
+    Clicks,
+    DayTotals,
+    Filtered,
+    ImpressionMonth,
+    MonthCounts,
+)
+
+NOWHERE = " "
+"""A website that no event is of: no website contains a space."""
+READ_SECONDS = 10.0
+
+_FOUND_BY = (
+    (DayTotals, "website_day"),
+    (MonthCounts, "website_rank"),
+    (Clicks, "website_rank"),
+    (Filtered, "website_day"),
+    (ImpressionMonth, "website_month"),
+    (ClickMonth, "website_month"),
+)
+"""The documents of what may be counted for a website, and the index that begins with it."""
+
+
+class Scope(NamedTuple):
+    """The websites and the ads that a report may tell of; None: all of them."""
+
+    websites: Sequence[str] | None = None
+    ads: Sequence[str] | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self == EVERYTHING
+
+    def narrowed(self, website: str | None) -> str | None:
+        """The website of a filter, or NOWHERE if a report may not tell of it."""
+        if website in (None, ALL_WEBSITES) or self.websites is None or website in self.websites:
+            return website
+        return NOWHERE
+
+    def rows_of(self, website: str | None) -> Sequence[str] | None:
+        """The websites whose rows a report with this filter has; None: all."""
+        return self.websites if website is None else [self.narrowed(website) or NOWHERE]
+
+    def sums_of(self, website: str | None) -> Sequence[str]:
+        """The websites whose sums together are what this filter asks for."""
+        if website not in (None, ALL_WEBSITES):
+            return [self.narrowed(website) or NOWHERE]
+        return [ALL_WEBSITES] if self.websites is None else self.websites
+
+    def ads_of(self, ad_id: str | None) -> Sequence[str] | None:
+        """The ads that a report with this filter is of; None: all."""
+        if ad_id is None:
+            return self.ads
+        return [ad_id] if self.ads is None or ad_id in self.ads else []
+
+
+EVERYTHING = Scope()
+
+
+def websites(database: Database) -> list[str]:
+    """Every website that anything was counted for, in no order. Raises Unavailable."""
+    with database.snapshot(READ_SECONDS) as session:
+        found = {name for document, field in _FOUND_BY for name in _names(session, document, field)}
+    return list(found - {ALL_WEBSITES})
+
+
+def _names(session: Session, document: type, field: str) -> Iterator[str]:
+    """The websites in an index, by leaping over the other entries of each."""
+    after = ""
+    while row := session[document].find_one(
+        {field: {"$gt": after}}, {"website": 1}, sort=[(field, 1)]
+    ):
+        yield row["website"]
+        after = f"{row['website']}!"  # comes right after a space, which follows a website
