@@ -38,6 +38,7 @@ imports = (
     "tasks.spikes",
     "tasks.retention",
     "tasks.names",
+    "tasks.statement",
 )
 # RabbitMQ keeps quorum queues on several nodes.
 _arguments = {"x-queue-type": "quorum"} if _rabbit else None
@@ -80,5 +81,6 @@ beat_schedule = {
     "retain": {"task": "tasks.retain", "schedule": 60.0, "options": _expiring},
     "tidy": {"task": "tasks.tidy", "schedule": 60.0, "options": _expiring},
     "load-names": {"task": "tasks.load_names", "schedule": 5.0, "options": _expiring},
+    "statements": {"task": "tasks.statements", "schedule": 10.0, "options": _expiring},
     "sweep": {"task": "tasks.sweep", "schedule": 5.0, "options": _expiring},
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 import fsspec
@@ -29,6 +29,7 @@ from app.domain.addresses import Network, network_of
 from app.domain.urls import origin_of, website_or_domain
 from app.errors import SettingsError
 
+MAX_MAIL_ADDRESSES = 20
 ADDRESSES_FILE = "addresses.json"
 SECRET_FILE = "user-hash-secret"  # noqa: S105
 """The file in DATA_DIR with the USER_HASH_SECRET that `eventstream up` made itself."""
@@ -38,7 +39,7 @@ _SECRET = {
     *("REDIS_URL", "BROKER_URL", "MONGODB_URL", "ARCHIVE_URL", "KAFKA_CONFIG"),
     *("ADMIN_TOKEN", "WRITE_KEYS", "CLICK_SECRET", "USER_HASH_SECRET", "FLOWER_BASIC_AUTH"),
     *("READ_KEYS", "SHARE_SECRET"),
-    *("SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET"),
+    *("SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET", "STATEMENT_WEBHOOK", "SMTP_URL"),
 }
 """Settings that are or may contain a secret. No error message shows their value."""
 _MIN_SECRET = validate.Length(min=16, error="Must have at least {min} characters.")
@@ -46,6 +47,8 @@ _IS_PATH = validate.Regexp(
     r"(/(?!\.+(/|\Z))[A-Za-z0-9._~-]+)+\Z",
     error="Must be a path such as /js/main.js, with only letters, digits and . _ ~ -",
 )
+_MAIL_ADDRESS = re.compile(r"(?=.{3,254}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]+")
+"""An address that a header and an SMTP command may hold as it is (RFC 5321, section 4.1.2)."""
 _KEY_OF_WEBSITES = re.compile(r"([^=,]+=*)=([^=,]+(?:,[^=,]+)*)")
 
 
@@ -54,6 +57,21 @@ class KafkaTopic(NamedTuple):
 
     brokers: str
     topic: str
+
+
+@dataclass(frozen=True, repr=False)
+class SmtpServer:
+    """A mail server, the login if it asks for one, and the sender if one was named.
+
+    With `is_tls` the connection is encrypted from its start. There is no `repr`, to hide secrets.
+    """
+
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = None
+    sender: str | None = None
+    is_tls: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +115,9 @@ class Settings:
     spike_webhook: str | None
     spike_webhook_secret: str | None
     spike_webhook_private: bool
+    statement_webhook: str | None
+    statement_email: tuple[str, ...]
+    smtp_url: SmtpServer | None
     log_level: str
     user_hash_secret: str | None
     user_hash_rotation: Literal["never", "month"]
@@ -145,6 +166,55 @@ class _Origins(_Names):
             return tuple(map(origin_of, super()._deserialize(*args, **kwargs)))
         except ValueError as error:
             raise ValidationError(str(error)) from error
+
+
+class _Addresses(_Names):
+    """A comma-separated list of mail addresses."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        addresses = super()._deserialize(*args, **kwargs)
+        if len(addresses) > MAX_MAIL_ADDRESSES:
+            raise ValidationError(f"At most {MAX_MAIL_ADDRESSES} addresses.")
+        for address in addresses:
+            _is_address(address)
+        return tuple(dict.fromkeys(addresses))
+
+
+def _is_address(text: str) -> None:
+    if not _MAIL_ADDRESS.fullmatch(text):
+        raise ValidationError("Must be mail addresses such as me@example.com, in ASCII.")
+
+
+class _SmtpUrl(fields.String):
+    """smtp(s)://user:password@host:port?from=address, of which only the host is required."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        url = super()._deserialize(*args, **kwargs)
+        _scheme("smtp", "smtps")(url)
+        _is_encoded(url.partition("?from=")[0])
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if (
+            not parts.hostname
+            or parts.path.strip("/")
+            or parts.fragment
+            or options.keys() - {"from"}
+        ):
+            raise ValidationError("Must be smtp://user:password@host:port, with ?from= if need be.")
+        login = [
+            None if part is None else unquote(part) for part in (parts.username, parts.password)
+        ]
+        if any(login) and not all(login):
+            raise ValidationError("Must have both user and password, or neither.")
+        if not all(re.fullmatch(r"[ -~]+", part) for part in login if part):
+            raise ValidationError("User and password must be ASCII.")
+        user, password = login
+        sender = options.get("from", user if user and _MAIL_ADDRESS.fullmatch(user) else None)
+        if sender is not None:
+            _is_address(sender)
+        is_tls = parts.scheme == "smtps"
+        port = parts.port or (465 if is_tls else 587 if user else 25)
+        return SmtpServer(parts.hostname, port, user or None, password or None, sender, is_tls)
 
 
 class _Keys(_Names):
@@ -331,6 +401,9 @@ class _Environment(Schema):
     SPIKE_WEBHOOK = fields.Url(load_default=None, schemes={"http", "https"}, require_tld=False)
     SPIKE_WEBHOOK_SECRET = fields.String(load_default=None)
     SPIKE_WEBHOOK_PRIVATE = fields.Boolean(load_default=False)
+    STATEMENT_WEBHOOK = fields.Url(load_default=None, schemes={"http", "https"}, require_tld=False)
+    STATEMENT_EMAIL = _Addresses(load_default=())
+    SMTP_URL = _SmtpUrl(load_default=None)
     LOG_LEVEL = fields.String(
         load_default="INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
     )
@@ -351,6 +424,11 @@ class _Environment(Schema):
         if keys & {values.get("ADMIN_TOKEN")} or keys & values.get("WRITE_KEYS", {}).keys():
             message = "A key must be neither the ADMIN_TOKEN nor one of WRITE_KEYS."
             raise ValidationError(message, "READ_KEYS")
+
+    @validates_schema
+    def _can_mail(self, values: Mapping[str, Any], **_: Any) -> None:
+        if values.get("STATEMENT_EMAIL") and not values.get("SMTP_URL"):
+            raise ValidationError("Needs SMTP_URL.", "STATEMENT_EMAIL")
 
     @post_load
     def _build(self, values: dict[str, Any], **_: Any) -> Settings:

@@ -39,6 +39,7 @@ const together = [
   "filtered",
   "consumed_offsets",
   "outgoing",
+  "statements",
   "schema",
 ];
 

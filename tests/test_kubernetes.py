@@ -35,6 +35,7 @@ OLDEST, NEWEST = "1.30", "1.37"
 """The first Kubernetes with preStop.sleep, and the latest whose schemas are available here."""
 OPTIONAL = {"CLICK_SECRET", "WRITE_KEYS", "READ_KEYS", "SHARE_SECRET"}
 OPTIONAL |= {"SPIKE_WEBHOOK", "SPIKE_WEBHOOK_SECRET"}
+OPTIONAL |= {"STATEMENT_WEBHOOK", "STATEMENT_EMAIL", "SMTP_URL"}
 
 Manifest = dict[str, Any]
 

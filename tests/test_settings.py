@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import SettingsError
-from app.settings import ADDRESSES_FILE, SECRET_FILE, read, without_secrets
+from app.settings import ADDRESSES_FILE, SECRET_FILE, SmtpServer, read, without_secrets
 
 
 def test_the_defaults_work_on_one_machine() -> None:
@@ -136,6 +136,14 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("USER_HASH_ROTATION", "week"),
         ("RETENTION_DAYS", "42"),
         ("ARCHIVE", "maybe"),
+        ("STATEMENT_EMAIL", "nobody"),
+        ("STATEMENT_EMAIL", "a@example.com, b"),
+        ("STATEMENT_EMAIL", "Me <me@example.com>"),
+        ("STATEMENT_EMAIL", "mé@example.com"),
+        ("STATEMENT_EMAIL", "a b@example.com"),
+        ("STATEMENT_EMAIL", ","),
+        ("STATEMENT_EMAIL", ",".join(f"a{n}@example.com" for n in range(21))),
+        ("STATEMENT_EMAIL", "a@example.com"),
         ("KAFKA_PUBLISH", "localhost:9092"),
         ("KAFKA_PUBLISH", "localhost:9092/a topic"),
     ],
@@ -197,6 +205,24 @@ def test_a_wrong_value_is_refused_in_a_sentence_that_names_it(variable: str, val
         ("KAFKA_CONFIG", '{"security.protocol": "hunter2"}'),
         ("SPIKE_WEBHOOK", "ftp://hooks.example/hunter2"),
         ("ARCHIVE_URL", "nothing://user:hunter2@there"),
+        ("STATEMENT_WEBHOOK", "ftp://hooks.example/hunter2"),
+        ("SMTP_URL", "mail.example.com"),
+        ("SMTP_URL", "http://user:hunter2@mail.example.com"),
+        ("SMTP_URL", "smtp://user:hunter2/3@mail.example.com"),
+        ("SMTP_URL", "smtp://user:3/hunter2@mail.example.com"),
+        ("SMTP_URL", "smtp://user:3?hunter2@mail.example.com"),
+        ("SMTP_URL", "smtp://user:3#hunter2@mail.example.com"),
+        ("SMTP_URL", "smtp://user:hunter2@mail.example.com:port"),
+        ("SMTP_URL", "smtp://user:hunter2@mail.example.com:99999"),
+        ("SMTP_URL", "smtp://user:hunter2@mail.example.com/path"),
+        ("SMTP_URL", "smtp://user:hunter2@mail.example.com?to=a"),
+        ("SMTP_URL", "smtp://user:hunter2@mail.example.com?from=hunter2"),
+        ("SMTP_URL", "smtp://user:hunter2@mail.example.com?from=a%0Ab@example.com"),
+        ("SMTP_URL", "smtp://user:hunter2%C3%A9@mail.example.com"),
+        ("SMTP_URL", "smtp://user:hunter2%0D%0Aa@mail.example.com"),
+        ("SMTP_URL", "smtp://hunter2@mail.example.com"),
+        ("SMTP_URL", "smtp://:hunter2@mail.example.com"),
+        ("SMTP_URL", "smtp://"),
     ],
 )
 def test_a_wrong_value_that_may_hold_a_secret_is_named_but_not_shown(
@@ -237,6 +263,34 @@ def test_settings_do_not_show_their_secrets() -> None:
 )
 def test_a_url_is_shown_without_its_secrets(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("smtp://localhost", SmtpServer("localhost", 25)),
+        ("smtp://[::1]:2525/", SmtpServer("::1", 2525)),
+        ("smtps://mail.example.com", SmtpServer("mail.example.com", 465, is_tls=True)),
+        (
+            "smtp://me%40example.com:a%2Fb%3F%40@mail.example.com",
+            SmtpServer("mail.example.com", 587, "me@example.com", "a/b?@", "me@example.com"),
+        ),
+        (
+            "smtps://me:secret@mail.example.com:1465?from=us@example.com",
+            SmtpServer("mail.example.com", 1465, "me", "secret", "us@example.com", is_tls=True),
+        ),
+    ],
+)
+def test_a_mail_server_is_given_by_its_url(url: str, expected: SmtpServer) -> None:
+    settings = read({"SMTP_URL": url, "STATEMENT_EMAIL": "a@example.com, b@example.com"})
+    assert settings.smtp_url == expected
+    assert settings.statement_email == ("a@example.com", "b@example.com")
+    assert "secret" not in repr(settings.smtp_url)
+
+
+def test_an_address_without_a_mail_server_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"STATEMENT_EMAIL=.* is wrong: Needs SMTP_URL"):
+        read({"STATEMENT_EMAIL": "a@b.c"})
 
 
 def test_a_topic_is_given_with_its_brokers() -> None:

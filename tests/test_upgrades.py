@@ -267,5 +267,6 @@ def test_migrate_says_what_it_did(
         "schema 5: an outbox for the archive and the mirror, 0 documents changed",
         "schema 6: ads by day, and numbers for users, 0 documents changed",
         "schema 7: what makes figures differ, by ad and day, 0 documents changed",
-        "the database has schema 7",
+        "schema 8: statements of months, 0 documents changed",
+        "the database has schema 8",
     ]

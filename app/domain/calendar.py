@@ -83,9 +83,20 @@ def next_month(month: str) -> str:
     return f"{year + number // 12:04}-{number % 12 + 1:02}"
 
 
+def month_before(month: str) -> str:
+    """The month (YYYY-MM) before this one."""
+    return str(date.fromisoformat(f"{month}-01") - timedelta(days=1))[:7]
+
+
 def is_over(month: str, now: datetime) -> bool:
     """Whether a month (YYYY-MM) has ended at `now`, which is in the collector's zone."""
     return month < month_of(now)
+
+
+def closing(month: str, timezone: tzinfo | None) -> datetime:
+    """The moment from which a month (YYYY-MM) may be closed."""
+    first = date.fromisoformat(f"{next_month(month)}-01")
+    return datetime.combine(first, time(CLOSING_HOUR), timezone)
 
 
 def stage(month: str, now: datetime) -> str:

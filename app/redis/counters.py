@@ -121,6 +121,18 @@ LETTERS_DROPPED = Counted(
     "kind",
     ("events", "batches"),
 )
+STATEMENT_FAILURES = Counted(
+    "eventstream_statement_failures",
+    "Attempts to deliver a month's statement that failed; there are more later.",
+    "channel",
+    ("webhook", "mail"),
+)
+STATEMENTS_GIVEN_UP = Counted(
+    "eventstream_statements_given_up",
+    "Statements of months that could not be delivered in a week.",
+    "channel",
+    ("webhook", "mail"),
+)
 WRITE_SECONDS = Measured(
     "eventstream_write_seconds", "Time to write the events of requests to the journal.", SECONDS
 )
@@ -145,6 +157,8 @@ COUNTED = (
     APPLY_RETRIES,
     FOLD_CONFLICTS,
     LETTERS_DROPPED,
+    STATEMENT_FAILURES,
+    STATEMENTS_GIVEN_UP,
 )
 MEASURED = (WRITE_SECONDS, APPLY_SECONDS, APPLY_EVENTS)
 

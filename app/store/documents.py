@@ -117,7 +117,10 @@ class DayTotals(Document):
     day = StringField(required=True)
     views = IntField(required=True)
     website_day = StringField(required=True)
-    meta: ClassVar[dict[str, Any]] = {"collection": "day_totals", "indexes": ["website_day"]}
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "day_totals",
+        "indexes": ["website_day", "day"],
+    }
 
 
 class ImpressionMonth(Document):
@@ -437,6 +440,41 @@ class Outgoing(Document):
     meta: ClassVar[dict[str, Any]] = {"collection": "outgoing"}
 
 
+class Delivery(EmbeddedDocument):
+    """How far a statement has come on its way: `state` is due, delivered or given up.
+
+    It may be tried at `due_at`, and until `until`. `reached` are the addresses that have the mail.
+    """
+
+    state = StringField(required=True)
+    due_at = DateTimeField(required=True)
+    until = DateTimeField(required=True)
+    tries = IntField(required=True)
+    reached = ListField(StringField())
+
+
+class Statement(Document):
+    """The statement of a month, or a correction of it. Key: month, number.
+
+    The number of the statement itself is 0. Its document is there before it is made, says when its
+    figures are to be read next, and who reads them until when. `content` is what is sent, packed by
+    `app.store.statements`. The ids of a month's statements have the same `token`.
+    """
+
+    key = StringField(primary_key=True)
+    month = StringField(required=True)
+    number = IntField(required=True)
+    token = StringField(required=True)
+    made_at = DateTimeField()
+    content = BinaryField()
+    webhook = EmbeddedDocumentField(Delivery)
+    mail = EmbeddedDocumentField(Delivery)
+    check_at = DateTimeField()
+    read_by = StringField()
+    read_until = DateTimeField()
+    meta: ClassVar[dict[str, Any]] = {"collection": "statements", "indexes": ["month"]}
+
+
 class Schema(Document):
     """The version of this database: how many of `app.store.migrations` it has been through.
 
@@ -479,5 +517,6 @@ COLLECTIONS: tuple[type[Document], ...] = (
     Expiry,
     ConsumedOffset,
     Outgoing,
+    Statement,
     Schema,
 )

@@ -340,4 +340,5 @@ MIGRATIONS = (
     Step("an outbox for the archive and the mirror", _begin_outbox),
     Step("ads by day, and numbers for users", _begin_days),
     Step("what makes figures differ, by ad and day", _make_indexes),
+    Step("statements of months", _make_indexes),
 )

@@ -17,6 +17,7 @@ from mongoengine import Document
 from app.errors import InvalidRequest
 from app.store.database import Database, Session
 from app.store.documents import (
+    ALL_WEBSITES,
     AdDifferences,
     Clicks,
     ClickTotals,
@@ -201,6 +202,15 @@ def differences(
     return _summed(database, page, columns, AdDifferences, matches)
 
 
+def filtered_by_reason(
+    database: Database, website: str | None, first: date, last: date
+) -> list[Row]:
+    """Rows of type, reason and events, for events of a website, or of all, that count apart."""
+    columns = ("type", "reason", "events")
+    matches = _on_days(None if website is None else [website], on_days(first, last))
+    return _summed(database, Page(MAX_LIMIT), columns, Filtered, matches).items
+
+
 def _summed(
     database: Database,
     page: Page,
@@ -286,6 +296,13 @@ def views_of_days(
     days = on_days(first, last)
     with database.snapshot(REPORT_SECONDS) as session:
         return _views_by_day(scope.sums_of(website), days, session).total()
+
+
+def views_by_website(database: Database, day: date) -> dict[str, int]:
+    """The views that each website had on a day, if any."""
+    with database.snapshot(REPORT_SECONDS) as session:
+        rows = session[DayTotals].find({"day": str(day)}, {"_id": 0, "website": 1, "views": 1})
+        return {row["website"]: row["views"] for row in rows if row["website"] != ALL_WEBSITES}
 
 
 def _days_of_page(path: str, websites: Sequence[str] | None, session: Session) -> Iterator[Any]:

@@ -92,6 +92,7 @@ def test_a_database_from_before_versions_existed_is_brought_up_to_date(
         "schema 5: an outbox for the archive and the mirror, 0 documents changed",
         "schema 6: ads by day, and numbers for users, 1 documents changed",
         "schema 7: what makes figures differ, by ad and day, 0 documents changed",
+        "schema 8: statements of months, 0 documents changed",
     ]
     assert {row["last_day"] for row in database[HitTally].find()} == {"2025-11-24"}
     assert "last_day_1" in database[HitTally].index_information()

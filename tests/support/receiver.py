@@ -1,5 +1,7 @@
 """A server that records its requests."""
 
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +43,35 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(self.server.body)
 
     def log_message(self, *_: Any) -> None: ...
+
+
+@contextmanager
+def abrupt_receiver(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """The URL of a server that answers with these bytes and dies, and the bodies that it got.
+
+    It answers only one request; later ones are refused.
+    """
+    bodies: list[bytes] = []
+
+    def answer_one() -> None:
+        taken, _ = server.accept()
+        server.close()
+        with taken, taken.makefile("rb") as request:
+            length = 0
+            while line := request.readline().strip():
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            bodies.append(request.read(length))
+            taken.sendall(answer)
+            # Reset, as by a process that is killed (SO_LINGER of 0 seconds).
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer_one)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", bodies
+        thread.join()
 
 
 @contextmanager
