@@ -42,7 +42,7 @@ from app.settings import Settings
 from app.store import documents, folding, migrations, reports
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
-from app.store.reports import Page
+from app.store.paging import Page
 from tests.support.own_tasks import tasks_with
 from tests.support.waiting import wait_until
 from tests.tasks.conftest import StartWorker, start_worker  # noqa: F401

@@ -14,7 +14,7 @@ import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from app.domain.csv import as_csv
-from app.store.reports import Row
+from app.store.paging import Row
 from app.store.statement_figures import METRICS, Content, Part
 from app.store.statements import Owed
 

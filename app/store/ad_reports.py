@@ -28,8 +28,8 @@ from app.store.ad_selection import (
 from app.store.ads import AdEntry
 from app.store.database import Database, Session
 from app.store.documents import ClickMonth, ImpressionMonth, Schema, UserSet
+from app.store.paging import REPORT_SECONDS, Page, Row, decode_cursor, encode_cursor
 from app.store.reach import SETS_DROPPED, Reach, Reached, ReachReader
-from app.store.reports import REPORT_SECONDS, Page, Row, decode_cursor, encode_cursor
 
 METRICS = (
     *("impressions", "reach", "frequency", "hits", "clicks"),

@@ -7,7 +7,7 @@ from pymongo import ReplaceOne
 
 from app.store.database import Database, Session, deadline
 from app.store.documents import Ad
-from app.store.reports import Page, decode_cursor, encode_cursor
+from app.store.paging import Page, decode_cursor, encode_cursor
 
 SECONDS = 10.0
 AT_ONCE = 500

@@ -13,15 +13,8 @@ from app.store.ad_reports import Rules, ad_report_in
 from app.store.ad_selection import TOO_MUCH, Selection
 from app.store.database import Database, Session
 from app.store.documents import ALL_WEBSITES, MonthCounts, key, rank, shown
-from app.store.reports import (
-    KEYS_AT_ONCE,
-    REPORT_SECONDS,
-    Page,
-    Report,
-    Row,
-    decode_cursor,
-    encode_cursor,
-)
+from app.store.paging import REPORT_SECONDS, Page, Report, Row, decode_cursor, encode_cursor
+from app.store.reports import KEYS_AT_ONCE
 from app.store.scope import EVERYTHING, Scope
 
 COLUMNS = ("month", "website", "impressions", "visitors", "closed")

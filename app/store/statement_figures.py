@@ -19,7 +19,7 @@ from app.store.ad_reports import Rules, ad_report, page_of, with_entries
 from app.store.ad_selection import Selection
 from app.store.database import Database
 from app.store.documents import ALL_WEBSITES
-from app.store.reports import Page, Row
+from app.store.paging import Page, Row
 
 METRICS = ("impressions", "reach", "frequency", "hits", "clicks", "ctr", "views")
 COUNTS = ("impressions", "hits", "clicks", "views")

@@ -16,7 +16,7 @@ from mongoengine import Document
 from app.store import reports
 from app.store.database import Database
 from app.store.documents import DayTotals, Filtered, PageViews, key
-from app.store.reports import Page, Row
+from app.store.paging import Page, Row, of_website, on_days
 from app.store.scope import EVERYTHING, Scope
 
 TOP = 50
@@ -53,7 +53,7 @@ def pages(
         found = reports.page_views(database, Page(TOP), website, scope=scope)
         return Top(found.items, is_exact=True)
     columns = ("website", "page", "views")
-    top = _sums(database, PageViews, columns, website, reports.on_days(first, last), scope)
+    top = _sums(database, PageViews, columns, website, on_days(first, last), scope)
     if top.is_exact:
         return top
     days = _days(database, website, first, last, scope)
@@ -83,7 +83,7 @@ def filtered(
     If the days have more than MAX_ROWS rows, only that many are summed up.
     """
     columns = ("website", "type", "reason", "events")
-    return _sums(database, Filtered, columns, website, reports.on_days(first, last), scope)
+    return _sums(database, Filtered, columns, website, on_days(first, last), scope)
 
 
 def _sums(
@@ -99,7 +99,7 @@ def _sums(
     websites = scope.rows_of(website)
     queries: list[Row] = [{"day": days}]
     if websites is not None:
-        queries = [{"website_day": reports.of_website(name, days)} for name in websites]
+        queries = [{"website_day": of_website(name, days)} for name in websites]
     with database.snapshot(READ_SECONDS) as session:
         found = (
             row
@@ -124,13 +124,11 @@ def _days(
     database: Database, website: str | None, first: date | None, last: date | None, scope: Scope
 ) -> list[str]:
     """The days with views, latest first."""
-    days = reports.on_days(first, last)
+    days = on_days(first, last)
     with database.snapshot(READ_SECONDS) as session:
         found = {
             row["day"]
             for name in scope.sums_of(website)
-            for row in session[DayTotals].find(
-                {"website_day": reports.of_website(name, days)}, {"day": 1}
-            )
+            for row in session[DayTotals].find({"website_day": of_website(name, days)}, {"day": 1})
         }
     return sorted(found, reverse=True)

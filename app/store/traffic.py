@@ -20,7 +20,7 @@ from app.store.documents import (
     HourCounts,
     ImpressionMonth,
 )
-from app.store.reports import (
+from app.store.paging import (
     REPORT_SECONDS,
     Page,
     Report,

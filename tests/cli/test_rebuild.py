@@ -16,12 +16,13 @@ from app.store import months, reports
 from app.store.ad_reports import Rules, ad_report, page_of
 from app.store.ad_selection import Selection
 from app.store.database import Database
+from app.store.paging import MAX_LIMIT, Page, Report
 from tests.support.collector import BIN, Stack, start_stack
 
 EVENTS = 3_000
 OTHER_RULES = {"CLICK_HITS": "2", "CLICK_SCOPE": "ad", "TIMEZONE": "America/New_York"}
 QUEUES = ("page_view", "ad_impression", "ad_click")
-READ: dict[str, Callable[..., reports.Report]] = {
+READ: dict[str, Callable[..., Report]] = {
     "page-views": reports.page_views,
     "page-views/daily": reports.daily_page_views,
     "impressions": reports.impressions,
@@ -79,13 +80,11 @@ def aggregated(stack: Stack, name: str, timezone: str = "UTC") -> Reports:
     """The rows of each report in another database of the collector, with all months aggregated."""
     addresses = json.loads((Path(stack.environment["DATA_DIR"]) / "addresses.json").read_text())
     database = Database(f"{addresses['MONGODB_URL'].rpartition('/')[0]}/{name}")
-    for month in {row["month"] for row in reports.impressions(database, reports.Page()).items}:
+    for month in {row["month"] for row in reports.impressions(database, Page()).items}:
         months.aggregate(database, month, datetime.now(ZoneInfo(timezone)))
-    found = {
-        path: read(database, reports.Page(reports.MAX_LIMIT)).items for path, read in READ.items()
-    }
+    found = {path: read(database, Page(MAX_LIMIT)).items for path, read in READ.items()}
     by_day = ad_report(database, Selection(), ("ad", "website", "day"), Rules())
-    found[ADS], _ = page_of(by_day, reports.Page(EVENTS), "impressions")
+    found[ADS], _ = page_of(by_day, Page(EVENTS), "impressions")
     database.close()
     return found
 

@@ -13,6 +13,7 @@ from app.redis import dead_letters
 from app.store import documents, reports
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
+from app.store.paging import Page
 from tests.support.counting import count_batch
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -30,8 +31,8 @@ def archive(tmp_path: Path) -> Archive:
 
 def rows(database: Database) -> list[object]:
     return [
-        reports.impressions(database, reports.Page()).items,
-        reports.clicks(database, reports.Page()).items,
+        reports.impressions(database, Page()).items,
+        reports.clicks(database, Page()).items,
     ]
 
 
@@ -104,7 +105,7 @@ def test_a_forgotten_user_is_counted_as_a_new_one(
     count_batch(database, Counting(database, ClickRule(3, "user")), "b1", AdImpression, [event])
     forget("user-1", None, database, archive, journal.redis, NOW)
     count_batch(database, Counting(database, ClickRule(3, "user")), "b2", AdImpression, [event])
-    assert [row["visitors"] for row in reports.impressions(database, reports.Page()).items] == [
+    assert [row["visitors"] for row in reports.impressions(database, Page()).items] == [
         2,
         2,
     ]
@@ -129,12 +130,12 @@ def test_a_forgotten_user_is_a_new_visitor_even_if_a_worker_remembers_the_old_on
     shown = [AdImpression(None, "a.com", "1", user, MONTHS[1]) for user in ("user-1", "user-2")]
     count_batch(database, counting, "before", AdImpression, shown)
     count_batch(database, counting, "again", AdImpression, shown)
-    assert [row["visitors"] for row in reports.impressions(database, reports.Page()).items] == [
+    assert [row["visitors"] for row in reports.impressions(database, Page()).items] == [
         2,
         2,
     ]
     for times in (1, 2):
         forget("user-1", None, database, archive, journal.redis, NOW)
         count_batch(database, counting, f"after {times}", AdImpression, shown)
-        found = [row["visitors"] for row in reports.impressions(database, reports.Page()).items]
+        found = [row["visitors"] for row in reports.impressions(database, Page()).items]
         assert found == [2 + times] * 2

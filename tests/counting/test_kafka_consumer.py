@@ -30,6 +30,7 @@ from app.store.database import Database, Session
 from app.store.documents import ConsumedOffset, Outgoing, key
 from app.store.ledger import Piece
 from app.store.offsets import Progress
+from app.store.paging import Page
 from tests.support.kafka import Kafka
 from tests.support.servers import Server, database_answers
 from tests.support.waiting import kill_group, running, wait_until
@@ -118,7 +119,7 @@ def view(page: str, **more: object) -> bytes:
 def views(database: Database) -> dict[str, int]:
     for kind in ("PageView", "AdImpression", "AdClick"):
         wait_until(lambda kind=kind: folding.fold(database, kind))  # type: ignore[misc]
-    return {row["page"]: row["views"] for row in reports.page_views(database, reports.Page()).items}
+    return {row["page"]: row["views"] for row in reports.page_views(database, Page()).items}
 
 
 def offsets(database: Database, topic: str) -> dict[int, int]:
@@ -144,9 +145,9 @@ def test_messages_are_counted_like_posts_and_their_offsets_are_stored(
     with consuming():
         wait_until(lambda: offsets(database, topic) == {0: 2, 2: 1})
     assert views(database) == {"/a": 2, "/b": 1}
-    [everywhere, *_] = reports.impressions(database, reports.Page()).items
+    [everywhere, *_] = reports.impressions(database, Page()).items
     assert (everywhere["impressions"], everywhere["visitors"]) == (1, 1)
-    assert [row["hits"] for row in reports.clicks(database, reports.Page()).items] == [1]
+    assert [row["hits"] for row in reports.clicks(database, Page()).items] == [1]
 
 
 def test_an_event_without_a_time_has_the_time_kafka_received_it(
@@ -185,8 +186,8 @@ def test_names_from_kafka_use_no_budget_and_are_known_from_then_on(
     journal.redis.set(LOADED_KEY, 1)
     with consuming(max_websites=0, max_pages=0):
         kafka.send(topic, b'{"Type": "PageView", "Url": "a.com/1"}')
-        wait_until(lambda: reports.page_views(database, reports.Page()).items)
-    assert reports.page_views(database, reports.Page()).items[0]["page"] == "/1"
+        wait_until(lambda: reports.page_views(database, Page()).items)
+    assert reports.page_views(database, Page()).items[0]["page"] == "/1"
     known = PageView(None, "a.com", "/1", "2026-11-24")
     names = KnownNames(journal.redis, replace(config, max_websites=0, max_pages=0))
     assert names.within_budgets([known], lambda: "a") == ([known], {})

@@ -21,7 +21,7 @@ from app.store.documents import key
 from app.store.ledger import Piece
 from app.store.offsets import Progress
 from app.store.outbox import Outbox
-from app.store.reports import Page
+from app.store.paging import Page
 from tests.support.counting import count_batch
 from tests.support.servers import Server, url_in
 
@@ -54,7 +54,7 @@ def view(day: str, at: datetime | None = None, event_id: str | None = None) -> P
 
 
 def views(database: Database) -> dict[str, int]:
-    rows = reports.daily_page_views(database, reports.Page()).items
+    rows = reports.daily_page_views(database, Page()).items
     return {row["day"]: row["views"] for row in rows if row["views"]}
 
 
@@ -83,9 +83,9 @@ def test_events_counted_as_other_stay_so_and_reports_can_be_filtered_by_other(
     rebuild(PLAN, archive, turn, database)
     for website in ("a.com", OTHER):
         row = {"website": website, "page": OTHER, "views": 1}
-        assert reports.page_views(database, reports.Page(), website).items == [row]
-        assert reports.page_views(database, reports.Page(), website, TODAY, TODAY).items == [row]
-    assert reports.clicks(database, reports.Page(), "a.com", OTHER).items[0]["hits"] == 1
+        assert reports.page_views(database, Page(), website).items == [row]
+        assert reports.page_views(database, Page(), website, TODAY, TODAY).items == [row]
+    assert reports.clicks(database, Page(), "a.com", OTHER).items[0]["hits"] == 1
 
 
 def test_an_event_id_that_was_counted_again_after_a_week_is_counted_twice(
@@ -117,9 +117,7 @@ def test_days_and_months_are_those_of_todays_time_zone(
     tokyo = replace(PLAN, timezone=ZoneInfo("Asia/Tokyo"))
     rebuild(tokyo, archive, turn, database)
     assert views(database) == {"2026-11-01": 1}
-    assert {row["month"] for row in reports.impressions(database, reports.Page()).items} == {
-        "2026-11"
-    }
+    assert {row["month"] for row in reports.impressions(database, Page()).items} == {"2026-11"}
 
 
 def test_events_without_a_time_stay_on_their_day_and_are_reported(

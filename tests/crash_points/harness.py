@@ -42,7 +42,7 @@ from app.store import documents, migrations, outbox, reports
 from app.store.ad_reports import Rules, ad_report, frequency
 from app.store.ad_selection import Selection
 from app.store.database import Database
-from app.store.reports import MAX_LIMIT, Page
+from app.store.paging import MAX_LIMIT, Page
 from app.store.traffic import traffic
 from tests.crash_points.gate import (
     MODES,

@@ -20,7 +20,7 @@ from app.local.processes import redis_server
 from app.redis.connection import connect
 from app.store import folding, months, reports
 from app.store.database import Database
-from app.store.reports import Page
+from app.store.paging import Page
 from tests.support.servers import database_answers, redis_answers
 from tests.support.waiting import running, wait_until
 from tests.web.conftest import is_up

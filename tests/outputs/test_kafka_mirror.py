@@ -25,6 +25,7 @@ from app.store import reports
 from app.store.counting import CountedPiece
 from app.store.database import Database
 from app.store.outbox import queues_left
+from app.store.paging import Page
 from tasks.page_view import page_view
 from tests.support.kafka import Kafka
 from tests.support.waiting import wait_until
@@ -166,7 +167,7 @@ def test_an_event_too_large_for_the_topic_becomes_a_dead_letter_and_its_batch_is
     assert letter.reason == {"_schema": [dead_letters.UNPUBLISHED_REASON]}
     assert b"bbb" in bytes(letter.event)
     assert letter.truncated
-    assert sum(row["views"] for row in reports.page_views(database, reports.Page()).items) == 3
+    assert sum(row["views"] for row in reports.page_views(database, Page()).items) == 3
 
 
 @pytest.mark.parametrize("fatal", [False, True])

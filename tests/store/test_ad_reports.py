@@ -18,8 +18,8 @@ from app.store.ad_selection import Selection
 from app.store.ads import AdEntry
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
+from app.store.paging import Page
 from app.store.reach import OTHER_USERS, SETS_DROPPED
-from app.store.reports import Page
 from tests.support.counting import count_batch
 
 BERLIN = ZoneInfo("Europe/Berlin")

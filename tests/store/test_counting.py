@@ -22,6 +22,7 @@ from app.store.counting import Applied, ClickRule, Counting
 from app.store.database import Database
 from app.store.errors import TransactionTooLarge
 from app.store.ledger import Entry, Piece
+from app.store.paging import MAX_LIMIT, Page
 from tests.support.counting import count_batch
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -51,7 +52,7 @@ def apply(
 
 
 def rows(database: Database, read: Any, **filters: Any) -> list[tuple[Any, ...]]:
-    report = read(database, reports.Page(reports.MAX_LIMIT), **filters)
+    report = read(database, Page(MAX_LIMIT), **filters)
     return [tuple(row[name] for name in report.columns) for row in report.items]
 
 
@@ -447,7 +448,7 @@ def test_counts_match_the_model_for_any_order_split_redelivery_and_interleaving(
         ("impressions", reports.impressions),
         ("clicks", reports.clicks),
     ):
-        assert read(database, reports.Page()).items == model.reports()[path]
+        assert read(database, Page()).items == model.reports()[path]
 
 
 # Invalid traffic.
@@ -505,12 +506,12 @@ def test_the_report_of_invalid_traffic_sums_over_days_and_is_paged(database: Dat
     ]
     found, cursor = [], None
     while True:
-        report = reports.filtered(database, reports.Page(1, cursor))
+        report = reports.filtered(database, Page(1, cursor))
         found += report.items
         cursor = report.next_cursor
         if cursor is None:
             break
-    assert found == reports.filtered(database, reports.Page()).items
+    assert found == reports.filtered(database, Page()).items
     of_day = rows(database, reports.filtered, first=date(2026, 11, 24), website="a.com")
     assert [row[-1] for row in of_day] == [2, 2]
 

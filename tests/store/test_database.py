@@ -22,7 +22,7 @@ from app.store import folding, ledger, months, reports, retention
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database, deadline
 from app.store.documents import COLLECTIONS
-from app.store.reports import Page
+from app.store.paging import Page, Report
 from tests.support.servers import database_answers
 from tests.support.waiting import running, wait_until
 
@@ -89,7 +89,7 @@ def count(database: Database) -> None:
     ledger.expire(database, NOW)
 
 
-def read_reports(database: Database) -> list[reports.Report]:
+def read_reports(database: Database) -> list[Report]:
     return [
         reports.page_views(database, Page()),
         reports.page_views(database, Page(), "a.com", NOW.date().replace(day=1, month=11)),

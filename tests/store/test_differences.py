@@ -9,6 +9,7 @@ from app.store import folding, reports
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
 from app.store.documents import AdDifferences
+from app.store.paging import Page
 from tests.support.counting import count_batch
 
 ROBOT = Invalid("robot", "2026-11-24")
@@ -19,7 +20,7 @@ CLICK = AdClick(None, "a.com", '1 "x', "u", NOON)
 
 
 def found(database: Database, **filters: object) -> dict[tuple[str, ...], int]:
-    report = reports.differences(database, reports.Page(), **filters)  # type: ignore[arg-type]
+    report = reports.differences(database, Page(), **filters)  # type: ignore[arg-type]
     return {tuple(row[name] for name in report.columns[:-1]): row["events"] for row in report.items}
 
 

@@ -15,7 +15,7 @@ from app.store.counters import Added, Counters
 from app.store.counting import Counting
 from app.store.database import Database, Session
 from app.store.ledger import Piece
-from app.store.reports import Page
+from app.store.paging import Page
 from tests.store.test_counting import in_parallel
 from tests.support.waiting import wait_until
 

@@ -34,8 +34,8 @@ from app.store.documents import (
     key,
 )
 from app.store.errors import NewerDatabase
+from app.store.paging import Page
 from app.store.reach import SETS_DROPPED
-from app.store.reports import Page
 from tests.store.test_counting import in_parallel
 from tests.support.counting import count_batch
 from tests.support.waiting import wait_until

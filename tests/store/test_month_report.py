@@ -9,7 +9,7 @@ from app.store import ad_selection, months, retention
 from app.store.counting import Counting
 from app.store.database import Database
 from app.store.month_report import impressions, is_known
-from app.store.reports import Page
+from app.store.paging import Page
 from app.store.scope import Scope
 from tests.support.counting import count_batch
 

@@ -10,6 +10,7 @@ from app.errors import Unavailable
 from app.store import months, reports
 from app.store.counting import Counting
 from app.store.database import Database, Session
+from app.store.paging import Page
 from tests.support.counting import count_batch
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -30,7 +31,7 @@ def count(database: Database, counting: Counting, *users: str, month: str = "202
 
 
 def month_rows(database: Database, month: str = "2026-11") -> list[tuple[Any, ...]]:
-    report = reports.impressions(database, reports.Page(), month=month)
+    report = reports.impressions(database, Page(), month=month)
     return [tuple(row.values())[1:] for row in report.items]
 
 

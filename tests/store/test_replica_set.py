@@ -13,7 +13,7 @@ from app.errors import Unavailable
 from app.store import folding, migrations, reports
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
-from app.store.reports import Page
+from app.store.paging import Page
 from tests.store.test_counting import view
 from tests.support.servers import Server, make_replica_set
 from tests.support.waiting import wait_until

@@ -15,7 +15,7 @@ from app.errors import InvalidRequest
 from app.store import months, reports
 from app.store.counting import Counting
 from app.store.database import Database
-from app.store.reports import Page, Report
+from app.store.paging import Page, Report
 from app.store.scope import EVERYTHING, Scope
 from tests.support.counting import count_batch
 
@@ -220,7 +220,7 @@ def test_finding_the_top_pages_by_totals_gives_the_same_result_as_summing_them_a
     monkeypatch.setattr(reports, "PAGES_AT_ONCE", 2)
     monkeypatch.setattr(reports, "KEYS_AT_ONCE", 4)
     assert all_pages(database, read, limit) == summed
-    monkeypatch.setattr(reports, "_summed", None)
+    monkeypatch.setattr(reports, "summed", None)
     assert all_pages(database, read, limit) == summed
 
 
@@ -233,7 +233,7 @@ def test_a_report_of_some_days_does_not_read_every_made_up_page(
     monkeypatch.setattr(reports, "FEW_VIEWS", 100)
     monkeypatch.setattr(reports, "PAGES_AT_ONCE", 5)
     monkeypatch.setattr(reports, "MAX_KEYS", 10)
-    monkeypatch.setattr(reports, "_summed", None)
+    monkeypatch.setattr(reports, "summed", None)
     found = reports.page_views(database, Page(3), None, date(2026, 11, 24), date(2026, 11, 24))
     assert values(found) == [("b.com", "/popular", 3), ("c.com", "/liked", 2), ("a.com", "/0", 1)]
 

@@ -10,6 +10,7 @@ from app.store.ad_reports import Rules, ad_report
 from app.store.ad_selection import Selection
 from app.store.counting import Counting
 from app.store.database import Database
+from app.store.paging import Page
 from tests.support.counting import count_batch
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -37,8 +38,8 @@ def test_old_daily_views_of_a_page_are_dropped_and_its_totals_stay(
     )
     assert expire(database) == 1
     assert keys(database, documents.PageViews) == ["a.com 2026-10-05 /", "a.com 2026-11-24 /"]
-    assert [row["views"] for row in reports.page_views(database, reports.Page()).items] == [3]
-    whole = reports.daily_page_views(database, reports.Page())
+    assert [row["views"] for row in reports.page_views(database, Page()).items] == [3]
+    whole = reports.daily_page_views(database, Page())
     assert sum(row["views"] for row in whole.items) == 3
     assert expire(database) == 0
 
@@ -56,14 +57,14 @@ def test_visitors_are_dropped_once_their_month_is_old_and_its_report_stays(
     months = ["2026-09", "2026-10"]
     events = [AdImpression(None, "a.com", "1", "u1", month) for month in months]
     count_batch(database, counting, "b1", AdImpression, events)
-    before = reports.impressions(database, reports.Page()).items
+    before = reports.impressions(database, Page()).items
     expire(database, now)
     months_kept = {
         row["month"] for row in database[documents.ImpressionMonth].find({}) if sets_in(row)
     }
     assert sorted(months_kept) == kept
     assert [row["month"] for row in database[documents.User].find({})] == ["2026-10"]
-    assert reports.impressions(database, reports.Page()).items == before
+    assert reports.impressions(database, Page()).items == before
 
 
 @pytest.mark.parametrize("inline", [0, 10_000])
@@ -105,11 +106,11 @@ def test_a_click_history_is_dropped_once_its_last_hit_is_old_and_its_clicks_stay
     hits = [hit("gone", "2026-10-01")] * 4 + [hit("back", "2026-09-01"), hit("back", "2026-11-01")]
     count_batch(database, counting, "b1", AdClick, hits)
     count_batch(database, counting, "b2", AdClick, [hit("back", "2026-09-02")])
-    before = reports.clicks(database, reports.Page()).items
+    before = reports.clicks(database, Page()).items
     assert (before[0]["hits"], before[0]["clicks"]) == (7, 2)
     assert expire(database) == 1
     assert keys(database, documents.HitTally) == ['["back"]']
-    assert reports.clicks(database, reports.Page()).items == before
+    assert reports.clicks(database, Page()).items == before
 
 
 def test_all_old_rows_are_dropped_however_many_there_are(

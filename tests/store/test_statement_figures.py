@@ -13,7 +13,7 @@ from app.store.ad_selection import Selection
 from app.store.ads import AdEntry, put
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
-from app.store.reports import Page
+from app.store.paging import Page
 from app.store.statement_figures import COUNTS, PAGES_DROPPED, Content, Details, Part, are_same
 from tests.store.test_ad_reports import BERLIN, Model, impression, random_events
 from tests.support.counting import count_batch

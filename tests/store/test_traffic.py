@@ -11,7 +11,7 @@ from app.domain.periods import PERIOD_OF
 from app.errors import InvalidRequest
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
-from app.store.reports import Page
+from app.store.paging import Page
 from app.store.traffic import BY, COLUMNS, HOUR, traffic
 from tests.support.counting import count_batch
 

@@ -35,6 +35,7 @@ from app.store.counting import APPLY_SECONDS, AlsoWrite, Applied, ClickRule, Cou
 from app.store.database import Database, Session
 from app.store.ledger import Piece
 from app.store.outbox import FROM_JOURNAL, Outbox
+from app.store.paging import Page
 from tasks.ad_click import ad_click
 from tasks.ad_impression import ad_impression
 from tasks.page_view import page_view
@@ -70,7 +71,7 @@ def sent(journal: RedisJournal, *events: Event) -> Batch:
 
 
 def views(database: Database) -> int:
-    return sum(row["views"] for row in reports.page_views(database, reports.Page()).items)
+    return sum(row["views"] for row in reports.page_views(database, Page()).items)
 
 
 def all_counted(database: Database, journal: RedisJournal) -> bool:
@@ -106,7 +107,7 @@ def test_a_task_counts_its_batch_and_takes_it_out_of_the_journal(
     batch = journalled(journal, event)
     task.apply(task_id=batch.id).get()
     assert all_counted(database, journal)
-    assert tuple(read(database, reports.Page()).items[0].values()) == row
+    assert tuple(read(database, Page()).items[0].values()) == row
 
 
 def test_late_batches_wait_until_the_reports_include_earlier_counts(
@@ -273,7 +274,7 @@ def click(time: int, user: str = "u1") -> AdClick:
 
 
 def hits(database: Database) -> int:
-    return sum(row["hits"] for row in reports.clicks(database, reports.Page()).items)
+    return sum(row["hits"] for row in reports.clicks(database, Page()).items)
 
 
 @pytest.mark.parametrize("bad", [{0}, {7}, {19}, {3, 4, 18}, set(range(20))])

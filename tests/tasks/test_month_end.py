@@ -12,6 +12,7 @@ from app.settings import Settings
 from app.store import months, reports
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
+from app.store.paging import Page
 from tasks import month_end as module
 from tasks.month_end import month_end
 from tests.conftest import SetClock
@@ -19,7 +20,7 @@ from tests.support.counting import count_batch
 
 
 def rows(database: Database) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for row in reports.impressions(database, reports.Page()).items]
+    return [tuple(row.values()) for row in reports.impressions(database, Page()).items]
 
 
 def test_the_task_aggregates_what_is_due_at_the_time_it_is_given(database: Database) -> None:

@@ -64,6 +64,7 @@ REPORTS = [
     *("ads?campaign=autumn", "ads?ad_id=2&by=week", f"ads?by=website&{DAYS}&compare=previous"),
     *("traffic", f"traffic?by=hour&from={TODAY}&to={TODAY}", "traffic?by=week", "traffic?by=month"),
     *("frequency", f"frequency?month={MONTHS[0]}&ad_id=1", f"frequency?month={MONTHS[-1]}"),
+    *("differences", f"differences?ad_id=1&{DAYS}"),
 ]
 OF_WEBSITE = [
     f"{path}{'&' if '?' in path else '?'}website={website}"
@@ -72,7 +73,7 @@ OF_WEBSITE = [
 
 
 def some_paths(seed: int) -> list[str]:
-    return random.Random(seed).sample(REPORTS, 12) + random.Random(seed).sample(OF_WEBSITE, 16)
+    return random.Random(seed).sample(REPORTS, 14) + random.Random(seed).sample(OF_WEBSITE, 16)
 
 
 def random_events(seed: int) -> list[Event]:
@@ -90,7 +91,9 @@ def random_events(seed: int) -> list[Event]:
         elif kind == 1:
             viewable = rng.choice([None, None, True, False])
             month = str(day)[:7]
-            events.append(AdImpression(None, site, ad, user, month, time_of, viewable=viewable))
+            events.append(
+                AdImpression(None, site, ad, user, month, time_of, viewable=viewable, invalid=robot)
+            )
         else:
             events.append(AdClick(None, site, ad, user, time_of + number))
     return events

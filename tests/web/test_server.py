@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.store import reports
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
+from app.store.paging import Page
 from app.web.server import threads, workers
 from tests.support.counting import count_batch
 from tests.support.waiting import wait_until
@@ -47,7 +48,7 @@ def test_an_event_counts_once_if_the_web_is_killed_between_publish_and_answer(
     for batch_id, payload in batches.items():
         events = msgspec.json.decode(payload, type=list[PageView])
         count_batch(database, counting, batch_id.decode(), PageView, events)
-    assert [row["views"] for row in reports.page_views(database, reports.Page()).items] == [1]
+    assert [row["views"] for row in reports.page_views(database, Page()).items] == [1]
 
 
 def exchange(server: str, *pieces: bytes, pause: float = 0) -> bytes:

@@ -15,7 +15,7 @@ from app.settings import settings
 from app.store import ads as store
 from app.store.ads import MAX_NAME_LENGTH, AdEntry
 from app.store.database import Database
-from app.store.reports import MAX_LIMIT, Page
+from app.store.paging import MAX_LIMIT, Page
 
 COLUMNS = "They must be ad_id, and any of name, campaign and advertiser, each once."
 

@@ -28,7 +28,7 @@ from app.store import ad_reports, reports, traffic
 from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, Rules, names_in
 from app.store.ad_selection import Selection
 from app.store.database import Database
-from app.store.reports import Row
+from app.store.paging import MAX_LIMIT, Page, Report, Row
 
 READ_SECONDS = 30.0
 WIDE = 1_000
@@ -196,7 +196,7 @@ def report_ads(
     selection = Selection(_names(website), [ad_id] if ad_id else None, **filters)
     rules = Rules(hashed_monthly=config.user_hash_rotation == "month")
     found = ad_reports.ad_report(_database(), selection, by, rules, compared)
-    rows, _ = ad_reports.page_of(found, reports.Page(limit or len(found.rows) or 1), sort)
+    rows, _ = ad_reports.page_of(found, Page(limit or len(found.rows) or 1), sort)
     if "ad" in by:
         rows = ad_reports.with_entries(_database(), rows)
     columns = (*found.columns, *METRICS)
@@ -211,7 +211,7 @@ def report_ads(
 def report_traffic(*, limit: int | None, by: str, website: str | None, **filters: Any) -> Shown:
     """Views, impressions, hits and clicks by hour, day, week or month."""
 
-    def read(database: Database, page: reports.Page) -> reports.Report:
+    def read(database: Database, page: Page) -> Report:
         zone = settings().timezone
         return traffic.traffic(database, page, by, zone, websites=_names(website), **filters)
 
@@ -241,19 +241,17 @@ def _names(website: str | None) -> list[str] | None:
     return None if website in (None, ALL_WEBSITES) else [str(website)]
 
 
-def _all(
-    read_report: Callable[..., reports.Report], limit: int | None, filters: dict[str, Any]
-) -> Shown:
+def _all(read_report: Callable[..., Report], limit: int | None, filters: dict[str, Any]) -> Shown:
     pages = _pages(partial(read_report, _database(), **filters))
     first = next(pages)
     rows = (row for page in chain([first], pages) for row in page.items)
     return Shown(first.columns, list(islice(rows, limit)))
 
 
-def _pages(read: Callable[[reports.Page], reports.Report]) -> Iterator[reports.Report]:
+def _pages(read: Callable[[Page], Report]) -> Iterator[Report]:
     cursor = None
     while True:
-        page = read(reports.Page(reports.MAX_LIMIT, cursor))
+        page = read(Page(MAX_LIMIT, cursor))
         yield page
         cursor = page.next_cursor
         if cursor is None:
@@ -271,7 +269,7 @@ def _asked(url: str, token: str | None, limit: int | None, filters: dict[str, An
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     rows: list[Row] = []
     if not url.endswith("/frequency"):
-        query["limit"] = str(min(limit or reports.MAX_LIMIT, reports.MAX_LIMIT))
+        query["limit"] = str(min(limit or MAX_LIMIT, MAX_LIMIT))
     try:
         with httpx.Client(headers=headers, timeout=READ_SECONDS) as client:
             while True:

@@ -14,7 +14,7 @@ from app.store import ad_reports, traffic
 from app.store.ad_reports import METRICS, Rules, names_in, page_of, with_entries
 from app.store.ad_selection import Selection
 from app.store.documents import ALL_WEBSITES
-from app.store.reports import Row
+from app.store.paging import Row
 from app.store.scope import Scope
 from app.web.auth import open_to_readers, reader
 from app.web.context import context, query, text_filter

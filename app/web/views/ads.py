@@ -13,7 +13,7 @@ from app.domain.rules import MAX_ID_LENGTH
 from app.errors import InvalidRequest
 from app.store import ads
 from app.store.ads import MAX_NAME_LENGTH, AdEntry
-from app.store.reports import MAX_LIMIT, Page
+from app.store.paging import MAX_LIMIT, Page
 from app.web.auth import require_operator
 from app.web.context import answer, context, query, text_filter
 

@@ -17,13 +17,13 @@ from app.store import ad_reports, month_report, reports, tops
 from app.store.ad_reports import Rules
 from app.store.ad_selection import Selection
 from app.store.documents import ALL_WEBSITES
-from app.store.reports import Page
+from app.store.paging import MAX_LIMIT, Page
 from app.store.scope import Scope
 from app.web.auth import Reader, open_to_readers, reader
 from app.web.context import Context, context, query, text_filter
 from app.web.sockets.visible import Visible
 
-MONTHS = Page(reports.MAX_LIMIT)
+MONTHS = Page(MAX_LIMIT)
 READ_AGAIN = 4
 NOTED_SECONDS = 0.02
 """Within this time after a fold, the worker records that it has folded."""

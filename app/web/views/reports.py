@@ -10,7 +10,8 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from app.domain.csv import as_csv
 from app.domain.urls import website_of
 from app.store import month_report, reports
-from app.store.reports import Row
+from app.store.documents import ALL_WEBSITES
+from app.store.paging import DEFAULT_LIMIT, MAX_LIMIT, Page, Report, Row
 from app.store.scope import Scope
 from app.web.auth import open_to_readers, reader
 from app.web.context import answer, context, query, text_filter
@@ -57,9 +58,7 @@ class Query(Schema):
 
         unknown = RAISE
 
-    limit = fields.Integer(
-        load_default=reports.DEFAULT_LIMIT, validate=validate.Range(1, reports.MAX_LIMIT)
-    )
+    limit = fields.Integer(load_default=DEFAULT_LIMIT, validate=validate.Range(1, MAX_LIMIT))
     cursor = fields.String(load_default=None)
     format = fields.String(load_default="json", validate=validate.OneOf(["json", "csv"]))
     website = _Website(load_default=None)
@@ -136,7 +135,7 @@ def differences() -> Response:
     return _report(DifferencesQuery(), reports.differences)
 
 
-def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:
+def _report(schema: Schema, read: Callable[..., Report]) -> Response:
     filters = query(schema)
     form, page = form_and_page(filters)
     scope = reader().scope(context())
@@ -146,9 +145,9 @@ def _report(schema: Schema, read: Callable[..., reports.Report]) -> Response:
     return report_answer(filters["website"], scope, report.items, report.next_cursor)
 
 
-def form_and_page(filters: dict[str, Any]) -> tuple[str, reports.Page]:
+def form_and_page(filters: dict[str, Any]) -> tuple[str, Page]:
     """Remove the answer's form and the requested page from loaded parameters, and return both."""
-    return filters.pop("format"), reports.Page(filters.pop("limit"), filters.pop("cursor"))
+    return filters.pop("format"), Page(filters.pop("limit"), filters.pop("cursor"))
 
 
 def report_answer(
@@ -159,7 +158,8 @@ def report_answer(
     A website that is not in the scope is not known either.
     """
     payload = {"items": rows, **more, "next_cursor": next_cursor}
-    if website and not rows and not _is_known(website, scope):
+    is_named = website not in (None, ALL_WEBSITES)
+    if is_named and not rows and not _is_known(str(website), scope):
         payload["unknown"] = ["website"]
     return answer(payload)
 
