@@ -36,7 +36,9 @@ NO_MONTH = "0000-00"
 NOTHING = b"\x80"
 """An empty map, packed: no days, or no sets."""
 INLINE_BYTES = 1_024
-"""Larger sets of a day or month are kept apart from their cell."""
+"""Larger sets of a day are kept apart from their cell."""
+MONTH_FACTOR = 4
+"""A month's set may be so many times larger: a cell has only one, and most reports need it."""
 PORTION_BITS = 16
 CELLS_AT_ONCE = 250
 PORTIONS_AT_ONCE = 100
@@ -199,7 +201,8 @@ def _add_inline(
         if day == WHOLE_MONTH:
             new = came_first
         packed = user_sets.pack(levels)
-        if sum(map(len, packed)) > INLINE_BYTES:
+        most = INLINE_BYTES * (MONTH_FACTOR if day == WHOLE_MONTH else 1)
+        if sum(map(len, packed)) > most:
             apart.append(_Apart(row, day, (), levels))
             sets[day] = None
         else:

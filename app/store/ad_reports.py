@@ -337,7 +337,9 @@ class _Reading:
         month = row["month"]
         is_undated = WHOLE_MONTH in days
         is_of_all_ads = "ad_id" not in row
-        if bucket.is_whole and (is_of_all_ads or not is_undated):
+        # One set of a month is read in less time than many of days.
+        has_all_days = not is_undated and days.keys() <= set(bucket.days)
+        if has_all_days or (bucket.is_whole and is_of_all_ads):
             if row["visitors"]:
                 packed = (sets.get(WHOLE_MONTH) or [None])[0]
                 of = "" if row.get("expired") else set_key(row, WHOLE_MONTH)

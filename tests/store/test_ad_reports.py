@@ -267,10 +267,11 @@ def test_users_whose_id_changes_each_month_are_not_added_up_over_months(
     assert [row["reach"] for row in by_month.rows] == [1, 1]
 
 
-def test_after_old_sets_are_dropped_reach_is_known_only_for_whole_months(
+def test_after_old_sets_are_dropped_reach_is_known_only_for_all_days_of_a_month_that_had_anything(
     database: Database, counting: Counting
 ) -> None:
-    shown = [impression("u", at("2026-09-05")), impression("u", at("2026-11-05"))]
+    days = ["2026-09-05", "2026-09-06", "2026-11-05"]
+    shown = [impression("u", at(day)) for day in days] + [impression("w", at(days[1]))]
     count_batch(database, counting, "b", AdImpression, shown)
     retention.expire(database, 43, at("2026-11-24"), seconds=20)
 
@@ -279,8 +280,10 @@ def test_after_old_sets_are_dropped_reach_is_known_only_for_whole_months(
         return [row["reach"] for row in report.rows], report.notes
 
     unknown = {"reach": SETS_DROPPED}
-    assert reach(("ad", "month")) == ([1, 1], {"reach": SETS_DROPPED})
-    assert reach(("month",), date(2026, 9, 1), date(2026, 9, 30)) == ([1], {})
+    assert reach(("ad", "month")) == ([2, 1], {"reach": SETS_DROPPED})
+    assert reach(("month",), date(2026, 9, 1), date(2026, 9, 30)) == ([2], {})
+    # There was nothing on the other days of the month.
+    assert reach(("ad",), date(2026, 9, 5), date(2026, 9, 6)) == ([2], {})
     assert reach(("ad",)) == ([None], unknown)
     assert reach(("day",), date(2026, 9, 5), date(2026, 9, 5)) == ([None], unknown)
     assert reach(("day",), date(2026, 11, 1), date(2026, 11, 30)) == ([1], {})

@@ -128,11 +128,14 @@ def test_reads_and_writes_use_majority_concern_whatever_the_url_says(
 
 
 def test_a_report_reads_from_one_snapshot(weak: Database, sent: list[dict[str, Any]]) -> None:
+    count(weak)
+    sent.clear()
     read_reports(weak)
     reads = named(sent, {"find", "aggregate"})
     assert reads
     assert {command["readConcern"]["level"] for command in reads} == {"snapshot"}
     of_one_page = [command for command in reads if command.get("filter", {}).get("website_page")]
+    assert of_one_page
     [first] = [command for command in reads if command.get("filter") == {"page": "/"}]
     # Later reads in a session see the data as of the session's first read.
     assert {command["lsid"]["id"] for command in of_one_page} == {first["lsid"]["id"]}
