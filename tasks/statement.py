@@ -25,7 +25,7 @@ from tasks import app, resources
 from tasks.periodic import PeriodicTask
 
 READ_SECONDS = 2.0
-"""After this long the rest is left to the next task, as others wait in the same queue."""
+"""After this long, the rest is left to the next task, because others wait in the same queue."""
 TOO_SLOW = timedelta(minutes=15)
 WEBHOOK_LIMIT_SECONDS = 10
 MAIL_LIMIT_SECONDS = 20
@@ -125,7 +125,7 @@ def _go_on(
         if month in months.due(database, moment):
             _begun.pop(month, None)
             return made  # it is aggregated first
-        # `pop` makes reading that fails start over.
+        # Because of `pop`, reading starts over if it fails.
         reading = _begun.pop(month, None) or statement_figures.read(
             database,
             month,
@@ -159,7 +159,7 @@ def _channels(config: Settings) -> list[str]:
 
 
 def _pages_from(config: Settings, moment: datetime) -> date | None:
-    """The first day of which views by page are kept."""
+    """The first day for which views by page are kept; None: all are."""
     days = config.retention_days
     return moment.date() - timedelta(days=days) if days else None
 
@@ -179,7 +179,7 @@ def _delivered(
 ) -> None:
     try:
         statements.note(database, owed, channel, delivered=is_all, reached=reached)
-    except SoftTimeLimitExceeded:  # which comes only once, and must not have it sent again
+    except SoftTimeLimitExceeded:  # it comes only once, and must not cause another delivery
         statements.note(database, owed, channel, delivered=is_all, reached=reached)
     if is_all:
         logger.info("%s is delivered: %s", owed.name, channel)

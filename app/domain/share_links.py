@@ -1,7 +1,7 @@
 """Links that open a dashboard. They are signed, so that nobody else can make or change one.
 
-Nothing is kept of them. The text of a link holds what it opens and when it ends, as JSON, and an
-HMAC-SHA256 keyed with SHARE_SECRET (URLSafeSerializer of itsdangerous). A new secret ends all.
+They are not stored. The text of a link holds what it opens and when it expires, as JSON, and an
+HMAC-SHA256 keyed with SHARE_SECRET (itsdangerous's URLSafeSerializer). A new secret ends all links.
 """
 
 import hashlib
@@ -12,11 +12,11 @@ from itsdangerous import BadData, URLSafeSerializer
 
 PATH = "/shared/"
 MAX_LENGTH = 3_800
-"""A browser keeps a cookie of about 4,096 bytes with its name (RFC 6265, section 6.1)."""
+"""A browser keeps cookies of up to about 4,096 bytes, name included (RFC 6265, section 6.1)."""
 
 
 class Share(NamedTuple):
-    """What a link opens; None: of all. It ends `until` this moment, in seconds since the epoch."""
+    """What a link opens; None: all of them. It expires at `until`, in seconds since the epoch."""
 
     website: str | None
     campaign: str | None
@@ -33,7 +33,7 @@ def text_of(share: Share, secret: str) -> str:
 
 
 def read(text: str, secret: str) -> Share:
-    """What a link opens, also if it has ended. Raises ValueError if this secret did not sign it."""
+    """What a link opens, even if it has expired. Raises ValueError unless this secret signed it."""
     if len(text) > MAX_LENGTH:
         raise ValueError("Not a link of this collector.")
     try:
@@ -43,7 +43,7 @@ def read(text: str, secret: str) -> Share:
 
 
 def is_signed(text: str, secret: str) -> bool:
-    """Whether this secret signed the text of a link, which may have ended."""
+    """Whether this secret signed the text of a link, which may have expired."""
     try:
         read(text, secret)
     except ValueError:

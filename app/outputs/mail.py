@@ -11,22 +11,22 @@ from app.errors import EventstreamError
 from app.settings import SmtpServer
 
 SECONDS = 5.0
-"""How long the server may take for each answer, or for each part of a mail that it takes."""
+"""How long the server may take for each answer, or to accept each part of a mail."""
 QUIT_SECONDS = 0.5
 
 
 class MailFailed(EventstreamError):
-    """The mail was not sent. The text has nothing that the server said, which may be a secret."""
+    """The mail was not sent. The text repeats nothing that the server said: it may be secret."""
 
 
 def send(
     server: SmtpServer, message: EmailMessage, sender: str, recipients: Sequence[str]
 ) -> frozenset[str]:
-    """Send a mail. Returns the recipients that the server took it for, at least one of them.
+    """Send a mail. Returns the recipients for whom the server accepted it, at least one.
 
     Uses STARTTLS where the server offers it. A login needs it, or smtps://, unless the server is on
-    this machine. The server's certificate is checked where the encryption was asked for or protects
-    a login, but not on this machine. Raises MailFailed unless the server took the mail.
+    this machine. The server's certificate is checked if encryption was asked for or protects a
+    login, but not on this machine. Raises MailFailed unless the server accepted the mail.
     """
     try:
         with closing(_connected(server)) as connection:

@@ -1,7 +1,7 @@
 """A month's statement as its receivers get it: JSON for the webhook, and a mail with a CSV file.
 
-Names in it come from anybody, and may hold any character. They are never in a header; in the mail's
-text and HTML, characters that are not printable are replaced.
+Its names can come from anybody, and may contain any character. They are never in a header; in the
+mail's text and HTML, characters that are not printable are replaced.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from app.store.statements import Owed
 SHOWN_WEBSITES = 20
 MAX_SHOWN = 100
 POLICY = SMTP.clone(cte_type="7bit")
-"""Not every server takes eight bits."""
+"""Not every server accepts 8-bit content."""
 NOTHING = "-"
 LABELS = {
     "impressions": "Impressions",

@@ -20,7 +20,7 @@ LATE = "late"
 def differences(
     counted: Iterable[Event], collided: Iterable[Event], timezone: tzinfo
 ) -> Counter[KeyParts]:
-    """How many of these events to add to each of AdDifferences, by the parts of its key.
+    """How many of these events to add to each AdDifferences document, by the parts of its key.
 
     Days are those of the time zone.
     """

@@ -28,10 +28,10 @@ def impressions(
     *,
     scope: Scope = EVERYTHING,
 ) -> Report:
-    """The same as `app.store.reports.impressions`, telling only of what is in the scope.
+    """The same as `app.store.reports.impressions`, but only for what is in the scope.
 
     The visitors of `*` are null if the sets of a closed month's users were dropped. Raises
-    InvalidRequest for a bad cursor or if it would be too large, and Unavailable.
+    InvalidRequest for a bad cursor or if the report would be too large, and Unavailable.
     """
     if scope.is_everything:
         return reports.impressions(database, page, month, website)
@@ -92,7 +92,7 @@ def _reached(
         if month is not None:
             first = date.fromisoformat(f"{month}-01")
             selection = selection._replace(first=first, last=last_day_of(month))
-    except ValueError:  # of year 0 or the last month of all
+    except ValueError:  # in year 0, or the last month that a date can have
         return []
     try:
         found = ad_report_in(session, selection, by, Rules()).rows
@@ -107,7 +107,7 @@ def _reached(
 
 
 def _with_closed(session: Session, rows: Sequence[Row], scope: Scope) -> list[Row]:
-    """These rows of websites; once a month is closed, those of all ads have its figures."""
+    """These rows of websites with `closed`. Rows for all ads get a closed month's own figures."""
     keys = [key(row["month"], row["website"]) for row in rows]
     stored = {
         row["_id"]: shown(row)

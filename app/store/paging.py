@@ -1,4 +1,4 @@
-"""Pages of reports: rows in the order of their counts, and cursors that stand for a place in it."""
+"""Pages of reports: rows in the order of their counts, and cursors for places in that order."""
 
 import base64
 import heapq
@@ -70,7 +70,7 @@ def summed(
 ) -> Report:
     """The sums of the last column over the documents found, grouped by the other columns.
 
-    No group has documents that are found by two of the `matches`.
+    No two of the `matches` may find documents of the same group.
     """
     *names, count = columns
     pipeline: list[Row] = [
@@ -148,7 +148,7 @@ def in_order(
     *,
     counts: int,
 ) -> Iterator[Any]:
-    """The documents of these websites (None: all) whose `rank` is after this one, in its order.
+    """The documents of these websites (None: all) whose `rank` comes after this one, in order.
 
     `counts` is how many counts a rank begins with.
     """
@@ -186,7 +186,7 @@ def _after_rank(website: str, after: str, counts: int) -> Row:
     same = key(website, after[:length].rstrip(" "))
     if website == of:
         return {**bounds, "$gt": key(same, name)}
-    # All with the same counts come after it or before it: a space follows their counts.
+    # All ranks with the same counts come after it, or all before: a space follows their counts.
     return {**bounds, "$gt": same if website > of else f"{same}!"}
 
 

@@ -52,7 +52,7 @@ PAGES_AT_ONCE = 1_000
 KEYS_AT_ONCE = 500
 MAX_KEYS = 50_000
 MAX_ROWS = 50_000
-"""How many rows are read at most if a report is of some ads."""
+"""At most this many rows are read for a report on some ads."""
 TOO_MUCH = "That is too much for one report: ask for fewer ads or websites."
 
 
@@ -67,7 +67,7 @@ def page_views(
 ) -> Report:
     """Rows of website, page and views, most viewed first, over the days from `first` to `last`.
 
-    Like every report here, it tells only of what is in the scope; views belong to no ad. It raises
+    Like every report here, it covers only what is in the scope; views belong to no ad. It raises
     InvalidRequest for a bad cursor, and Unavailable if the database can't be reached.
     """
     columns = ("website", "page", "views")
@@ -94,7 +94,7 @@ def _by_totals(
     No page has more views on some days than on all days together. So pages are read in the order of
     their views on all days, until no further page can come before the rows found (Fagin, Lotem and
     Naor, "Optimal aggregation algorithms for middleware", 2003). Returns None if there are so few
-    views that summing up is cheaper, or if looking up MAX_KEYS was not enough.
+    views that summing up is cheaper, or if looking up MAX_KEYS keys was not enough.
     """
     after = ""
     if page.cursor is not None:
@@ -161,7 +161,7 @@ def filtered(
 ) -> Report:
     """Rows of website, type, reason and how many events count separately; most events first.
 
-    Of which ads these were is not known.
+    It is not known which ads these events belong to.
     """
     columns = ("website", "type", "reason", "events")
     if scope.ads is not None:
@@ -198,7 +198,7 @@ def differences(
 def filtered_by_reason(
     database: Database, website: str | None, first: date, last: date
 ) -> list[Row]:
-    """Rows of type, reason and events, for events of a website, or of all, that count apart."""
+    """Rows of type, reason and events: those of a website, or of all, that count separately."""
     columns = ("type", "reason", "events")
     matches = queries_on_days(None if website is None else [website], on_days(first, last))
     return summed(database, Page(MAX_LIMIT), columns, Filtered, matches).items
@@ -249,7 +249,7 @@ def views_of_days(
     *,
     scope: Scope = EVERYTHING,
 ) -> int:
-    """The views of a website, or of all websites, from a first to a last day."""
+    """The views of a website, or of all websites, from the `first` day to the `last`."""
     days = on_days(first, last)
     with database.snapshot(REPORT_SECONDS) as session:
         return _views_by_day(scope.sums_of(website), days, session).total()
@@ -276,8 +276,8 @@ def impressions(
 ) -> Report:
     """Rows of month, website ("*": all together), impressions, visitors and closed.
 
-    Until a month is closed, it shows the current counts; after that, those of its aggregation. For
-    some websites or ads only, see `app.store.month_report`.
+    Until a month is closed, its row has the current counts; after that, those of its aggregation.
+    For some websites or ads only, see `app.store.month_report`.
     """
     columns = ("month", "website", "impressions", "visitors", "closed")
     if month is not None and website is not None:
@@ -315,7 +315,7 @@ def clicks(
 
 
 def _clicks_of(session: Session, websites: Sequence[str] | None, ads: Sequence[str]) -> list[Any]:
-    """The rows of these ads on these websites (None: all). Raises InvalidRequest if too many."""
+    """The rows of these ads on these websites (None: all). Too many raise InvalidRequest."""
     if websites is not None and len(websites) * len(ads) <= MAX_KEYS:
         keys = [key(website, ad_id) for website in websites for ad_id in ads]
         queries: list[Row] = [

@@ -1,4 +1,4 @@
-"""Which websites and ads a report may tell of."""
+"""Which websites and ads a report may show."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from app.store.documents import (
 )
 
 NOWHERE = " "
-"""A website that no event is of: no website contains a space."""
+"""A website that no event belongs to: no website contains a space."""
 READ_SECONDS = 10.0
 
 _FOUND_BY = (
@@ -26,11 +26,11 @@ _FOUND_BY = (
     (ImpressionMonth, "website_month"),
     (ClickMonth, "website_month"),
 )
-"""The documents of what may be counted for a website, and the index that begins with it."""
+"""The documents that hold what is counted for websites, and their index by website."""
 
 
 class Scope(NamedTuple):
-    """The websites and the ads that a report may tell of; None: all of them."""
+    """The websites and the ads that a report may show; None: all of them."""
 
     websites: Sequence[str] | None = None
     ads: Sequence[str] | None = None
@@ -41,7 +41,7 @@ class Scope(NamedTuple):
         return self == EVERYTHING
 
     def narrowed(self, website: str | None) -> str | None:
-        """The website of a filter, or NOWHERE if a report may not tell of it."""
+        """The website of a filter, or NOWHERE if a report may not show it."""
         if website in (None, ALL_WEBSITES) or self.websites is None or website in self.websites:
             return website
         return NOWHERE
@@ -57,7 +57,7 @@ class Scope(NamedTuple):
         return [ALL_WEBSITES] if self.websites is None else self.websites
 
     def ads_of(self, ad_id: str | None) -> Sequence[str] | None:
-        """The ads that a report with this filter is of; None: all."""
+        """The ads that a report with this filter covers; None: all."""
         if ad_id is None:
             return self.ads
         return [ad_id] if self.ads is None or ad_id in self.ads else []
@@ -67,7 +67,7 @@ EVERYTHING = Scope()
 
 
 def websites(database: Database) -> list[str]:
-    """Every website that anything was counted for, in no order. Raises Unavailable."""
+    """Every website that anything was counted for, in no particular order. Raises Unavailable."""
     with database.snapshot(READ_SECONDS) as session:
         found = {name for document, field in _FOUND_BY for name in _names(session, document, field)}
     return list(found - {ALL_WEBSITES})

@@ -1,7 +1,7 @@
 """What the statement of a month says: the figures that the reports have for it.
 
-They are read a step at a time, as the worker has more to do. Each number is a report's. A late
-event may be counted between two steps; the check for corrections finds that.
+They are read one step at a time, because the worker has other things to do. Each number comes from
+a report. A late event may be counted between two steps; the check for corrections notices that.
 """
 
 import zlib
@@ -27,7 +27,7 @@ COMPARED = (*COUNTS, "reach")
 TOP = 10
 DETAILED = 200
 AT_ONCE = 20
-"""The ads of so many websites are read together, as each report looks up which months there are."""
+"""The ads of this many websites are read together: each report first looks up the known months."""
 MAX_WEBSITES = 10_000
 MAX_KNOWN = 50_000
 MAX_BYTES = 2 * 1024 * 1024
@@ -38,7 +38,7 @@ PAGES_DROPPED = "The views by page of some of these days were dropped (RETENTION
 
 
 class Details(msgspec.Struct):
-    """The TOP ads and pages, and what was filtered; None if it can't be said."""
+    """The TOP ads and pages, and what was filtered; None if that is not known."""
 
     ads: list[Row] | None
     pages: list[Row] | None
@@ -46,7 +46,7 @@ class Details(msgspec.Struct):
 
 
 class Part(msgspec.Struct):
-    """METRICS of a website, or "*", and those of the month before; small ones have no details."""
+    """METRICS of a website, or "*", in the month and the one before. Small ones have no details."""
 
     website: str
     figures: Row
@@ -55,7 +55,7 @@ class Part(msgspec.Struct):
 
 
 class Content(msgspec.Struct):
-    """What a statement says. `left_out` are websites that are only in the total."""
+    """What a statement says. `left_out` is how many websites are only in the total."""
 
     month: str
     previous_month: str
@@ -66,10 +66,12 @@ class Content(msgspec.Struct):
 
 
 def read(database: Database, month: str, pages_from: date | None) -> Iterator[Content | None]:
-    """Read what the statement of a month (YYYY-MM) says. Yields it at the end, and before it None.
+    """Read what the statement of a month (YYYY-MM) says, one step at a time.
 
-    `pages_from` is the first day of which views by page are kept, None if all are. Raises
-    Unavailable if the database is away or too slow.
+    Yields None after each step, and the content at the end.
+
+    `pages_from` is the first day for which views by page are kept; None: all are. Raises
+    Unavailable if the database can't be reached or is too slow.
     """
     span = _span(month)
     before = _span(month_before(month))
@@ -116,10 +118,13 @@ def is_empty(content: Content) -> bool:
 
 
 def are_same(one: Content, other: Content) -> bool:
-    """Whether all that late events can change is the same: not names, nor the month before."""
+    """Whether all that late events can change is the same.
+
+    Names, and the figures of the month before, may differ.
+    """
     if not _are_same_parts(one.total, other.total):
         return False
-    # A website that had something only in the month before is none of this month's figures.
+    # A website with figures only for the month before does not belong to this month's figures.
     here, there = (
         {part.website: part for part in content.websites if any(_compared(part))}
         for content in (one, other)
@@ -130,7 +135,7 @@ def are_same(one: Content, other: Content) -> bool:
 
 
 def pack(content: Content) -> bytes:
-    """The content as it is kept."""
+    """The content as it is stored."""
     return zlib.compress(msgspec.json.encode(content))
 
 
@@ -159,7 +164,7 @@ def _place(part: Part) -> Any:
 def _ads_of_websites(
     database: Database, days: Span, notes: dict[str, str]
 ) -> list[tuple[str, Row]]:
-    """What ads had on each website, and in total under "*"."""
+    """The figures of the ads on each website, and in total under "*"."""
     selection = Selection(first=days.first, last=days.last)
     try:
         report = ad_report(database, selection, ("website",), Rules())
@@ -222,7 +227,7 @@ def _short(value: Any) -> Any:
 
 
 def _fitting(parts: Iterable[Part]) -> Iterator[Part]:
-    """The parts, the later ones without details or not at all if they take more than MAX_BYTES."""
+    """The parts that fit into MAX_BYTES; the later ones may lose their details, or be left out."""
     left = MAX_BYTES
     for part in parts:
         size = len(msgspec.json.encode(part))
@@ -248,7 +253,7 @@ def _are_same_parts(one: Part, other: Part) -> bool:
 
 
 def _counts(details: Details) -> Any:
-    """What is compared of details: not the pages, which retention may have dropped meanwhile."""
+    """Those details that are compared: not the pages, which retention may have dropped by now."""
     counts = [
         [row[name] for name in ("ad_id", "impressions", "reach", "hits", "clicks")]
         for row in details.ads or ()

@@ -1,13 +1,14 @@
-"""The statements of months: which are made and corrected, and how far each is on its way.
+"""The statements of months: which are made and corrected, and how far their delivery is.
 
-A month is waited for from its first day on, so that none is missed, and the one before it is stated
-too. Once a month is closed, one worker at a time reads its figures: it has a lease, which ends if
-the worker dies. What the figures say is stored with the statement, and nothing is sent before that.
-From then on they are read once a day while events may still come late, and if they differ from
-those sent last, a correction is stored.
+From its first day on, each month has a row that waits for its end, so that no month is missed. The
+month before the first one has a row too. Once a month is closed, one worker at a time reads its
+figures: it holds a lease, which runs out if the worker dies. The figures are stored with the
+statement before anything is sent. After that they are read again once a day, for as long as late
+events may arrive, and if they differ from those sent last, a correction is stored.
 
-Each way of delivery is noted apart. An attempt puts off the next one, for longer than it can take.
-So there is never more than one attempt at a time, and if its worker dies another follows.
+Each channel's delivery is recorded separately. An attempt postpones the next one by more time than
+it can take itself. So there is never more than one attempt at a time, and if its worker dies,
+another one follows.
 """
 
 import secrets
@@ -43,7 +44,7 @@ Row = dict[str, Any]
 
 
 class Owed(NamedTuple):
-    """A statement to deliver. `reached` are the addresses that have the mail."""
+    """A statement to deliver. `reached` holds the addresses that have received the mail."""
 
     month: str
     number: int
@@ -71,8 +72,9 @@ class Owed(NamedTuple):
 def recent(database: Database, now: datetime) -> list[Row]:
     """The recent statements without their content, oldest first.
 
-    `now`, here and below, is in the collector's zone. This month and the one before are waited for
-    from now on. Like every function here, it raises Unavailable if the database is away.
+    `now`, here and below, is in the collector's time zone. If this month or the one before has no
+    row yet, it gets one. Like every function here, it raises Unavailable if the database can't be
+    reached.
     """
     months = [month_of(now)]
     while len(months) < RECENT_MONTHS:
@@ -92,7 +94,7 @@ def recent(database: Database, now: datetime) -> list[Row]:
 def claim_reading(
     database: Database, rows: Iterable[Row], reader: str, now: datetime
 ) -> str | None:
-    """A month (YYYY-MM) whose figures this reader is to read, and nobody else for LEASE."""
+    """A month (YYYY-MM) for this reader to read, or None. Nobody else gets it during LEASE."""
 
     def claim(name: str, session: Session) -> bool:
         row = session[Statement].find_one({"_id": name}, {"content": 0})
@@ -112,7 +114,7 @@ def claim_reading(
 
 
 def postpone_reading(database: Database, month: str, reader: str, until: datetime) -> None:
-    """Have nobody read a month's figures until then."""
+    """Let nobody read a month's figures before `until`."""
     mine = {"_id": key(month, 0), "read_by": reader}
     with deadline(SECONDS):
         database[Statement].update_one(mine, {"$set": {"check_at": until}, "$unset": _CLAIMED})
@@ -123,8 +125,8 @@ def keep(
 ) -> str | None:
     """Store what a reader read, to be delivered on these channels, if it has to be sent.
 
-    Returns what the statement or correction is called. Returns None if nothing is to be sent: there
-    are no figures, or those sent last; or another reader has the month now.
+    Returns the name of the statement or correction, or None if nothing is to be sent: there are no
+    figures, they are the same as those sent last, or another reader has the month now.
     """
     month = content.month
     again = now + READ_AGAIN
@@ -164,12 +166,12 @@ def keep(
 
 
 def due_channels(rows: Sequence[Row], now: datetime) -> list[str]:
-    """The channels on which one of these statements is to be tried."""
+    """The channels on which one of these statements is due."""
     return [channel for channel in CHANNELS if any(_is_due(row, channel, now) for row in rows)]
 
 
 def give_up(database: Database, rows: Iterable[Row], now: datetime) -> list[tuple[str, str]]:
-    """Give up the statements that were tried for GIVE_UP. Returns their channels and names."""
+    """Give up the statements that have been tried for GIVE_UP. Returns their channels and names."""
     late = [
         (channel, row)
         for row in rows
@@ -240,7 +242,7 @@ def _awaited(month: str, timezone: tzinfo | None) -> Row:
 
 def _is_to_read(row: Row, reader: str, now: datetime) -> bool:
     is_free = row.get("read_by") in (None, reader) or row["read_until"] <= now
-    # A month that closed while nothing ran may be made later, but not for ever.
+    # If a month closed while nothing ran, its statement may be made later, but not for ever.
     return is_free and "check_at" in row and row["check_at"] <= now <= row["check_at"] + CORRECTED
 
 

@@ -4,7 +4,8 @@ An operator has ADMIN_TOKEN, or has logged in with it; if it is not set, this ma
 reader has one of READ_KEYS, or has logged in with it, or has opened a link of `eventstream share`.
 
 A blueprint is open to readers only if it begins with `open_to_readers`. All others, apart from
-those for everybody's posts, answer them with 404, whether they ask or not: see `close_to_readers`.
+those that take everybody's posts, answer readers with 404, whether they check who is asking or not:
+see `close_to_readers`.
 """
 
 import time
@@ -29,17 +30,18 @@ from app.web import sessions
 from app.web.context import Context, context, is_one_of, which_of
 
 LINK_COOKIE = "eventstream_link"
-"""Holds the text of a link, which no session in Redis stands for."""
+"""Holds the text of a link. Redis has no session for it."""
 
 _OPEN_TO_READERS: set[str] = set()
-"""The names of the blueprints that ask `reader` what they may tell."""
+"""The names of the blueprints that ask `reader` what they may show."""
 
 
 class Reader(NamedTuple):
-    """Who asks, and what they may read: of these websites, and of the ads of these.
+    """Who is asking, and the websites and ads that they may read.
 
-    `websites` may contain names such as `*.site1.com`; empty means all. It ends `until` a moment,
-    in seconds since the epoch, if it does.
+    `websites` may contain names such as `*.site1.com`; empty means all. None means the ads of every
+    `campaign` or `advertiser`. They may read `until` a moment, in seconds since the epoch, if it is
+    set.
     """
 
     is_operator: bool = False
@@ -59,11 +61,11 @@ class Reader(NamedTuple):
         return not self.websites and not self.is_of_ads
 
     def scope(self, current: Context) -> Scope:
-        """What their reports may tell of, by what is known now. Raises Unavailable."""
+        """What their reports may show, of the websites and ads known now. Raises Unavailable."""
         return Scope(_known(current, self.websites), self.ads(current))
 
     def ads(self, current: Context) -> list[str] | None:
-        """The ads that may be read, by what is entered now; None: all. Raises Unavailable."""
+        """The ads that may be read, by the current entries; None: all. Raises Unavailable."""
         if not self.is_of_ads:
             return None
         with current.database.snapshot(ads.SECONDS) as session:
@@ -91,10 +93,10 @@ def require_operator() -> None:
 
 
 def reader() -> Reader:
-    """Who may read what with this request. One that may read nothing is refused.
+    """Who may read what with this request. A request that may read nothing is refused.
 
-    It may be an operator's, or carry one of READ_KEYS as bearer token, a session that began with
-    it, or a link's cookie.
+    It may be an operator's, or carry one of READ_KEYS as a bearer token, a session that began with
+    one, or a link's cookie.
     """
     if "reader" not in g:
         found = _identified()
@@ -108,7 +110,7 @@ def reader() -> Reader:
 
 
 def open_to_readers(blueprint: Blueprint) -> None:
-    """Let readers use a blueprint, all of whose views must tell only of what `reader` may read."""
+    """Let readers use a blueprint. All its views must show only what `reader` may read."""
     _OPEN_TO_READERS.add(blueprint.name)
 
 
@@ -125,10 +127,11 @@ def close_to_readers(app: Flask, public: Collection[Blueprint]) -> None:
 
 
 def is_reader() -> bool:
-    """Whether the request is a reader's and no operator's. A wrong token is nobody's, but counts.
+    """Whether the request is a reader's, not an operator's.
 
-    While its session can't be looked up it is nobody's. Raises TooManyRequests if the request has
-    a token, and too many wrong ones were tried.
+    A wrong token is nobody's, but is counted as a guess. While its session can't be looked up, a
+    request is nobody's. Raises TooManyRequests if the request has a token, and too many wrong ones
+    were tried.
     """
     current = context()
     if not current.settings.read_keys and not current.settings.share_secret:
@@ -158,7 +161,7 @@ def is_from_this_machine(current: Context, sent: Request) -> bool:
 
 
 def token_of(given: str) -> str | None:
-    """The ADMIN_TOKEN or read key that a text is, or None. A wrong text is counted and logged.
+    """The ADMIN_TOKEN or read key that a text matches, or None. A wrong text is counted and logged.
 
     If too many wrong texts came from the client's network, it raises TooManyRequests even for the
     right one.
@@ -204,7 +207,7 @@ def session_token() -> str | None:
 
 
 def share_in(text: str) -> Share | None:
-    """What a link opens; None if it has ended, or if it is not one of this collector's."""
+    """What a link opens; None if it has expired, or if it is not one of this collector's."""
     secret = context().settings.share_secret
     try:
         found = share_links.read(text, secret) if secret else None
@@ -233,8 +236,8 @@ def _is_from_own_origin() -> bool:
 def _identified() -> Reader | None:
     """Whom a request names: by its token, its link's cookie or its session; None: nobody.
 
-    A link comes before a session: whoever opens one sees what it is for. Raises Unauthorized for a
-    wrong token alone.
+    A link takes precedence over a session: whoever opens one sees what it is for. Raises
+    Unauthorized if the request has a wrong token and nothing else that names somebody.
     """
     if "identified" not in g:
         g.identified = _find()
@@ -283,7 +286,7 @@ def _unauthorized(sentence: str) -> Unauthorized:
 
 
 def _known(current: Context, names: Collection[str]) -> list[str] | None:
-    """The websites that these names mean, by what is known now; None: all."""
+    """The websites known now that these names stand for; None: all."""
     if not names:
         return None
     if not any(name.startswith("*.") for name in names):

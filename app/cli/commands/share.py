@@ -24,7 +24,7 @@ MAX_DAYS = 3_660
 def share(
     website: str | None, campaign: str | None, advertiser: str | None, days: int, url: str | None
 ) -> None:
-    """Print a link that opens the dashboard of just these, read-only, for so many days."""
+    """Print a link that opens a read-only dashboard of just these, for this many days."""
     secret = settings().share_secret
     if not secret:
         raise click.ClickException("SHARE_SECRET is not set.")

@@ -10,7 +10,7 @@ from app.redis.spikes import Spike
 
 
 class Visible(NamedTuple):
-    """The websites (some as `*.site1.com`; empty: all) and the ads (None: all, and all pages)."""
+    """Which websites (also `*.site1.com`; empty: all) and which ads (None: all, and all pages)."""
 
     websites: frozenset[str] = frozenset()
     ads: frozenset[str] | None = None
