@@ -315,7 +315,7 @@ def clicks(
 
 
 def _clicks_of(session: Session, websites: Sequence[str] | None, ads: Sequence[str]) -> list[Any]:
-    """The rows of these ads on these websites (None: all). Too many raise InvalidRequest."""
+    """The rows of these ads on these websites (None: all). Raises InvalidRequest for too many."""
     if websites is not None and len(websites) * len(ads) <= MAX_KEYS:
         keys = [key(website, ad_id) for website in websites for ad_id in ads]
         queries: list[Row] = [
