@@ -267,9 +267,9 @@ def _is_rate(text: str) -> None:
 
 
 def _scheme(*schemes: str) -> validate.Regexp:
-    return validate.Regexp(
-        f"^({'|'.join(schemes)})://", error=f"Must begin with {' or '.join(schemes)}://."
-    )
+    begun = [f"{scheme}://" for scheme in schemes]
+    error = f"Must begin with {' or '.join(begun)}."
+    return validate.Regexp(f"^({'|'.join(begun)})", error=error)
 
 
 def _is_encoded(urls: str) -> None:

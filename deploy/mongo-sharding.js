@@ -37,6 +37,7 @@ const together = [
   "clicks",
   "click_totals",
   "filtered",
+  "ad_differences",
   "consumed_offsets",
   "outgoing",
   "statements",

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _WIDE = "\uff1d\uff0b\uff0d\uff20"
-_FORMULA = re.compile(rf"""(^|["',;|\t\r\n])(?= *[=+\-@{_WIDE}\t\r\n])""")
+_FORMULA = re.compile(rf"""(^|["',;|\t\n]|\r(?!\n))(?= *[=+\-@{_WIDE}\t\r\n])""")
 """The place before a character that starts a formula, at the start of a cell or of text that may
-become one. Some East Asian spreadsheets also accept the wide forms of = + - @."""
+become one. Some East Asian spreadsheets also accept the wide forms of = + - @. A line break of two
+characters stays one."""
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

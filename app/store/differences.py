@@ -2,15 +2,17 @@
 
 The reasons are those of invalid traffic, and two more: LATE events count, but came on a later day
 than their own, so that another system may count them on that day. COLLISION events don't count,
-because their ids belong to other events.
+because their ids belong to other events. Ads that were only rendered are left out, as they are no
+impressions either way.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from datetime import tzinfo
+from typing import TypeGuard
 
 from app.domain.calendar import day_of
-from app.domain.events import AdClick, AdImpression, Event, PageView
+from app.domain.events import AdClick, AdImpression, Event
 from app.store.counters import KeyParts
 
 COLLISION = "collision"
@@ -25,16 +27,20 @@ def differences(
     Days are those of the time zone.
     """
     found: Counter[KeyParts] = Counter()
-    for event in counted:
-        if not isinstance(event, PageView):
-            if event.invalid:
-                found[parts(event, event.invalid.day, event.invalid.reason)] += 1
-            elif event.late:
-                found[parts(event, _day_of(event, timezone), LATE)] += 1
-    for event in collided:
-        if not isinstance(event, PageView):
-            found[parts(event, _day_of(event, timezone), COLLISION)] += 1
+    for event in filter(_is_of_ad, counted):
+        if event.invalid:
+            found[parts(event, event.invalid.day, event.invalid.reason)] += 1
+        elif event.late:
+            found[parts(event, _day_of(event, timezone), LATE)] += 1
+    for event in filter(_is_of_ad, collided):
+        found[parts(event, _day_of(event, timezone), COLLISION)] += 1
     return found
+
+
+def _is_of_ad(event: Event) -> TypeGuard[AdImpression | AdClick]:
+    if isinstance(event, AdImpression):
+        return event.viewable is not False
+    return isinstance(event, AdClick)
 
 
 def parts(event: AdImpression | AdClick, day: str, reason: str) -> KeyParts:

@@ -48,7 +48,9 @@ class Scope(NamedTuple):
 
     def rows_of(self, website: str | None) -> Sequence[str] | None:
         """The websites whose rows a report with this filter has; None: all."""
-        return self.websites if website is None else [self.narrowed(website) or NOWHERE]
+        if website in (None, ALL_WEBSITES):
+            return self.websites
+        return [self.narrowed(website) or NOWHERE]
 
     def sums_of(self, website: str | None) -> Sequence[str]:
         """The websites whose sums together are what this filter asks for."""

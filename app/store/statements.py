@@ -32,6 +32,8 @@ RECENT_MONTHS = 5
 LEASE = timedelta(minutes=3)
 """Longer than a task may take, even if the clocks of two workers differ as far as they may."""
 READ_AGAIN = timedelta(days=1)
+READ_EMPTY_AGAIN = timedelta(minutes=5)
+"""A new collector may get the events of its last month right after it starts."""
 CORRECTED = timedelta(days=44)
 """For how long after its end a month is corrected. An event may be 35 days old when it arrives, and
 then wait 7 days among the dead letters."""
@@ -129,7 +131,8 @@ def keep(
     figures, they are the same as those sent last, or another reader has the month now.
     """
     month = content.month
-    again = now + READ_AGAIN
+    is_empty = statement_figures.is_empty(content)
+    again = now + (READ_EMPTY_AGAIN if is_empty else READ_AGAIN)
     is_last = again > closing(month, now.tzinfo) + CORRECTED
     due = {"state": DUE, "due_at": now, "until": now + GIVE_UP, "tries": 0, "reached": []}
     made = {
@@ -149,7 +152,7 @@ def keep(
             changes["$set"] = {"check_at": again}
         number = None
         if "made_at" not in first:
-            if not statement_figures.is_empty(content):
+            if not is_empty:
                 number = 0
                 changes["$set"] = changes.get("$set", {}) | made
         else:

@@ -99,6 +99,24 @@ def test_the_ad_reports_are_tables_with_totals_csv_or_json(counted: Stack) -> No
     assert len(frequency) == 9
 
 
+def test_an_option_that_is_given_twice_is_refused(counted: Stack) -> None:
+    for arguments in (["ads", "--ad-id", "1", "--ad-id=2"], ["page-views", *["--limit", "1"] * 2]):
+        refused = counted.run("eventstream", "report", *arguments, check=False)
+        assert refused.returncode == 2
+        assert "may be given only once." in refused.stderr
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_website_that_nothing_was_counted_for_is_said_to_be_unknown(
+    counted: Stack, elsewhere: bool
+) -> None:
+    of = ["--url", counted.url] if elsewhere else []
+    for report in ("ads", "page-views", "traffic"):
+        command = ["eventstream", "report", report, *of, "--website"]
+        assert "Nothing was ever counted" in counted.run(*command, "nosuch.example").stderr
+        assert "Nothing was ever counted" not in counted.run(*command, "main.example").stderr
+
+
 def test_compared_days_are_printed_side_by_side(counted: Stack) -> None:
     command = ["eventstream", "report", "ads", "--compare", "previous", "--from", "2001-01-01"]
     header, *_ = csv.reader(io.StringIO(counted.run(*command, "--csv").stdout))

@@ -45,6 +45,11 @@ def test_other_text_stays_unchanged(text: str) -> None:
     assert cell(text) == text
 
 
+def test_a_line_break_of_two_characters_stays_one() -> None:
+    assert cell("a\r\nb: c\r\n") == "a\r\nb: c\r\n"
+    assert cell("a\r\n=1") == "a\r\n'=1"
+
+
 @pytest.mark.parametrize("number", [-1, -0.5, 3])
 def test_a_number_stays_a_number(number: float) -> None:
     assert as_csv(["n"], [{"n": number}]) == f"n\r\n{number}\r\n"

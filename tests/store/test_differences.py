@@ -70,6 +70,16 @@ def test_days_are_those_of_the_time_zone(database: Database) -> None:
     assert [row["day"] for row in database[AdDifferences].find()] == ["2026-11-25"]
 
 
+def test_ads_that_were_only_rendered_are_no_impressions_that_could_differ(
+    database: Database, counting: Counting
+) -> None:
+    late = replace(IMPRESSION, late=True)
+    events = [replace(late, viewable=viewable) for viewable in (False, True, None)]
+    events += [replace(IMPRESSION, viewable=False, invalid=ROBOT)]
+    count_batch(database, counting, "1", AdImpression, events)
+    assert list(found(database).values()) == [2]
+
+
 def test_page_views_have_no_ad_to_differ(database: Database, counting: Counting) -> None:
     view = PageView("e", "a.com", "/", "2026-11-24", NOON, ROBOT)
     count_batch(database, counting, "1", PageView, [view])

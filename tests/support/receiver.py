@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+RECEIVE_SECONDS = 30
+
 
 class Receiver(ThreadingHTTPServer):
     """Records what is sent to it; answers posts with `status`, and other requests with `body`."""
@@ -68,6 +70,7 @@ def abrupt_receiver(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(RECEIVE_SECONDS)
         thread = threading.Thread(target=answer_one)
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}", bodies

@@ -31,6 +31,7 @@ from app.store.database import Database
 from app.store.paging import MAX_LIMIT, Page, Report, Row
 
 READ_SECONDS = 30.0
+UNKNOWN = "Nothing was ever counted for this website."
 WIDE = 1_000
 """How wide a table in a file may be."""
 
@@ -53,6 +54,7 @@ class _Answer(msgspec.Struct):
     next_cursor: str | None
     totals: dict[str, int | float | dict[str, int | float | None] | None] | None = None
     notes: dict[str, str] = {}
+    unknown: list[str] = []
 
 
 @click.group()
@@ -60,11 +62,29 @@ def report() -> None:
     """Show a report as a table."""
 
 
-_website = click.option("--website", type=Website(), help="Only this website.")
-_ad_id = click.option("--ad-id", help="Only this ad.")
-_first = click.option("--from", "first", type=Day(), help="First day.")
-_last = click.option("--to", "last", type=Day(), help="Last day.")
-_month = click.option("--month", type=Month(), help="Only this month.")
+class _Once(click.Option):
+    """An option that is refused if it is given twice, as one of its values would be ignored."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """See click."""
+        super().add_to_parser(parser, ctx)
+        option = parser._long_opt[self.opts[0]]
+        process = option.process
+
+        def process_once(value: Any, state: Any) -> None:
+            if option.dest in state.opts:
+                raise click.UsageError(f"{self.opts[0]} may be given only once.", ctx)
+            process(value, state)
+
+        option.process = process_once
+
+
+_option = partial(click.option, cls=_Once)
+_website = _option("--website", type=Website(), help="Only this website.")
+_ad_id = _option("--ad-id", help="Only this ad.")
+_first = _option("--from", "first", type=Day(), help="First day.")
+_last = _option("--to", "last", type=Day(), help="Last day.")
+_month = _option("--month", type=Month(), help="Only this month.")
 
 
 def _printed(command: Callable[..., Shown]) -> Callable[..., None]:
@@ -75,8 +95,8 @@ def _printed(command: Callable[..., Shown]) -> Callable[..., None]:
 
     @click.option("--csv", "form", flag_value="csv", help="Print CSV instead.")
     @click.option("--json", "form", flag_value="json", help="Print JSON instead.")
-    @click.option("--limit", type=click.IntRange(1), help="Print at most this many rows.")
-    @click.option("--url", help="Ask the collector at this URL.")
+    @_option("--limit", type=click.IntRange(1), help="Print at most this many rows.")
+    @_option("--url", help="Ask the collector at this URL.")
     @click.option("--token", envvar="ADMIN_TOKEN", help="With --url: its token. [ADMIN_TOKEN]")
     def run(
         form: str | None, limit: int | None, url: str | None, token: str | None, **filters: Any
@@ -91,6 +111,13 @@ def _printed(command: Callable[..., Shown]) -> Callable[..., None]:
             shown = _asked(f"{url.rstrip('/')}/reports/{name}", token, limit, filters)
         else:
             shown = command(limit=limit, **filters)
+            website = filters.get("website")
+            if (
+                website not in (None, ALL_WEBSITES)
+                and not shown.rows
+                and not reports.is_known(_database(), website)
+            ):
+                shown = shown._replace(notes=shown.notes | {"website": UNKNOWN})
         _print(shown, form)
 
     name = command.__name__.removeprefix("report_").replace("_", "-")
@@ -155,21 +182,21 @@ class _By(click.ParamType[list[str]]):
 
 
 @_printed
-@click.option("--by", type=_By(), default="ad", show_default=True, help=", ".join(DIMENSIONS))
+@_option("--by", type=_By(), default="ad", show_default=True, help=", ".join(DIMENSIONS))
 @_website
 @_ad_id
-@click.option("--campaign", help="Only the ads of this campaign.")
-@click.option("--advertiser", help="Only the ads of this advertiser.")
+@_option("--campaign", help="Only the ads of this campaign.")
+@_option("--advertiser", help="Only the ads of this advertiser.")
 @_first
 @_last
-@click.option(
+@_option(
     "--sort",
     type=click.Choice([*METRICS, *PERIOD_OF]),
     default="impressions",
     show_default=True,
     help="The figure (highest first) or the period to sort by.",
 )
-@click.option("--compare", type=click.Choice(COMPARISONS), help="Show earlier days too.")
+@_option("--compare", type=click.Choice(COMPARISONS), help="Show earlier days too.")
 def report_ads(
     *,
     limit: int | None,
@@ -204,7 +231,7 @@ def report_ads(
 
 
 @_printed
-@click.option("--by", type=click.Choice(traffic.BY), default="day", show_default=True)
+@_option("--by", type=click.Choice(traffic.BY), default="day", show_default=True)
 @_website
 @_first
 @_last
@@ -288,7 +315,8 @@ def _asked(url: str, token: str | None, limit: int | None, filters: dict[str, An
     names.pop("previous", None)
     rows = [dict.fromkeys(names) | row for row in rows[:limit]]
     by = filters.get("by") or ()
-    return Shown(tuple(names), rows, read.totals, read.notes, set(ENTERED) - set(by))
+    notes = read.notes | dict.fromkeys(read.unknown, UNKNOWN)
+    return Shown(tuple(names), rows, read.totals, notes, set(ENTERED) - set(by))
 
 
 def _is_text(value: str) -> bool:

@@ -20,6 +20,7 @@ from app.web.auth import open_to_readers, reader
 from app.web.context import context, query, text_filter
 from app.web.views.reports import (
     Query,
+    check_order,
     csv_answer,
     day,
     form_and_page,
@@ -65,12 +66,6 @@ class AdsQuery(Query):
         if data["compare"] and not data["first"]:
             raise ValidationError("Required by `compare`.", "from")
         check_order(data)
-
-
-def check_order(data: dict[str, Any]) -> None:
-    """Raise ValidationError if the last day comes before the first."""
-    if data["first"] and data["last"] and data["last"] < data["first"]:
-        raise ValidationError("Must not be before `from`.", "to")
 
 
 class TrafficQuery(Query):
@@ -131,7 +126,9 @@ def ads() -> Response:
             columns += [f"previous_{name}" for name in METRICS]
             rows = [row | _previous(row) for row in rows]
         return csv_answer(columns, rows, next_cursor)
-    notes = {"notes": report.notes} if report.notes else {}
+    notes: dict[str, Any] = {"notes": report.notes} if report.notes else {}
+    if compared:
+        notes["compared"] = {"from": str(compared.span.first), "to": str(compared.span.last)}
     return report_answer(
         filters["website"], scope, rows, next_cursor, totals=report.totals, **notes
     )

@@ -243,6 +243,12 @@ _OPERATIONS = {
                 next_cursor={"type": ["string", "null"]},
             ),
             **_SAID,
+            compared={
+                **_object(
+                    **{"from": {**_TEXT, "format": "date"}, "to": {**_TEXT, "format": "date"}}
+                ),
+                "description": "The first and the last of the earlier days that `previous` is of.",
+            },
         ),
         (400, *_READER),
         query=AdsQuery,

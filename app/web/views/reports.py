@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from app.domain.csv import as_csv
 from app.domain.urls import website_of
@@ -64,11 +64,22 @@ class Query(Schema):
     website = _Website(load_default=None)
 
 
+def check_order(data: dict[str, Any]) -> None:
+    """Raise ValidationError if the last day comes before the first."""
+    if data["first"] and data["last"] and data["last"] < data["first"]:
+        raise ValidationError("Must not be before `from`.", "to")
+
+
 class PageViewsQuery(Query):
     """Which pages, over which days."""
 
     first = day("from")
     last = day("to")
+
+    @validates_schema
+    def fits_together(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError if parameters don't fit each other."""
+        check_order(data)
 
 
 class DailyQuery(PageViewsQuery):

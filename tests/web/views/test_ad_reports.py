@@ -106,6 +106,7 @@ def test_the_previous_days_are_reported_alongside(counted: FlaskClient) -> None:
         ("=5", 0),
     ]
     assert report["totals"]["previous"]["reach"] == 1
+    assert report["compared"] == {"from": "2026-11-23", "to": "2026-11-23"}
     text = counted.get(f"/reports/ads?{urlencode(days | {'format': 'csv'})}").text.splitlines()
     assert text[0].split(",")[-1] == "previous_viewable_rate"
     assert text[1].split(",")[:5] == ["34", "", "", "", "3"]

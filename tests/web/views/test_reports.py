@@ -113,6 +113,12 @@ def test_an_empty_filter_is_the_same_as_none(counted: FlaskClient, path: str) ->
     assert counted.get(f"/reports/{path}?website={of_its_own}").get_json() == whole
 
 
+@pytest.mark.parametrize("path", ["page-views", "page-views/daily", "clicks", "filtered"])
+def test_all_websites_together_are_what_no_filter_asks_for(counted: FlaskClient, path: str) -> None:
+    of_all = counted.get(f"/reports/{path}?website=*").get_json()
+    assert of_all == counted.get(f"/reports/{path}").get_json()
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_an_empty_report_has_no_rows(client: FlaskClient, path: str) -> None:
     assert client.get(f"/reports/{path}").get_json() == {"items": [], "next_cursor": None}
@@ -157,6 +163,9 @@ def test_csv_escapes_text_that_would_be_a_formula(counted: FlaskClient) -> None:
         ("page-views/daily?cursor=WyIyMDI2LTExLTMxIl0=&from=2026-11-01&to=2026-11-30", "cursor"),
         ("filtered?cursor=WzEsIFtdXQ==", "cursor"),
         ("filtered?to=2026-11-31", "to"),
+        ("filtered?from=2026-11-02&to=2026-11-01", "to"),
+        ("page-views/daily?from=2026-11-02&to=2026-11-01", "to"),
+        ("differences?from=2026-11-02&to=2026-11-01", "to"),
         ("impressions?month=2026-00", "month"),
         ("impressions?month=2026-11-01", "month"),
         ("page-views?ad_id=34", "ad_id"),
