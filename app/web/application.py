@@ -64,6 +64,8 @@ class _Flask(Flask):
         """
         found = request.routing_exception
         if isinstance(found, RequestRedirect):
+            if _is_reader():
+                raise NotFound  # as if nothing were where it leads
             found.new_url = urlsplit(found.new_url)._replace(scheme="", netloc="").geturl()
         super().raise_routing_exception(request)
 

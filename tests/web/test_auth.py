@@ -241,6 +241,7 @@ def test_a_read_key_reads_wherever_it_comes_from_and_is_no_operators(
     assert client.delete("/dead-letters/1", **here).status_code == 404
     assert client.put("/ads/1", json={}, **here).status_code == 404
     assert client.post("/metrics", **here).status_code == 404
+    assert client.post("/dead-letters//replay", **here).status_code == 404
 
 
 def test_without_an_admin_token_operators_paths_stay_for_this_machine(
