@@ -25,26 +25,20 @@ class Website(click.ParamType[str]):
     """A website, in any form that an event's Url may have."""
 
     name = "WEBSITE"
+    _read = staticmethod(website_of)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """The website as it is counted. Ends the command with a sentence if it can't be one."""
         try:
-            return website_of(value)
+            return self._read(value)
         except ValueError as error:
             self.fail(f"{value!r} is not a website: {error}", param, ctx)
 
 
-class WebsiteOrDomain(click.ParamType[str]):
+class WebsiteOrDomain(Website):
     """A website, or a domain with all its subdomains (`*.site1.com`)."""
 
-    name = "WEBSITE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """The website as it is counted. Ends the command with a sentence if it can't be one."""
-        try:
-            return website_or_domain(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not a website: {error}", param, ctx)
+    _read = staticmethod(website_or_domain)
 
 
 class Month(click.ParamType[str]):

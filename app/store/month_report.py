@@ -47,14 +47,13 @@ def impressions(
 
 def is_known(database: Database, website: str, scope: Scope) -> bool:
     """Whether any ad of the scope was shown or clicked on a website. Raises Unavailable."""
-    selection = Selection(scope.rows_of(None if website == ALL_WEBSITES else website), scope.ads)
+    selection = Selection(scope.rows_of(website), scope.ads)
     with database.snapshot(REPORT_SECONDS) as session:
         return bool(ad_report_in(session, selection, ("website",), Rules()).rows)
 
 
 def _rows(session: Session, month: str | None, website: str | None, scope: Scope) -> list[Row]:
-    websites = scope.websites if website == ALL_WEBSITES else scope.rows_of(website)
-    rows = _reached(session, ("month", "website"), month, websites, scope)
+    rows = _reached(session, ("month", "website"), month, scope.rows_of(website), scope)
     rows = _with_closed(session, rows, scope)
     if website not in (None, ALL_WEBSITES):
         return rows

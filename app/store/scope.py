@@ -40,23 +40,16 @@ class Scope(NamedTuple):
         """Whether nothing is left out."""
         return self == EVERYTHING
 
-    def narrowed(self, website: str | None) -> str | None:
-        """The website of a filter, or NOWHERE if a report may not show it."""
-        if website in (None, ALL_WEBSITES) or self.websites is None or website in self.websites:
-            return website
-        return NOWHERE
-
     def rows_of(self, website: str | None) -> Sequence[str] | None:
         """The websites whose rows a report with this filter has; None: all."""
-        if website in (None, ALL_WEBSITES):
+        if website is None or website == ALL_WEBSITES:
             return self.websites
-        return [self.narrowed(website) or NOWHERE]
+        return [website if self.websites is None or website in self.websites else NOWHERE]
 
     def sums_of(self, website: str | None) -> Sequence[str]:
         """The websites whose sums together are what this filter asks for."""
-        if website not in (None, ALL_WEBSITES):
-            return [self.narrowed(website) or NOWHERE]
-        return [ALL_WEBSITES] if self.websites is None else self.websites
+        websites = self.rows_of(website)
+        return [ALL_WEBSITES] if websites is None else websites
 
     def ads_of(self, ad_id: str | None) -> Sequence[str] | None:
         """The ads that a report with this filter covers; None: all."""

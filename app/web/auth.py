@@ -100,15 +100,13 @@ def reader() -> Reader:
     It may be an operator's, or carry one of READ_KEYS as a bearer token, a session that began with
     one, or a link's cookie.
     """
-    if "reader" not in g:
-        found = _identified()
-        if found is None:
-            current = context()
-            if current.settings.read_keys and not is_from_this_machine(current, request):
-                raise _unauthorized("A token is needed.")
-            _require_own_machine()
-        g.reader = found or OPERATOR
-    return g.reader  # type: ignore[no-any-return]
+    found = _identified()
+    if found is None:
+        current = context()
+        if current.settings.read_keys and not is_from_this_machine(current, request):
+            raise _unauthorized("A token is needed.")
+        _require_own_machine()
+    return found or OPERATOR
 
 
 def open_to_readers(blueprint: Blueprint) -> None:

@@ -1,6 +1,5 @@
 """GET /reports/ads, /reports/traffic and /reports/frequency."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +12,7 @@ from app.errors import InvalidRequest
 from app.store import ad_reports, traffic
 from app.store.ad_reports import METRICS, Rules, names_in, page_of, with_entries
 from app.store.ad_selection import Selection
-from app.store.documents import ALL_WEBSITES
 from app.store.paging import Row
-from app.store.scope import Scope
 from app.web.auth import open_to_readers, reader
 from app.web.context import context, query, text_filter
 from app.web.views.reports import (
@@ -111,7 +108,7 @@ def ads() -> Response:
             raise InvalidRequest({"from": ["There are no such earlier days."]}) from error
     scope = reader().scope(context())
     selection = Selection(
-        _names(filters["website"], scope),
+        scope.rows_of(filters["website"]),
         scope.ads_of(filters["ad_id"]),
         *(filters[name] for name in ("campaign", "advertiser", "first", "last")),
     )
@@ -146,7 +143,7 @@ def show_traffic() -> Response:
         page,
         filters.pop("by"),
         context().settings.timezone,
-        websites=_names(website, scope),
+        websites=scope.rows_of(website),
         ads=scope.ads,
         **filters,
     )
@@ -164,18 +161,13 @@ def frequency() -> Response:
     rows, notes = ad_reports.frequency(
         context().database,
         filters["month"] or month_of(now),
-        _names(filters["website"], scope),
+        scope.rows_of(filters["website"]),
         scope.ads_of(filters["ad_id"]),
     )
     if filters["format"] == "csv":
         return csv_answer(("impressions", "users"), rows, None)
     more = {"notes": notes} if notes else {}
     return report_answer(filters["website"], scope, rows, None, **more)
-
-
-def _names(website: str | None, scope: Scope) -> Sequence[str] | None:
-    """The websites that a filter names, None for all."""
-    return scope.rows_of(None if website == ALL_WEBSITES else website)
 
 
 def _previous(row: Row) -> Row:
