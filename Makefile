@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
+TSC := $(VENV)/node_modules/typescript/bin/tsc
 
 MINUTES ?= 10
 SEED ?= 1
@@ -85,10 +86,15 @@ dearest: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
 
-check: $(INSTALLED)
+check: $(INSTALLED) $(TSC)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/node $(TSC) --project app/web/jsconfig.json
+
+$(TSC): $(INSTALLED)
+	$(BIN)/npm install --silent --no-save --no-audit --no-fund --prefix $(VENV) typescript@5.9.3
+	@touch $@
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
 # The dependencies are installed first, with hashes. pip can't check the hash of a folder such as this.

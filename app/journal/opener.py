@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
@@ -135,6 +135,18 @@ def lengths(broker_url: str) -> Callable[[str], int]:
     return length
 
 
+def workers(broker_url: str, queues: Sequence[str]) -> int:
+    """How many workers take messages: with RabbitMQ, one counts for each queue that it consumes.
+
+    Raises Unavailable if the broker can't be reached.
+    """
+    if is_rabbit(broker_url):
+        with closing(Rabbit(broker_url)) as rabbit:
+            return sum(rabbit.state(queue).consumers for queue in queues)
+    with broker_errors(), closing(connect(broker_url)) as redis:
+        return sum(map(_takes_messages, redis.client_list()))
+
+
 def consumption(broker_url: str, client_name: str) -> Callable[[str], bool]:
     """A function that returns whether a worker consumes a Celery queue.
 
@@ -151,11 +163,10 @@ def consumption(broker_url: str, client_name: str) -> Callable[[str], bool]:
     def asked_lately(_queue: str) -> bool:
         with broker_errors():
             clients: Any = redis.client_list()
-        return any(
-            client["name"] == client_name
-            and client["cmd"] == "brpop"
-            and int(client["idle"]) < RECENT_SECONDS
-            for client in clients
-        )
+        return any(client["name"] == client_name and _takes_messages(client) for client in clients)
 
     return asked_lately
+
+
+def _takes_messages(client: dict[str, str]) -> bool:
+    return client["cmd"] == "brpop" and int(client["idle"]) < RECENT_SECONDS

@@ -1,6 +1,7 @@
 """Which websites and ads a report may show."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from app.store.database import Database, Session
@@ -68,11 +69,24 @@ def websites(database: Database) -> list[str]:
     return list(found - {ALL_WEBSITES})
 
 
-def _names(session: Session, document: type, field: str) -> Iterator[str]:
-    """The websites in an index, by leaping over the other entries of each."""
-    after = ""
+def websites_from(database: Database, beginning: str, most: int) -> list[str]:
+    """The first websites, in order, whose names have this beginning. Raises Unavailable."""
+    with database.snapshot(READ_SECONDS) as session:
+        found = {
+            name
+            for document, field in _FOUND_BY
+            for name in islice(_names(session, document, field, beginning), most + 1)
+        }
+    return sorted(found - {ALL_WEBSITES})[:most]
+
+
+def _names(session: Session, document: type, field: str, beginning: str = "") -> Iterator[str]:
+    """The websites in an index, in order, by leaping over the other entries of each."""
+    after = beginning
     while row := session[document].find_one(
         {field: {"$gt": after}}, {"website": 1}, sort=[(field, 1)]
     ):
+        if not row["website"].startswith(beginning):
+            return
         yield row["website"]
         after = f"{row['website']}!"  # comes right after a space, which follows a website

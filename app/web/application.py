@@ -43,6 +43,7 @@ from app.web.views import (
     operations,
     pixel,
     reports,
+    status,
     tag,
 )
 
@@ -113,7 +114,7 @@ def create_app(config: Settings | None = None) -> Flask:
     app.url_map.converters["ad"] = ads.AdId
     for module in (
         *(events, tag, pixel, click_redirect, reports, ad_reports, ads, live, operations),
-        *(metrics, documentation, dashboard, socket_io),
+        *(metrics, status, documentation, dashboard, socket_io),
     ):
         app.register_blueprint(module.blueprint)
     posting = (events, tag, pixel, click_redirect, socket_io)

@@ -1,4 +1,4 @@
-"""GET /reports/ads, /reports/traffic and /reports/frequency."""
+"""GET /reports/ads, /reports/websites, /reports/traffic and /reports/frequency."""
 
 from datetime import datetime
 from typing import Any
@@ -9,14 +9,16 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 from app.domain.calendar import month_of
 from app.domain.periods import COMPARISONS, PERIOD_OF, Span, earlier
 from app.errors import InvalidRequest
-from app.store import ad_reports, traffic
+from app.store import ad_reports, traffic, website_report
 from app.store.ad_reports import METRICS, Rules, names_in, page_of, with_entries
 from app.store.ad_selection import Selection
 from app.store.paging import Row
 from app.web.auth import open_to_readers, reader
 from app.web.context import context, query, text_filter
 from app.web.views.reports import (
+    PageViewsQuery,
     Query,
+    answer_of_a_moment_ago,
     check_order,
     csv_answer,
     day,
@@ -28,6 +30,7 @@ from app.web.views.reports import (
 
 blueprint = Blueprint("ad_reports", __name__, url_prefix="/reports")
 blueprint.before_request(require_reader)
+blueprint.before_request(answer_of_a_moment_ago)
 open_to_readers(blueprint)
 
 
@@ -63,6 +66,14 @@ class AdsQuery(Query):
         if data["compare"] and not data["first"]:
             raise ValidationError("Required by `compare`.", "from")
         check_order(data)
+
+
+class WebsitesQuery(PageViewsQuery):
+    """Which websites, over which days."""
+
+    sort = fields.String(
+        load_default="impressions", validate=validate.OneOf(website_report.METRICS)
+    )
 
 
 class TrafficQuery(Query):
@@ -112,8 +123,7 @@ def ads() -> Response:
         scope.ads_of(filters["ad_id"]),
         *(filters[name] for name in ("campaign", "advertiser", "first", "last")),
     )
-    rules = Rules(hashed_monthly=settings.user_hash_rotation == "month")
-    report = ad_reports.ad_report(context().database, selection, by, rules, compared)
+    report = ad_reports.ad_report(context().database, selection, by, _rules(), compared)
     rows, next_cursor = page_of(report, page, filters["sort"])
     if "ad" in by:
         rows = with_entries(context().database, rows)
@@ -129,6 +139,23 @@ def ads() -> Response:
     return report_answer(
         filters["website"], scope, rows, next_cursor, totals=report.totals, **notes
     )
+
+
+@blueprint.get("/websites")
+def websites() -> Response:
+    """Views, impressions, reach, hits and clicks by website."""
+    filters = query(WebsitesQuery())
+    form, page = form_and_page(filters)
+    scope = reader().scope(context())
+    website, sort = filters["website"], filters.pop("sort")
+    report = website_report.website_report(
+        context().database, **filters, scope=scope, rules=_rules()
+    )
+    rows, next_cursor = page_of(report, page, sort)
+    if form == "csv":
+        return csv_answer(["website", *website_report.METRICS], rows, next_cursor)
+    notes = {"notes": report.notes} if report.notes else {}
+    return report_answer(website, scope, rows, next_cursor, totals=report.totals, **notes)
 
 
 @blueprint.get("/traffic")
@@ -168,6 +195,10 @@ def frequency() -> Response:
         return csv_answer(("impressions", "users"), rows, None)
     more = {"notes": notes} if notes else {}
     return report_answer(filters["website"], scope, rows, None, **more)
+
+
+def _rules() -> Rules:
+    return Rules(hashed_monthly=context().settings.user_hash_rotation == "month")
 
 
 def _previous(row: Row) -> Row:

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, abort, make_response, redirect, render_template, request
@@ -13,6 +15,7 @@ from app.domain.addresses import client_network
 from app.web import sessions
 from app.web.auth import (
     LINK_COOKIE,
+    Reader,
     count_guess,
     is_from_own_page,
     open_to_readers,
@@ -29,6 +32,25 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+
+PRESETS = (
+    ("today", "Today", "T"),
+    ("yesterday", "Yesterday", "Y"),
+    ("7d", "7 days", "W"),
+    ("30d", "30 days", ""),
+    ("month", "This month", "M"),
+    ("last-month", "Last month", "L"),
+)
+METRICS = (
+    ("views", "Views"),
+    ("impressions", "Impressions"),
+    ("reach", "Reach"),
+    ("clicks", "Clicks"),
+    ("ctr", "CTR"),
+)
+_STATIC = Path(__file__).parents[1] / "static"
+_FOR_OPERATORS = {"operations.js", "letters.js"}
+_MODULES = sorted({path.name for path in _STATIC.glob("dashboard/*.js")} - _FOR_OPERATORS)
 
 blueprint = Blueprint("dashboard", "app.web", static_folder="static", template_folder="templates")
 open_to_readers(blueprint)
@@ -65,7 +87,30 @@ def dashboard() -> AnyResponse:
     except Forbidden:
         return _page("login.html", 403, elsewhere=True)
     cookies = {sessions.COOKIE, LINK_COOKIE} & request.cookies.keys()
-    return _page("dashboard.html", operator=asking.is_operator, session=bool(cookies))
+    settings = context().settings
+    return _page(
+        "dashboard.html",
+        operator=asking.is_operator,
+        session=bool(cookies),
+        title=_title(asking),
+        until=asking.until and datetime.fromtimestamp(asking.until, settings.timezone).date(),
+        of_ads=asking.is_of_ads,
+        today=datetime.now(settings.timezone).date(),
+        timezone=settings.timezone,
+        click_hits=settings.click_hits,
+        click_scope=settings.click_scope,
+        presets=PRESETS,
+        metrics=METRICS,
+        modules=_MODULES,
+    )
+
+
+def _title(asking: Reader) -> str:
+    """What a link shows, for the head of its page and of what is printed; empty for others."""
+    if asking.until is None:
+        return ""
+    names = [asking.advertiser, asking.campaign, *sorted(asking.websites)]
+    return " · ".join(name for name in names if name) or "All websites"
 
 
 @blueprint.post("/")

@@ -8,22 +8,25 @@ from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, abort, request
-from marshmallow import EXCLUDE, Schema, fields
+from marshmallow import EXCLUDE, Schema, fields, validate
 from redis import Redis
 
 from app.redis import counters, live, spikes
 from app.redis.connection import broker_errors
 from app.store import ad_reports, month_report, reports, tops
+from app.store import scope as scopes
 from app.store.ad_reports import Rules
 from app.store.ad_selection import Selection
 from app.store.documents import ALL_WEBSITES
 from app.store.paging import MAX_LIMIT, Page
 from app.store.scope import Scope
 from app.web.auth import Reader, open_to_readers, reader
-from app.web.context import Context, context, query, text_filter
+from app.web.context import Context, answer, context, query
 from app.web.sockets.visible import Visible
+from app.web.views.reports import Website, is_known
 
 MONTHS = Page(MAX_LIMIT)
+MAX_WEBSITES = 20
 READ_AGAIN = 4
 NOTED_SECONDS = 0.02
 """Within this time after a fold, the worker records that it has folded."""
@@ -51,7 +54,7 @@ class SnapshotQuery(Schema):
 
         unknown = EXCLUDE
 
-    website = text_filter()
+    website = Website(load_default=None)
     first = fields.Date(format="%Y-%m-%d", data_key="from", load_default=None)
     last = fields.Date(format="%Y-%m-%d", data_key="to", load_default=None)
 
@@ -140,9 +143,18 @@ def _snapshot(
         minutes, told = live.minutes(redis, time.time(), names)
         found = spikes.latest(redis)
         other = counters.values(redis, counters.OTHER)
-    backlog = current.journal.backlog() if asking.is_operator else {}
+    backlog = current.journal.backlog()
     shown |= {
+        "now": now.isoformat(timespec="seconds"),
         "today": now.date().isoformat(),
+        "timezone": str(current.settings.timezone),
+        "unknown": website is not None and not is_known(website, scope),
+        "is_empty": not reports.is_known(database, ALL_WEBSITES, scope),
+        # How many seconds the first batch of each queue has waited.
+        "behind": {
+            queue: round(of_queue.oldest_seconds, 1) if of_queue.waiting else 0
+            for queue, of_queue in backlog.items()
+        },
         "partial": [name for name, table in tables.items() if not table.is_exact],
         # They count what others have too.
         "folds": folds if asking.reads_all else {},
@@ -156,7 +168,7 @@ def _snapshot(
                 "waiting": of_queue.waiting + of_queue.taken,
                 "oldest_seconds": of_queue.oldest_seconds if of_queue.waiting else None,
             }
-            for queue, of_queue in backlog.items()
+            for queue, of_queue in (backlog.items() if asking.is_operator else ())
         ],
         # These belong to no website. Whoever sees only one website must learn nothing of others.
         "other": other if website is None and asking.reads_all else {},
@@ -168,6 +180,35 @@ def _snapshot(
         ],
     }
     return msgspec.json.encode(shown)
+
+
+class WebsitesQuery(Schema):
+    """How the names of websites begin."""
+
+    class Meta:
+        """Other parameters are ignored."""
+
+        unknown = EXCLUDE
+
+    beginning = fields.String(data_key="q", load_default="", validate=validate.Length(max=253))
+
+
+@blueprint.get("/live/websites")
+def websites() -> Response:
+    """The first websites, in alphabetical order, whose names begin so."""
+    beginning = query(WebsitesQuery())["beginning"].strip().lower().removeprefix("www.")
+    current, asking = context(), reader()
+    known = asking.scope(current).websites
+    if known is None:
+        content = current.answers.get(
+            ("websites", beginning),
+            lambda: msgspec.json.encode(
+                {"items": scopes.websites_from(current.database, beginning, MAX_WEBSITES)}
+            ),
+        )
+        return Response(content, mimetype="application/json")
+    theirs = [name for name in known if name.startswith(beginning)]
+    return answer({"items": theirs[:MAX_WEBSITES]})
 
 
 def _names_by_minute(current: Context, website: str | None, scope: Scope) -> Sequence[str]:

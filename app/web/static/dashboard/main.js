@@ -1,0 +1,221 @@
+// The dashboard: reads the reports of a period, and reads them again while events are counted.
+
+import * as address from "./address.js";
+import * as api from "./api.js";
+import * as chart from "./chart.js";
+import * as condition from "./condition.js";
+import { byId, element, fill } from "./elements.js";
+import * as figures from "./figures.js";
+import { days } from "./format.js";
+import { connect } from "./live.js";
+import * as minutes from "./minutes.js";
+import * as tables from "./tables.js";
+import * as tiles from "./tiles.js";
+import * as welcome from "./welcome.js";
+
+const MOVING_MS = 400;
+// After the last count the reports hold all of it within this time.
+const SETTLED_MS = 5_000;
+const SLOW_MS = 3_000;
+const IDLE_MS = 10_000;
+const AGAIN_MS = 5_000;
+
+const main = /** @type {HTMLElement} */ (document.querySelector("main"));
+const isOperator = main.dataset.operator !== undefined;
+const isOfAds = main.dataset.ads !== undefined;
+let today = main.dataset.today ?? "";
+/** @type {any} */
+let snapshot = null;
+/** @type {figures.Figures | null} */
+let before = null;
+/** @type {typeof import("./operations.js") | undefined} */
+let operations;
+/** @type {typeof import("./letters.js") | undefined} */
+let letters;
+let reading = 0; // the number of the latest reading: an older one that comes later is dropped
+let countedAt = -Infinity;
+let slowAt = -Infinity;
+/** @type {number | undefined} */
+let timer;
+
+const isOnOperations = () => isOperator && address.get("tab") === "operations";
+
+/** @param {boolean} isNew whether something else is to be shown than before */
+async function load(isNew = false) {
+  const mine = ++reading;
+  clearTimeout(timer);
+  const started = performance.now();
+  const isSlow = isNew || started - slowAt > (started - countedAt < SETTLED_MS ? SLOW_MS : IDLE_MS - 1_000);
+  if (isNew) main.setAttribute("aria-busy", "true");
+  let wait = IDLE_MS * (0.8 + Math.random() * 0.4);
+  try {
+    const filters = address.filters();
+    const period = address.period(today);
+    showControls(filters, period);
+    const by = figures.granularity(period, filters);
+    const asked = { website: filters.website, from: period.first, to: period.last };
+    const rest = isSlow ? readRest(period, filters, by) : null;
+    const [now, found] = await Promise.all([api.get("/live/snapshot", asked), isOnOperations() ? null : figures.read(period, by, filters, isOfAds)]);
+    if (mine !== reading) return;
+    snapshot = now;
+    if (now.today !== today) {
+      today = now.today;
+      load(true);
+      return;
+    }
+    const view = { period, filters, isOfAds, snapshot };
+    const [earlier, ofTables] = (await rest) ?? [before, null];
+    if (mine !== reading) return;
+    before = earlier;
+    condition.showProblem(null);
+    condition.showBehind(now.behind);
+    welcome.show(now.is_empty);
+    showUnknown(filters, now);
+    if (found) {
+      const until = figures.running(found.times, now.now);
+      tiles.show(found, before, until);
+      chart.show({ figures: found, before, metric: tiles.chosen(found.totals.views !== null), until });
+      minutes.show(now.minutes, filters.website ? ` on ${filters.website}` : "");
+      if (ofTables) tables.show(view, ofTables);
+    } else operations?.showSnapshot(now, filters.website ?? "");
+    if (isSlow) slowAt = started;
+    main.setAttribute("aria-busy", "false");
+    if (performance.now() - countedAt < SETTLED_MS) wait = MOVING_MS;
+  } catch (error) {
+    if (mine !== reading) return;
+    condition.showProblem(error);
+    wait = AGAIN_MS * (0.8 + Math.random() * 0.4);
+    if (error instanceof api.Failed && error.status < 500) main.setAttribute("aria-busy", "false");
+  }
+  timer = setTimeout(load, document.hidden ? IDLE_MS : wait);
+}
+
+/** @param {address.Period} period @param {Record<string, string>} filters @param {string} by */
+async function readRest(period, filters, by) {
+  if (isOnOperations()) {
+    operations ??= await import("./operations.js");
+    letters ??= await import("./letters.js");
+    await Promise.all([operations.showStatus(), letters.show(main.dataset.timezone)]);
+    return /** @type {const} */ ([null, null]);
+  }
+  const known = snapshot ?? (await api.get("/live/snapshot", { website: filters.website, from: period.first, to: period.last }));
+  const view = { period, filters, isOfAds, snapshot: known };
+  const span = address.before(period);
+  return Promise.all([span.first > "1971" ? figures.read(span, by, filters, isOfAds) : null, tables.read(view)]);
+}
+
+/** The controls as the address says. @param {Record<string, string>} filters @param {address.Period} period */
+function showControls(filters, period) {
+  const tab = isOnOperations() ? "operations" : "traffic";
+  for (const link of document.querySelectorAll("#tabs a")) {
+    const name = /** @type {any} */ (link).dataset.tab;
+    address.leadTo(link, { tab: name === "traffic" ? "" : name, list: "" });
+    if (name === tab) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  byId("traffic").hidden = tab !== "traffic";
+  if (isOperator) byId("operations").hidden = tab !== "operations";
+  byId("traffic").classList.toggle("whole", Boolean(tables.whole()));
+  for (const link of document.querySelectorAll("#presets a")) {
+    const name = /** @type {any} */ (link).dataset.preset;
+    address.leadTo(link, address.ofPreset(name));
+    if (name === period.preset) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+  const custom = byId("custom");
+  custom.toggleAttribute("data-chosen", !period.preset);
+  if (!custom.contains(document.activeElement)) {
+    byId("from").value = period.first;
+    byId("to").value = period.last;
+  }
+  const isOne = period.first === period.last;
+  const isOver = period.last < today;
+  const note = `compared with ${isOne ? "the day" : "as many days"} before${isOver ? "" : ", which is over: today is not"}`;
+  byId("period-note").textContent = `${days(period.first, period.last)}, ${note}. Times are in ${main.dataset.timezone}.`;
+  byId("folded").textContent = [days(period.first, period.last), ...Object.values(filters)].join(" · ");
+  const website = byId("website");
+  if (document.activeElement !== website) website.value = filters.website ?? "";
+  const chips = Object.entries(filters).map(([name, value]) => {
+    const label = `${name === "ad_id" ? "Ad" : name[0].toUpperCase() + name.slice(1)}: ${value}`;
+    const chip = element("a", { className: "chip", "aria-label": `${label}. Remove this filter` }, element("span", {}, label), element("span", { "aria-hidden": "true" }, "×"));
+    return element("li", {}, address.leadTo(chip, { [name]: "", ...(name === "website" ? { page: "" } : {}) }));
+  });
+  fill(byId("chips"), chips);
+}
+
+/** @param {Record<string, string>} filters @param {any} now */
+function showUnknown(filters, now) {
+  const name = filters.website;
+  byId("unknown").hidden = !(name && now.unknown);
+  byId("unknown").textContent = `Nothing was ever counted for ${name}.`;
+}
+
+address.listen(() => {
+  before = null;
+  load(true);
+});
+tables.listen(() => load(true));
+
+const filterForm = byId("filters");
+filterForm.addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
+byId("website").addEventListener("change", (/** @type {any} */ { target }) => address.go({ website: target.value.trim(), page: "" }));
+/** @type {number | undefined} */
+let suggestSoon;
+byId("website").addEventListener("input", (/** @type {any} */ { target }) => {
+  clearTimeout(suggestSoon);
+  suggestSoon = setTimeout(async () => {
+    const { items } = await api.get("/live/websites", { q: target.value }).catch(() => ({ items: [] }));
+    fill(byId("websites"), items.map((/** @type {string} */ name) => element("option", { value: name })));
+  }, 150);
+});
+byId("website").addEventListener("focus", (/** @type {any} */ { target }) => target.dispatchEvent(new Event("input")));
+byId("custom").addEventListener("change", () => {
+  const [from, to] = [byId("from").value, byId("to").value];
+  const wrong = from && to && from > to;
+  byId("to").setCustomValidity(wrong ? "The last day comes before the first." : "");
+  if (wrong) byId("to").reportValidity();
+  else if (from && to) address.go({ period: "", from, to });
+});
+addEventListener("keydown", (event) => {
+  const target = /** @type {Element} */ (event.target);
+  if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input, textarea, select")) return;
+  const key = event.key.toLowerCase();
+  const preset = Object.entries(address.PRESETS).find(([, one]) => one.key && one.key === key);
+  if (preset) address.go(address.ofPreset(preset[0]));
+  else if (key === "c") {
+    byId("folding").open = true;
+    byId("from").focus();
+    event.preventDefault();
+  }
+});
+// Unfolded where there is room.
+const wide = matchMedia("(min-width: 45rem)");
+const unfold = () => {
+  for (const one of document.querySelectorAll("details.fold")) /** @type {any} */ (one).open = wide.matches;
+};
+wide.addEventListener("change", unfold);
+unfold();
+addEventListener("beforeprint", () => {
+  byId("printed").textContent = `Printed on ${new Date().toLocaleDateString("sv", { timeZone: main.dataset.timezone })}.`;
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) load();
+});
+
+connect({
+  counted() {
+    const isQuiet = performance.now() - countedAt > SETTLED_MS;
+    countedAt = performance.now();
+    if (isQuiet) load();
+  },
+  announced() {
+    countedAt = performance.now();
+    load();
+  },
+  opened() {
+    condition.setLive(true);
+    load();
+  },
+  lost: () => condition.setLive(false),
+});
+load(true);
