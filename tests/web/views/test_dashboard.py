@@ -25,7 +25,7 @@ def login(client: FlaskClient, token: str = "secret", path: str = "/") -> TestRe
 def test_the_dashboard_answers_on_the_collectors_own_machine(client: FlaskClient) -> None:
     response = client.get("/")
     assert response.status_code == 200
-    assert "dashboard.js" in response.text
+    assert "dashboard/main.js" in response.text
     assert "Log out" not in response.text
 
 
@@ -33,14 +33,14 @@ def test_without_a_token_it_answers_nowhere_else(client: FlaskClient) -> None:
     response = client.get("/", environ_base=AWAY)
     assert response.status_code == 403
     assert "ADMIN_TOKEN" in response.text
-    assert "dashboard.js" not in response.text
+    assert "dashboard/main.js" not in response.text
 
 
 def test_with_a_token_it_asks_for_the_token(secured: FlaskClient) -> None:
     response = secured.get("/")
     assert response.status_code == 401
     assert 'name="token"' in response.text
-    assert "dashboard.js" not in response.text
+    assert "dashboard/main.js" not in response.text
 
 
 def test_a_login_opens_everything_that_the_page_reads(secured: FlaskClient) -> None:
@@ -147,7 +147,7 @@ def test_a_logout_that_cannot_be_stored_is_refused(secured: FlaskClient, redis: 
     assert "Set-Cookie" not in refused.headers
 
 
-@pytest.mark.parametrize("path", ["/", "/static/dashboard.js", "/static/uplot/uPlot.min.css"])
+@pytest.mark.parametrize("path", ["/", "/static/dashboard/main.js", "/static/uplot/uPlot.min.css"])
 def test_a_page_runs_only_scripts_from_its_own_files(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 200

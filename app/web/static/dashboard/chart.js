@@ -9,7 +9,7 @@ import { NAMES, written } from "./tiles.js";
 /** @typedef {{ figures: Figures, before: Figures | null, metric: Metric, until: number }} Shown */
 
 const HEIGHT = 240;
-const PRINTED_WIDTH = 640;
+const PRINTED = { width: 720, height: 170 };
 const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7, 1e8];
 const COLORS = { views: "--page-view", impressions: "--ad-impression", reach: "--reach", clicks: "--ad-click", ctr: "--rate" };
 
@@ -147,8 +147,8 @@ const resize = (width) => {
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAnew);
 new ResizeObserver(() => resize(box.clientWidth)).observe(box);
-addEventListener("beforeprint", () => resize(PRINTED_WIDTH));
-addEventListener("afterprint", () => resize(box.clientWidth));
+addEventListener("beforeprint", () => chart?.setSize(PRINTED));
+addEventListener("afterprint", () => chart?.setSize({ width: box.clientWidth, height: HEIGHT }));
 // By keyboard, from one time to the next.
 box.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

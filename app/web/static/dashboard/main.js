@@ -208,12 +208,11 @@ connect({
     countedAt = performance.now();
     if (isQuiet) load();
   },
-  announced() {
-    countedAt = performance.now();
-    load();
-  },
+  announced: () => load(),
   opened() {
     condition.setLive(true);
+    // What was announced before may not be in the reports yet.
+    countedAt = performance.now();
     load();
   },
   lost: () => condition.setLive(false),

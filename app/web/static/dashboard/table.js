@@ -19,7 +19,7 @@ import { count, rate, ratio } from "./format.js";
  * }} Report
  */
 
-const FEW = 8;
+const few = () => (matchMedia("(min-width: 45rem)").matches ? 8 : 6);
 const MANY = 50;
 const WRITTEN = { rate, ratio, count };
 
@@ -68,10 +68,10 @@ export class Table {
     if (asked !== this.asked) this.cursors = [];
     this.asked = asked;
     if (known && !this.isWhole) {
-      this.next = known.length > FEW ? "more" : null;
-      return { items: known.slice(0, FEW) };
+      this.next = known.length > few() ? "more" : null;
+      return { items: known.slice(0, few()) };
     }
-    const limit = this.isWhole ? MANY : FEW;
+    const limit = this.isWhole ? MANY : few();
     const answer = await api.get(report.path, { ...parameters, limit, cursor: this.isWhole ? this.cursors.at(-1) : undefined });
     if (asked === this.asked) this.next = answer.next_cursor;
     return answer;
