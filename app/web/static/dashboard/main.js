@@ -24,8 +24,6 @@ const main = /** @type {HTMLElement} */ (document.querySelector("main"));
 const isOperator = main.dataset.operator !== undefined;
 const isOfAds = main.dataset.ads !== undefined;
 let today = main.dataset.today ?? "";
-/** @type {any} */
-let snapshot = null;
 /** @type {figures.Figures | null} */
 let before = null;
 /** @type {typeof import("./operations.js") | undefined} */
@@ -53,20 +51,19 @@ async function load(isNew = false) {
     const period = address.period(today);
     showControls(filters, period);
     const by = figures.granularity(period, filters);
-    const asked = { website: filters.website, from: period.first, to: period.last };
-    const rest = isSlow ? readRest(period, filters, by) : null;
-    const [now, found] = await Promise.all([api.get("/live/snapshot", asked), isOnOperations() ? null : figures.read(period, by, filters, isOfAds)]);
+    const fresh = api.get("/live/snapshot", { website: filters.website, from: period.first, to: period.last });
+    const [now, found, rest] = await Promise.all([
+      fresh,
+      isOnOperations() ? null : figures.read(period, by, filters, isOfAds),
+      isSlow ? readRest(fresh, period, filters, by) : null,
+    ]);
     if (mine !== reading) return;
-    snapshot = now;
     if (now.today !== today) {
       today = now.today;
       load(true);
       return;
     }
-    const view = { period, filters, isOfAds, snapshot };
-    const [earlier, ofTables] = (await rest) ?? [before, null];
-    if (mine !== reading) return;
-    before = earlier;
+    if (rest) before = rest.before;
     condition.showProblem(null);
     condition.showBehind(now.behind);
     welcome.show(now.is_empty);
@@ -76,7 +73,7 @@ async function load(isNew = false) {
       tiles.show(found, before, until);
       chart.show({ figures: found, before, metric: tiles.chosen(found.totals.views !== null), until });
       minutes.show(now.minutes, filters.website ? ` on ${filters.website}` : "");
-      if (ofTables) tables.show(view, ofTables);
+      if (rest?.tables) tables.show({ period, filters, isOfAds, snapshot: now }, rest.tables);
     } else operations?.showSnapshot(now, filters.website ?? "");
     if (isSlow) slowAt = started;
     main.setAttribute("aria-busy", "false");
@@ -90,18 +87,26 @@ async function load(isNew = false) {
   timer = setTimeout(load, document.hidden ? IDLE_MS : wait);
 }
 
-/** @param {address.Period} period @param {Record<string, string>} filters @param {string} by */
-async function readRest(period, filters, by) {
+/**
+ * What changes less often, or costs more.
+ * @param {Promise<any>} fresh the snapshot
+ * @param {address.Period} period
+ * @param {Record<string, string>} filters
+ * @param {string} by
+ */
+async function readRest(fresh, period, filters, by) {
   if (isOnOperations()) {
     operations ??= await import("./operations.js");
     letters ??= await import("./letters.js");
     await Promise.all([operations.showStatus(), letters.show(main.dataset.timezone)]);
-    return /** @type {const} */ ([null, null]);
+    return { before: null, tables: null };
   }
-  const known = snapshot ?? (await api.get("/live/snapshot", { website: filters.website, from: period.first, to: period.last }));
-  const view = { period, filters, isOfAds, snapshot: known };
   const span = address.before(period);
-  return Promise.all([span.first > "1971" ? figures.read(span, by, filters, isOfAds) : null, tables.read(view)]);
+  const [earlier, found] = await Promise.all([
+    span.first > "1971" ? figures.read(span, by, filters, isOfAds) : null,
+    fresh.then((snapshot) => tables.read({ period, filters, isOfAds, snapshot })),
+  ]);
+  return { before: earlier, tables: found };
 }
 
 /** The controls as the address says. @param {Record<string, string>} filters @param {address.Period} period */
