@@ -27,6 +27,20 @@ def test_a_website_is_listed_whatever_was_counted_for_it(
     ]
 
 
+def test_websites_are_found_by_how_their_names_begin(
+    database: Database, counting: Counting
+) -> None:
+    names = ("shop.com", "shoes.com", "shoes.org", "sofa.com", "other.com")
+    views = [PageView(None, name, "/", "2026-11-24") for name in names]
+    count_batch(database, counting, "views", PageView, views)
+    count_batch(database, counting, "ad", AdClick, [AdClick(None, "sho.com", "1", "u", 1)])
+    found = ["sho.com", "shoes.com", "shoes.org", "shop.com"]
+    assert scope.websites_from(database, "sho", 10) == found
+    assert scope.websites_from(database, "sho", 2) == found[:2]
+    assert scope.websites_from(database, "", 10) == sorted([*names, "sho.com"])
+    assert scope.websites_from(database, "x", 10) == []
+
+
 def test_a_website_outside_the_scope_is_nowhere() -> None:
     theirs = Scope(["a.com", "b.com"])
     assert theirs.rows_of(None) == theirs.sums_of(None) == theirs.sums_of("*") == ["a.com", "b.com"]

@@ -98,3 +98,15 @@ def test_answers_to_made_up_requests_are_not_kept_forever() -> None:
     for number in range(1_000):
         answers.get(number, lambda: b"x")
     assert len(answers._answers) <= cache.MAX_KEPT
+
+
+def test_answers_are_forgotten_once_they_take_too_much_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache, "MAX_BYTES", 250)
+    answers = AnswerCache()
+    for name in "abcd":
+        answers.get(name, lambda: b"x" * 100)
+    assert answers._answers.keys() == {"d"}
+    answers.get("d", lambda: b"never made")
+    assert answers._bytes == 100

@@ -10,6 +10,7 @@ from app.domain.events import AdClick, AdImpression, PageView
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
 from tests.support.counting import count_batch
+from tests.support.waiting import wait_until
 from tests.web.conftest import MakeClient
 
 
@@ -249,3 +250,43 @@ def test_an_operator_must_show_the_admin_token(client_with: MakeClient, path: st
     assert client.get(f"/reports/{path}").status_code == 401
     headers = {"Authorization": "Bearer secret"}
     assert client.get(f"/reports/{path}", headers=headers).status_code == 200
+
+
+def test_websites_are_reported_with_views_and_the_figures_of_their_ads(
+    counted: FlaskClient,
+) -> None:
+    report = get(counted, "websites", sort="views")
+    assert [(row["website"], row["views"], row["impressions"]) for row in report["items"]] == [
+        ("a.com", 1, 4),
+        ("b.com", 0, 1),
+    ]
+    assert report["totals"]["reach"] == 3
+    first = get(counted, "websites", limit="1")
+    rest = get(counted, "websites", limit="1", cursor=first["next_cursor"])
+    assert [*first["items"], *rest["items"]] == report["items"]
+    lines = counted.get("/reports/websites?format=csv").text.splitlines()
+    assert lines[0] == "website,views,impressions,reach,frequency,hits,clicks,ctr"
+    assert lines[1].startswith("a.com,1,4,")
+    assert get(counted, "websites", website="never.com")["unknown"] == ["website"]
+    assert counted.get("/reports/websites?sort=rendered").status_code == 400
+
+
+def test_an_answer_may_be_a_moment_old_only_for_a_client_that_says_so(
+    database: Database, counted: FlaskClient
+) -> None:
+    stale = {"Cache-Control": "max-stale=1"}
+
+    def impressions(path: str, **headers: str) -> Any:
+        answer = counted.get(path, headers=headers).get_json()
+        return answer["totals"]["impressions"]
+
+    path = "/reports/ads?by=website"
+    assert impressions(path, **stale) == 5
+    counting = Counting(database, ClickRule(3, "user"))
+    count_batch(database, counting, "later", AdImpression, [shown("u9", "34")])
+    assert impressions(path) == 6
+    assert impressions(path, **stale) in (5, 6)
+    wait_until(lambda: impressions(path, **stale) == 6)
+    csv = counted.get(f"{path}&format=csv", headers=stale)
+    assert csv.mimetype == "text/csv"
+    assert counted.get("/reports/ads?by=nothing", headers=stale).status_code == 400

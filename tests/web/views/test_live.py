@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -136,6 +137,42 @@ def test_the_snapshot_has_the_minutes_of_one_or_all_websites(
     for website, hits in (("site1.com", 2), ("other.com", 0)):
         of_website = snapshot(client, website=website)["minutes"]
         assert sum(minute["ad_click"] for minute in of_website) == hits
+
+
+def test_the_snapshot_says_when_it_is_and_whether_anything_was_counted(
+    database: Database, client_with: MakeClient
+) -> None:
+    client = client_with(timezone=ZoneInfo("Asia/Kolkata"))
+    found = snapshot(client)
+    assert (found["is_empty"], found["unknown"]) == (True, False)
+    assert found["timezone"] == "Asia/Kolkata"
+    assert found["now"].endswith("+05:30")
+    assert found["now"].startswith(found["today"])
+    assert snapshot(client, website="a.com")["unknown"]
+    views = [PageView(None, "a.com", "/", "2026-11-24")]
+    count_batch(database, Counting(database, ClickRule(3, "user")), "b1", PageView, views)
+    assert not snapshot(client)["is_empty"]
+    assert not snapshot(client, website="https://WWW.a.com/any")["unknown"]
+    assert snapshot(client, website="b.com")["unknown"]
+
+
+def test_websites_are_suggested_by_how_they_begin(
+    database: Database, client_with: MakeClient
+) -> None:
+    client = client_with(admin_token="secret", read_keys={"reads": frozenset({"shop.com"})})
+    views = [PageView(None, name, "/", "2026-11-24") for name in ("shop.com", "shoes.com")]
+    count_batch(database, Counting(database, ClickRule(3, "user")), "b1", PageView, views)
+    for token, given, found in (
+        ("secret", "WWW.Sho", ["shoes.com", "shop.com"]),
+        ("secret", "shop", ["shop.com"]),
+        ("secret", "x", []),
+        ("reads", "sho", ["shop.com"]),
+        ("reads", "shoe", []),
+    ):
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = client.get("/live/websites", query_string={"q": given}, headers=headers)
+        assert answer.get_json() == {"items": found}
+    assert client.get("/live/websites").status_code == 401
 
 
 def test_the_snapshot_has_all_hits_and_clicks_of_one_or_all_websites(
