@@ -5,6 +5,7 @@ import time
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from app.domain.events import QUEUES
 from app.outputs import webhook
 from app.outputs.webhook import WebhookFailed
 from app.redis import spikes
@@ -24,9 +25,11 @@ def find_spikes() -> int:
     """Announce spikes in the log, on the live stream and to SPIKE_WEBHOOK. Returns their number."""
     config = settings()
     redis = resources.redis()
+    at_least = dict.fromkeys(QUEUES, config.spike_minimum)
+    at_least["ad_click"] = config.spike_minimum_clicks
     with broker_errors():
         now = time.time()
-        found = spikes.announce(redis, now, config.spike_factor, config.spike_minimum)
+        found = spikes.announce(redis, now, config.spike_factor, at_least)
         if found and config.spike_webhook:
             spikes.add_to_post(redis, found, now)
         to_post = config.spike_webhook and spikes.is_any_to_post(redis, now)

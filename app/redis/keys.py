@@ -18,7 +18,8 @@ For operators:
 - `session:{digest}`: open sessions (`app.web.sessions`).
 
 For viewers of the live stream (`app.redis.live`, `app.redis.spikes`):
-- `live:minute:{minute}:{queue}`, `live:folds`, `live:told`: recent counts;
+- `live:minute:{minute}:{queue}`, `live:own_minute:{minute}:{queue}`, `live:folds`, `live:told`:
+  recent counts;
 - `spikes:announced:{name}`, `spikes:minute:{minute}`, `spikes:latest`, `spikes:to_post`.
 
 For senders:

@@ -1,4 +1,5 @@
-"""Spikes: pages and ads that have far more events than in the hour before.
+"""Spikes: pages and ads that have far more events than in the hour before. Drops: websites that
+have far fewer than in the same hour of the weeks before (`app.store.drops`).
 
 Redis keys:
 - `spikes:announced:{queue} {website} {name}`: exists for AGAIN_SECONDS after a spike was announced;
@@ -8,19 +9,24 @@ Redis keys:
   when they are due, in seconds since the epoch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 from redis import Redis
 
-from app.domain.events import QUEUES
 from app.redis import live
 from app.redis.scripts import script
 
 AGAIN_SECONDS = 600
+KNOWN_MINUTES = 10
+"""A page or ad is known once this many minutes are over since it was first seen."""
+BACK_MINUTES = 5
+"""Minutes that are over are looked at for this long, as their events may be counted later."""
 MAX_A_MINUTE = 10
+MAX_CHECKED = 500
+"""The pages or ads whose hour is looked at, of one queue."""
 KEPT = 50
 KEPT_SECONDS = 24 * 3600
 
@@ -38,9 +44,9 @@ _TO_POST = script("next_to_post")
 class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
     """A page (or ad) had `count` events of this queue in the minute that began at `time`.
 
-    `name` is the page or ad. `mean` is its mean number of events a minute in the hour before.
-    `time` is in seconds since the epoch. `more` is the number of smaller spikes that are not
-    announced.
+    `name` is the page or ad. `mean` is its mean number of events a minute in the hour before, since
+    it was first seen. `time` is in seconds since the epoch. `more` is the number of smaller spikes
+    that are not announced.
     """
 
     queue: str
@@ -52,13 +58,14 @@ class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
     more: int = 0
 
 
-def announce(redis: Redis, now: float, factor: float, at_least: int) -> list[Spike]:
+def announce(redis: Redis, now: float, factor: float, at_least: Mapping[str, int]) -> list[Spike]:
     """Find spikes, announce new ones on the live stream, and return those.
 
-    A spike has at least `at_least` events in a minute, and more than `factor` times its mean. `now`
-    is in seconds since the epoch. Each spike is announced once in AGAIN_SECONDS, and returned to
-    one caller only. Only the largest MAX_A_MINUTE are announced in a minute; the last of them holds
-    how many more there were. Raises RedisError.
+    A spike has at least `at_least` events in a minute (given for each queue), and more than
+    `factor` times its mean since it was first seen, at least KNOWN_MINUTES before. `now` is in
+    seconds since the epoch. Each spike is announced once in AGAIN_SECONDS, and returned to one
+    caller only. Only the largest MAX_A_MINUTE are announced in a minute; the last of them holds how
+    many more there were. Raises RedisError.
     """
     counter = f"spikes:minute:{int(now // 60)}"
     announced: Any = redis.get(counter)
@@ -120,30 +127,45 @@ def is_late_to_post(body: bytes, now: float) -> bool:
     return any(now > spike["time"] + POST_SECONDS for spike in msgspec.json.decode(body)["spikes"])
 
 
-def _find(redis: Redis, now: float, factor: float, at_least: int) -> Iterator[Spike]:
+def _find(redis: Redis, now: float, factor: float, at_least: Mapping[str, int]) -> Iterator[Spike]:
     this_minute = int(now // 60)
-    for queue in QUEUES:
-        found: set[str] = set()
-        # Check the previous minute too: its last seconds came after the last check.
-        for minute in (this_minute - 1, this_minute):
-            counts = live.busiest(redis, queue, minute, at_least)
-            if not counts:
-                continue
-            known: Any = redis.mget([_announced(queue, name) for name in counts])
-            names = [
-                name
-                for name, announced in zip(counts, known, strict=True)
-                if announced is None and name not in found
-            ]
-            if not names:
-                continue
-            sums = live.before(redis, queue, minute, names)
-            for name, earlier in zip(names, sums, strict=True):
-                mean = earlier / live.MINUTES
-                if counts[name] > factor * mean:
-                    found.add(name)
+    checked = range(this_minute - BACK_MINUTES, this_minute + 1)
+    span = range(checked.start - live.MINUTES, checked.stop)
+    for queue, minimum in at_least.items():
+        busiest = list(live.busiest(redis, queue, checked, minimum))
+        if not busiest:
+            continue
+        known: Any = redis.mget([_announced(queue, name) for name in busiest])
+        names = [name for name, when in zip(busiest, known, strict=True) if when is None]
+        if not names:
+            continue
+        history = live.history(redis, queue, span, names[:MAX_CHECKED])
+        for name, counts in history.counts.items():
+            for minute in checked:
+                place = minute - span.start
+                count = counts[place] or 0
+                mean = mean_before(counts, history.missing, place)
+                if count >= minimum and mean is not None and count > factor * mean:
                     website, _, of = name.partition(" ")
-                    yield Spike(queue, website, of, counts[name], round(mean, 2), minute * 60)
+                    yield Spike(queue, website, of, count, round(mean, 2), minute * 60)
+                    break
+
+
+def mean_before(counts: Sequence[int | None], missing: Sequence[int], place: int) -> float | None:
+    """The mean of a name's counts in the hour before the minute at this place, since its first one.
+
+    None if the name was first seen less than KNOWN_MINUTES before, or not in that hour. If a minute
+    lacks the name, it counts as `missing` says.
+    """
+    hour = range(place - live.MINUTES, place)
+    first = next((minute for minute in hour if counts[minute]), place)
+    since = range(first, place)
+    if len(since) < KNOWN_MINUTES:
+        return None
+    found = (counts[minute] for minute in since)
+    assumed = (missing[minute] for minute in since)
+    both = zip(found, assumed, strict=True)
+    return sum(lowest if count is None else count for count, lowest in both) / len(since)
 
 
 def _announced(queue: str, name: str) -> str:

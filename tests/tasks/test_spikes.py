@@ -1,3 +1,4 @@
+import itertools
 import logging
 import time
 from dataclasses import replace
@@ -8,6 +9,8 @@ import pytest
 
 import celeryconfig
 from app import logs
+from app.counting.pipeline import Pipeline
+from app.domain.events import PageView
 from app.journal.redis_journal import RedisJournal
 from app.redis import live
 from app.redis.live import Counted, Counts
@@ -18,9 +21,12 @@ from app.redis.spikes import (
     Spike,
     add_to_post,
     is_any_to_post,
+    latest,
     next_to_post,
 )
 from app.settings import Settings
+from app.store.database import Database
+from app.store.ledger import Piece
 from tasks import spikes
 from tasks.spikes import find_spikes, spike_webhook
 from tests.support.receiver import Receiver
@@ -39,9 +45,10 @@ def configure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
     return configure
 
 
-def view_often(journal: RedisJournal) -> None:
-    counted = Counted({"*": 20, "site1.com /a": 20}, Counts())
-    live.record(journal.redis, "page_view", counted, time.time())
+def view_often(journal: RedisJournal, queue: str = "page_view", number: int = 20) -> None:
+    minute = int(time.time() // 60)
+    by_minute = {("site1.com", "/a", minute - 20): 1, ("site1.com", "/a", minute): number}
+    live.record(journal.redis, queue, Counted({}, Counts(), by_minute), time.time())
 
 
 def test_a_spike_causes_one_log_line_and_one_message_to_viewers(
@@ -87,6 +94,11 @@ def test_the_settings_decide_what_a_spike_is(journal: RedisJournal, configure: A
     configure(spike_minimum=21)
     assert find_spikes() == 0
     configure(spike_minimum=20)
+    assert find_spikes() == 1
+    view_often(journal, "ad_click", 4)
+    configure(spike_minimum_clicks=5)
+    assert find_spikes() == 0
+    configure(spike_minimum=100, spike_minimum_clicks=4)
     assert find_spikes() == 1
 
 
@@ -159,3 +171,26 @@ def test_beat_looks_for_spikes_every_few_seconds() -> None:
     entry = celeryconfig.beat_schedule["spikes"]
     assert entry["task"] == find_spikes.name
     assert entry["schedule"] <= 10
+
+
+def test_an_import_of_old_events_has_no_spike_and_live_views_among_them_still_do(
+    journal: RedisJournal, configure: Any, settings: Settings, database: Database
+) -> None:
+    pipeline = Pipeline(settings, database, journal.redis)
+    now = int(time.time() * 1000)
+    batches = (str(number) for number in itertools.count())
+
+    def count(page: str, minutes_ago: float, number: int) -> None:
+        at = int(now - minutes_ago * 60_000)
+        view = PageView(None, "site1.com", page, "2026-11-24", at)
+        pipeline.apply({PageView: [Piece(next(batches), [view] * number)]})
+
+    for page in ("/a", "/b"):
+        for ago in range(40, 0, -5):
+            count(page, ago, 1)
+    for days in range(30, 0, -1):
+        count("/a", days * 1_440, 500)
+        assert find_spikes() == 0
+    count("/b", 0, 20)
+    assert find_spikes() == 1
+    assert [spike.name for spike in latest(journal.redis)] == ["/b"]

@@ -261,11 +261,17 @@ def hold_telltales(database: Database, journal: RedisJournal) -> None:
     ]
     count(database, events, entries)
     counts = Counts()
-    names = {"*": 120, OWN: 20, f"{OWN} /mypage": 20}
-    names |= {FOREIGN: 100, f"{FOREIGN} /{TELLTALE}page": 100, f"{OWN} myad": 20}
+    names = {"*": 120, OWN: 20, FOREIGN: 100}
+    of_name = {(OWN, "/mypage"): 19, (FOREIGN, f"/{TELLTALE}page"): 99, (OWN, "myad"): 19}
+    minute = now // 60_000
+    by_minute = {
+        (*name, at): number
+        for name, number_now in of_name.items()
+        for at, number in ((minute - 20, 1), (minute, number_now))
+    }
     for queue in QUEUES:
-        live.record(journal.redis, queue, Counted(names, counts), time.time())
-    spikes.announce(journal.redis, time.time(), 3, 15)
+        live.record(journal.redis, queue, Counted(names, counts, by_minute), time.time())
+    spikes.announce(journal.redis, time.time(), 3, dict.fromkeys(QUEUES, 15))
     rejection = Rejection(0, f'{{"Url":"{FOREIGN}"}}'.encode(), {"Meta": ["Missing."]})
     journal.write([Batch("b1", "page_view", b"[]")], dead_letters.keeping([rejection]))
 

@@ -192,9 +192,14 @@ def test_the_snapshot_says_how_much_is_waiting_and_for_how_long(
 def test_the_snapshot_has_the_spikes_of_one_or_all_websites(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
-    names = {f"site{n}.com /a": 20 for n in range(2)}
-    live.record(journal.redis, "page_view", Counted({"*": 40} | names, Counts()), time.time())
-    spikes.announce(journal.redis, time.time(), 3, 15)
+    this_minute = int(time.time() // 60)
+    by_minute = {
+        (f"site{n}.com", "/a", this_minute - ago): views
+        for n in range(2)
+        for ago, views in ((20, 1), (0, 20))
+    }
+    live.record(journal.redis, "page_view", Counted({}, Counts(), by_minute), time.time())
+    spikes.announce(journal.redis, time.time(), 3, {"page_view": 15})
     assert len(snapshot(client)["spikes"]) == 2
     assert [spike["website"] for spike in snapshot(client, website="site1.com")["spikes"]] == [
         "site1.com"
@@ -247,7 +252,9 @@ def test_a_snapshot_of_too_many_pages_has_the_largest_known_and_says_so(
     views = [PageView(None, "a.com", page, today) for page in viewed]
     old = [PageView(None, "a.com", f"/old/{n % 60}", "2020-01-01") for n in range(180)]
     count_batch(database, counting, "b1", PageView, [*views, *old])
-    told = Counted({"*": 2, "a.com /lately": 2, "b.com /of-another": 2}, Counts())
+    minute = int(time.time() // 60)
+    by_minute = {("a.com", "/lately", minute): 2, ("b.com", "/of-another", minute): 2}
+    told = Counted({"*": 2}, Counts(), by_minute)
     live.record(journal.redis, "page_view", told, time.time())
     monkeypatch.setattr(tops, "ALL_TIME", 1)
     for website in (None, "a.com"):
