@@ -12,7 +12,8 @@ Redis keys:
 - `live:folds`: a hash from queue to how often its counts were folded into the reports;
 - `live:told`: a hash from queue to how many transactions were published;
 - channel `live:counted`: the counts of one transaction, see `CountsMessage`;
-- channel `live:spike`: the spikes that `app.redis.spikes` found, as JSON.
+- channels `live:spike`, `live:drop`: the spikes and drops that `app.redis.spikes` announces, as
+  JSON.
 """
 
 import heapq
@@ -35,6 +36,7 @@ COUNTS_CHANNEL = "live:counted"
 FOLDS_KEY = "live:folds"
 TOLD_KEY = "live:told"
 SPIKE_CHANNEL = "live:spike"
+DROP_CHANNEL = "live:drop"
 
 MINUTES = 60
 KEPT_SECONDS = (MINUTES + 10) * 60

@@ -3,15 +3,18 @@ have far fewer than in the same hour of the weeks before (`app.store.drops`).
 
 Redis keys:
 - `spikes:announced:{queue} {website} {name}`: exists for AGAIN_SECONDS after a spike was announced;
-- `spikes:minute:{minute}`: how many were announced in a minute since the epoch;
-- `spikes:latest`: a list of the latest KEPT spikes, newest first, as JSON;
+- `spikes:announced:drop {queue} {website} {time}`: the same for a drop, while its hour is searched;
+- `spikes:minute:{minute}`: how many were announced in a minute since the epoch; `{minute} drops`:
+  how many drops;
+- `spikes:latest`: a list of the latest KEPT spikes and drops, newest first, as JSON;
 - `spikes:to_post`: a sorted set of at most MAX_TO_POST bodies for SPIKE_WEBHOOK, scored by the time
   when they are due, in seconds since the epoch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from redis import Redis
@@ -35,8 +38,8 @@ _ANNOUNCE = script("announce_spike")
 
 MAX_TO_POST = 100
 POST_AGAIN_SECONDS = 30
-POST_SECONDS = 600
-"""The report of a spike is of no use to anybody this long after it began."""
+POST_SECONDS = {"spike": 600, "drop": 2 * 3600}
+"""The report of a spike or drop is of no use to anybody this long after it began."""
 
 _TO_POST = script("next_to_post")
 
@@ -47,6 +50,9 @@ class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
     `name` is the page or ad. `mean` is its mean number of events a minute in the hour before, since
     it was first seen. `time` is in seconds since the epoch. `more` is the number of smaller spikes
     that are not announced.
+
+    A drop (its `kind`) is told in the same form: then `count` and `mean` are of the hour that began
+    at `time`, and `name` is empty, because it is the whole website's.
     """
 
     queue: str
@@ -56,6 +62,7 @@ class Spike(msgspec.Struct, frozen=True, omit_defaults=True):
     mean: float
     time: int
     more: int = 0
+    kind: Literal["spike", "drop"] = "spike"
 
 
 def announce(redis: Redis, now: float, factor: float, at_least: Mapping[str, int]) -> list[Spike]:
@@ -67,11 +74,23 @@ def announce(redis: Redis, now: float, factor: float, at_least: Mapping[str, int
     caller only. Only the largest MAX_A_MINUTE are announced in a minute; the last of them holds how
     many more there were. Raises RedisError.
     """
-    counter = f"spikes:minute:{int(now // 60)}"
+    found = sorted(_find(redis, now, factor, at_least), key=attrgetter("count"), reverse=True)
+    return _announce(redis, found, f"spikes:minute:{int(now // 60)}", live.SPIKE_CHANNEL)
+
+
+def announce_drops(redis: Redis, found: Sequence[Spike], now: float) -> list[Spike]:
+    """Announce drops (largest first), and return those that had not been announced.
+
+    Each is returned to one caller only. Only the first MAX_A_MINUTE are announced, as in
+    `announce`. Raises RedisError.
+    """
+    return _announce(redis, found, f"spikes:minute:{int(now // 60)} drops", live.DROP_CHANNEL)
+
+
+def _announce(redis: Redis, found: Sequence[Spike], counter: str, channel: str) -> list[Spike]:
     announced: Any = redis.get(counter)
     room = max(0, MAX_A_MINUTE - int(announced or 0))
-    found = sorted(_find(redis, now, factor, at_least), key=attrgetter("count"), reverse=True)
-    largest = found[:room]
+    largest = list(found[:room])
     if largest:
         largest[-1] = msgspec.structs.replace(largest[-1], more=len(found) - len(largest))
     script = redis.register_script(_ANNOUNCE.text)
@@ -79,28 +98,29 @@ def announce(redis: Redis, now: float, factor: float, at_least: Mapping[str, int
         spike
         for spike in largest
         if script(
-            [_announced(spike.queue, f"{spike.website} {spike.name}"), "spikes:latest", counter],
+            [_key_of(spike), "spikes:latest", counter],
             [
                 *(msgspec.json.encode(spike), AGAIN_SECONDS, KEPT, KEPT_SECONDS),
-                *(live.SPIKE_CHANNEL, MAX_A_MINUTE),
+                *(channel, MAX_A_MINUTE),
             ],
         )
     ]
 
 
 def latest(redis: Redis) -> list[Spike]:
-    """The latest spikes that were announced, newest first. Raises RedisError."""
+    """The latest spikes and drops that were announced, newest first. Raises RedisError."""
     kept: Any = redis.lrange("spikes:latest", 0, -1)
     return [msgspec.json.decode(spike, type=Spike) for spike in kept]
 
 
 def add_to_post(redis: Redis, found: Sequence[Spike], now: float) -> None:
-    """Queue spikes to be posted in one body. If too many bodies wait, the oldest are dropped.
+    """Queue spikes, or drops, to be posted in one body. If too many wait, the oldest are removed.
 
     Raises RedisError, as do the functions below.
     """
+    body = msgspec.json.encode({f"{found[0].kind}s": found})
     with redis.pipeline(transaction=True) as pipe:
-        pipe.zadd("spikes:to_post", {msgspec.json.encode({"spikes": found}): now})
+        pipe.zadd("spikes:to_post", {body: now})
         pipe.zremrangebyrank("spikes:to_post", 0, -MAX_TO_POST - 1)
         pipe.execute()
 
@@ -123,8 +143,10 @@ def remove_to_post(redis: Redis, body: bytes) -> None:
 
 
 def is_late_to_post(body: bytes, now: float) -> bool:
-    """Whether a spike in this body began more than POST_SECONDS ago."""
-    return any(now > spike["time"] + POST_SECONDS for spike in msgspec.json.decode(body)["spikes"])
+    """Whether a spike or drop in this body began more than POST_SECONDS ago."""
+    by_kind = msgspec.json.decode(body, type=dict[str, list[Spike]])
+    found = chain.from_iterable(by_kind.values())
+    return any(now > spike.time + POST_SECONDS[spike.kind] for spike in found)
 
 
 def _find(redis: Redis, now: float, factor: float, at_least: Mapping[str, int]) -> Iterator[Spike]:
@@ -166,6 +188,12 @@ def mean_before(counts: Sequence[int | None], missing: Sequence[int], place: int
     assumed = (missing[minute] for minute in since)
     both = zip(found, assumed, strict=True)
     return sum(lowest if count is None else count for count, lowest in both) / len(since)
+
+
+def _key_of(spike: Spike) -> str:
+    if spike.kind == "drop":
+        return _announced(f"drop {spike.queue}", f"{spike.website} {spike.time}")
+    return _announced(spike.queue, f"{spike.website} {spike.name}")
 
 
 def _announced(queue: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a viewer may see of live counts and spikes."""
+"""What a viewer may see of live counts, spikes and drops."""
 
 from typing import NamedTuple
 
@@ -25,9 +25,10 @@ class Visible(NamedTuple):
         return counts if self.is_everything else counts.of(self._is_theirs, self.ads)
 
     def spike(self, spike: Spike) -> Spike | None:
-        """A spike if it may be seen, without how many others there were."""
+        """A spike or drop if it may be seen, without how many others there were."""
         if self.is_everything:
             return spike
+        # A drop is not of an ad, and its name, which is empty, is no ad's.
         is_of_ad = self.ads is None or (spike.queue != "page_view" and spike.name in self.ads)
         if not is_of_ad or not self._is_theirs(spike.website):
             return None
