@@ -28,9 +28,10 @@ class Visible(NamedTuple):
         """A spike or drop if it may be seen, without how many others there were."""
         if self.is_everything:
             return spike
-        # A drop is not of an ad, and its name, which is empty, is no ad's.
-        is_of_ad = self.ads is None or (spike.queue != "page_view" and spike.name in self.ads)
-        if not is_of_ad or not self._is_theirs(spike.website):
+        is_of_ad = spike.kind == "spike" and spike.queue != "page_view"
+        if self.ads is not None and not (is_of_ad and spike.name in self.ads):
+            return None
+        if not self._is_theirs(spike.website):
             return None
         return msgspec.structs.replace(spike, more=0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from flask.testing import FlaskClient
 
@@ -17,6 +18,7 @@ from app.journal.batches import Batch
 from app.journal.redis_journal import RedisJournal
 from app.redis import counters, live, spikes
 from app.redis.live import Counted, Counts
+from app.redis.spikes import Spike
 from app.settings import Settings
 from app.store import tops
 from app.store.counting import ClickRule, Counting
@@ -189,7 +191,7 @@ def test_the_snapshot_says_how_much_is_waiting_and_for_how_long(
     assert by_queue["ad_click"] == {"waiting": 0, "oldest_seconds": None}
 
 
-def test_the_snapshot_has_the_spikes_of_one_or_all_websites(
+def test_the_snapshot_has_the_spikes_and_drops_of_one_or_all_websites(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
     this_minute = int(time.time() // 60)
@@ -200,9 +202,14 @@ def test_the_snapshot_has_the_spikes_of_one_or_all_websites(
     }
     live.record(journal.redis, "page_view", Counted({}, Counts(), by_minute), time.time())
     spikes.announce(journal.redis, time.time(), 3, {"page_view": 15})
-    assert len(snapshot(client)["spikes"]) == 2
-    assert [spike["website"] for spike in snapshot(client, website="site1.com")["spikes"]] == [
-        "site1.com"
+    drop = Spike("page_view", "site1.com", "", 20, 100.0, 3_600, kind="drop")
+    spikes.announce_drops(journal.redis, [drop], time.time())
+    assert len(snapshot(client)["spikes"]) == 3
+    of_site1 = snapshot(client, website="site1.com")["spikes"]
+    assert of_site1[0] == msgspec.to_builtins(drop)
+    assert [(spike["website"], spike.get("kind")) for spike in of_site1] == [
+        ("site1.com", "drop"),
+        ("site1.com", None),
     ]
 
 
