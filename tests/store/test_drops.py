@@ -138,6 +138,17 @@ def test_few_websites_are_looked_up(database: Database, monkeypatch: pytest.Monk
     assert {drop.website for drop in find(database, HOUR, UTC)} == {"2.com", "known.com"}
 
 
+def test_more_rows_than_can_be_read_have_no_drop(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    had(database, "a.com", [1, 100, 100])
+    monkeypatch.setattr(drops, "MAX_ROWS", 3)
+    assert len(find(database, HOUR, UTC)) == 1
+    monkeypatch.setattr(drops, "MAX_ROWS", 2)
+    assert find(database, HOUR, UTC) == []
+    assert "too many websites" in caplog.text
+
+
 @given(
     st.integers(0, 200),
     st.lists(st.integers(0, 400), min_size=4, max_size=4),
