@@ -78,6 +78,7 @@ beat_schedule = {
     "fold": {"task": "tasks.fold", "schedule": 2.0, "options": _expiring},
     "expire": {"task": "tasks.expire", "schedule": 5.0, "options": _expiring},
     "spikes": {"task": "tasks.spikes", "schedule": 5.0, "options": _expiring},
+    "drops": {"task": "tasks.drops", "schedule": 60.0, "options": _expiring},
     "retain": {"task": "tasks.retain", "schedule": 60.0, "options": _expiring},
     "tidy": {"task": "tasks.tidy", "schedule": 60.0, "options": _expiring},
     "load-names": {"task": "tasks.load_names", "schedule": 5.0, "options": _expiring},

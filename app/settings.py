@@ -112,6 +112,7 @@ class Settings:
     max_ads: int
     spike_factor: float
     spike_minimum: int
+    spike_minimum_clicks: int
     spike_webhook: str | None
     spike_webhook_secret: str | None
     spike_webhook_private: bool
@@ -398,6 +399,7 @@ class _Environment(Schema):
     MAX_ADS = fields.Integer(load_default=10_000, validate=validate.Range(min=0))
     SPIKE_FACTOR = fields.Float(load_default=3.0, validate=validate.Range(min=1))
     SPIKE_MINIMUM = fields.Integer(load_default=15, validate=validate.Range(min=1))
+    SPIKE_MINIMUM_CLICKS = fields.Integer(load_default=3, validate=validate.Range(min=1))
     SPIKE_WEBHOOK = fields.Url(load_default=None, schemes={"http", "https"}, require_tld=False)
     SPIKE_WEBHOOK_SECRET = fields.String(load_default=None)
     SPIKE_WEBHOOK_PRIVATE = fields.Boolean(load_default=False)

@@ -131,6 +131,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("SPIKE_FACTOR", "0.5"),
         ("SPIKE_FACTOR", "nan"),
         ("SPIKE_MINIMUM", "0"),
+        ("SPIKE_MINIMUM_CLICKS", "0"),
         ("SPIKE_WEBHOOK_PRIVATE", "maybe"),
         ("LOG_LEVEL", "LOUD"),
         ("USER_HASH_ROTATION", "week"),

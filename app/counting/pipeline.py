@@ -204,7 +204,7 @@ class Pipeline:
         if applied.changes:
             self._foldings[kind].due = True
             queue = QUEUE_OF[kind]
-            counted = live_summary.counted(applied.changes)
+            counted = live_summary.counted(applied)
             live.record(self._redis, queue, counted, time.time(), self._folds.get(queue, 0))
 
 

@@ -50,6 +50,32 @@ def hours_of(day: date, timezone: tzinfo) -> list[str]:
     return hours
 
 
+def hour_before(moment: datetime, timezone: tzinfo) -> tuple[str, datetime]:
+    """The last hour that was over at this moment, as `hour_of` names it, and when it ended."""
+    ended = datetime.fromisoformat(f"{hour_of(_milliseconds(moment), timezone)}+00:00")
+    return hour_of(_milliseconds(ended) - 1, timezone), ended
+
+
+def same_hours_before(hour: str, weeks: int, timezone: tzinfo) -> list[str]:
+    """The hours at which the clocks showed the same on the same weekday, in the weeks before.
+
+    The latest comes first. They are named as by `hour_of`. An hour that the clocks skipped is left
+    out, and of one that they repeated, the first is meant.
+    """
+    local = datetime.fromisoformat(f"{hour}+00:00").astimezone(timezone)
+    earlier = [local - timedelta(weeks=week) for week in range(1, weeks + 1)]  # by the clocks
+    return [
+        hour_of(_milliseconds(moment), timezone)
+        for moment in earlier
+        if moment.astimezone(UTC).astimezone(timezone).replace(tzinfo=None)
+        == moment.replace(tzinfo=None)
+    ]
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
 def local_hour(hour: str, timezone: tzinfo) -> str:
     """An hour that `hour_of` named, in the zone and with its offset: 2026-11-25T13+01:00."""
     began = datetime.fromisoformat(f"{hour}+00:00").astimezone(timezone)

@@ -7,23 +7,22 @@ from typing import Any
 
 from app.redis.live import MAX_NAMES_AT_ONCE, Counted, Counts
 from app.store.counters import Added, KeyParts
-from app.store.counting import Changes
+from app.store.counting import Applied
 from app.store.documents import ALL_WEBSITES, Clicks, ImpressionMonth, PageViews
 
 
-def counted(changes: Changes) -> Counted:
-    """A summary of changes for viewers: sums and the largest rows.
+def counted(applied: Applied) -> Counted:
+    """A summary for viewers of what was applied: sums and the largest rows.
 
     A transaction can have thousands of rows, so this must be fast.
     """
     events: defaultdict[str, int] = defaultdict(int)
-    counts = Counts()
+    counts, changes = Counts(), applied.changes
     views = changes.get(PageViews, {})
     for (website, day), (number,) in _sums(views, 0, 1):
         events[website] += number
         counts.add("views", (website, day), [number])
     for (website, day, page), (number,) in _largest(views):
-        events[f"{website} {page}"] += number
         counts.add("pages", (website, page, day), [number])
     impressions = {
         names: numbers[:1]
@@ -34,18 +33,13 @@ def counted(changes: Changes) -> Counted:
         events[website] += number
         # How many of their users are new is only known when they are folded.
         counts.add("months", (day[:7], website), [number, 0])
-    for (website, ad_id, _), (number,) in _largest(impressions):
-        events[f"{website} {ad_id}"] += number
     clicks = changes.get(Clicks, {})
     for (website,), numbers in _sums(clicks, 0):
         events[website] += numbers[0]
         counts.add("clicks", (website,), numbers)
     for (website, ad_id), numbers in _largest(clicks):
-        # An ad without a new hit may still lose a click to another ad.
-        if numbers[0]:
-            events[f"{website} {ad_id}"] += numbers[0]
         counts.add("ads", (website, ad_id), numbers)
-    return Counted(events, counts)
+    return Counted(events, counts, applied.minutes)
 
 
 def visitors(gained: Mapping[KeyParts, int]) -> Counted:

@@ -18,8 +18,10 @@ For operators:
 - `session:{digest}`: open sessions (`app.web.sessions`).
 
 For viewers of the live stream (`app.redis.live`, `app.redis.spikes`):
-- `live:minute:{minute}:{queue}`, `live:folds`, `live:told`: recent counts;
-- `spikes:announced:{name}`, `spikes:minute:{minute}`, `spikes:latest`, `spikes:to_post`.
+- `live:minute:{minute}:{queue}`, `live:own_minute:{minute}:{queue}`, `live:folds`, `live:told`:
+  recent counts;
+- `spikes:announced:{name}`, `spikes:minute:{minute}`, `spikes:latest`, `spikes:to_post`;
+- `drops:{hour}`: whether an hour has been searched for drops (`app.redis.drops`).
 
 For senders:
 - `names:known:{bucket}`, `names:spent:{day}:{bucket}`, `names:key`, `names:loaded`: budgets of new

@@ -4,13 +4,16 @@ They are only for viewers: no report depends on them, and losing some does no ha
 limited, and errors of Redis are ignored while events are counted.
 
 Redis keys:
-- `live:minute:{minute}:{queue}`: a sorted set of names, scored by how many of this queue's events
-  they had in a minute (since the epoch). A name is `*`, a website, or a page or ad (website, space,
-  name). The largest MAX_NAMES are kept for KEPT_SECONDS;
+- `live:minute:{minute}:{queue}`: a sorted set of websites and `*`, scored by how many of this
+  queue's events were counted in a minute (since the epoch);
+- `live:own_minute:{minute}:{queue}`: a sorted set of pages or ads (website, space, name), scored by
+  how many events they had whose own time is in this minute. In both sets, the largest MAX_NAMES are
+  kept for KEPT_SECONDS;
 - `live:folds`: a hash from queue to how often its counts were folded into the reports;
 - `live:told`: a hash from queue to how many transactions were published;
 - channel `live:counted`: the counts of one transaction, see `CountsMessage`;
-- channel `live:spike`: the spikes that `app.redis.spikes` found, as JSON.
+- channels `live:spike`, `live:drop`: the spikes and drops that `app.redis.spikes` announces, as
+  JSON.
 """
 
 import heapq
@@ -18,7 +21,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from operator import add
+from itertools import chain
+from operator import add, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,11 +36,14 @@ COUNTS_CHANNEL = "live:counted"
 FOLDS_KEY = "live:folds"
 TOLD_KEY = "live:told"
 SPIKE_CHANNEL = "live:spike"
+DROP_CHANNEL = "live:drop"
 
 MINUTES = 60
-KEPT_SECONDS = (MINUTES + 5) * 60
+KEPT_SECONDS = (MINUTES + 10) * 60
 MAX_NAMES = 2_000
 MAX_NAMES_AT_ONCE = 100
+MAX_OWN_NAMES_AT_ONCE = 500
+"""More, as events that waited for a worker may be of many minutes."""
 MAX_NAME_BYTES = 256
 MAX_ROWS = 50
 """The rows of each table in a message."""
@@ -138,8 +145,10 @@ class Counted(NamedTuple):
     """The counts of a transaction: how many events each name has, and the rows to show."""
 
     events: Mapping[str, int]
-    """The keys are `*`, websites, and pages or ads (website, space, name)."""
+    """The keys are `*` and websites."""
     counts: Counts
+    by_minute: Mapping[tuple[str, str, int], int] = {}
+    """The keys are the website, the page or ad, and the minute of the events' own time."""
 
 
 class CountsMessage(NamedTuple):
@@ -162,21 +171,35 @@ class CountsMessage(NamedTuple):
 
 
 def record(redis: Redis, queue: str, counted: Counted, now: float, folds: int = 0) -> None:
-    """Add counts to the current minute, and publish them to viewers. If Redis fails, only log it.
+    """Add counts to their minutes, and publish them to viewers. If Redis fails, only log it.
 
-    `now` is in seconds since the epoch.
+    Websites' events are added to the current minute. Those of pages and ads are added to the minute
+    of their own time, or not at all if that is more than MINUTES ago: old events that are imported,
+    or that waited for a worker, must not look like many events of now. `now` is in seconds since
+    the epoch.
 
     `folds` is how often the queue's counts had been folded before these were counted.
     """
-    names = {name: n for name, n in counted.events.items() if len(name.encode()) <= MAX_NAME_BYTES}
+    this_minute = int(now // 60)
+    by_name = {(this_minute, name): number for name, number in counted.events.items()}
+    own: Counter[tuple[int, str]] = Counter()
+    for (website, name, minute), number in counted.by_minute.items():
+        if minute >= this_minute - MINUTES and number > 0:
+            own[min(minute, this_minute), f"{website} {name}"] += number
+    keys = {_minute_key(this_minute, queue): 1}
+    words: list[str | int] = []
     # No name has more events than "*", so that is always among the largest.
-    largest = heapq.nlargest(MAX_NAMES_AT_ONCE, names.items(), key=lambda item: item[1])
-    largest.sort(key=lambda item: item[0].count(" "))
-    words = [word for item in largest for word in item]
-    key = _minute_key(int(now // 60), queue)
+    for numbers, most, key_of in (
+        (by_name, MAX_NAMES_AT_ONCE, _minute_key),
+        (own, MAX_OWN_NAMES_AT_ONCE, _own_minute_key),
+    ):
+        short = (item for item in numbers.items() if len(item[0][1].encode()) <= MAX_NAME_BYTES)
+        for (minute, name), number in heapq.nlargest(most, short, key=itemgetter(1)):
+            place = keys.setdefault(key_of(minute, queue), len(keys) + 1)
+            words += [place, name, number]
     try:
         redis.register_script(_RECORD.text)(
-            [key, TOLD_KEY],
+            [*keys, TOLD_KEY],
             [queue, folds, counted.counts.message(), KEPT_SECONDS, MAX_NAMES, *words],
         )
     except RedisError as error:
@@ -201,16 +224,18 @@ def minutes(
 
     The minutes are in order, and the current one is the last. The `time` of each is its start in
     seconds since the epoch. Transactions are by queue. `names` are those whose events are added up:
-    websites, "*" for all of them, or pages or ads (website, space, name).
+    either websites, "*" for all of them, or pages or ads (website, space, name). The events of
+    pages and ads are in the minute of their own time.
     """
     # Without any name, ask for one that there is not: Redis refuses an empty list.
     asked = list(names) or [""]
+    key_of = _own_minute_key if " " in asked[0] else _minute_key
     last = int(now // 60)
     span = range(last - MINUTES + 1, last + 1)
     with redis.pipeline() as pipe:
         for minute in span:
             for queue in QUEUES:
-                pipe.zmscore(_minute_key(minute, queue), asked)
+                pipe.zmscore(key_of(minute, queue), asked)
         pipe.hmget(TOLD_KEY, list(QUEUES))
         *found, transactions = pipe.execute()
     scores = iter(found)
@@ -223,14 +248,20 @@ def minutes(
 
 
 def busiest(
-    redis: Redis, queue: str, minute: int, at_least: int, most: int = 500
+    redis: Redis, queue: str, minutes: Iterable[int], at_least: int, most: int = 500
 ) -> dict[str, int]:
-    """The pages or ads (website, space, name) with at least this many events in a minute."""
-    found: Any = redis.zrevrangebyscore(
-        _minute_key(minute, queue), "+inf", at_least, start=0, num=most, withscores=True
-    )
-    names = {name.decode(): int(count) for name, count in found}
-    return {name: count for name, count in names.items() if " " in name}
+    """The pages or ads with at least this many events in one of these minutes, largest first.
+
+    Each has the largest number that it had in a minute. It finds only the `most` largest of each
+    minute.
+    """
+    with redis.pipeline(transaction=False) as pipe:
+        for minute in minutes:
+            key = _own_minute_key(minute, queue)
+            pipe.zrevrangebyscore(key, "+inf", at_least, start=0, num=most, withscores=True)
+        found = sorted(chain.from_iterable(pipe.execute()), key=itemgetter(1))
+    largest = {name.decode(): int(count) for name, count in found}
+    return dict(sorted(largest.items(), key=itemgetter(1), reverse=True))
 
 
 def busiest_of_hour(redis: Redis, queue: str, now: float, most: int = 50) -> list[tuple[str, str]]:
@@ -241,34 +272,45 @@ def busiest_of_hour(redis: Redis, queue: str, now: float, most: int = 50) -> lis
     last = int(now // 60)
     with redis.pipeline(transaction=False) as pipe:
         for minute in range(last - MINUTES + 1, last + 1):
-            pipe.zrange(_minute_key(minute, queue), 0, most - 1, desc=True, withscores=True)
+            pipe.zrange(_own_minute_key(minute, queue), 0, most - 1, desc=True, withscores=True)
         found = pipe.execute()
     sums: Counter[str] = Counter()
     for of_minute in found:
         for name, count in of_minute:
             sums[name.decode()] += int(count)
     pairs = (name.partition(" ") for name, _ in sums.most_common())
-    return [(website, name) for website, space, name in pairs if space]
+    return [(website, name) for website, _, name in pairs]
 
 
-def before(redis: Redis, queue: str, minute: int, names: list[str]) -> list[int]:
-    """How many events each of these names had in the MINUTES minutes before this one.
+class History(NamedTuple):
+    """The events of some pages or ads in each of some minutes."""
 
-    If a minute has MAX_NAMES names and lacks this one, the smallest count of the minute is assumed.
-    """
-    keys = [_minute_key(earlier, queue) for earlier in range(minute - MINUTES, minute)]
+    counts: Mapping[str, Sequence[int | None]]
+    """By name. None: the minute lacks this name."""
+    missing: Sequence[int]
+    """How many events a name may have had, at most, in a minute that lacks it. A minute holds the
+    MAX_NAMES largest."""
+
+
+def history(redis: Redis, queue: str, minutes: Sequence[int], names: list[str]) -> History:
+    """The events of these pages or ads (website, space, name) in each of these minutes."""
     with redis.pipeline(transaction=False) as pipe:
-        for key in keys:
+        for minute in minutes:
+            key = _own_minute_key(minute, queue)
             pipe.zmscore(key, names)
             pipe.zcard(key)
             pipe.zrange(key, 0, 0, withscores=True)
-        found = iter(pipe.execute())
-    sums = [0] * len(names)
-    for scores, size, least in zip(found, found, found, strict=True):
-        missing = least[0][1] if size >= MAX_NAMES else 0
-        for place, score in enumerate(scores):
-            sums[place] += int(missing if score is None else score)
-    return sums
+        found = pipe.execute()
+    scores, sizes, least = found[::3], found[1::3], found[2::3]
+    counts = {
+        name: [None if score is None else int(score) for score in of_name]
+        for name, of_name in zip(names, zip(*scores, strict=True), strict=True)
+    }
+    missing = [
+        int(lowest[0][1]) if size >= MAX_NAMES else 0
+        for size, lowest in zip(sizes, least, strict=True)
+    ]
+    return History(counts, missing)
 
 
 def _by_queue(numbers: Any) -> dict[str, int]:
@@ -277,6 +319,10 @@ def _by_queue(numbers: Any) -> dict[str, int]:
 
 def _minute_key(minute: int, queue: str) -> str:
     return f"live:minute:{minute}:{queue}"
+
+
+def _own_minute_key(minute: int, queue: str) -> str:
+    return f"live:own_minute:{minute}:{queue}"
 
 
 def _largest(rows: Rows) -> list[tuple[tuple[str, ...], list[int]]]:

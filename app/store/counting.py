@@ -50,6 +50,10 @@ class ClickRule:
 
 
 Changes = Mapping[type[Document], Added]
+Minutes = Mapping[tuple[str, str, int], int]
+"""Numbers of events by website, page or ad, and the minute (since the epoch) of their own time."""
+
+MINUTE_MS = 60_000
 
 
 class CountedPiece(NamedTuple):
@@ -79,6 +83,8 @@ class Applied(NamedTuple):
     retries: int
     changes: Changes
     """What these events add to the documents of each kind."""
+    minutes: Minutes
+    """How many of these events each page or ad had in each minute."""
     counted: Sequence[CountedPiece]
     """The events that were counted. Empty if no archive or mirror needs them."""
     collisions: Sequence[Collision]
@@ -114,7 +120,7 @@ class Counting:
         self._users = UserNumbers(database)
         self._prepared = False
         self._seen_until: datetime | None = None
-        self._appliers: dict[type[Event], Callable[[Any, Session], Changes]] = {
+        self._appliers: dict[type[Event], Callable[[Any, Session], tuple[Changes, Minutes]]] = {
             PageView: self._page_views,
             AdImpression: self._impressions,
             AdClick: self._clicks,
@@ -213,11 +219,13 @@ class Counting:
             for part, place in collided
         ]
         changes: Changes = {}
+        minutes: Minutes = {}
         if events or collisions:
             valid = [event for event in events if event.invalid is None]
             collided_events = [collision.event for collision in collisions]
             apart = self._apart(events, collided_events)
-            changes = _joined(self._appliers[kind](valid, session), apart)
+            of_kind, minutes = self._appliers[kind](valid, session)
+            changes = _joined(of_kind, apart)
         if changes:
             late = all(piece.late for piece in pieces)
             folding.record(kind.__name__, changes, session, late=late)
@@ -237,28 +245,38 @@ class Counting:
             len(claims.collisions),
             retries,
             changes,
+            minutes,
             counted,
             collisions,
         )
 
-    def _page_views(self, events: Sequence[PageView], _: Session) -> Changes:
+    def _page_views(self, events: Sequence[PageView], _: Session) -> tuple[Changes, Minutes]:
         views = Counter((event.website, event.day, event.page) for event in events)
         hours = Counter(
             (event.website, hour_of(event.time, self._timezone))
             for event in events
             if event.time is not None
         )
-        return {
+        minutes = Counter(
+            (event.website, event.page, event.time // MINUTE_MS)
+            for event in events
+            if event.time is not None
+        )
+        changes: Changes = {
             PageViews: {parts: [number] for parts, number in views.items()},
             HourCounts: _hour_rows(PageView, hours),
         }
+        return changes, minutes
 
-    def _impressions(self, events: Sequence[AdImpression], session: Session) -> Changes:
+    def _impressions(
+        self, events: Sequence[AdImpression], session: Session
+    ) -> tuple[Changes, Minutes]:
         viewable = [event for event in events if event.viewable is not False]
         months = latest_months((event.user_id, event.month) for event in viewable)
         numbers = self._users.of(months, session)
         rows: dict[KeyParts, list[Any]] = {}
         hours: Counter[tuple[str, str]] = Counter()
+        minutes: Counter[tuple[str, str, int]] = Counter()
         for event in events:
             row = rows.setdefault((event.website, event.ad_id, self._day_of(event)), [0, 0, []])
             # A rendering that was reported on its own is no impression yet, and the impression that
@@ -269,7 +287,8 @@ class Counting:
                 row[2].append(numbers[event.user_id])
                 if event.time is not None:
                     hours[event.website, hour_of(event.time, self._timezone)] += 1
-        return {ImpressionMonth: rows, HourCounts: _hour_rows(AdImpression, hours)}
+                    minutes[event.website, event.ad_id, event.time // MINUTE_MS] += 1
+        return {ImpressionMonth: rows, HourCounts: _hour_rows(AdImpression, hours)}, minutes
 
     def _day_of(self, event: AdImpression) -> str:
         """The event's day, or its month if nothing more is known."""
@@ -277,7 +296,7 @@ class Counting:
         # It was accepted for this month, even if the time zone was changed meanwhile.
         return day if day.startswith(event.month) else event.month
 
-    def _clicks(self, events: Sequence[AdClick], session: Session) -> Changes:
+    def _clicks(self, events: Sequence[AdClick], session: Session) -> tuple[Changes, Minutes]:
         each_ad = self._click_rule.scope == "ad"
         hits_of: defaultdict[str, list[Hit]] = defaultdict(list)
         for event in events:
@@ -314,17 +333,21 @@ class Counting:
         session.put(HitTally, rows, known)
         counted = Counter(Hit(event.time, event.website, event.ad_id) for event in events)
         counted.subtract(repeats)
+        minutes: Counter[tuple[str, str, int]] = Counter()
+        for hit, number in counted.items():
+            minutes[hit.website, hit.ad_id, hit.time // MINUTE_MS] += number
         filtered: Counter[KeyParts] = Counter()
         by_ad: Counter[KeyParts] = Counter()
         for repeat, number in repeats.items():
             names = repeat.website, day_of(repeat.time, self._timezone), AdClick.__name__, REPEAT
             filtered[names] += number
             by_ad[*names, repeat.ad_id] += number
-        return {
+        changes: Changes = {
             **self._rows_of_clicks(counted, clicks),
             Filtered: _numbers(filtered),
             AdDifferences: _numbers(by_ad),
         }
+        return changes, minutes
 
     def _apart(self, events: Sequence[Event], collided: Sequence[Event]) -> Changes:
         """What these events add besides the counts of their kind."""

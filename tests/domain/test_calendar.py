@@ -6,12 +6,14 @@ import pytest
 from app.domain.calendar import (
     day_of,
     days_of,
+    hour_before,
     hour_of,
     hours_of,
     is_over,
     last_day_of,
     local_hour,
     next_month,
+    same_hours_before,
     stage,
     week_of,
 )
@@ -113,3 +115,40 @@ def test_weeks_and_months_follow_iso_8601() -> None:
     assert week_of(date(2027, 1, 3)) == "2026-W53"
     assert last_day_of("2028-02") == date(2028, 2, 29)
     assert list(days_of("2026-11")) == list(range(1, 31))
+
+
+@pytest.mark.parametrize(
+    ("now", "zone", "hour", "ended"),
+    [
+        ("2026-11-25T13:00:00", "Europe/Berlin", "2026-11-25T11:00", "2026-11-25T12:00"),
+        ("2026-11-25T13:59:59", "Europe/Berlin", "2026-11-25T11:00", "2026-11-25T12:00"),
+        ("2026-11-25T00:10:00", "Asia/Kolkata", "2026-11-24T17:30", "2026-11-24T18:30"),
+        ("2026-03-29T03:10:00", "Europe/Berlin", "2026-03-29T00:00", "2026-03-29T01:00"),
+        ("2026-10-25T03:10:00", "Europe/Berlin", "2026-10-25T01:00", "2026-10-25T02:00"),
+    ],
+)
+def test_the_last_hour_is_over(now: str, zone: str, hour: str, ended: str) -> None:
+    moment = datetime.fromisoformat(now).replace(tzinfo=ZoneInfo(zone))
+    found = hour_before(moment, ZoneInfo(zone))
+    assert found == (hour, datetime.fromisoformat(f"{ended}+00:00"))
+
+
+@pytest.mark.parametrize(
+    ("hour", "zone", "before"),
+    [
+        ("2026-11-25T12:00", "UTC", ["2026-11-18T12:00", "2026-11-11T12:00"]),
+        ("2026-11-25T06:30", "Asia/Kolkata", ["2026-11-18T06:30", "2026-11-11T06:30"]),
+        # Until 25 October, clocks in Berlin are two hours ahead of UTC.
+        ("2026-11-01T12:00", "Europe/Berlin", ["2026-10-25T12:00", "2026-10-18T11:00"]),
+        # The hour from 2 to 3 is skipped on 29 March, and repeated on 25 October.
+        ("2026-04-05T00:00", "Europe/Berlin", ["2026-03-22T01:00"]),
+        ("2026-03-29T01:00", "Europe/Berlin", ["2026-03-22T02:00", "2026-03-15T02:00"]),
+        ("2026-11-01T01:00", "Europe/Berlin", ["2026-10-25T00:00", "2026-10-18T00:00"]),
+        ("2026-10-25T00:00", "Europe/Berlin", ["2026-10-18T00:00", "2026-10-11T00:00"]),
+        ("2026-10-25T01:00", "Europe/Berlin", ["2026-10-18T00:00", "2026-10-11T00:00"]),
+    ],
+)
+def test_the_same_hour_of_the_weeks_before_is_that_of_the_clocks(
+    hour: str, zone: str, before: list[str]
+) -> None:
+    assert same_hours_before(hour, 2, ZoneInfo(zone)) == before

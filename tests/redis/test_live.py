@@ -1,3 +1,5 @@
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -9,11 +11,11 @@ from app.redis.live import Counted, Counts
 NOW = 1_800_000_000.0
 
 
-def counted(**events: int) -> Counted:
+def counted(minute: int = int(NOW // 60), **events: int) -> Counted:
     counts = Counts()
     counts.add("views", ("*", "2026-11-24"), [sum(events.values())])
-    names = {"*": sum(events.values())} | {f"site1.com /{name}": n for name, n in events.items()}
-    return Counted(names, counts)
+    by_minute = {("site1.com", f"/{name}", minute): n for name, n in events.items()}
+    return Counted({"*": sum(events.values())}, counts, by_minute)
 
 
 def test_minutes_hold_the_counts_of_each_minute_of_the_last_hour(journal: RedisJournal) -> None:
@@ -31,24 +33,40 @@ def test_minutes_hold_the_counts_of_each_minute_of_the_last_hour(journal: RedisJ
 
 def test_a_minute_expires_once_it_is_no_longer_needed(journal: RedisJournal) -> None:
     live.record(journal.redis, "page_view", counted(a=1), NOW)
-    (key,) = journal.redis.keys("live:minute:*")
-    assert 3600 < journal.redis.ttl(key) <= live.KEPT_SECONDS
+    live.record(journal.redis, "page_view", counted(int(NOW // 60) - 1, a=1), NOW)
+    keys: Any = journal.redis.keys("live:*minute:*")
+    assert len(keys) == 3
+    for key in keys:
+        assert 3600 < journal.redis.ttl(key) <= live.KEPT_SECONDS
 
 
-def test_the_busiest_names_are_pages_and_ads_but_not_websites(journal: RedisJournal) -> None:
-    live.record(journal.redis, "page_view", counted(a=5, b=4, c=1), NOW)
-    minute = int(NOW // 60)
-    assert live.busiest(journal.redis, "page_view", minute, 4) == {
-        "site1.com /a": 5,
-        "site1.com /b": 4,
+def test_the_busiest_names_are_pages_and_ads_with_their_largest_minute(
+    journal: RedisJournal,
+) -> None:
+    this_minute = int(NOW // 60)
+    live.record(journal.redis, "page_view", counted(a=4, b=5, c=1), NOW)
+    live.record(journal.redis, "page_view", counted(this_minute - 1, a=9, b=4), NOW)
+    found = live.busiest(journal.redis, "page_view", (this_minute - 1, this_minute), 4)
+    assert list(found.items()) == [("site1.com /a", 9), ("site1.com /b", 5)]
+
+
+def test_pages_and_ads_count_in_the_minute_of_their_own_time(journal: RedisJournal) -> None:
+    this_minute = int(NOW // 60)
+    for minutes_ago, views in ((-5, 1), (0, 2), (7, 4), (60, 8), (61, 16), (43_200, 32)):
+        live.record(journal.redis, "page_view", counted(this_minute - minutes_ago, a=views), NOW)
+    minutes = range(this_minute - 70, this_minute + 10)
+    history = live.history(journal.redis, "page_view", minutes, ["site1.com /a", "site1.com /b"])
+    found = zip(minutes, history.counts["site1.com /a"], strict=True)
+    assert {this_minute - minute: count for minute, count in found if count is not None} == {
+        0: 3,
+        7: 4,
+        60: 8,
     }
-
-
-def test_the_hour_before_a_minute_excludes_that_minute(journal: RedisJournal) -> None:
-    for ago, views in ((0, 100), (1, 7), (60, 5), (61, 1000)):
-        live.record(journal.redis, "page_view", counted(a=views), NOW - ago * 60)
-    names = ["site1.com /a", "site1.com /none"]
-    assert live.before(journal.redis, "page_view", int(NOW // 60), names) == [12, 0]
+    assert set(history.counts["site1.com /b"]) == {None}
+    of_all = live.minutes(journal.redis, NOW)[0]
+    assert [minute["page_view"] for minute in of_all] == [0] * 59 + [63]
+    of_page = live.minutes(journal.redis, NOW, ["site1.com /a"])[0]
+    assert [minute["page_view"] for minute in of_page] == [0] * 52 + [4] + [0] * 6 + [3]
 
 
 def test_made_up_names_take_only_bounded_space(journal: RedisJournal) -> None:
@@ -56,9 +74,9 @@ def test_made_up_names_take_only_bounded_space(journal: RedisJournal) -> None:
         names = {f"{number}-{n}" * 5: 1 for n in range(300)}
         live.record(journal.redis, "page_view", counted(**names), NOW)
     live.record(journal.redis, "page_view", counted(**{"x" * 2_000: 9}), NOW)
-    (key,) = journal.redis.keys("live:minute:*")
+    (key,) = journal.redis.keys("live:own_minute:*")
     kept: int = journal.redis.zcard(key)
-    assert kept < live.MAX_NAMES + live.MAX_NAMES_AT_ONCE
+    assert kept == live.MAX_NAMES
     assert journal.redis.memory_usage(key) < 512 * 1024  # type: ignore[operator]
     every = live.minutes(journal.redis, NOW)[0][-1]["page_view"]
     assert every == live.MAX_NAMES // 100 * 300 + 9, "the total always counts everything"
@@ -69,7 +87,7 @@ def test_the_length_limit_of_a_name_counts_bytes_not_characters(
 ) -> None:
     fits, too_long = "\U0001f600" * 61, "\U0001f600" * 62  # four bytes each
     live.record(journal.redis, "ad_click", counted(**{fits: 1, too_long: 2}), NOW)
-    found = live.busiest(journal.redis, "ad_click", int(NOW // 60), 1)
+    found = live.busiest(journal.redis, "ad_click", [int(NOW // 60)], 1)
     assert found == {f"site1.com /{fits}": 1}
     assert live.minutes(journal.redis, NOW)[0][-1]["ad_click"] == 3
 
@@ -77,10 +95,10 @@ def test_the_length_limit_of_a_name_counts_bytes_not_characters(
 def test_a_full_minute_keeps_the_largest_counts(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MAX_NAMES", 3)
+    monkeypatch.setattr(live, "MAX_NAMES", 2)
     for names in ({"a": 1, "b": 2}, {"c": 1}, {"c": 3}, {"a": 1, "b": 2}, {"d": 5}):
         live.record(journal.redis, "page_view", counted(**names), NOW)
-    assert live.busiest(journal.redis, "page_view", int(NOW // 60), 1) == {
+    assert live.busiest(journal.redis, "page_view", [int(NOW // 60)], 1) == {
         "site1.com /d": 5,
         "site1.com /b": 4,
     }
@@ -89,19 +107,24 @@ def test_a_full_minute_keeps_the_largest_counts(
 
 def test_the_busiest_names_of_the_hour_are_summed_over_its_minutes(journal: RedisJournal) -> None:
     for ago, names in ((0, {"a": 3}), (1, {"b": 2}), (59, {"b": 2}), (60, {"c": 9})):
-        live.record(journal.redis, "page_view", counted(**names), NOW - ago * 60)
+        minute = int(NOW // 60) - ago
+        live.record(journal.redis, "page_view", counted(minute, **names), NOW)
     found = live.busiest_of_hour(journal.redis, "page_view", NOW)
     assert found == [("site1.com", "/b"), ("site1.com", "/a")]
 
 
-def test_a_name_missing_from_a_full_minute_is_assumed_to_have_its_lowest_count(
+def test_a_name_missing_from_a_full_minute_may_have_had_its_lowest_count(
     journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MAX_NAMES", 3)
-    live.record(journal.redis, "page_view", counted(b=7, c=5), NOW - 60)
-    live.record(journal.redis, "page_view", counted(b=7), NOW - 120)
+    monkeypatch.setattr(live, "MAX_NAMES", 2)
+    this_minute = int(NOW // 60)
+    live.record(journal.redis, "page_view", counted(this_minute - 1, b=7, c=5), NOW)
+    live.record(journal.redis, "page_view", counted(this_minute - 2, b=7), NOW)
+    minutes = (this_minute - 2, this_minute - 1)
     names = ["site1.com /a", "site1.com /b"]
-    assert live.before(journal.redis, "page_view", int(NOW // 60), names) == [5, 14]
+    history = live.history(journal.redis, "page_view", minutes, names)
+    assert history.counts == {"site1.com /a": [None, None], "site1.com /b": [7, 7]}
+    assert history.missing == [0, 5]
 
 
 def test_counting_continues_while_redis_accepts_nothing(journal: RedisJournal) -> None:

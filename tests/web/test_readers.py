@@ -261,11 +261,19 @@ def hold_telltales(database: Database, journal: RedisJournal) -> None:
     ]
     count(database, events, entries)
     counts = Counts()
-    names = {"*": 120, OWN: 20, f"{OWN} /mypage": 20}
-    names |= {FOREIGN: 100, f"{FOREIGN} /{TELLTALE}page": 100, f"{OWN} myad": 20}
+    names = {"*": 120, OWN: 20, FOREIGN: 100}
+    of_name = {(OWN, "/mypage"): 19, (FOREIGN, f"/{TELLTALE}page"): 99, (OWN, "myad"): 19}
+    minute = now // 60_000
+    by_minute = {
+        (*name, at): number
+        for name, number_now in of_name.items()
+        for at, number in ((minute - 20, 1), (minute, number_now))
+    }
     for queue in QUEUES:
-        live.record(journal.redis, queue, Counted(names, counts), time.time())
-    spikes.announce(journal.redis, time.time(), 3, 15)
+        live.record(journal.redis, queue, Counted(names, counts, by_minute), time.time())
+    spikes.announce(journal.redis, time.time(), 3, dict.fromkeys(QUEUES, 15))
+    drops = [drop_of(FOREIGN), drop_of(OWN), drop_of(FOREIGN + ".example")]
+    spikes.announce_drops(journal.redis, drops, time.time())
     rejection = Rejection(0, f'{{"Url":"{FOREIGN}"}}'.encode(), {"Meta": ["Missing."]})
     journal.write([Batch("b1", "page_view", b"[]")], dead_letters.keeping([rejection]))
 
@@ -357,6 +365,8 @@ def test_the_snapshot_of_a_reader_has_only_theirs(reader: FlaskClient) -> None:
     assert [row["ad_id"] for row in found["ads"]] == ["myad"]
     assert [row["page"] for row in found["pages"]] == ([] if is_of_ads else ["/mypage"])
     assert (found["queues"], found["other"], found["folds"], found["told"]) == ([], {}, {}, {})
+    drops = [spike["website"] for spike in found["spikes"] if spike.get("kind") == "drop"]
+    assert drops == ([] if is_of_ads else [OWN])
     names = {(spike["queue"], spike["website"], spike["name"]) for spike in found["spikes"]}
     of_ads = {("ad_impression", OWN, "myad"), ("ad_click", OWN, "myad")}
     assert of_ads <= names
@@ -437,6 +447,10 @@ def tell(journal: RedisJournal, queue: str, table: str, *names: tuple[str, ...])
     live.record(journal.redis, queue, Counted({}, counts), time.time())
 
 
+def drop_of(website: str) -> Spike:
+    return Spike("ad_click", website, "", 20, 100.0, 3_600, kind="drop")
+
+
 @pytest.mark.parametrize("campaign", [None, "mycampaign"])
 def test_the_live_stream_tells_a_reader_only_of_theirs(
     server: str, journal: RedisJournal, campaign: str | None
@@ -449,9 +463,11 @@ def test_the_live_stream_tells_a_reader_only_of_theirs(
         for website, ad_id in ((FOREIGN, f"{TELLTALE}ad"), (OWN, "myad")):
             spike = Spike("ad_click", website, ad_id, 20, 1.0, 60, more=7)
             journal.redis.publish(live.SPIKE_CHANNEL, msgspec.json.encode(spike))
-        told = [next(events), next(events)]
+            journal.redis.publish(live.DROP_CHANNEL, msgspec.json.encode(drop_of(website)))
+        told = [next(events) for _ in range(2 if campaign else 3)]
     assert not any(TELLTALE in event for event in told)
     data = {event.split()[1]: json.loads(event.partition("data: ")[2]) for event in told}
+    assert campaign or data["drop"] == msgspec.to_builtins(drop_of(OWN))
     assert data["spike"] == msgspec.to_builtins(Spike("ad_click", OWN, "myad", 20, 1.0, 60))
     of_ad = {"website": OWN, "ad_id": "myad", "hits": 2, "clicks": 0}
     assert data["counts"].pop("ads") == [of_ad]

@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.errors import Unavailable
-from app.redis.live import COUNTS_CHANNEL, SPIKE_CHANNEL, Counts, CountsMessage
+from app.redis.live import COUNTS_CHANNEL, DROP_CHANNEL, SPIKE_CHANNEL, Counts, CountsMessage
 from app.redis.spikes import Spike
 from app.web.sockets.places import Places
 from app.web.sockets.visible import EVERYTHING, Visible
@@ -43,6 +43,8 @@ HEAD = (
     b"Connection: close\r\n\r\n"
     b"retry: 2000\n\n"
 )
+
+_EVENT_OF = {SPIKE_CHANNEL: "spike", DROP_CHANNEL: "drop"}
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +119,7 @@ class Viewers:
 
     def _watch(self) -> None:
         with self._redis.pubsub() as channels:  # type: ignore[no-untyped-call]
-            channels.subscribe(COUNTS_CHANNEL, SPIKE_CHANNEL)
+            channels.subscribe(COUNTS_CHANNEL, SPIKE_CHANNEL, DROP_CHANNEL)
             # Grouped by queue and folds: the reports hold either all counts of a group or none.
             waiting: dict[tuple[str, int], tuple[int, Counts]] = {}
             send_at = beat_at = end_at = 0.0
@@ -133,7 +135,8 @@ class Viewers:
                             _, counts = waiting.setdefault(of, (told.number, Counts()))
                             counts.add_message(told.counts)
                         else:
-                            self._send_each(partial(_spike, message["data"]))
+                            name = _EVENT_OF[message["channel"].decode()]
+                            self._send_each(partial(_spike, name, message["data"]))
                     message = channels.get_message(timeout=0)
                 now = time.monotonic()
                 if waiting and now >= send_at:
@@ -240,15 +243,15 @@ def _all_counts(waiting: Mapping[tuple[str, int], tuple[int, Counts]], visible: 
     return b"".join(events)
 
 
-def _spike(data: bytes, visible: Visible) -> bytes:
+def _spike(name: str, data: bytes, visible: Visible) -> bytes:
     """The event for viewers to whom this is visible. Whoever sees everything gets it unchanged."""
     if visible.is_everything:
-        return _event("spike", data)
+        return _event(name, data)
     try:
         seen = visible.spike(msgspec.json.decode(data, type=Spike))
     except msgspec.DecodeError:  # of another release, so whose it is can't be told
         return b""
-    return _event("spike", msgspec.json.encode(seen)) if seen else b""
+    return _event(name, msgspec.json.encode(seen)) if seen else b""
 
 
 def _event(name: str, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What a viewer may see of live counts and spikes."""
+"""What a viewer may see of live counts, spikes and drops."""
 
 from typing import NamedTuple
 
@@ -25,11 +25,13 @@ class Visible(NamedTuple):
         return counts if self.is_everything else counts.of(self._is_theirs, self.ads)
 
     def spike(self, spike: Spike) -> Spike | None:
-        """A spike if it may be seen, without how many others there were."""
+        """A spike or drop if it may be seen, without how many others there were."""
         if self.is_everything:
             return spike
-        is_of_ad = self.ads is None or (spike.queue != "page_view" and spike.name in self.ads)
-        if not is_of_ad or not self._is_theirs(spike.website):
+        is_of_ad = spike.kind == "spike" and spike.queue != "page_view"
+        if self.ads is not None and not (is_of_ad and spike.name in self.ads):
+            return None
+        if not self._is_theirs(spike.website):
             return None
         return msgspec.structs.replace(spike, more=0)
 

@@ -270,7 +270,7 @@ _OPERATIONS = {
     "ads.put_ad": _Operation(_AD, (400, *_OPERATOR, 413), body=_AD_BODY, key="token"),
     "ads.delete_ad": _Operation(None, _OPERATOR, 204, key="token"),
     "live.stream": _Operation(
-        {**_TEXT, "description": "Events `counts` and `spike`, each with JSON as data."},
+        {**_TEXT, "description": "Events `counts`, `spike` and `drop`, each with JSON as data."},
         _READER,
         media="text/event-stream",
         key="token",
@@ -307,12 +307,13 @@ _OPERATIONS = {
                     _object(
                         queue=_TEXT,
                         website=_TEXT,
-                        name={**_TEXT, "description": "The page or ad."},
+                        name={**_TEXT, "description": "The page or ad; empty for a drop."},
                         count=_NUMBER,
                         mean={"type": "number", "minimum": 0},
                         time=_NUMBER,
                     ),
-                    more={**_NUMBER, "description": "How many smaller spikes are not announced."},
+                    more={**_NUMBER, "description": "How many smaller ones are not announced."},
+                    kind={**_TEXT, "enum": ["drop"], "description": "Absent for a spike."},
                 )
             ),
         ),

@@ -12,7 +12,7 @@ from app.errors import Unavailable
 from app.journal.redis_journal import RedisJournal
 from app.redis import live
 from app.redis.connection import connect
-from app.redis.live import SPIKE_CHANNEL, Counted, Counts
+from app.redis.live import DROP_CHANNEL, SPIKE_CHANNEL, Counted, Counts
 from app.web.sockets import viewers as watched
 from app.web.sockets.viewers import HEAD, Viewers
 from app.web.sockets.visible import Visible
@@ -111,11 +111,15 @@ def rows(stream: bytes) -> list[dict[str, int]]:
     ]
 
 
-def test_a_spike_is_passed_on_unchanged(journal: RedisJournal, join: Join) -> None:
+@pytest.mark.parametrize(("channel", "name"), [(SPIKE_CHANNEL, "spike"), (DROP_CHANNEL, "drop")])
+def test_a_spike_or_drop_is_passed_on_unchanged(
+    journal: RedisJournal, join: Join, channel: str, name: str
+) -> None:
     client = join()
     read_until(client, HEAD)
-    journal.redis.publish(SPIKE_CHANNEL, b'{"name":"/a"}')
-    assert b'event: spike\ndata: {"name":"/a"}\n\n' in read_until(client, b"/a")
+    journal.redis.publish(channel, b'{"name":"/a"}')
+    event = f'event: {name}\ndata: {{"name":"/a"}}\n\n'.encode()
+    assert event in read_until(client, b"/a")
 
 
 def test_a_comment_is_sent_while_nothing_happens(

@@ -60,3 +60,12 @@ def test_a_spike_is_seen_by_whose_it_is_and_does_not_tell_of_others() -> None:
     assert of_ad.spike(page) is None
     assert of_ad.spike(shown) == Spike("ad_impression", "a.com", "1", 20, 1.5, 60)
     assert Visible(ads=frozenset({"2"})).spike(shown) is None
+
+
+def test_a_drop_is_seen_by_those_who_see_all_of_the_website() -> None:
+    drop = Spike("ad_impression", "a.com", "", 20, 150.5, 3_600, more=7, kind="drop")
+    assert EVERYTHING.spike(drop) == drop
+    theirs = Visible(frozenset({"a.com"})).spike(drop)
+    assert theirs == Spike("ad_impression", "a.com", "", 20, 150.5, 3_600, kind="drop")
+    assert Visible(frozenset({"b.com"})).spike(drop) is None
+    assert Visible(ads=frozenset({"1", ""})).spike(drop) is None

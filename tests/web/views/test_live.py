@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
+import msgspec
 import pytest
 from flask.testing import FlaskClient
 
@@ -18,6 +19,7 @@ from app.journal.batches import Batch
 from app.journal.redis_journal import RedisJournal
 from app.redis import counters, live, spikes
 from app.redis.live import Counted, Counts
+from app.redis.spikes import Spike
 from app.settings import Settings
 from app.store import tops
 from app.store.counting import ClickRule, Counting
@@ -226,15 +228,25 @@ def test_the_snapshot_says_how_much_is_waiting_and_for_how_long(
     assert by_queue["ad_click"] == {"waiting": 0, "oldest_seconds": None}
 
 
-def test_the_snapshot_has_the_spikes_of_one_or_all_websites(
+def test_the_snapshot_has_the_spikes_and_drops_of_one_or_all_websites(
     client: FlaskClient, journal: RedisJournal
 ) -> None:
-    names = {f"site{n}.com /a": 20 for n in range(2)}
-    live.record(journal.redis, "page_view", Counted({"*": 40} | names, Counts()), time.time())
-    spikes.announce(journal.redis, time.time(), 3, 15)
-    assert len(snapshot(client)["spikes"]) == 2
-    assert [spike["website"] for spike in snapshot(client, website="site1.com")["spikes"]] == [
-        "site1.com"
+    this_minute = int(time.time() // 60)
+    by_minute = {
+        (f"site{n}.com", "/a", this_minute - ago): views
+        for n in range(2)
+        for ago, views in ((20, 1), (0, 20))
+    }
+    live.record(journal.redis, "page_view", Counted({}, Counts(), by_minute), time.time())
+    spikes.announce(journal.redis, time.time(), 3, {"page_view": 15})
+    drop = Spike("page_view", "site1.com", "", 20, 100.0, 3_600, kind="drop")
+    spikes.announce_drops(journal.redis, [drop], time.time())
+    assert len(snapshot(client)["spikes"]) == 3
+    of_site1 = snapshot(client, website="site1.com")["spikes"]
+    assert of_site1[0] == msgspec.to_builtins(drop)
+    assert [(spike["website"], spike.get("kind")) for spike in of_site1] == [
+        ("site1.com", "drop"),
+        ("site1.com", None),
     ]
 
 
@@ -284,7 +296,9 @@ def test_a_snapshot_of_too_many_pages_has_the_largest_known_and_says_so(
     views = [PageView(None, "a.com", page, today) for page in viewed]
     old = [PageView(None, "a.com", f"/old/{n % 60}", "2020-01-01") for n in range(180)]
     count_batch(database, counting, "b1", PageView, [*views, *old])
-    told = Counted({"*": 2, "a.com /lately": 2, "b.com /of-another": 2}, Counts())
+    minute = int(time.time() // 60)
+    by_minute = {("a.com", "/lately", minute): 2, ("b.com", "/of-another", minute): 2}
+    told = Counted({"*": 2}, Counts(), by_minute)
     live.record(journal.redis, "page_view", told, time.time())
     monkeypatch.setattr(tops, "ALL_TIME", 1)
     for website in (None, "a.com"):
