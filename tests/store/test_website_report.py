@@ -2,7 +2,7 @@ from datetime import date
 
 from app.domain.events import AdClick, AdImpression, PageView
 from app.store import website_report
-from app.store.ad_reports import Rules
+from app.store.ad_reports import AdReport, Rules
 from app.store.counting import Counting
 from app.store.database import Database
 from app.store.paging import Row
@@ -25,7 +25,7 @@ def count(database: Database, counting: Counting) -> None:
         count_batch(database, counting, str(events), kind, events)
 
 
-def rows(report: website_report.AdReport) -> dict[str, list[object]]:
+def rows(report: AdReport) -> dict[str, list[object]]:
     return {row["website"]: [row[name] for name in website_report.METRICS] for row in report.rows}
 
 
@@ -34,7 +34,7 @@ def read(
     website: str | None = None,
     scope: Scope = EVERYTHING,
     days: tuple[date | None, date | None] = (DAY, DAY),
-) -> website_report.AdReport:
+) -> AdReport:
     return website_report.website_report(database, website, *days, scope, Rules())
 
 
