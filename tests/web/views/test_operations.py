@@ -436,7 +436,7 @@ def test_all_letters_that_fit_are_downloaded_whole_as_a_file(
     found = lines_of(response)
     assert found == letters(client, limit=1_000)["items"]
     assert [item["event"]["N"] for item in found if item["event"]] == list(range(119, -1, -1))
-    some = client.get("/dead-letters", query_string={"format": "ndjson", "q": '"N":7,'})
+    some = client.get("/dead-letters", query_string={"format": "ndjson", "q": '"N": 7,'})
     assert [item["event"]["N"] for item in lines_of(some)] == [7]
     none = client.get("/dead-letters?format=ndjson&q=nowhere")
     assert (none.status_code, none.data) == (200, b"")
