@@ -14,7 +14,7 @@ from app.domain.events import QUEUES
 from app.domain.reader import NOT_JSON
 from app.domain.rules import MISSING, WRONG_KIND, EventSchema
 
-MAX_NAMES = 30
+MAX_NAMES = 20
 """How many names are compared in each object. An event may have a thousand."""
 MAX_NAME_LENGTH = 40
 CLOSE = 0.75
@@ -120,14 +120,19 @@ def _likeness(name: str, field: str) -> float:
 
 def _similarity(name: str, wanted: str) -> float:
     """From 0 to 1: the same but for spelling."""
-    matcher = SequenceMatcher(None, _plain(name), _plain(wanted))
-    return matcher.ratio() if matcher.real_quick_ratio() >= CLOSE else 0.0
+    one, other = _plain(name), _plain(wanted)
+    shared = min(len(one), len(other) - len(set(other) - set(one)))
+    if 2 * shared < CLOSE * (len(one) + len(other)):
+        return 0.0  # an event may have many names, and measuring takes long
+    return SequenceMatcher(None, one, other).ratio()
 
 
+@lru_cache(maxsize=4_096)
 def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name)).casefold()
 
 
+@lru_cache(maxsize=4_096)
 def _words(name: str) -> list[str]:
     """`user_id`, `userId` and `UserID` consist of the same words."""
     return [word.lower() for word in _WORD.findall(name)]
