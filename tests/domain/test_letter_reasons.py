@@ -76,6 +76,11 @@ def test_other_causes_are_other_texts() -> None:
     assert summary(reasons[4]) == "Url: Length must be between 1 and 2048."
 
 
+def test_long_reasons_are_cut() -> None:
+    for reason in ("x" * 1_000, {"Url": ["x" * 1_000]}, {"Url": ["Wrong."] * 1_000}):
+        assert MAX_LENGTH - 1 <= len(summary(reason)) <= MAX_LENGTH
+
+
 TEXTS = st.text(max_size=600)
 REASONS = st.one_of(
     TEXTS,

@@ -55,6 +55,7 @@ def test_letters_are_found_by_their_summary_newest_first(journal: RedisJournal) 
         ("ÜBER", 1),
         ("überall", 1),
         ('say "hi"', 1),
+        ('über "x"', 1),
         ("a\\b", 1),
         ("a\nb", 1),
         ("\U0001f600", 1),
@@ -70,7 +71,11 @@ def test_letters_are_found_by_their_summary_newest_first(journal: RedisJournal) 
 def test_letters_are_found_by_a_text_in_any_case_however_it_is_escaped(
     journal: RedisJournal, q: str, number: int, only_ascii: bool
 ) -> None:
-    event = {"N": 1, "Url": "Site1.com", "X": ["Überall", 'say "hi"', "a\\b", "a\nb", "\U0001f600"]}
+    event = {
+        "N": 1,
+        "Url": "Site1.com",
+        "X": ["Überall", 'Über "x"', 'say "hi"', "a\\b", "a\nb", "\U0001f600"],
+    }
     raw = json.dumps(event, ensure_ascii=only_ascii, separators=(",", ":")).encode()
     keep(journal, (raw, {"Url": ["Wrong."]}), ({"N": 2}, {"Type": MISSING}))
     assert len(found(journal, q=q)) == number
