@@ -26,6 +26,8 @@ difference may be the time that the post took."""
 _LEAP_SECOND = re.compile(r"(.*[T ]\d\d:\d\d:)60(.*)")
 
 _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in QUEUES.values()}
+WRONG_KIND = "Must be one of: PageView, AdImpression, AdClick."
+MISSING = ["Missing data for required field."]
 
 
 # The rule of each field is its method `convert`, which takes a value of a type in `shape`.
@@ -41,7 +43,7 @@ class _Kind(fields.String):
     def convert(self, name: str) -> type[Event]:
         kind = _KINDS.get(name.lower()) if name.isascii() else None
         if kind is None:
-            raise ValidationError("Must be one of: PageView, AdImpression, AdClick.")
+            raise ValidationError(WRONG_KIND)
         return kind
 
 
@@ -144,9 +146,6 @@ class _EventId(fields.String):
         if not 1 <= len(text) <= MAX_ID_LENGTH:
             raise ValidationError(f"Length must be between 1 and {MAX_ID_LENGTH}.")
         return text
-
-
-MISSING = ["Missing data for required field."]
 
 
 def absent_fields(kind: type[Event] | None, event: Any) -> list[str]:

@@ -9,11 +9,10 @@ from redis import Redis
 from app.domain.reader import NOT_JSON, EventReader
 from app.ingest.publisher import Publisher
 from app.journal.batches import Batch, batches
-from app.redis import dead_letters
+from app.redis import dead_letters, letter_search
 from app.redis.connection import broker_errors
 from app.redis.dead_letters import DeadLetter
-
-PAGE = 100
+from app.redis.letter_search import EVERY, Filters
 
 
 class Replay(NamedTuple):
@@ -68,21 +67,16 @@ class Replayer:
             return self._reader.of_kept_users()
         return self._reader
 
-    def replay_all(self) -> Iterator[Replay]:
-        """Replay each letter that is there now, newest first.
+    def replay_all(self, filters: Filters = EVERY) -> Iterator[Replay]:
+        """Replay each letter that fits and is there now, newest first.
 
         Refused events stay, because their senders may not write them. An operator can vouch for
         such an event by replaying it alone.
         """
-        before = None
-        while True:
-            with broker_errors():
-                letters = dead_letters.newest(self._redis, PAGE, before)
-            if not letters:
-                return
-            for letter in letters:
+        with broker_errors():
+            for stored in letter_search.found(self._redis, filters):
+                letter = stored.letter()
                 yield Replay(0, letter.reason) if letter.refused else self.replay(letter)
-            before = letters[-1].id
 
 
 def _field_of(event: bytes, field: str) -> Any:

@@ -22,9 +22,11 @@ one, and an error in the log if one is dropped because there are too many.
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
+from functools import lru_cache
+from heapq import merge
+from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ import msgspec
 from msgspec import Raw
 from redis import Redis
 
+from app.domain import letter_reasons
 from app.domain.events import Collision, Refused, Rejection
 from app.domain.reader import NOT_JSON
 from app.domain.wire import as_sent
@@ -72,6 +75,8 @@ _SIZES = "dead_letters:sizes"
 _KAFKA = "dead_letters:kafka"
 _ENTRY_BYTES = 256
 """The most bytes that Redis adds to the words of a letter."""
+_READ_AT_ONCE = {"events": 256, "batches": 8}
+"""How many letters are read at once: a few MiB at most."""
 
 _KEEP_ONCE = script("run", "keep_letters_once")
 
@@ -85,15 +90,19 @@ logger = logging.getLogger(__name__)
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """A rejected event, or a failed batch of a queue.
 
-    `time` is in UTC. `event` and `batch` are the received JSON, or a text if that was not JSON or
-    had to be cut short. A `truncated` letter is not complete and can't be replayed. For `invalid`
-    and `refused` see Rejection. An event that `collides` was accepted, but then turned out to have
-    the EventId of another event. Its user id is the kept one, usually hashed.
+    `time` is in UTC. `summary` is the reason as a text without values, by which letters are
+    grouped. `hint` may say what the sender meant (`app.domain.hints`). `event` and `batch` are the
+    received JSON, or a text if that was not JSON or had to be cut short. A `truncated` letter is
+    not complete and can't be replayed. For `invalid` and `refused` see Rejection. An event that
+    `collides` was accepted, but then turned out to have the EventId of another event. Its user id
+    is the kept one, usually hashed.
     """
 
     id: str
     time: datetime
     reason: Any
+    summary: str
+    hint: str = ""
     event: Raw = Raw(b"null")
     truncated: bool = False
     invalid: str = ""
@@ -274,36 +283,113 @@ def expire(redis: Redis) -> None:
         redis.xtrim(stream, minid=(now - KEPT_SECONDS) * 1000, approximate=False)
 
 
+class Stored(NamedTuple):
+    """A letter as Redis holds it. Letters are ordered by `number` and kind, batches first."""
+
+    number: tuple[int, int]
+    is_batch: bool
+    fields: dict[bytes, bytes]
+
+    @property
+    def id(self) -> str:
+        """The id of the letter."""
+        return f"{self.number[0]}-{self.number[1]}{'b' if self.is_batch else ''}"
+
+    @property
+    def summary(self) -> str:
+        """See DeadLetter."""
+        return _summary(self.fields[b"reason"])
+
+    def letter(self) -> DeadLetter:
+        """The letter itself."""
+        fields = self.fields
+        truncated = b"truncated" in fields
+        batch = fields.get(b"batch", b"[]")
+        if not _is_json(batch):
+            batch, truncated = msgspec.json.encode([batch.decode(errors="replace")]), True
+        return DeadLetter(
+            id=self.id,
+            time=datetime.fromtimestamp(self.number[0] / 1000, UTC),
+            reason=msgspec.json.decode(fields[b"reason"]),
+            summary=self.summary,
+            event=Raw(fields.get(b"event", b"null")),
+            truncated=truncated,
+            invalid=fields.get(b"invalid", b"").decode(),
+            refused=b"refused" in fields,
+            collides=b"collides" in fields,
+            queue=fields.get(b"queue", b"").decode(),
+            batch_id=fields.get(b"id", b"").decode(),
+            batch=Raw(batch),
+        )
+
+
 def newest(redis: Redis, limit: int, before: str | None = None) -> list[DeadLetter]:
     """At most `limit` letters, newest first, older than the one with the id `before`."""
+    return [found.letter() for found in islice(stored(redis, before), limit)]
+
+
+def stored(redis: Redis, before: str | None = None) -> Iterator[Stored]:
+    """All letters, newest first, older than the one with the id `before`.
+
+    They are read in chunks when they are needed, so letters may be added or removed meanwhile.
+    """
     of_events = of_batches = "+"
     if before is not None:
         number = before.removesuffix("b")
         # If a batch and an event have the same number, the batch comes first.
         of_batches = _before(number)
         of_events = number if before.endswith("b") else of_batches
-    letters = []
-    for stream, last in ((_EVENTS, of_events), (_BATCHES, of_batches)):
-        found: Any = redis.xrevrange(stream, max=last, count=limit)
-        letters += [_letter(stream, letter_id, fields) for letter_id, fields in found]
-    return sorted(letters, key=_place, reverse=True)[:limit]
+    return merge(
+        _of_kind(redis, "events", of_events),
+        _of_kind(redis, "batches", of_batches),
+        key=lambda found: found[:2],
+        reverse=True,
+    )
+
+
+def _of_kind(redis: Redis, kind: str, last: str) -> Iterator[Stored]:
+    count = 1
+    while True:
+        # Often only the first few are needed.
+        count = min(8 * count, _READ_AT_ONCE[kind])
+        found: Any = redis.xrevrange(_STREAMS[kind], max=last, count=count)
+        for number, fields in found:
+            yield _stored_letter(kind, number, fields)
+        if len(found) < count:
+            return
+        last = _before(found[-1][0].decode())
+
+
+def _stored_letter(kind: str, number: bytes, fields: dict[bytes, bytes]) -> Stored:
+    milliseconds, sequence = map(int, number.split(b"-"))
+    return Stored((milliseconds, sequence), kind == "batches", fields)
+
+
+@lru_cache(maxsize=1_000)
+def _summary(reason: bytes) -> str:
+    return letter_reasons.summary(msgspec.json.decode(reason))
 
 
 def get(redis: Redis, letter_id: str) -> DeadLetter | None:
     """The letter with this id, or None if there is none."""
     if not re.match(ID_PATTERN, letter_id):
         return None
-    stream, number = _stored(letter_id)
-    found: Any = redis.xrange(stream, min=number, max=number)
-    return _letter(stream, *found[0]) if found else None
+    kind, number = _place(letter_id)
+    found: Any = redis.xrange(_STREAMS[kind], min=number, max=number)
+    return _stored_letter(kind, *found[0]).letter() if found else None
 
 
 def remove(redis: Redis, letter_id: str) -> bool:
     """Drop the letter with this id. Returns whether it was there."""
-    if not re.match(ID_PATTERN, letter_id):
-        return False
-    stream, number = _stored(letter_id)
-    return bool(redis.xdel(stream, number))
+    return bool(re.match(ID_PATTERN, letter_id)) and remove_each(redis, [letter_id]) == 1
+
+
+def remove_each(redis: Redis, letter_ids: Iterable[str]) -> int:
+    """Drop the letters with these ids, of which none is misspelt. Returns how many were there."""
+    with redis.pipeline(transaction=False) as pipe:
+        for kind, number in map(_place, letter_ids):
+            pipe.xdel(_STREAMS[kind], number)
+        return sum(pipe.execute())
 
 
 def remove_all(redis: Redis, kinds: Iterable[str] = KINDS) -> int:
@@ -315,8 +401,9 @@ def remove_all(redis: Redis, kinds: Iterable[str] = KINDS) -> int:
         return sum(pipe.execute())
 
 
-def _stored(letter_id: str) -> tuple[str, str]:
-    return (_BATCHES if letter_id.endswith("b") else _EVENTS), letter_id.removesuffix("b")
+def _place(letter_id: str) -> tuple[str, str]:
+    """The kind of a letter, and its id in the stream."""
+    return ("batches" if letter_id.endswith("b") else "events"), letter_id.removesuffix("b")
 
 
 def _before(number: str) -> str:
@@ -325,32 +412,6 @@ def _before(number: str) -> str:
     if sequence:
         return f"{milliseconds}-{sequence - 1}"
     return f"{milliseconds - 1}-{2**64 - 1}" if milliseconds else "0-0"
-
-
-def _place(letter: DeadLetter) -> tuple[int, int, bool]:
-    milliseconds, sequence = letter.id.removesuffix("b").split("-")
-    return int(milliseconds), int(sequence), letter.id.endswith("b")
-
-
-def _letter(stream: str, letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
-    milliseconds = int(letter_id.split(b"-")[0])
-    truncated = b"truncated" in fields
-    batch = fields.get(b"batch", b"[]")
-    if not _is_json(batch):
-        batch, truncated = msgspec.json.encode([batch.decode(errors="replace")]), True
-    return DeadLetter(
-        id=letter_id.decode() + ("b" if stream == _BATCHES else ""),
-        time=datetime.fromtimestamp(milliseconds / 1000, UTC),
-        reason=msgspec.json.decode(fields[b"reason"]),
-        event=Raw(fields.get(b"event", b"null")),
-        truncated=truncated,
-        invalid=fields.get(b"invalid", b"").decode(),
-        refused=b"refused" in fields,
-        collides=b"collides" in fields,
-        queue=fields.get(b"queue", b"").decode(),
-        batch_id=fields.get(b"id", b"").decode(),
-        batch=Raw(batch),
-    )
 
 
 def _is_json(text: bytes) -> bool:

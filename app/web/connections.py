@@ -1,7 +1,9 @@
 """Buffers of a connection: requests that are not served yet, and answers that are not sent yet."""
 
 import re
+import select
 import socket
+import time
 import zlib
 from io import BytesIO
 
@@ -211,6 +213,19 @@ class Socket(socket.socket):
         self.unsent += data
         if len(self.unsent) > SEND_BYTES:
             self.flush(flags)
+
+    def make_room(self, seconds: float) -> bool:
+        """Send until little is unsent. Returns whether the client accepts it within this time.
+
+        An answer that is made while it is sent can so be longer than what fits into memory.
+        """
+        until = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self, select.POLLOUT)
+        while len(self.unsent) > SEND_BYTES and (left := until - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self.flush()
+        return len(self.unsent) <= SEND_BYTES and not self.is_broken
 
     def flush(self, flags: int = 0) -> None:
         """Send as much as the client accepts now, or nothing if the connection is broken."""

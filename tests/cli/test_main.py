@@ -290,6 +290,47 @@ def test_dead_letters_are_listed_replayed_and_dropped(stack: Stack) -> None:
         assert dropped.stdout == f"dropped {number}\n"
 
 
+def test_dead_letters_are_counted_by_reason_and_chosen_by_reason_or_text(stack: Stack) -> None:
+    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return stack.run("eventstream", "dead-letters", *arguments, check=check)
+
+    run("drop", "--all")
+    pad = "x" * 3_000
+    for n in range(3):
+        bad = {"type": "PageView", "Url": "whole.example", "N": f"number{n}", "Pad": pad}
+        assert httpx.post(f"{stack.url}/events", json=bad).status_code == 400
+    assert httpx.post(f"{stack.url}/events", json={"Type": "click"}).status_code == 400
+    no_type = "Type: Missing data for required field."
+    listed = run("list", "--limit", "2").stdout
+    shown, hint = listed.splitlines(), "Did you mean Type instead of type?"
+    wrong_type = "Type: Must be one of: PageView, AdImpression, AdClick. "
+    wrong_type += "Url: Missing data for required field."
+    assert shown[-3:] == [f"     3  {no_type}", f"     1  {wrong_type}", "     4  dead letters"]
+    assert [line for line in shown if "Did you mean" in line] == [
+        "hint      Did you mean AdClick?",
+        f"hint      {hint}",
+    ]
+    assert sum(line.startswith("id  ") for line in shown) == 2
+    assert any(line.startswith("event") and pad in line and "number2" in line for line in shown)
+    found = run("list", "--reason", no_type, "--q", "NUMBER1").stdout
+    assert "number1" in found
+    assert "number2" not in found
+    assert found.splitlines()[-2:] == [f"     1  {no_type}", "     1  dead letters"]
+    tried = run("replay", "--reason", no_type, "--q", "number", check=False)
+    assert (tried.returncode, tried.stdout) == (1, "accepted 0, remaining 3\n")
+    assert run("drop", "--q", "number1").stdout == "dropped 1\n"
+    assert run("drop", "--reason", no_type).stdout == "dropped 2\n"
+    assert run("replay", "--q", "nowhere").stdout == "accepted 0, remaining 0\n"
+    assert run("list").stdout.splitlines()[-1] == "     1  dead letters"
+    for command in ("replay", "drop"):
+        for wrong in ([], ["--q", ""], ["--all", "--q", "a"], ["1-1", "--reason", "a"]):
+            refused = run(command, *wrong, check=False)
+            assert refused.returncode == 2
+            assert "Name dead letters, or give --all, or --reason or --q." in refused.stderr
+        assert "--q" in run(command, "--reason", "<other>", check=False).stderr
+    assert run("drop", "--all").stdout == "dropped 1\n"
+
+
 STEERING = "\x1b]0;a\x07[red]\x9b31m\x7f\u202e\u2066\u2028"
 
 

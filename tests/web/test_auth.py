@@ -238,7 +238,10 @@ def test_a_read_key_reads_wherever_it_comes_from_and_is_no_operators(
         assert client.get(path, **here).status_code == 200
     for path in PATHS_OF_OPERATORS:
         assert client.get(path, **here).status_code == 404
-    assert client.delete("/dead-letters/1", **here).status_code == 404
+    for path in ("/dead-letters/1", "/dead-letters?q=a", "/dead-letters"):
+        assert client.delete(path, **here).status_code == 404
+    for query in ("?format=ndjson", "?reason=a", "?unknown=a"):
+        assert client.get(f"/dead-letters{query}", **here).status_code == 404
     assert client.put("/ads/1", json={}, **here).status_code == 404
     assert client.post("/metrics", **here).status_code == 404
     assert client.post("/dead-letters//replay", **here).status_code == 404

@@ -1,4 +1,7 @@
 import gzip
+import socket
+import threading
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -10,7 +13,9 @@ from app.web.connections import (
     MAX_CHUNK_LINE_BYTES,
     MAX_CHUNKS,
     MAX_HEAD_BYTES,
+    SEND_BYTES,
     Incoming,
+    Socket,
 )
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -174,3 +179,45 @@ def test_a_head_whose_lines_end_without_cr_is_ready_at_once() -> None:
     incoming = Incoming()
     incoming.data += b"GET / HTTP/1.1\nHost: x\n\n"
     assert incoming.is_ready()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Socket, socket.socket]]:
+    """A buffering socket and its client."""
+    ours, its = socket.socketpair()
+    with Socket(ours) as buffering, its:
+        yield buffering, its
+
+
+def test_an_answer_of_any_length_is_sent_in_little_memory(
+    pair: tuple[Socket, socket.socket],
+) -> None:
+    ours, its = pair
+    received = bytearray()
+
+    def read() -> None:
+        while data := its.recv(65_536):
+            received.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    chunk = b"x" * SEND_BYTES
+    for _ in range(40):
+        assert ours.make_room(10)
+        ours.sendall(chunk)
+        assert len(ours.unsent) <= 2 * SEND_BYTES
+    while ours.unsent:
+        ours.flush()
+    ours.shutdown(socket.SHUT_WR)
+    reader.join(10)
+    assert len(received) == 40 * SEND_BYTES
+
+
+def test_there_is_no_room_for_a_client_that_does_not_read_or_is_gone(
+    pair: tuple[Socket, socket.socket],
+) -> None:
+    ours, its = pair
+    ours.sendall(b"x" * 20 * SEND_BYTES)
+    assert not ours.make_room(0.05)
+    its.close()
+    assert not ours.make_room(10)

@@ -13,12 +13,14 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, Response, current_app, render_template
 from marshmallow import Schema
+from marshmallow.validate import OneOf
 
 from app.domain.bodies import MAX_EVENTS
-from app.domain.events import NAME_KINDS, QUEUES
+from app.domain.events import NAME_KINDS, OTHER, QUEUES
 from app.domain.invalid_traffic import REASONS
 from app.domain.rules import EventSchema
 from app.redis.counters import TYPES
+from app.redis.letter_search import MAX_REASONS
 from app.store import documents
 from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, RATES
 from app.store.differences import COLLISION, LATE
@@ -30,7 +32,7 @@ from app.web.views.ad_reports import AdsQuery, FrequencyQuery, TrafficQuery
 from app.web.views.ads import AdBody, AdsListQuery
 from app.web.views.click_redirect import ClickQuery
 from app.web.views.live import SnapshotQuery
-from app.web.views.operations import LettersQuery
+from app.web.views.operations import LettersFilter, LettersQuery
 from app.web.views.pixel import PixelQuery
 from app.web.views.reports import (
     ClicksQuery,
@@ -74,6 +76,11 @@ _LETTER: Json = {
         "id": _TEXT,
         "time": {**_TEXT, "format": "date-time"},
         "reason": {"description": "The errors of an event, or the error message of a batch."},
+        "summary": {
+            **_TEXT,
+            "description": "The reason as a text without values of the event, to filter by.",
+        },
+        "hint": {**_TEXT, "description": "What the sender probably meant: Did you mean …?"},
         "event": {"description": "The event as it came; a string if it was not JSON or too long."},
         "invalid": {**_TEXT, "description": "Why it would have been counted separately."},
         "refused": {"type": "boolean", "description": "Its key may not write for its website."},
@@ -87,7 +94,7 @@ _LETTER: Json = {
         "batch_id": _TEXT,
         "batch": _list_of({}),
     },
-    "required": ["id", "time", "reason"],
+    "required": ["id", "time", "reason", "summary"],
 }
 _EVENT: Json = {"$ref": "#/components/schemas/Event"}
 _EXAMPLE = {"Type": TYPES[0], "Url": "site1.com/page1", "Meta": {"UserId": "u1", "AdId": "34"}}
@@ -335,17 +342,30 @@ _OPERATIONS = {
         _object(
             items=_list_of({"$ref": "#/components/schemas/DeadLetter"}),
             next_cursor={"type": ["string", "null"]},
+            total={**_NUMBER, "description": "How many letters fit the filters."},
+            reasons={
+                **_list_of(_object(reason=_TEXT, letters=_NUMBER)),
+                "description": "How many of them have which summary, most first. Those that are "
+                f"not among the {MAX_REASONS} most common are summed under {OTHER}.",
+            },
         ),
         (400, *_OPERATOR),
         query=LettersQuery,
         key="token",
+    ),
+    "operations.drop_dead_letters": _Operation(
+        _object(dropped=_NUMBER), (400, *_OPERATOR), query=LettersFilter, key="token"
     ),
     "operations.drop_dead_letter": _Operation(None, _OPERATOR, 204, key="token"),
     "operations.replay_dead_letter": _Operation(
         _RECEIPT, (400, *_OPERATOR, 413), 202, body=_CORRECTED, key="token"
     ),
     "operations.replay_all_dead_letters": _Operation(
-        _object(accepted=_NUMBER, remaining=_NUMBER), _OPERATOR, 202, key="token"
+        _object(accepted=_NUMBER, remaining=_NUMBER),
+        (400, *_OPERATOR),
+        202,
+        query=LettersFilter,
+        key="token",
     ),
     "documentation.openapi": _Operation({"type": "object"}),
     "documentation.docs": _Operation(_TEXT, media="text/html"),
@@ -361,6 +381,8 @@ _MEANING = {
     429: "There were too many requests.",
     503: "A part is unavailable or full. Try again after Retry-After seconds.",
 }
+_MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
+"""The media type of each format that an answer may have instead of its usual one."""
 _OWN_BODY = {
     ("ingest.post_events", 400): {"anyOf": [_RECEIPT, _ERROR]},
     ("operations.replay_dead_letter", 400): _RECEIPT,
@@ -438,8 +460,10 @@ def _described(app: Flask, for_readers: bool) -> Json:
 
 def _responses(endpoint: str, operation: _Operation) -> Json:
     content = {operation.media: {"schema": operation.good}}
-    if operation.query and "format" in operation.query._declared_fields:
-        content["text/csv"] = {"schema": _TEXT}
+    field = operation.query._declared_fields.get("format") if operation.query else None
+    for choice in field.validators if field else ():
+        names = choice.choices if isinstance(choice, OneOf) else ()
+        content |= {_MEDIA[name]: {"schema": _TEXT} for name in names if name in _MEDIA}
     done: Json = {"description": "Done."}
     if operation.good is not None:
         done["content"] = content

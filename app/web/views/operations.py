@@ -1,17 +1,32 @@
 """Health of the process and its parts, and the dead letters."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from errno import ECONNRESET
 from functools import partial
 
+import msgspec
 from flask import Blueprint, Response, abort, request
-from marshmallow import EXCLUDE, Schema, fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from msgspec.structs import replace
 
+from app.domain.events import OTHER
+from app.domain.hints import hint
+from app.domain.letter_reasons import MAX_LENGTH
 from app.errors import Unavailable, Unfit
 from app.ingest.replay import Replayer
 from app.journal import opener
-from app.redis import dead_letters
+from app.redis import dead_letters, letter_search
 from app.redis.connection import broker_errors
+from app.redis.letter_search import Filters
 from app.web.auth import require_operator
-from app.web.context import answer, context, query
+from app.web.connections import Socket
+from app.web.context import answer, context, query, text_filter
+
+MAX_SEARCH_LENGTH = 200
+DOWNLOAD_BYTES_PER_SECOND = 16 * 1024
+DOWNLOAD_SECONDS = 10
+"""A download must be read at this speed, plus this time, because it occupies a thread."""
 
 blueprint = Blueprint("operations", __name__)
 
@@ -41,30 +56,116 @@ def ready() -> Response:
     return answer(parts, 200 if set(parts.values()) == {"ok"} else 503)
 
 
-class LettersQuery(Schema):
-    """A part of the dead letters."""
+def _one_reason(text: str) -> None:
+    """Raise ValidationError if a text stands for several reasons."""
+    if text == OTHER:
+        raise ValidationError("It stands for several reasons. Search with q instead.")
+
+
+class LettersFilter(Schema):
+    """Which dead letters."""
 
     class Meta:
-        """Other parameters are ignored."""
+        """Other parameters are refused: a misspelt filter would find too many."""
 
-        unknown = EXCLUDE
+        unknown = RAISE
+
+    reason = text_filter(
+        validate=[validate.Length(max=MAX_LENGTH), _one_reason],
+        metadata={"description": "Those with this `summary`."},
+    )
+    q = text_filter(
+        validate=validate.Length(max=MAX_SEARCH_LENGTH),
+        metadata={"description": "Those with this text in their JSON or reason, in any case."},
+    )
+
+
+class LettersQuery(LettersFilter):
+    """A part of the dead letters, or all of them as a file."""
 
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1_000))
     cursor = fields.String(
         load_default=None, validate=validate.Regexp(dead_letters.ID_PATTERN, error="Not a cursor.")
     )
+    format = fields.String(
+        load_default="json",
+        validate=validate.OneOf(["json", "ndjson"]),
+        metadata={
+            "description": "ndjson: a file with all letters that fit, one on each line, whatever "
+            "`limit` and `cursor` say."
+        },
+    )
 
 
 @blueprint.get("/dead-letters")
 def list_dead_letters() -> Response:
-    """Rejected events and failed batches, newest first."""
+    """Rejected events and failed batches, newest first, and how many have which reason."""
     require_operator()
-    page = query(LettersQuery())
+    asked = query(LettersQuery())
+    filters, redis = Filters(asked["reason"], asked["q"]), context().redis
+    if asked["format"] == "ndjson":
+        return _download(filters)
     with broker_errors():
-        letters = dead_letters.newest(context().redis, page["limit"] + 1, page["cursor"])
-    more = len(letters) > page["limit"]
-    letters = letters[: page["limit"]]
-    return answer({"items": letters, "next_cursor": letters[-1].id if more else None})
+        page = letter_search.page(redis, filters, asked["limit"], asked["cursor"])
+        # Letters that came or went since the last answer are counted at once.
+        numbers = tuple(dead_letters.numbers(redis).values())
+        reasons = context().answers.get(
+            ("dead letters", numbers, filters),
+            lambda: msgspec.json.encode(letter_search.reasons(redis, filters)),
+        )
+    counted = msgspec.json.decode(reasons, type=list[letter_search.Reason])
+    return answer(
+        {
+            "items": list(map(_hinted, page.letters)),
+            "next_cursor": page.next_cursor,
+            "total": sum(reason.letters for reason in counted),
+            "reasons": counted,
+        }
+    )
+
+
+def _hinted(letter: dead_letters.DeadLetter) -> dead_letters.DeadLetter:
+    return replace(letter, hint=hint(letter.reason, letter.event))
+
+
+def _download(filters: Filters) -> Response:
+    """All letters that fit, read while they are sent."""
+    with broker_errors():
+        letters = letter_search.found(context().redis, filters)
+        first = next(letters, None)  # while an error can still be answered
+    connection: Socket | None = request.environ.get("gunicorn.socket")
+
+    def lines() -> Iterator[bytes]:
+        letter = first
+        while letter:
+            if connection:
+                _wait_for_client(connection)
+            yield msgspec.json.encode(_hinted(letter.letter())) + b"\n"
+            with broker_errors():
+                letter = next(letters, None)
+
+    name = f"dead-letters-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.ndjson"
+    response = Response(lines(), mimetype="application/x-ndjson")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+def _wait_for_client(connection: Socket) -> None:
+    """Wait until the client has read most of what it was sent. If it is too slow, disconnect it."""
+    seconds = DOWNLOAD_SECONDS + len(connection.unsent) / DOWNLOAD_BYTES_PER_SECOND
+    if not connection.make_room(seconds):
+        raise ConnectionResetError(ECONNRESET, "The client reads too slowly.")
+
+
+@blueprint.delete("/dead-letters")
+def drop_dead_letters() -> Response:
+    """Drop the dead letters that fit for good. At least one of the filters must be given."""
+    require_operator()
+    filters = Filters(**query(LettersFilter()))
+    if filters == letter_search.EVERY:
+        abort(400, "Say which dead letters to drop, with reason or q.")
+    with broker_errors():
+        return answer({"dropped": letter_search.remove(context().redis, filters)})
 
 
 @blueprint.delete("/dead-letters/<letter_id>")
@@ -95,16 +196,13 @@ def replay_dead_letter(letter_id: str) -> Response:
 
 @blueprint.post("/dead-letters/replay")
 def replay_all_dead_letters() -> Response:
-    """Try every dead letter again. The answer counts accepted events and remaining letters."""
+    """Try every dead letter that fits again: how many events are accepted, and letters remain."""
     require_operator()
-    replays = list(_replayer().replay_all())
-    return answer(
-        {
-            "accepted": sum(replay.accepted for replay in replays),
-            "remaining": sum(bool(replay.errors) for replay in replays),
-        },
-        202,
-    )
+    accepted = remaining = 0
+    for replay in _replayer().replay_all(Filters(**query(LettersFilter()))):
+        accepted += replay.accepted
+        remaining += bool(replay.errors)
+    return answer({"accepted": accepted, "remaining": remaining}, 202)
 
 
 def _replayer() -> Replayer:
