@@ -5,6 +5,8 @@ import { byId, element, fill } from "./elements.js";
 import { clock, count } from "./format.js";
 
 const SHOWN = 10;
+/** All reasons that are not among the most common ones. */
+const OTHERS = "<other>";
 const SEARCH_MS = 300;
 
 const search = byId("letters-search");
@@ -46,11 +48,10 @@ export async function show(zone = timezone) {
 /** @param {{ reason: string, letters: number }[]} groups */
 function showReasons(groups) {
   const chosen = reasons.value;
-  if (document.activeElement === reasons) return;
-  const options = groups.map(({ reason, letters }) => element("option", { value: reason }, `${reason} (${count(letters)})`));
-  if (chosen && !groups.some(({ reason }) => reason === chosen)) options.push(element("option", { value: chosen }, `${chosen} (0)`));
+  // While one is chosen, the others are not known.
+  if (chosen || document.activeElement === reasons) return;
+  const options = groups.map(({ reason, letters }) => element("option", { value: reason, disabled: reason === OTHERS }, `${reason} (${count(letters)})`));
   fill(reasons, [element("option", { value: "" }, "All reasons"), ...options]);
-  reasons.value = chosen;
 }
 
 /** @param {any} letter */
