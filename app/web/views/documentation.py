@@ -6,7 +6,7 @@ requests.
 
 import json
 import re
-from collections import Counter
+from collections import defaultdict
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -489,19 +489,24 @@ def _described(app: Flask, for_readers: bool) -> Json:
         keys["writeKey"] = {"type": "apiKey", "in": "header", "name": "X-Write-Key"}
     for key, scheme in keys.items():
         spec.components.security_scheme(key, scheme)
-    seen = Counter[str]()
+    paths: defaultdict[str, list[str]] = defaultdict(list)
     for rule in app.url_map.iter_rules():
         tag, name = rule.endpoint.split(".")
         if tag == dashboard.blueprint.name:
             continue  # pages for people
         if for_readers and is_closed_to_readers(app, rule.endpoint):
             continue
-        seen[name] += 1
+        (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        served = paths[rule.endpoint]
+        if path in served:
+            continue
+        served.append(path)
         operation = _OPERATIONS[rule.endpoint]
         view = app.view_functions[rule.endpoint]
         described: Json = {
-            # A view may be served at a second path.
-            "operationId": name if seen[name] == 1 else f"{name}_{seen[name]}",
+            # Settings may add a path to a view.
+            "operationId": name if len(served) == 1 else f"{name}_{len(served)}",
             "tags": [tag],
             "summary": (view.__doc__ or "").splitlines()[0],
             "responses": _responses(rule.endpoint, operation),
@@ -525,8 +530,6 @@ def _described(app: Flask, for_readers: bool) -> Json:
             described["security"] = [{operation.key: []}]
         if operation.final:
             described["x-final"] = True
-        (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         spec.path(path, operations={method.lower(): described})
     return spec.to_dict()
 

@@ -139,6 +139,7 @@ def test_a_view_that_is_served_at_two_paths_has_two_names(client_with: MakeClien
     paths = described(client)["paths"]
     assert paths["/events"]["post"]["operationId"] == "post_events"
     assert paths["/e"]["post"]["operationId"] == "post_events_2"
+    assert paths["/tag.js"]["get"]["operationId"] == "tag"
     ids = re.findall(r'\bid="([^"]*)"', client.get("/docs").text)
     assert len(ids) == len(set(ids))
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from tests.support.collector import Stack, start_stack
 from tests.web.views.test_dashboard_in_browser import (
@@ -34,7 +34,7 @@ BROKEN_WORDS = r"""
       if (!text.parentElement.checkVisibility() || text.parentElement.closest("pre, .unseen")) {
         continue;
       }
-      for (const { 0: word, index } of text.data.matchAll(/[^\s\/_.\-]+/g)) {
+      for (const { 0: word, index } of text.data.matchAll(/[\p{L}\p{N}]+/gu)) {
         const range = document.createRange();
         range.setStart(text, index);
         range.setEnd(text, index + word.length);
@@ -155,7 +155,7 @@ def test_the_page_lists_every_operation_without_javascript(
         page.goto("/docs")
         expect(page.get_by_role("article")).to_have_count(len(operations(collector)) + 5)
         expect(page.get_by_role("link", name="GET /reports/ads").first).to_be_visible()
-        expect(page.get_by_text("Try it")).to_have_count(0)
+        expect(page.get_by_text("Try it").filter(visible=True)).to_have_count(0)
         expect(page.get_by_role("search")).to_have_count(0)
 
 
@@ -215,8 +215,8 @@ def test_a_link_to_what_the_search_hides_shows_it(page: Page) -> None:
 
 def test_an_event_is_sent_with_the_write_key_that_is_typed(collector: Stack, page: Page) -> None:
     site = f"{uuid.uuid4()}.com"
-    sent: list[Request] = []
-    page.on("request", sent.append)
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
     box = open_form(page, "post_events")
     body = box.get_by_label("Body", exact=True)
     body.fill(json.dumps({"Type": "PageView", "Url": f"{site}/"}, indent=1))
@@ -232,8 +232,9 @@ def test_an_event_is_sent_with_the_write_key_that_is_typed(collector: Stack, pag
     expect(send(box)).to_have_text("202 ACCEPTED.")
     box.get_by_role("button", name="Restore the example").click()
     expect(body).to_have_value(re.compile("site1.com"))
-    for request in sent:
-        assert WRITE_KEY not in request.url
+    assert len(sent) == 3
+    for url in sent:
+        assert WRITE_KEY not in url
     assert WRITE_KEY not in page.content()
     assert page.evaluate("[{ ...localStorage }, { ...sessionStorage }, document.cookie]") == [
         {},
@@ -246,7 +247,7 @@ def test_an_event_is_sent_with_the_write_key_that_is_typed(collector: Stack, pag
 
 def test_a_report_is_read_with_the_token_that_is_typed(page: Page) -> None:
     box = open_form(page, "page_views")
-    box.get_by_label("website").fill("a b&c.com")
+    box.get_by_label("website").fill("example.com")
     box.get_by_label("from").fill("2026-11-01")
     box.get_by_label("format").select_option("csv")
     expect(send(box)).to_have_text("401 UNAUTHORIZED.")
@@ -315,13 +316,13 @@ def test_what_nothing_can_undo_is_asked_first(collector: Stack, page: Page) -> N
     assert httpx.get(f"{collector.url}/ads/77", headers=OPERATOR).status_code == 200
     box.get_by_role("button", name="Send").click()
     dialog.get_by_role("button", name="Send").click()
-    expect(box.locator(".said")).to_have_text("204 NO CONTENT. There is no body.")
+    expect(box.locator(".said")).to_have_text("204 NO CONTENT. The body is empty.")
     assert httpx.get(f"{collector.url}/ads/77", headers=OPERATOR).json()["name"] is None
 
 
 def test_a_value_that_would_lead_elsewhere_is_not_sent(page: Page) -> None:
-    sent: list[Request] = []
-    page.on("request", sent.append)
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
     box = open_form(page, "show_ad")
     box.get_by_label("ad_id").fill("..")
     expect(send(box)).to_have_text("A path can't contain such a value.")
@@ -444,7 +445,6 @@ def test_print_shows_the_operations_alone(page: Page) -> None:
         page.locator(".keys"),
     ):
         expect(hidden).to_be_hidden()
-    expect(page.get_by_text("Try it")).to_have_count(page.locator(".try").count() + 1)
     expect(page.locator(".try").first).to_be_hidden()
     expect(page.locator("#page_views .fields").first).to_be_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

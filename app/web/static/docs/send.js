@@ -73,6 +73,7 @@ export function listen(url, stopped, shown) {
   });
 }
 
+const EMPTY = "The body is empty.";
 const CUT = "Only the first 64 KiB are shown.";
 
 /**
@@ -80,14 +81,14 @@ const CUT = "Only the first 64 KiB are shown.";
  * @param {(text: string) => void} more
  */
 async function read(answer, more) {
-  if (!answer.body) return "There is no body.";
+  if (!answer.body) return EMPTY;
   const isText = !answer.headers.get("Content-Type")?.startsWith("image/");
   const reader = answer.body.getReader();
   const decoder = new TextDecoder();
   for (let bytes = 0; ; ) {
     const { done, value } = await reader.read();
     if (done) {
-      if (!bytes) return "The body is empty.";
+      if (!bytes) return EMPTY;
       return isText ? "" : `The body is an image of ${bytes} bytes.`;
     }
     if (isText) more(decoder.decode(value.subarray(0, MOST_BYTES - bytes), { stream: true }));
