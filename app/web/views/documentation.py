@@ -456,12 +456,24 @@ def _page(app: Flask, for_readers: bool) -> str:
         for name, tags in _GROUPS.items()
     }
     return render_template(
-        "docs.html", spec=spec, groups=groups, breakable=_breakable, indented=_indented
+        "docs.html",
+        spec=spec,
+        groups=groups,
+        breakable=_breakable,
+        indented=_indented,
+        prose=_prose,
     )
 
 
 def _indented(example: Json) -> str:
     return json.dumps(example, indent=2)
+
+
+def _prose(text: str) -> Markup:
+    """A sentence in which what is between backticks is code."""
+    parts = [escape(part) for part in text.split("`")]
+    parts[1::2] = [Markup("<code>{}</code>").format(_breakable(part)) for part in parts[1::2]]
+    return Markup("").join(parts)
 
 
 def _breakable(text: object) -> Markup:

@@ -144,6 +144,13 @@ def test_a_view_that_is_served_at_two_paths_has_two_names(client_with: MakeClien
     assert len(ids) == len(set(ids))
 
 
+def test_what_is_between_backticks_is_code() -> None:
+    told = documentation._prose("The `next_cursor` of <it>, `a` and `b")
+    assert (
+        told == "The <code>next_<wbr>cursor</code> of &lt;it&gt;, <code>a</code> and <code>b</code>"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "pieces"),
     [

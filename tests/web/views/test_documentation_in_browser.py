@@ -178,6 +178,7 @@ def test_the_search_filters_as_one_types(page: Page) -> None:
     expect(page.get_by_role("status").filter(has_text="2 are found.")).to_be_visible()
     contents = page.get_by_role("navigation", name="Contents")
     expect(contents.get_by_role("link")).to_have_count(3)  # with their heading
+    expect(page.get_by_role("heading", level=2)).to_have_text(["Operations"])
     page.keyboard.press("Enter")
     expect(page.locator("[id=replay_dead_letter] h3 a")).to_be_focused()
     page.keyboard.press("/")
@@ -194,6 +195,7 @@ def test_the_search_says_when_nothing_is_found(page: Page) -> None:
     told = page.get_by_role("status").filter(has_text="Nothing is called “<img src=x")
     expect(told).to_be_visible()
     expect(page.get_by_role("article")).to_have_count(0)
+    expect(page.get_by_role("heading", level=2)).to_have_count(0)
     search.fill("")
     expect(page.get_by_role("article").first).to_be_visible()
 
@@ -232,9 +234,8 @@ def test_an_event_is_sent_with_the_write_key_that_is_typed(collector: Stack, pag
     expect(send(box)).to_have_text("202 ACCEPTED.")
     box.get_by_role("button", name="Restore the example").click()
     expect(body).to_have_value(re.compile("site1.com"))
-    assert len(sent) == 3
-    for url in sent:
-        assert WRITE_KEY not in url
+    assert sent.count(f"{collector.url}/events") == 3
+    assert not any(WRITE_KEY in url for url in sent)
     assert WRITE_KEY not in page.content()
     assert page.evaluate("[{ ...localStorage }, { ...sessionStorage }, document.cookie]") == [
         {},
@@ -317,7 +318,7 @@ def test_what_nothing_can_undo_is_asked_first(collector: Stack, page: Page) -> N
     box.get_by_role("button", name="Send").click()
     dialog.get_by_role("button", name="Send").click()
     expect(box.locator(".said")).to_have_text("204 NO CONTENT. The body is empty.")
-    assert httpx.get(f"{collector.url}/ads/77", headers=OPERATOR).json()["name"] is None
+    assert httpx.get(f"{collector.url}/ads/77", headers=OPERATOR).status_code == 404
 
 
 def test_a_value_that_would_lead_elsewhere_is_not_sent(page: Page) -> None:
@@ -326,7 +327,7 @@ def test_a_value_that_would_lead_elsewhere_is_not_sent(page: Page) -> None:
     box = open_form(page, "show_ad")
     box.get_by_label("ad_id").fill("..")
     expect(send(box)).to_have_text("A path can't contain such a value.")
-    assert sent == []
+    assert not [url for url in sent if "/static/" not in url]
 
 
 def test_a_stream_shows_its_events_and_can_be_stopped(collector: Stack, page: Page) -> None:
@@ -357,7 +358,7 @@ def test_a_redirect_and_an_image_are_told_in_words(page: Page) -> None:
     expect(box.get_by_label("key")).to_have_count(0)  # it would be in the address
     page.get_by_label("Write key").fill(WRITE_KEY)
     box.get_by_label("type").fill("PageView")
-    expect(send(box)).to_have_text("200 OK. The body is an image of 43 bytes.")
+    expect(send(box)).to_have_text("200 OK. The body is an image of 42 bytes.")
 
     def redirect(route: Route) -> None:
         route.fulfill(status=302, headers={"Location": "/health"})

@@ -13,6 +13,7 @@ export function search() {
   const field = form.querySelector("input");
   const entries = [...document.querySelectorAll("article")].map(entryOf);
   const groups = [...document.querySelectorAll(".group, nav > details > ul > li")];
+  const inside = entries.flatMap(({ section, item }) => [section, item]);
   const filter = () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const { section, text, item } of entries) {
@@ -22,7 +23,7 @@ export function search() {
       }
     }
     for (const group of groups) {
-      group.hidden = !group.querySelector("article:not([hidden]), li:not([hidden])");
+      group.hidden = !inside.some((one) => !one.hidden && group.contains(one));
     }
     const found = entries.filter(({ section }) => !section.hidden).length;
     document.getElementById("found").textContent = words.length ? said(found, field.value) : "";
