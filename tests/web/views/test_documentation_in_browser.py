@@ -242,7 +242,8 @@ def test_an_event_is_sent_with_the_write_key_that_is_typed(collector: Stack, pag
         {},
         "",
     ]
-    page.reload()
+    page.goto("/health")
+    page.go_back()
     expect(page.get_by_label("Write key")).to_have_value("")
 
 

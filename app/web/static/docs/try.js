@@ -4,7 +4,12 @@ import { listen, send } from "./send.js";
 
 /** Show the forms, and let them send. */
 export function offerToTry() {
-  document.querySelector(".keys").hidden = false;
+  const keys = document.querySelector(".keys");
+  keys.hidden = false;
+  // The browser may keep the page to come back to.
+  addEventListener("pagehide", () => {
+    for (const key of keys.querySelectorAll("input")) key.value = "";
+  });
   for (const box of document.querySelectorAll(".try")) {
     box.hidden = false;
     // Most of them are never opened.
