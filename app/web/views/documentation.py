@@ -24,17 +24,18 @@ from app.domain.invalid_traffic import REASONS
 from app.domain.rules import EventSchema
 from app.redis.counters import TYPES
 from app.redis.letter_search import MAX_REASONS
-from app.store import documents
+from app.store import documents, website_report
 from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, RATES
 from app.store.differences import COLLISION, LATE
 from app.web.auth import is_closed_to_readers, is_reader, open_to_readers
 from app.web.context import answer, context
 from app.web.sockets.socket_io import HandshakeQuery
 from app.web.views import dashboard
-from app.web.views.ad_reports import AdsQuery, FrequencyQuery, TrafficQuery
+from app.web.views.ad_reports import AdsQuery, FrequencyQuery, TrafficQuery, WebsitesQuery
 from app.web.views.ads import AdBody, AdsListQuery
 from app.web.views.click_redirect import ClickQuery
 from app.web.views.live import SnapshotQuery
+from app.web.views.live import WebsitesQuery as LiveWebsitesQuery
 from app.web.views.operations import LettersFilter, LettersQuery
 from app.web.views.pixel import PixelQuery
 from app.web.views.reports import (
@@ -170,6 +171,7 @@ _MONTH = _object(
     closed={"type": "boolean"},
 )
 _VIEWS = {**_MAYBE_NUMBER, "description": "null: only some ads may be read, which have none."}
+_PART: Json = {**_TEXT, "enum": ["ok", "away"]}
 _MAYBE_TEXT: Json = {"type": ["string", "null"]}
 _AD = _object(ad_id=_TEXT, **dict.fromkeys(ENTERED, _MAYBE_TEXT))
 _AD_BODY = {
@@ -185,6 +187,9 @@ _AD_BODY = {
 _FIGURES = {
     name: {"type": ["number", "null"], "minimum": 0} if name in RATES else _NUMBER
     for name in METRICS
+}
+_WEBSITE_FIGURES = {
+    name: _VIEWS if name == "views" else _FIGURES[name] for name in website_report.METRICS
 }
 _AD_FIGURES = _and_maybe(_object(**_FIGURES), previous=_object(**_FIGURES))
 _AD_ROW = _and_maybe(
@@ -266,6 +271,19 @@ _OPERATIONS = {
         query=AdsQuery,
         key="token",
     ),
+    "ad_reports.websites": _Operation(
+        _and_maybe(
+            _object(
+                items=_list_of(_object(website=_TEXT, **_WEBSITE_FIGURES)),
+                totals=_object(**_WEBSITE_FIGURES),
+                next_cursor=_MAYBE_TEXT,
+            ),
+            **_SAID,
+        ),
+        (400, *_READER),
+        query=WebsitesQuery,
+        key="token",
+    ),
     "ad_reports.show_traffic": _report(
         TrafficQuery, time=_TEXT, views=_VIEWS, impressions=_NUMBER, hits=_NUMBER, clicks=_NUMBER
     ),
@@ -289,7 +307,15 @@ _OPERATIONS = {
     ),
     "live.snapshot": _Operation(
         _object(
+            now={**_TEXT, "format": "date-time"},
             today={**_TEXT, "format": "date"},
+            timezone=_TEXT,
+            unknown={"type": "boolean", "description": "Nothing of the website was ever counted."},
+            is_empty={"type": "boolean", "description": "Nothing was ever counted."},
+            behind={
+                **_object(**{queue: {"type": "number", "minimum": 0} for queue in QUEUES}),
+                "description": "How many seconds the first batch of each queue has waited.",
+            },
             views=_VIEWS,
             clicks=_object(hits=_NUMBER, clicks=_NUMBER),
             minutes=_list_of(_object(time=_NUMBER, **dict.fromkeys(QUEUES, _MAYBE_NUMBER))),
@@ -333,6 +359,9 @@ _OPERATIONS = {
         query=SnapshotQuery,
         key="token",
     ),
+    "live.websites": _Operation(
+        _object(items=_list_of(_TEXT)), (400, *_READER), query=LiveWebsitesQuery, key="token"
+    ),
     "socket_io.connect": _Operation(
         {**_TEXT, "description": "Socket.IO 5 over WebSocket."},
         (400, 503),
@@ -342,6 +371,35 @@ _OPERATIONS = {
     ),
     "operations.health": _Operation(_object(status=_TEXT)),
     "operations.ready": _Operation(_object(broker=_TEXT, database=_TEXT), (503,)),
+    "status.status": _Operation(
+        _and_maybe(
+            _object(
+                parts=_object(**dict.fromkeys(["broker", "database"], _PART)),
+                disk={
+                    "anyOf": [_object(free_bytes=_NUMBER, total_bytes=_NUMBER), {"type": "null"}],
+                    "description": "Of DATA_DIR; null if this process can't see it.",
+                },
+            ),
+            queues=_list_of(
+                _object(
+                    queue=_TEXT,
+                    waiting=_NUMBER,
+                    taken=_NUMBER,
+                    oldest_seconds={"type": "number", "minimum": 0},
+                )
+            ),
+            workers=_NUMBER,
+            dead_letters={
+                "type": "object",
+                "description": "How many are kept, by kind.",
+                "additionalProperties": _NUMBER,
+            },
+            redis=_object(used_bytes=_NUMBER, limit_bytes=_MAYBE_NUMBER),
+            reports_behind_seconds={"type": "number", "minimum": 0},
+        ),
+        _OPERATOR,
+        key="token",
+    ),
     "metrics.show_metrics": _Operation(_TEXT, media="text/plain"),
     "operations.list_dead_letters": _Operation(
         _object(
@@ -403,8 +461,9 @@ _PARAMETERS = {
     "limit": "At most so many rows.",
     "month": "YYYY-MM.",
     "page": "The path of one page.",
+    "q": "How the names begin.",
     "sig": "The signature of the link: see `eventstream sign-click`.",
-    "sort": "A figure, highest first, or a period that is in `by`.",
+    "sort": "A figure, highest first, or a period, earliest first.",
     "to": "The last day.",
     "type": "The type of the event.",
     "user": "The id of the user.",
@@ -416,7 +475,7 @@ _GROUPS = {
     "Reports": ("reports", "ad_reports"),
     "Live": ("live",),
     "Ads": ("ads",),
-    "Operations": ("operations", "metrics"),
+    "Operations": ("operations", "status", "metrics"),
     "Description": ("documentation",),
 }
 """The headings of the page, and the tags of the operations below them."""
@@ -501,7 +560,7 @@ def _described(app: Flask, for_readers: bool) -> Json:
         keys["writeKey"] = {"type": "apiKey", "in": "header", "name": "X-Write-Key"}
     for key, scheme in keys.items():
         spec.components.security_scheme(key, scheme)
-    paths: defaultdict[str, list[str]] = defaultdict(list)
+    paths: defaultdict[str, list[str]] = defaultdict(list)  # by the name of their views
     for rule in app.url_map.iter_rules():
         tag, name = rule.endpoint.split(".")
         if tag == dashboard.blueprint.name:
@@ -510,14 +569,14 @@ def _described(app: Flask, for_readers: bool) -> Json:
             continue
         (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
-        served = paths[rule.endpoint]
+        served = paths[name]
         if path in served:
             continue
         served.append(path)
         operation = _OPERATIONS[rule.endpoint]
         view = app.view_functions[rule.endpoint]
         described: Json = {
-            # Settings may add a path to a view.
+            # Settings may add a path to a view, and modules may name views alike.
             "operationId": name if len(served) == 1 else f"{name}_{len(served)}",
             "tags": [tag],
             "summary": (view.__doc__ or "").splitlines()[0],

@@ -214,7 +214,7 @@ def test_every_request_is_answered_as_described(label: str, data: st.DataObject)
         excluded.append(checks.negative_data_rejection)
     goes_together = query & {"cursor", "website"} or {"from", "to"} <= query
     if (
-        case.operation.path in ("/events", "/reports/ads", "/reports/traffic")
+        case.operation.path in ("/events", "/reports/ads", "/reports/websites", "/reports/traffic")
         or label == "DELETE /dead-letters"
         or goes_together
     ):

@@ -400,9 +400,9 @@ def test_a_failed_request_is_told(page: Page) -> None:
 # Looks.
 
 
-@pytest.mark.parametrize("name", [*SIZES, "zoomed"])
+@pytest.mark.parametrize("name", [*SIZES, "phone-zoomed"])
 def test_nothing_overflows_and_no_word_is_broken(page: Page, name: str) -> None:
-    size(page, *(SIZES | {"zoomed": ZOOMED})[name])
+    size(page, *(SIZES | {"phone-zoomed": ZOOMED})[name])
     page.reload()
     _open_everything(page)
     width = page.viewport_size["width"] if page.viewport_size else 0
