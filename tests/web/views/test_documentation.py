@@ -128,6 +128,7 @@ def test_what_nothing_can_undo_is_marked(client: FlaskClient) -> None:
     }
     assert final == {
         ("delete", "/ads/{ad_id}"),
+        ("delete", "/dead-letters"),
         ("delete", "/dead-letters/{letter_id}"),
         ("post", "/dead-letters/{letter_id}/replay"),
         ("post", "/dead-letters/replay"),
