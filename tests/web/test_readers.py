@@ -237,7 +237,7 @@ QUERIES = [
     *("by=website", "by=advertiser,campaign", "by=ad,website&format=csv", "limit=1", "by=month"),
     *(f"from={FIRST}", f"to={TODAY}", f"page=/{TELLTALE}page", "limit=1&format=csv"),
 ]
-OPERATORS = {"ads", "metrics", "operations"}
+OPERATORS = {"ads", "metrics", "operations", "status"}
 """The tags of the paths that are for operators."""
 PATHS_OF_EVERYBODY = {"/health", "/ready", "/metrics"}
 

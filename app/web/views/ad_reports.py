@@ -10,7 +10,7 @@ from app.domain.calendar import month_of
 from app.domain.periods import COMPARISONS, PERIOD_OF, Span, earlier
 from app.errors import InvalidRequest
 from app.store import ad_reports, traffic, website_report
-from app.store.ad_reports import METRICS, Rules, names_in, page_of, with_entries
+from app.store.ad_reports import DIMENSIONS, METRICS, Rules, names_in, page_of, with_entries
 from app.store.ad_selection import Selection
 from app.store.paging import Row
 from app.web.auth import open_to_readers, reader
@@ -47,7 +47,13 @@ class _By(fields.String):
 class AdsQuery(Query):
     """Which ads, over which days, and what makes a row."""
 
-    by = _By(load_default=lambda: ["ad"])
+    by = _By(
+        load_default=lambda: ["ad"],
+        metadata={
+            "description": f"What each row is of, by default `ad`: up to three of "
+            f"{', '.join(DIMENSIONS)}, separated by commas, but only one period."
+        },
+    )
     ad_id = text_filter()
     campaign = text_filter()
     advertiser = text_filter()

@@ -4,7 +4,9 @@ The summaries are the docstrings of the views, and the fields are those of the s
 requests.
 """
 
+import json
 import re
+from collections import defaultdict
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, Response, current_app, render_template
+from markupsafe import Markup, escape
 from marshmallow import Schema
 from marshmallow.validate import OneOf
 
@@ -21,17 +24,18 @@ from app.domain.invalid_traffic import REASONS
 from app.domain.rules import EventSchema
 from app.redis.counters import TYPES
 from app.redis.letter_search import MAX_REASONS
-from app.store import documents
+from app.store import documents, website_report
 from app.store.ad_reports import DIMENSIONS, ENTERED, METRICS, RATES
 from app.store.differences import COLLISION, LATE
 from app.web.auth import is_closed_to_readers, is_reader, open_to_readers
 from app.web.context import answer, context
 from app.web.sockets.socket_io import HandshakeQuery
 from app.web.views import dashboard
-from app.web.views.ad_reports import AdsQuery, FrequencyQuery, TrafficQuery
+from app.web.views.ad_reports import AdsQuery, FrequencyQuery, TrafficQuery, WebsitesQuery
 from app.web.views.ads import AdBody, AdsListQuery
 from app.web.views.click_redirect import ClickQuery
 from app.web.views.live import SnapshotQuery
+from app.web.views.live import WebsitesQuery as LiveWebsitesQuery
 from app.web.views.operations import LettersFilter, LettersQuery
 from app.web.views.pixel import PixelQuery
 from app.web.views.reports import (
@@ -67,7 +71,7 @@ _TEXT: Json = {"type": "string"}
 _NUMBER: Json = {"type": "integer", "minimum": 0}
 _MAYBE_NUMBER: Json = {"type": ["integer", "null"], "minimum": 0}
 _ERRORS: Json = {"type": "object", "description": "The errors, by field."}
-_ERROR = {**_object(error=_TEXT), "properties": {"error": _TEXT, "errors": _ERRORS}}
+_ERROR: Json = {"$ref": "#/components/schemas/Error"}
 _REJECTED = _object(index={**_NUMBER, "maximum": MAX_EVENTS - 1}, errors=_ERRORS)
 _RECEIPT = _object(accepted=_NUMBER, rejected=_list_of(_REJECTED))
 _LETTER: Json = {
@@ -113,6 +117,8 @@ class _Operation(NamedTuple):
     key: str | None = None
     always_good: bool = False
     """Whether the content is the same for each status."""
+    final: bool = False
+    """Whether nothing can undo it, so that the page asks before it sends it."""
 
 
 _SAID: Json = {
@@ -165,6 +171,7 @@ _MONTH = _object(
     closed={"type": "boolean"},
 )
 _VIEWS = {**_MAYBE_NUMBER, "description": "null: only some ads may be read, which have none."}
+_PART: Json = {**_TEXT, "enum": ["ok", "away"]}
 _MAYBE_TEXT: Json = {"type": ["string", "null"]}
 _AD = _object(ad_id=_TEXT, **dict.fromkeys(ENTERED, _MAYBE_TEXT))
 _AD_BODY = {
@@ -180,6 +187,9 @@ _AD_BODY = {
 _FIGURES = {
     name: {"type": ["number", "null"], "minimum": 0} if name in RATES else _NUMBER
     for name in METRICS
+}
+_WEBSITE_FIGURES = {
+    name: _VIEWS if name == "views" else _FIGURES[name] for name in website_report.METRICS
 }
 _AD_FIGURES = _and_maybe(_object(**_FIGURES), previous=_object(**_FIGURES))
 _AD_ROW = _and_maybe(
@@ -261,6 +271,19 @@ _OPERATIONS = {
         query=AdsQuery,
         key="token",
     ),
+    "ad_reports.websites": _Operation(
+        _and_maybe(
+            _object(
+                items=_list_of(_object(website=_TEXT, **_WEBSITE_FIGURES)),
+                totals=_object(**_WEBSITE_FIGURES),
+                next_cursor=_MAYBE_TEXT,
+            ),
+            **_SAID,
+        ),
+        (400, *_READER),
+        query=WebsitesQuery,
+        key="token",
+    ),
     "ad_reports.show_traffic": _report(
         TrafficQuery, time=_TEXT, views=_VIEWS, impressions=_NUMBER, hits=_NUMBER, clicks=_NUMBER
     ),
@@ -275,7 +298,7 @@ _OPERATIONS = {
     ),
     "ads.show_ad": _Operation(_AD, _OPERATOR, key="token"),
     "ads.put_ad": _Operation(_AD, (400, *_OPERATOR, 413), body=_AD_BODY, key="token"),
-    "ads.delete_ad": _Operation(None, _OPERATOR, 204, key="token"),
+    "ads.delete_ad": _Operation(None, _OPERATOR, 204, key="token", final=True),
     "live.stream": _Operation(
         {**_TEXT, "description": "Events `counts`, `spike` and `drop`, each with JSON as data."},
         _READER,
@@ -284,7 +307,15 @@ _OPERATIONS = {
     ),
     "live.snapshot": _Operation(
         _object(
+            now={**_TEXT, "format": "date-time"},
             today={**_TEXT, "format": "date"},
+            timezone=_TEXT,
+            unknown={"type": "boolean", "description": "Nothing of the website was ever counted."},
+            is_empty={"type": "boolean", "description": "Nothing was ever counted."},
+            behind={
+                **_object(**{queue: {"type": "number", "minimum": 0} for queue in QUEUES}),
+                "description": "How many seconds the first batch of each queue has waited.",
+            },
             views=_VIEWS,
             clicks=_object(hits=_NUMBER, clicks=_NUMBER),
             minutes=_list_of(_object(time=_NUMBER, **dict.fromkeys(QUEUES, _MAYBE_NUMBER))),
@@ -328,6 +359,9 @@ _OPERATIONS = {
         query=SnapshotQuery,
         key="token",
     ),
+    "live.websites": _Operation(
+        _object(items=_list_of(_TEXT)), (400, *_READER), query=LiveWebsitesQuery, key="token"
+    ),
     "socket_io.connect": _Operation(
         {**_TEXT, "description": "Socket.IO 5 over WebSocket."},
         (400, 503),
@@ -337,6 +371,35 @@ _OPERATIONS = {
     ),
     "operations.health": _Operation(_object(status=_TEXT)),
     "operations.ready": _Operation(_object(broker=_TEXT, database=_TEXT), (503,)),
+    "status.status": _Operation(
+        _and_maybe(
+            _object(
+                parts=_object(**dict.fromkeys(["broker", "database"], _PART)),
+                disk={
+                    "anyOf": [_object(free_bytes=_NUMBER, total_bytes=_NUMBER), {"type": "null"}],
+                    "description": "Of DATA_DIR; null if this process can't see it.",
+                },
+            ),
+            queues=_list_of(
+                _object(
+                    queue=_TEXT,
+                    waiting=_NUMBER,
+                    taken=_NUMBER,
+                    oldest_seconds={"type": "number", "minimum": 0},
+                )
+            ),
+            workers=_NUMBER,
+            dead_letters={
+                "type": "object",
+                "description": "How many are kept, by kind.",
+                "additionalProperties": _NUMBER,
+            },
+            redis=_object(used_bytes=_NUMBER, limit_bytes=_MAYBE_NUMBER),
+            reports_behind_seconds={"type": "number", "minimum": 0},
+        ),
+        _OPERATOR,
+        key="token",
+    ),
     "metrics.show_metrics": _Operation(_TEXT, media="text/plain"),
     "operations.list_dead_letters": _Operation(
         _object(
@@ -354,11 +417,11 @@ _OPERATIONS = {
         key="token",
     ),
     "operations.drop_dead_letters": _Operation(
-        _object(dropped=_NUMBER), (400, *_OPERATOR), query=LettersFilter, key="token"
+        _object(dropped=_NUMBER), (400, *_OPERATOR), query=LettersFilter, key="token", final=True
     ),
-    "operations.drop_dead_letter": _Operation(None, _OPERATOR, 204, key="token"),
+    "operations.drop_dead_letter": _Operation(None, _OPERATOR, 204, key="token", final=True),
     "operations.replay_dead_letter": _Operation(
-        _RECEIPT, (400, *_OPERATOR, 413), 202, body=_CORRECTED, key="token"
+        _RECEIPT, (400, *_OPERATOR, 413), 202, body=_CORRECTED, key="token", final=True
     ),
     "operations.replay_all_dead_letters": _Operation(
         _object(accepted=_NUMBER, remaining=_NUMBER),
@@ -366,6 +429,7 @@ _OPERATIONS = {
         202,
         query=LettersFilter,
         key="token",
+        final=True,
     ),
     "documentation.openapi": _Operation({"type": "object"}),
     "documentation.docs": _Operation(_TEXT, media="text/html"),
@@ -383,6 +447,38 @@ _MEANING = {
 }
 _MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 """The media type of each format that an answer may have instead of its usual one."""
+_PARAMETERS = {
+    "ad": "The id of the ad.",
+    "ad_id": "One ad.",
+    "advertiser": "The ads of one advertiser.",
+    "by": "What each row is of.",
+    "campaign": "The ads of one campaign.",
+    "compare": "Adds the figures of the days before `from`, or of a year earlier.",
+    "cursor": "The `next_cursor` of the page before.",
+    "format": "The media type of the answer.",
+    "from": "The first day.",
+    "letter_id": "The `id` of a dead letter.",
+    "limit": "At most so many rows.",
+    "month": "YYYY-MM.",
+    "page": "The path of one page.",
+    "q": "How the names begin.",
+    "sig": "The signature of the link: see `eventstream sign-click`.",
+    "sort": "A figure, highest first, or a period, earliest first.",
+    "to": "The last day.",
+    "type": "The type of the event.",
+    "user": "The id of the user.",
+    "website": "One website.",
+}
+"""What parameters mean that their schema does not describe."""
+_GROUPS = {
+    "Sending": ("ingest", "pixel", "click_redirect", "tag", "socket_io"),
+    "Reports": ("reports", "ad_reports"),
+    "Live": ("live",),
+    "Ads": ("ads",),
+    "Operations": ("operations", "status", "metrics"),
+    "Description": ("documentation",),
+}
+"""The headings of the page, and the tags of the operations below them."""
 _OWN_BODY = {
     ("ingest.post_events", 400): {"anyOf": [_RECEIPT, _ERROR]},
     ("operations.replay_dead_letter", 400): _RECEIPT,
@@ -408,7 +504,42 @@ def _this_app() -> Flask:
 
 @lru_cache(maxsize=2)
 def _page(app: Flask, for_readers: bool) -> str:
-    return render_template("docs.html", spec=_described(app, for_readers))
+    spec = _described(app, for_readers)
+    operations = [
+        {**operation, "path": path, "method": method}
+        for path, methods in spec["paths"].items()
+        for method, operation in methods.items()
+    ]
+    groups = {
+        name: [found for tag in tags for found in operations if found["tags"] == [tag]]
+        for name, tags in _GROUPS.items()
+    }
+    return render_template(
+        "docs.html",
+        spec=spec,
+        groups=groups,
+        breakable=_breakable,
+        indented=_indented,
+        prose=_prose,
+    )
+
+
+def _indented(example: Json) -> str:
+    return json.dumps(example, indent=2)
+
+
+def _prose(text: str) -> Markup:
+    """A sentence in which what is between backticks is code."""
+    parts = [escape(part) for part in text.split("`")]
+    parts[1::2] = [Markup("<code>{}</code>").format(_breakable(part)) for part in parts[1::2]]
+    return Markup("").join(parts)
+
+
+def _breakable(text: object) -> Markup:
+    """An identifier, path or pattern that narrow pages may break after a sign, never in a word."""
+    return Markup("<wbr>").join(
+        map(escape, re.split(r"(?<=.[/_.|)}&=])(?=[^/_.|)}&=])", str(text)))
+    )
 
 
 @lru_cache(maxsize=2)
@@ -418,6 +549,7 @@ def _described(app: Flask, for_readers: bool) -> Json:
     spec = APISpec("eventstream", version("eventstream"), "3.1.0", plugins=[plugin])
     settings = context().settings
     spec.components.schema("Event", schema=EventSchema())
+    spec.components.schema("Error", component=_and_maybe(_object(error=_TEXT), errors=_ERRORS))
     if not for_readers:
         spec.components.schema("DeadLetter", component=_LETTER)
         spec.components.schema("Ad", schema=AdBody())
@@ -426,23 +558,38 @@ def _described(app: Flask, for_readers: bool) -> Json:
         keys["token"] = {"type": "http", "scheme": "bearer"}
     if settings.write_keys:
         keys["writeKey"] = {"type": "apiKey", "in": "header", "name": "X-Write-Key"}
-    for name, scheme in keys.items():
-        spec.components.security_scheme(name, scheme)
+    for key, scheme in keys.items():
+        spec.components.security_scheme(key, scheme)
+    paths: defaultdict[str, list[str]] = defaultdict(list)  # by the name of their views
     for rule in app.url_map.iter_rules():
-        if rule.endpoint.split(".")[0] == dashboard.blueprint.name:
+        tag, name = rule.endpoint.split(".")
+        if tag == dashboard.blueprint.name:
             continue  # pages for people
         if for_readers and is_closed_to_readers(app, rule.endpoint):
             continue
+        (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        served = paths[name]
+        if path in served:
+            continue
+        served.append(path)
         operation = _OPERATIONS[rule.endpoint]
         view = app.view_functions[rule.endpoint]
         described: Json = {
-            "operationId": rule.endpoint.split(".")[1],
-            "tags": [rule.endpoint.split(".")[0]],
+            # Settings may add a path to a view, and modules may name views alike.
+            "operationId": name if len(served) == 1 else f"{name}_{len(served)}",
+            "tags": [tag],
             "summary": (view.__doc__ or "").splitlines()[0],
             "responses": _responses(rule.endpoint, operation),
             "parameters": [
-                {"name": name, "in": "path", "required": True, "schema": _TEXT}
-                for name in sorted(rule.arguments)
+                {
+                    "name": argument,
+                    "in": "path",
+                    "required": True,
+                    "description": _PARAMETERS[argument],
+                    "schema": _TEXT,
+                }
+                for argument in sorted(rule.arguments)
             ],
         }
         if operation.query:
@@ -452,8 +599,8 @@ def _described(app: Flask, for_readers: bool) -> Json:
             described["requestBody"] = operation.body
         if operation.key in keys:
             described["security"] = [{operation.key: []}]
-        (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        if operation.final:
+            described["x-final"] = True
         spec.path(path, operations={method.lower(): described})
     return spec.to_dict()
 
@@ -482,9 +629,12 @@ def _responses(endpoint: str, operation: _Operation) -> Json:
 def _as_query(parameter: Json) -> Json:
     """The parameter as it is in a query: a text that may be missing, but is never null."""
     schema = {name: value for name, value in parameter["schema"].items() if value is not None}
+    if "enum" in schema:
+        schema["enum"] = [one for one in schema["enum"] if one is not None]
     if isinstance(schema["type"], list):
         schema["type"] = schema["type"][0]
     if "pattern" in schema:
         # JSON Schema searches for a pattern anywhere, but Python's `match` begins at the start.
         schema["pattern"] = "^" + schema["pattern"].removesuffix(r"\Z").removesuffix("$") + "$"
-    return parameter | {"schema": schema}
+    meaning = parameter.get("description") or _PARAMETERS.get(parameter["name"])
+    return parameter | ({"description": meaning} if meaning else {}) | {"schema": schema}

@@ -33,7 +33,7 @@ class EventQuery(Schema):
     user = fields.String()
     ad = fields.String()
     id = fields.String(metadata={"description": "The event's EventId."})
-    key = fields.String(metadata={"description": "A write key."})
+    key = fields.String(metadata={"description": "A write key.", "format": "password"})
 
 
 class PixelQuery(EventQuery):

@@ -24,6 +24,7 @@ from app.store.counting import ClickRule, Counting
 from app.store.database import Database
 from app.web.application import create_app
 from app.web.context import context, install
+from app.web.views import documentation
 from tests.support.counting import count_batch
 from tests.web.conftest import MakeClient
 
@@ -80,13 +81,88 @@ def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(
     response = client.get("/docs")
     assert response.status_code == 200
     assert response.content_type == "text/html; charset=utf-8"
-    for path in described(client)["paths"]:
-        assert f"<code>{path}</code>" in response.text
-    loaded = re.findall(r"(?:src|href)=\"([^\"#][^\"]*)\"", response.text)
-    assert sorted(loaded) == ["/static/docs.css", "openapi.json"]
-    assert client.get("/static/docs.css").status_code == 200
-    assert "<script" not in response.text
-    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+    page = response.text.replace("<wbr>", "")
+    for path, methods in described(client)["paths"].items():
+        assert page.count(f"<code>{path}</code>") == 2 * len(methods)  # in the contents, too
+        for operation in methods.values():
+            assert f'<article id="{operation["operationId"]}"' in page
+            assert f'href="#{operation["operationId"]}"' in page
+    loaded = re.findall(r"(?:src|href)=\"([^\"#][^\"]*)\"", page)
+    assert set(loaded) == {
+        *("/", "openapi.json", "/static/icon.svg"),
+        *("/static/docs.css", "/static/docs/page.js"),
+    }
+    for path in loaded:
+        assert client.get(path).status_code == 200
+    assert re.findall(r"<script[^>]*>([^<]*)</script>", page) == [""]
+    assert "<style" not in page
+    assert " style=" not in page
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_every_operation_is_in_a_group_of_the_page(client: FlaskClient) -> None:
+    paths = described(client)["paths"].values()
+    tags = {tag for methods in paths for operation in methods.values() for tag in operation["tags"]}
+    assert tags == {tag for group in documentation._GROUPS.values() for tag in group}
+
+
+def test_every_parameter_is_described(client: FlaskClient) -> None:
+    missing = {
+        (path, parameter["name"])
+        for path, methods in described(client)["paths"].items()
+        for operation in methods.values()
+        for parameter in operation["parameters"]
+        if not parameter.get("description") and "enum" not in parameter["schema"]
+    }
+    assert missing == set()
+
+
+def test_what_nothing_can_undo_is_marked(client: FlaskClient) -> None:
+    final = {
+        (method, path)
+        for path, methods in described(client)["paths"].items()
+        for method, operation in methods.items()
+        if operation.get("x-final")
+    }
+    assert final == {
+        ("delete", "/ads/{ad_id}"),
+        ("delete", "/dead-letters"),
+        ("delete", "/dead-letters/{letter_id}"),
+        ("post", "/dead-letters/{letter_id}/replay"),
+        ("post", "/dead-letters/replay"),
+    }
+
+
+def test_a_view_that_is_served_at_two_paths_has_two_names(client_with: MakeClient) -> None:
+    client = client_with(events_path="/e")
+    paths = described(client)["paths"]
+    assert paths["/events"]["post"]["operationId"] == "post_events"
+    assert paths["/e"]["post"]["operationId"] == "post_events_2"
+    assert paths["/tag.js"]["get"]["operationId"] == "tag"
+    ids = re.findall(r'\bid="([^"]*)"', client.get("/docs").text)
+    assert len(ids) == len(set(ids))
+
+
+def test_what_is_between_backticks_is_code() -> None:
+    told = documentation._prose("The `next_cursor` of <it>, `a` and `b")
+    assert (
+        told == "The <code>next_<wbr>cursor</code> of &lt;it&gt;, <code>a</code> and <code>b</code>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("/reports/page-views", ["/reports/", "page-views"]),
+        ("letter_id", ["letter_", "id"]),
+        ("^([0-9]{1,19})-b?$", ["^([0-9]{1,19})", "-b?$"]),
+        ("<b>", ["&lt;b&gt;"]),
+    ],
+)
+def test_identifiers_break_only_after_signs(text: str, pieces: list[str]) -> None:
+    assert documentation._breakable(text) == "<wbr>".join(pieces)
 
 
 # Answers match the description.
@@ -139,7 +215,7 @@ def test_every_request_is_answered_as_described(label: str, data: st.DataObject)
         excluded.append(checks.negative_data_rejection)
     goes_together = query & {"cursor", "website"} or {"from", "to"} <= query
     if (
-        case.operation.path in ("/events", "/reports/ads", "/reports/traffic")
+        case.operation.path in ("/events", "/reports/ads", "/reports/websites", "/reports/traffic")
         or label == "DELETE /dead-letters"
         or goes_together
     ):
