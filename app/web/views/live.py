@@ -21,7 +21,7 @@ from app.store.documents import ALL_WEBSITES
 from app.store.paging import MAX_LIMIT, Page
 from app.store.scope import Scope
 from app.web.auth import Reader, open_to_readers, reader
-from app.web.context import Context, answer, context, query
+from app.web.context import Context, context, query
 from app.web.sockets.visible import Visible
 from app.web.views.reports import Website, is_known
 
@@ -61,7 +61,7 @@ class SnapshotQuery(Schema):
 
 @blueprint.get("/live")
 def stream() -> Response:
-    """Server-sent events: `counts` (what was counted since the last one) and `spike`.
+    """Server-sent events: `counts` (what was counted since the last one), `spike` and `drop`.
 
     There is no history: a client that reconnects must read the reports or the snapshot again.
     """
@@ -149,7 +149,7 @@ def _snapshot(
         "today": now.date().isoformat(),
         "timezone": str(current.settings.timezone),
         "unknown": website is not None and not is_known(website, scope),
-        "is_empty": not reports.is_known(database, ALL_WEBSITES, scope),
+        "is_empty": not is_known(ALL_WEBSITES, scope),
         # How many seconds the first batch of each queue has waited.
         "behind": {
             queue: round(of_queue.oldest_seconds, 1) if of_queue.waiting else 0
@@ -198,17 +198,26 @@ def websites() -> Response:
     """The first websites, in alphabetical order, whose names begin so."""
     beginning = query(WebsitesQuery())["beginning"].strip().lower().removeprefix("www.")
     current, asking = context(), reader()
-    known = asking.scope(current).websites
+    return Response(
+        current.answers.get(
+            (asking, "websites", beginning), lambda: _websites(current, asking, beginning)
+        ),
+        mimetype="application/json",
+    )
+
+
+def _websites(current: Context, asking: Reader, beginning: str) -> bytes:
+    scope = asking.scope(current)
+    known: Sequence[str] | None = scope.websites
+    if scope.ads is not None:  # only where these ads were
+        selection = Selection(scope.websites, scope.ads)
+        report = ad_reports.ad_report(current.database, selection, ("website",), Rules())
+        known = sorted(row["website"] for row in report.rows)
     if known is None:
-        content = current.answers.get(
-            ("websites", beginning),
-            lambda: msgspec.json.encode(
-                {"items": scopes.websites_from(current.database, beginning, MAX_WEBSITES)}
-            ),
-        )
-        return Response(content, mimetype="application/json")
-    theirs = [name for name in known if name.startswith(beginning)]
-    return answer({"items": theirs[:MAX_WEBSITES]})
+        found = scopes.websites_from(current.database, beginning, MAX_WEBSITES)
+    else:
+        found = [name for name in known if name.startswith(beginning)][:MAX_WEBSITES]
+    return msgspec.json.encode({"items": found})
 
 
 def _names_by_minute(current: Context, website: str | None, scope: Scope) -> Sequence[str]:
