@@ -91,6 +91,7 @@ def dashboard() -> AnyResponse:
     return _page(
         "dashboard.html",
         operator=asking.is_operator,
+        tab=request.args.get("tab") if asking.is_operator else None,
         session=bool(cookies),
         title=_title(asking),
         until=asking.until and datetime.fromtimestamp(asking.until, settings.timezone).date(),

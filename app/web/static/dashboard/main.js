@@ -193,13 +193,6 @@ addEventListener("keydown", (event) => {
     event.preventDefault();
   }
 });
-// Unfolded where there is room.
-const wide = matchMedia("(min-width: 45rem)");
-const unfold = () => {
-  for (const one of document.querySelectorAll("details.fold")) /** @type {any} */ (one).open = wide.matches;
-};
-wide.addEventListener("change", unfold);
-unfold();
 addEventListener("beforeprint", () => {
   byId("printed").textContent = `Printed on ${new Date().toLocaleDateString("sv", { timeZone: main.dataset.timezone })}.`;
 });
