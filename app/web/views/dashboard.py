@@ -50,7 +50,7 @@ METRICS = (
 )
 _STATIC = Path(__file__).parents[1] / "static"
 _FOR_OPERATORS = {"operations.js", "letters.js"}
-_MODULES = sorted({path.name for path in _STATIC.glob("dashboard/*.js")} - _FOR_OPERATORS)
+_MODULES = {path.name for path in _STATIC.glob("dashboard/*.js")}
 
 blueprint = Blueprint("dashboard", "app.web", static_folder="static", template_folder="templates")
 open_to_readers(blueprint)
@@ -88,10 +88,11 @@ def dashboard() -> AnyResponse:
         return _page("login.html", 403, elsewhere=True)
     cookies = {sessions.COOKIE, LINK_COOKIE} & request.cookies.keys()
     settings = context().settings
+    is_operations = asking.is_operator and request.args.get("tab") == "operations"
     return _page(
         "dashboard.html",
         operator=asking.is_operator,
-        tab=request.args.get("tab") if asking.is_operator else None,
+        is_operations=is_operations,
         session=bool(cookies),
         title=_title(asking),
         until=asking.until and datetime.fromtimestamp(asking.until, settings.timezone).date(),
@@ -102,7 +103,7 @@ def dashboard() -> AnyResponse:
         click_scope=settings.click_scope,
         presets=PRESETS,
         metrics=METRICS,
-        modules=_MODULES,
+        modules=sorted(_MODULES if is_operations else _MODULES - _FOR_OPERATORS),
     )
 
 
