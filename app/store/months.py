@@ -18,7 +18,7 @@ from typing import Any
 
 from pymongo import ReplaceOne
 
-from app.domain.calendar import is_over, month_of, next_month, stage
+from app.domain.calendar import month_of, next_month, stage
 from app.store.counters import of_month_counts
 from app.store.database import Database, Session, deadline
 from app.store.documents import ALL_WEBSITES, MonthCounts, key
@@ -56,11 +56,11 @@ def due(database: Database, now: datetime) -> list[str]:
 def portions(database: Database, month: str, now: datetime) -> Iterator[int]:
     """Aggregate a month (YYYY-MM) portion by portion. Yields the number of websites in each.
 
-    `now`, in the collector's zone, decides whether the month is over and thus closed. The month is
+    `now`, in the collector's zone, decides whether the month is closed (see `stage`). The month is
     due until the last portion is done. Aggregation may be stopped after any portion and started
     again; it is idempotent. Raises Unavailable if the database can't be reached.
     """
-    closed = is_over(month, now)
+    closed = stage(month, now) == "closed"
     rows = database[MonthCounts]
     within = {"month_rank": {"$gt": key(month, ""), "$lt": key(month, "~")}}
     with deadline(FIND_SECONDS):

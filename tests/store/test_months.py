@@ -55,6 +55,22 @@ def test_a_provisional_report_is_made_on_the_last_day_and_closed_on_the_first(
     assert months.aggregate_due(database, at("2026-12-01T01:05:00")) == []
 
 
+@pytest.mark.parametrize("provisional", [True, False])
+def test_a_month_is_not_closed_before_one_oclock_even_if_it_is_aggregated_after_midnight(
+    database: Database, counting: Counting, provisional: bool
+) -> None:
+    count(database, counting, "u1")
+    if provisional:
+        months.aggregate_due(database, at("2026-11-30T23:55:00"))
+        count(database, counting, "u2")
+    assert months.aggregate_due(database, at("2026-12-01T00:05:00")) == ["2026-11"]
+    assert not any(closed for *_, closed in month_rows(database))
+    count(database, counting, "u3")
+    assert months.aggregate_due(database, at("2026-12-01T01:00:00")) == ["2026-11"]
+    number = 2 + provisional
+    assert month_rows(database) == [(name, number, number, True) for name in ("*", "site1.com")]
+
+
 def test_an_event_for_a_closed_month_triggers_another_aggregation(
     database: Database, counting: Counting
 ) -> None:
