@@ -65,7 +65,11 @@ EVERYTHING = Scope()
 def websites(database: Database) -> list[str]:
     """Every website that anything was counted for, in no particular order. Raises Unavailable."""
     with database.snapshot(READ_SECONDS) as session:
-        found = {name for document, field in _FOUND_BY for name in _names(session, document, field)}
+        found = {
+            name
+            for document, field in _FOUND_BY
+            for name in names_in_index(session, document, field)
+        }
     return list(found - {ALL_WEBSITES})
 
 
@@ -75,12 +79,14 @@ def websites_from(database: Database, beginning: str, most: int) -> list[str]:
         found = {
             name
             for document, field in _FOUND_BY
-            for name in islice(_names(session, document, field, beginning), most + 1)
+            for name in islice(names_in_index(session, document, field, beginning), most + 1)
         }
     return sorted(found - {ALL_WEBSITES})[:most]
 
 
-def _names(session: Session, document: type, field: str, beginning: str = "") -> Iterator[str]:
+def names_in_index(
+    session: Session, document: type, field: str, beginning: str = ""
+) -> Iterator[str]:
     """The websites in an index, in order, by leaping over the other entries of each."""
     after = beginning
     while row := session[document].find_one(

@@ -341,6 +341,29 @@ def test_a_report_uses_an_index_and_sorts_at_most_the_requested_days(
         assert sorts or "SORT" not in used, (command, explained)
 
 
+@pytest.mark.parametrize(("websites", "most"), [(3, 10), (60, 101)])
+def test_the_clicks_of_many_ads_take_few_reads_if_there_are_few_websites(
+    database: Database, counting: Counting, mongodb_url: str, websites: int, most: int
+) -> None:
+    names = [f"{number:02}.com" for number in range(websites)]
+    ads = [str(number) for number in range(50)]
+    hits = [
+        AdClick(None, website, ad_id, "u", 1_800_000_000_000)
+        for place, website in enumerate(names)
+        for ad_id in (ads[place % 50], "another's")
+    ]
+    count_batch(database, counting, "b1", AdClick, hits)
+    reads = Reads()
+    listeners = monitoring._LISTENERS.command_listeners
+    listeners.append(reads)
+    try:
+        totals = reports.click_totals(Database(mongodb_url), None, Scope(None, ads))
+    finally:
+        listeners.remove(reads)
+    assert totals["hits"] == websites
+    assert len(reads.commands) <= most
+
+
 def test_a_report_shows_one_moment_even_if_rows_change_rank_while_it_is_read(
     database: Database, counting: Counting, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Health of the process and its parts, and the dead letters."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from errno import ECONNRESET
@@ -26,7 +27,7 @@ from app.web.context import answer, context, query, text_filter
 MAX_SEARCH_LENGTH = 200
 DOWNLOAD_BYTES_PER_SECOND = 16 * 1024
 DOWNLOAD_SECONDS = 10
-"""A download must be read at this speed, plus this time, because it occupies a thread."""
+"""A download must be read at this speed, plus this time in all, because it occupies a thread."""
 
 blueprint = Blueprint("operations", __name__)
 
@@ -136,11 +137,13 @@ def _download(filters: Filters) -> Response:
     connection: Socket | None = request.environ.get("gunicorn.socket")
 
     def lines() -> Iterator[bytes]:
-        letter = first
+        letter, until = first, time.monotonic() + DOWNLOAD_SECONDS
         while letter:
             if connection:
-                _wait_for_client(connection)
-            yield msgspec.json.encode(_hinted(letter.letter())) + b"\n"
+                _wait_for_client(connection, until)
+            line = msgspec.json.encode(_hinted(letter.letter())) + b"\n"
+            until += len(line) / DOWNLOAD_BYTES_PER_SECOND
+            yield line
             with broker_errors():
                 letter = next(letters, None)
 
@@ -150,10 +153,13 @@ def _download(filters: Filters) -> Response:
     return response
 
 
-def _wait_for_client(connection: Socket) -> None:
-    """Wait until the client has read most of what it was sent. If it is too slow, disconnect it."""
+def _wait_for_client(connection: Socket, until: float) -> None:
+    """Wait until the client has read most of what it was sent. If it is too slow, disconnect it.
+
+    It must have read that by `until` (monotonic), and sooner if little is left to read.
+    """
     seconds = DOWNLOAD_SECONDS + len(connection.unsent) / DOWNLOAD_BYTES_PER_SECOND
-    if not connection.make_room(seconds):
+    if not connection.make_room(min(seconds, until - time.monotonic())):
         raise ConnectionResetError(ECONNRESET, "The client reads too slowly.")
 
 

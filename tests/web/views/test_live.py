@@ -15,16 +15,19 @@ from flask.testing import FlaskClient
 
 from app.domain.events import AdClick, PageView
 from app.domain.invalid_traffic import Invalid
+from app.domain.share_links import Share, text_of
 from app.journal.batches import Batch
 from app.journal.redis_journal import RedisJournal
 from app.redis import counters, live, spikes
 from app.redis.live import Counted, Counts
 from app.redis.spikes import Spike
 from app.settings import Settings
-from app.store import tops
+from app.store import ads, tops
+from app.store.ads import AdEntry
 from app.store.counting import ClickRule, Counting
 from app.store.database import Database
 from app.web import cache
+from app.web.auth import LINK_COOKIE
 from app.web.server import threads
 from tests.support.counting import count_batch
 from tests.support.waiting import wait_until
@@ -175,6 +178,30 @@ def test_websites_are_suggested_by_how_they_begin(
         answer = client.get("/live/websites", query_string={"q": given}, headers=headers)
         assert answer.get_json() == {"items": found}
     assert client.get("/live/websites").status_code == 401
+
+
+def test_where_a_readers_ads_were_is_looked_up_once_for_all_beginnings(
+    database: Database, client_with: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "KEPT_SECONDS", 60)
+    client = client_with(admin_token="secret", share_secret="signs links")
+    share = Share(None, "autumn", None, int(time.time()) + 600)
+    client.set_cookie(LINK_COOKIE, text_of(share, "signs links"))
+    ads.put(database, [AdEntry("1", campaign="autumn")])
+
+    def websites(beginning: str) -> Any:
+        return client.get("/live/websites", query_string={"q": beginning}).get_json()["items"]
+
+    def hit(batch: str, website: str, ad_id: str) -> None:
+        clicks = [AdClick(None, website, ad_id, "u", 1_800_000_000_000)]
+        count_batch(database, Counting(database, ClickRule(3, "user")), batch, AdClick, clicks)
+
+    hit("b1", "shop.com", "1")
+    hit("b2", "shoes.com", "2")
+    assert websites("sho") == ["shop.com"]
+    hit("b3", "shirts.com", "1")
+    assert websites("s") == ["shop.com"]
+    assert websites("x") == []
 
 
 def test_the_snapshot_has_all_hits_and_clicks_of_one_or_all_websites(

@@ -507,6 +507,32 @@ def test_a_client_that_stops_reading_a_download_is_disconnected(
             list(map(sending.sendall, response.iter_encoded()))
 
 
+def test_a_client_that_reads_each_letter_in_time_but_all_of_them_too_slowly_is_disconnected(
+    client: FlaskClient, journal: RedisJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "DOWNLOAD_SECONDS", 0.5)
+    monkeypatch.setattr(operations, "DOWNLOAD_BYTES_PER_SECOND", 10**9)
+    bury_large(journal, 20, SEND_BYTES)
+    ours, its = socket.socketpair()
+    with Socket(ours) as sending, its:
+        response = client.get(
+            "/dead-letters?format=ndjson", environ_overrides={"gunicorn.socket": sending}
+        )
+
+        def read() -> None:
+            while its.recv(SEND_BYTES // 16):
+                time.sleep(0.005)  # this client is slow
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            with pytest.raises(ConnectionResetError):
+                list(map(sending.sendall, response.iter_encoded()))
+        finally:
+            sending.shutdown(socket.SHUT_WR)
+            reader.join(10)
+
+
 def test_a_download_larger_than_the_buffers_arrives_completely_even_if_its_client_pauses(
     settings: Settings, journal: RedisJournal, tmp_path: Path
 ) -> None:
