@@ -6,7 +6,7 @@ import * as chart from "./chart.js";
 import * as condition from "./condition.js";
 import { byId, element, fill } from "./elements.js";
 import * as figures from "./figures.js";
-import { days } from "./format.js";
+import { days, when } from "./format.js";
 import { connect } from "./live.js";
 import * as minutes from "./minutes.js";
 import * as tables from "./tables.js";
@@ -64,16 +64,20 @@ async function load(isNew = false) {
       return;
     }
     if (rest) before = rest.before;
+    showNote(filters, period);
     condition.showProblem(null);
     condition.showBehind(now.behind);
     welcome.show(now.is_empty);
-    showUnknown(filters, now);
+    showUnknown(filters, period, now);
     if (found) {
       const until = figures.running(found.times, now.now);
       tiles.show(found, before, until);
       chart.show({ figures: found, before, metric: tiles.chosen(found.totals.views !== null), until });
-      minutes.show(now.minutes, filters.website ? ` on ${filters.website}` : "");
-      if (rest?.tables) tables.show({ period, filters, isOfAds, snapshot: now }, rest.tables);
+      minutes.show(now.minutes, `${filters.website ? ` on ${filters.website}` : ""}${isNarrow(filters) ? ", of all pages and ads" : ""}`);
+      if (rest?.tables) {
+        tables.show({ period, filters, isOfAds, snapshot: now }, rest.tables);
+        showChips(filters, period);
+      }
     } else operations?.showSnapshot(now, filters.website ?? "");
     if (isSlow) slowAt = started;
     main.setAttribute("aria-busy", "false");
@@ -133,26 +137,48 @@ function showControls(filters, period) {
     byId("from").value = period.first;
     byId("to").value = period.last;
   }
-  const isOne = period.first === period.last;
-  const isOver = period.last < today;
-  const note = `compared with ${isOne ? "the day" : "as many days"} before${isOver ? "" : ", which is over: today is not"}`;
-  byId("period-note").textContent = `${days(period.first, period.last)}, ${note}. Times are in ${main.dataset.timezone}.`;
-  byId("folded").textContent = [days(period.first, period.last), ...Object.values(filters)].join(" · ");
   const website = byId("website");
   if (document.activeElement !== website) website.value = filters.website ?? "";
-  const chips = Object.entries(filters).map(([name, value]) => {
-    const label = `${name === "ad_id" ? "Ad" : name[0].toUpperCase() + name.slice(1)}: ${value}`;
+  showNote(filters, period);
+  showChips(filters, period);
+}
+
+/** Whether a filter is set that only some of the figures know. @param {Record<string, string>} filters */
+const isNarrow = (filters) => Object.keys(filters).some((name) => name !== "website");
+
+/** With what the figures are compared, and what they leave out. @param {Record<string, string>} filters @param {address.Period} period */
+function showNote(filters, period) {
+  const span = address.before(period);
+  const sentences = [`${days(period.first, period.last)}, compared with ${days(span.first, span.last)}.`];
+  if (period.last >= today && period.first <= today) sentences.push("Today is not over yet.");
+  // Of an almost empty period before, any change looks like a success.
+  const start = before && before.by !== "hour" ? before.rows.findIndex((row) => Object.values(row).some(Boolean)) : 0;
+  if (before && start * 2 > before.rows.length) sentences.push(`In these earlier days, nothing was counted until ${when(before.times[start])}.`);
+  if (filters.page) sentences.push("Only views are counted by page.");
+  else if (isNarrow(filters) && !isOfAds) sentences.push("Views are not counted by ad.");
+  byId("period-note").textContent = `${sentences.join(" ")} Times are in ${main.dataset.timezone}.`;
+}
+
+/** The filters that are set. @param {Record<string, string>} filters @param {address.Period} period */
+function showChips(filters, period) {
+  const labels = Object.entries(filters).map(([name, value]) => (name === "ad_id" ? `Ad: ${tables.nameOf(value)}` : `${name[0].toUpperCase() + name.slice(1)}: ${value}`));
+  byId("folded").textContent = [days(period.first, period.last), ...labels].join(" · ");
+  const chips = Object.keys(filters).map((name, place) => {
+    const label = labels[place];
     const chip = element("a", { className: "chip", "aria-label": `${label}. Remove this filter` }, element("span", {}, label), element("span", { "aria-hidden": "true" }, "×"));
     return element("li", {}, address.leadTo(chip, { [name]: "", ...(name === "website" ? { page: "" } : {}) }));
   });
   fill(byId("chips"), chips);
 }
 
-/** @param {Record<string, string>} filters @param {any} now */
-function showUnknown(filters, now) {
+/** @param {Record<string, string>} filters @param {address.Period} period @param {any} now */
+function showUnknown(filters, period, now) {
   const name = filters.website;
-  byId("unknown").hidden = !(name && now.unknown);
-  byId("unknown").textContent = `Nothing was ever counted for ${name}.`;
+  const sentences = [];
+  if (name && now.unknown) sentences.push(`Nothing was ever counted for ${name}.`);
+  if (address.get("from") && period.preset) sentences.push(`The address names no valid period, so these are the figures of ${days(period.first, period.last)}.`);
+  byId("unknown").hidden = !sentences.length;
+  byId("unknown").textContent = sentences.join(" ");
 }
 
 address.listen(() => {

@@ -25,7 +25,7 @@ export function show(minutes, where) {
   const words = Object.entries(KINDS)
     .filter(([kind]) => last[kind] != null)
     .map(([kind, name]) => `${count(last[kind])} ${name}`);
-  byId("minutes-text").textContent = `In the last whole minute: ${words.join(", ")}${where}.`;
+  byId("minutes-text").textContent = `Received in the last whole minute: ${words.join(", ")}${where}.`;
   const total = sums.reduce((sum, number) => sum + number, 0);
   byId("minutes").setAttribute("aria-label", `Events in each of the last ${SHOWN} minutes, ${count(total)} together`);
 }

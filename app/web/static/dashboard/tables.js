@@ -38,6 +38,9 @@ export function listen(reload) {
 /** The table that is shown whole, or undefined. */
 export const whole = () => Object.values(tables).find((table) => table.isWhole);
 
+/** What an ad is called, if a row says so. @param {string} id @returns {string} */
+export const nameOf = (id) => tables.ads.rows?.find((row) => row.ad_id === id)?.name ?? id;
+
 /** @param {View} view @returns {Record<string, import("./table.js").Report>} */
 function reports({ period, filters, isOfAds }) {
   const { page: _, ...ofAds } = filters;
