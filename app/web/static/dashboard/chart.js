@@ -9,7 +9,7 @@ import { NAMES, written } from "./tiles.js";
 /** @typedef {{ figures: Figures, before: Figures | null, metric: Metric, until: number }} Shown */
 
 const HEIGHT = 240;
-const PRINTED = { width: 720, height: 170 };
+const PRINTED = { width: 780, height: 170 };
 const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7, 1e8];
 const COLORS = { views: "--page-view", impressions: "--ad-impression", reach: "--reach", clicks: "--ad-click", ctr: "--rate" };
 
@@ -104,7 +104,7 @@ function make(data, metric, isOne) {
     {},
     { stroke: color("--before"), width: 2, points: { show: isOne, size: 8, fill: color("--before") } },
     { stroke: own, fill: `${own}14`, width: 2, points },
-    { stroke: own, width: 2, dash: [4, 4], points: { show: true, size: 8, fill: own, filter: () => (shown && data[3][shown.until] != null ? [shown.until] : []) } },
+    { stroke: own, fill: `${own}0a`, width: 2, dash: [4, 4], points: { show: true, size: 8, fill: own, filter: () => (shown && data[3][shown.until] != null ? [shown.until] : []) } },
   ];
   const label = (/** @type {number} */ place) => {
     const time = shown?.figures.times[place];
@@ -123,7 +123,7 @@ function make(data, metric, isOne) {
         y: { range: (/** @type {any} */ _, /** @type {number} */ _low, /** @type {number} */ high) => [0, isRate ? Math.max(high * 1.15, 0.001) : Math.max(5, high * 1.15)] },
       },
       axes: [
-        { ...axis, grid: { show: false }, incrs: [1, 2, 3, 6, 7, 12, 14, 30, 60, 90, 180], space: 70, values: (/** @type {any} */ _, /** @type {number[]} */ places) => places.map((place) => (Number.isInteger(place) ? label(place) : "")) },
+        { ...axis, size: 32, gap: 8, grid: { show: false }, incrs: [1, 2, 3, 6, 7, 12, 14, 30, 60, 90, 180], space: 70, values: (/** @type {any} */ _, /** @type {number[]} */ places) => places.map((place) => (Number.isInteger(place) ? label(place) : "")) },
         { ...axis, size: 60, ...(isRate ? {} : { incrs: STEPS }), values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map((value) => (isRate ? `${+(value * 100).toFixed(2)} %` : count(value))) },
       ],
       series,

@@ -87,8 +87,10 @@ export class Table {
       element("th", { scope: "col" }, table.dataset.name),
       ...report.columns.map((column) => this.heading(column, sort)),
     ]);
-    const most = Math.max(...rows.map((/** @type {any} */ row) => row[sort] ?? 0), 0);
-    const made = rows.map((/** @type {any} */ row) => this.row(report, row, sort, most));
+    // Months are in their own order: their bars show the first figure.
+    const measure = report.columns.some((column) => column.name === sort) ? sort : report.columns[0].name;
+    const most = Math.max(...rows.map((/** @type {any} */ row) => row[measure] ?? 0), 0);
+    const made = rows.map((/** @type {any} */ row) => this.row(report, row, sort, measure, most));
     fill(table.tBodies[0], made);
     table.hidden = !rows.length;
     this.card.querySelector(".empty").hidden = Boolean(rows.length);
@@ -123,13 +125,13 @@ export class Table {
     return heading;
   }
 
-  /** @param {Report} report @param {any} row @param {string} sort @param {number} most */
-  row(report, row, sort, most) {
+  /** @param {Report} report @param {any} row @param {string} sort @param {string} measure what the bar shows @param {number} most */
+  row(report, row, sort, measure, most) {
     const { text, of } = report.name(row);
     const changes = report.changes(row);
     const label = [...(of ? [element("span", { className: "of" }, of)] : []), text];
     const name = element("td", { className: most ? "name bar" : "name", title: [of, text].filter(Boolean).join(" ") });
-    if (most) name.style.setProperty("--share", `${(((row[sort] ?? 0) / most) * 100).toFixed(1)}%`);
+    if (most) name.style.setProperty("--share", `${(((row[measure] ?? 0) / most) * 100).toFixed(1)}%`);
     if (changes) {
       const link = element("a", {}, ...label);
       link.dataset.key = `${this.id} ${of ?? ""} ${text}`;

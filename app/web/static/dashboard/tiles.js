@@ -87,7 +87,8 @@ function sparkline(values) {
     const left = (place / (known.length - 1)) * WIDTH;
     return `${left.toFixed(1)},${(HEIGHT - 2 - (value / most) * (HEIGHT - 4)).toFixed(1)}`;
   });
-  return [drawing("polyline", { points: points.join(" ") })];
+  const line = points.join(" ");
+  return [drawing("polygon", { points: `0,${HEIGHT} ${line} ${WIDTH},${HEIGHT}` }), drawing("polyline", { points: line })];
 }
 
 for (const metric of METRICS) {
