@@ -272,6 +272,23 @@ def test_one_period_is_chosen_by_click_key_or_days_and_kept_in_the_address(
     expect(views).to_have_text("2")
 
 
+def test_a_period_that_is_none_is_said_and_one_without_a_past_too(
+    collector: Stack, page: Page
+) -> None:
+    show(page, "/?from=2026-02-20&to=2026-02-10")
+    expect(page.get_by_text("The address names no valid period")).to_be_visible()
+    site = site_name()
+    post_on(collector, "PageView", site, 1, 2)
+    post_on(collector, "PageView", site, 7, 1)
+    collector.run("eventstream", "drain")
+    show(page, f"/?website={site}")
+    expect(page.get_by_text("The address names no valid period")).to_be_hidden()
+    note = page.locator("#period-note")
+    expect(note).to_contain_text("nothing was counted until")
+    show(page, f"/?website={site}&page=/a")
+    expect(note).to_contain_text("Only views are counted by page.")
+
+
 def test_tiles_show_the_change_and_choose_the_chart_and_keep_their_height(
     collector: Stack, page: Page
 ) -> None:
@@ -320,8 +337,10 @@ def test_the_chart_of_a_day_is_by_the_hour_and_its_keys_go_from_hour_to_hour(
         page.keyboard.press("ArrowLeft")
     expect(legend.locator("strong")).to_contain_text(", 12:00")
     expect(legend.locator(".now")).to_have_text("3")
+    height = height_of(page, ".chart")
     page.get_by_role("button", name="Reach").click()
     expect(page.get_by_text("Reach is counted by the day.")).to_be_visible()
+    assert height_of(page, ".chart") == height
     page.keyboard.press("t")
     page.get_by_role("button", name="Views").click()
     expect(legend).to_contain_text("so far")
@@ -377,6 +396,7 @@ def test_a_row_filters_the_page_and_its_chip_takes_the_filter_off(page: Page, sh
     assert sorted(first_cells(page, "ads")) == ["Shoes 1", "Shoes 2"]
     page.locator("#ads").get_by_role("link", name="Shoes 2").click()
     expect(page.locator("#impressions")).to_have_text("2")
+    expect(page.locator("#chips")).to_contain_text("Ad: Shoes 2")
     page.get_by_role("link", name=re.compile("^Campaign: .*Remove")).click()
     expect(page).not_to_have_url(re.compile("campaign"))
     page.get_by_role("link", name=re.compile("^Ad: .*Remove")).click()
@@ -404,7 +424,9 @@ def test_the_whole_list_is_paged(collector: Stack, page: Page) -> None:
     assert len(first_cells(page, "ads")) == 8
     page.get_by_role("link", name="Show all ads").click()
     expect(page.locator("#ads tbody tr")).to_have_count(50)
-    expect(page.locator("#card-pages")).to_be_hidden()
+    for hidden in ("#card-pages", "#figures", ".chart"):
+        expect(page.locator(hidden)).to_be_hidden()
+    expect(page.get_by_role("link", name="Back to everything")).to_be_in_viewport()
     first = first_cells(page, "ads")
     page.get_by_role("button", name="Next").click()
     expect(page.locator("#ads tbody tr")).to_have_count(10)
