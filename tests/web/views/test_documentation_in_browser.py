@@ -247,6 +247,20 @@ def test_an_event_is_sent_with_the_write_key_that_is_typed(collector: Stack, pag
     expect(page.get_by_label("Write key")).to_have_value("")
 
 
+def test_a_form_that_is_opened_before_the_modules_run_works(page: Page) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/docs/try.js", hold)
+    with page.expect_request("**/docs/try.js"):
+        page.reload(wait_until="commit")
+    box = open_form(page, "health")
+    held[0].continue_()
+    expect(box.locator(".curl")).to_contain_text("/health")
+
+
 def test_a_report_is_read_with_the_token_that_is_typed(page: Page) -> None:
     box = open_form(page, "page_views")
     box.get_by_label("website").fill("example.com")

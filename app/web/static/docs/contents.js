@@ -1,24 +1,21 @@
 // The table of contents: folded on narrow screens, and marked at what is being read.
+import { find } from "./elements.js";
 
 const BELOW_HEADER = 120; // pixels: what is above them has been read
 
-/** Mark the current section in the contents, and fold them where they cover the page. */
+/** Mark the current section in the contents, and fold them again where they cover the page. */
 export function followContents() {
-  const nav = document.querySelector("nav");
-  const folder = nav.querySelector("details");
-  const wide = matchMedia("(min-width: 60rem)");
-  const fold = () => {
-    folder.open = wide.matches;
-  };
-  fold();
-  wide.addEventListener("change", fold);
+  const nav = find("nav");
+  const folder = find("details", nav);
+  const wide = matchMedia(`(min-width: ${folder.dataset.wide})`);
   nav.addEventListener("click", (event) => {
-    if (event.target.closest("a") && !wide.matches) folder.open = false;
+    const target = /** @type {Element} */ (event.target);
+    if (target.closest("a") && !wide.matches) folder.open = false;
   });
   nav.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || wide.matches || !folder.open) return;
     folder.open = false;
-    folder.querySelector("summary").focus();
+    find("summary", folder).focus();
   });
 
   let asked = 0;

@@ -17,23 +17,34 @@
  */
 export function requestOf(form, valueOf) {
   const query = new URLSearchParams();
-  let path = form.dataset.path;
-  for (const field of form.querySelectorAll("[data-in]")) {
+  let { path = "" } = form.dataset;
+  /** @type {NodeListOf<HTMLInputElement>} */
+  const fields = form.querySelectorAll("[data-in]");
+  for (const field of fields) {
     if (field.dataset.in === "path") {
       path = path.replace(`{${field.name}}`, () => encodeURIComponent(field.value));
     } else if (field.value) query.set(field.name, field.value);
   }
   const url = new URL(path, location.origin);
   if (url.pathname !== path) throw new RangeError("A path can't contain such a value.");
-  url.search = query;
+  url.search = String(query);
+  /** @type {Record<string, string>} */
   const headers = {};
-  const key = form.dataset.key && document.getElementById(`key-${form.dataset.key}`);
+  /** @type {HTMLInputElement | null} */
+  const key = document.querySelector(`#key-${form.dataset.key}`);
   const value = key && valueOf(key);
-  if (value) headers[key.dataset.header] = key.dataset.prefix + value;
-  const body = form.querySelector("[data-body]")?.value || undefined;
-  if (body) headers["Content-Type"] = form.querySelector("[data-content-type]").value;
-  return { method: form.dataset.method, url, headers, body };
+  if (value) headers[key.dataset.header ?? ""] = key.dataset.prefix + value;
+  const body = form.querySelector("textarea")?.value || undefined;
+  if (body) headers["Content-Type"] = mediaOf(form)?.value ?? "";
+  return { method: form.dataset.method ?? "GET", url, headers, body };
 }
+
+/**
+ * Where one chooses the media type of the body, if there is a body.
+ * @param {HTMLFormElement} form
+ * @returns {HTMLSelectElement | null}
+ */
+export const mediaOf = (form) => form.querySelector("[data-content-type]");
 
 const UPGRADE = {
   Connection: "Upgrade",

@@ -1,4 +1,5 @@
 // Shows only the operations and schemas that hold all words of the search.
+import { find } from "./elements.js";
 
 /**
  * @typedef {object} Entry
@@ -9,10 +10,11 @@
 
 /** Filter the page as one types, and go to the search with the key `/`. */
 export function search() {
-  const form = document.querySelector("[role=search]");
-  const field = form.querySelector("input");
+  const form = find("[role=search]");
+  const field = find("input", form);
   const entries = [...document.querySelectorAll("article")].map(entryOf);
-  const groups = [...document.querySelectorAll(".group, nav > details > ul > li")];
+  /** @type {NodeListOf<HTMLElement>} */
+  const groups = document.querySelectorAll(".group, nav > details > ul > li");
   const inside = entries.flatMap(({ section, item }) => [section, item]);
   const filter = () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -26,7 +28,7 @@ export function search() {
       group.hidden = !inside.some((one) => !one.hidden && group.contains(one));
     }
     const found = entries.filter(({ section }) => !section.hidden).length;
-    document.getElementById("found").textContent = words.length ? said(found, field.value) : "";
+    find("#found").textContent = words.length ? said(found, field.value) : "";
     if (words.length) scrollTo({ top: 0, behavior: "instant" });
     dispatchEvent(new Event("scroll")); // what is current may have moved
   };
@@ -35,7 +37,6 @@ export function search() {
     filter();
   };
 
-  form.hidden = false;
   field.addEventListener("input", filter);
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape") clear();
@@ -43,17 +44,19 @@ export function search() {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!field.value.trim()) return;
-    document.querySelector("article:not([hidden]) h3 a")?.focus();
+    document.querySelector("article:not([hidden]) h3")?.querySelector("a")?.focus();
   });
   document.addEventListener("keydown", (event) => {
-    const isTyping = event.target.closest("input, textarea, select, dialog");
+    const target = /** @type {Element} */ (event.target);
+    const isTyping = target.closest("input, textarea, select, dialog");
     if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     field.focus();
     field.select();
   });
   document.addEventListener("click", (event) => {
-    const link = event.target.closest('a[href^="#"]');
+    /** @type {HTMLAnchorElement | null} */
+    const link = /** @type {Element} */ (event.target).closest('a[href^="#"]');
     const target = link && document.getElementById(link.hash.slice(1));
     if (target?.closest("[hidden]")) clear(); // before the browser goes there
   });
@@ -66,11 +69,11 @@ export function search() {
  */
 function entryOf(section) {
   const searched = [...section.querySelectorAll("h3, h3 + p, .parameters")].map(textOf);
-  const link = document.querySelector(`nav a[href="#${CSS.escape(section.id)}"]`);
-  return { section, text: [section.id, ...searched].join(" "), item: link.closest("li") };
+  const item = find(`nav li:has(> a[href="#${CSS.escape(section.id)}"])`);
+  return { section, text: [section.id, ...searched].join(" "), item };
 }
 
-/** @param {HTMLElement} element */
+/** @param {Element} element */
 const textOf = (element) => element.textContent.toLowerCase();
 
 /**

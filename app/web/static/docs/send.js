@@ -26,16 +26,17 @@ export async function send(asked, isStream, stopped, shown) {
   const signal = AbortSignal.any([stopped, late]);
   try {
     const { method, headers, body } = asked;
+    /** @type {RequestInit} */
     const options = { method, headers, body, signal, cache: "no-store", redirect: "manual" };
     const answer = await fetch(asked.url, options);
     if (answer.type === "opaqueredirect") {
       shown.begin("A redirect", []);
       return "The browser does not say where to.";
     }
-    const named = HEADERS.map((name) => [name, answer.headers.get(name)]);
+    const named = HEADERS.filter((name) => answer.headers.has(name));
     shown.begin(
       `${answer.status} ${answer.statusText}`,
-      named.filter(([, value]) => value !== null),
+      named.map((name) => [name, answer.headers.get(name) ?? ""]),
     );
     return await read(answer, shown.more);
   } catch (error) {
@@ -58,6 +59,7 @@ export function listen(url, stopped, shown) {
   const signal = AbortSignal.any([stopped, late]);
   let left = MOST_BYTES;
   return new Promise((resolve) => {
+    /** @param {string} how */
     const end = (how) => {
       socket.close();
       resolve(how);
@@ -101,7 +103,7 @@ async function read(answer, more) {
 }
 
 /**
- * @param {Error} error
+ * @param {any} error
  * @param {AbortSignal} stopped
  * @param {AbortSignal} late
  */

@@ -1,41 +1,45 @@
 // The forms that send requests. What comes back is only ever set as text.
-import { curlOf, requestOf } from "./request.js";
+import { find } from "./elements.js";
+import { curlOf, mediaOf, requestOf } from "./request.js";
 import { listen, send } from "./send.js";
 
-/** Show the forms, and let them send. */
+/** Let the forms send. */
 export function offerToTry() {
-  const keys = document.querySelector(".keys");
-  keys.hidden = false;
+  const keys = find(".keys");
   // The browser may keep the page to come back to.
   addEventListener("pagehide", () => {
     for (const key of keys.querySelectorAll("input")) key.value = "";
   });
-  for (const box of document.querySelectorAll(".try")) {
-    box.hidden = false;
+  /** @type {NodeListOf<HTMLDetailsElement>} */
+  const boxes = document.querySelectorAll(".try");
+  for (const box of boxes) {
     // Most of them are never opened.
-    box.addEventListener("toggle", () => prepare(box), { once: true });
+    if (box.open) prepare(box);
+    else box.addEventListener("toggle", () => prepare(box), { once: true });
   }
 }
 
 /** @param {HTMLDetailsElement} box */
 function prepare(box) {
-  const form = box.querySelector("form");
-  const text = form.querySelector("[data-body]");
+  const form = find("form", box);
   const showCurl = () => {
-    box.querySelector(".curl").textContent = inWords(() => curlOf(form));
+    find(".curl", box).textContent = inWords(() => curlOf(form));
   };
   showCurl();
   form.addEventListener("input", showCurl);
-  form.querySelector("[data-content-type]")?.addEventListener("change", (event) => {
-    if (event.target.value === "application/x-ndjson") text.value = asLines(text.value);
-    showCurl();
-  });
-  form.querySelector("button[data-example]")?.addEventListener("click", () => {
-    text.value = text.dataset.example;
-    form.querySelector("[data-content-type]").value = "application/json";
-    showCurl();
-  });
-  box.querySelector("[data-copy]").addEventListener("click", () => copy(box));
+  const [media, text] = [mediaOf(form), form.querySelector("textarea")];
+  if (media && text) {
+    media.addEventListener("change", () => {
+      if (media.value === "application/x-ndjson") text.value = asLines(text.value);
+      showCurl();
+    });
+    find("button[data-example]", form).addEventListener("click", () => {
+      text.value = text.dataset.example ?? "";
+      media.value = "application/json";
+      showCurl();
+    });
+  }
+  find("[data-copy]", box).addEventListener("click", () => copy(box));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (form.hasAttribute("aria-busy")) return;
@@ -54,28 +58,28 @@ function prepare(box) {
  * @param {HTMLFormElement} form
  */
 async function ask(box, form) {
-  const said = box.querySelector(".said");
-  const body = box.querySelector(".body");
-  const stop = form.querySelector("[data-stop]");
+  const [said, body] = [find(".said", box), find(".body", box)];
+  const stop = find("[data-stop]", form);
   let asked;
   try {
     asked = requestOf(form, (key) => key.value);
   } catch (error) {
-    said.textContent = error.message;
+    said.textContent = /** @type {Error} */ (error).message;
     return;
   }
   if ("final" in form.dataset && !(await isSure(asked))) return;
-  box.querySelector(".headers").replaceChildren();
+  find(".headers", box).replaceChildren();
   body.textContent = "";
   body.hidden = true;
   said.textContent = "Sending…";
   stop.hidden = false;
   let status = "";
+  /** @type {import("./send.js").Shown} */
   const shown = {
     begin(given, headers) {
       status = given.trim();
       said.textContent = form.dataset.kind ? `${status}. Events are shown as they come.` : status;
-      box.querySelector(".headers").replaceChildren(...headers.map(row));
+      find(".headers", box).replaceChildren(...headers.map(row));
     },
     more(text) {
       body.hidden = false;
@@ -91,7 +95,7 @@ async function ask(box, form) {
     : send(asked, form.dataset.kind === "stream", stopping.signal, shown));
   stop.removeEventListener("click", end);
   box.removeEventListener("toggle", end);
-  if (stop === document.activeElement) form.querySelector("button").focus();
+  if (stop === document.activeElement) find("button", form).focus();
   stop.hidden = true;
   said.textContent = [status && `${status}.`, how].filter(Boolean).join(" ");
   if (!how) body.textContent = indented(body.textContent);
@@ -103,8 +107,8 @@ async function ask(box, form) {
  * @returns {Promise<boolean>}
  */
 function isSure(asked) {
-  const dialog = document.querySelector("dialog");
-  dialog.querySelector("#question").textContent =
+  const dialog = find("dialog");
+  find("#question", dialog).textContent =
     `Send ${asked.method} ${decodeURIComponent(asked.url.pathname)}? It can’t be undone.`;
   dialog.returnValue = "";
   dialog.showModal();
@@ -115,13 +119,13 @@ function isSure(asked) {
 
 /** @param {HTMLDetailsElement} box */
 async function copy(box) {
-  const [curl, copied] = [box.querySelector(".curl"), box.querySelector(".copied")];
+  const [curl, copied] = [find(".curl", box), find(".copied", box)];
   try {
     await navigator.clipboard.writeText(curl.textContent);
     copied.textContent = "Copied.";
   } catch {
     // Browsers have a clipboard only for https, and if it is allowed.
-    getSelection().selectAllChildren(curl);
+    getSelection()?.selectAllChildren(curl);
     copied.textContent = "Selected: copy it with your keyboard.";
   }
 }
@@ -181,6 +185,6 @@ function inWords(make) {
   try {
     return make();
   } catch (error) {
-    return error.message;
+    return /** @type {Error} */ (error).message;
   }
 }
