@@ -25,12 +25,13 @@ from app.store.errors import TransactionTooLarge
 from app.store.ledger import Piece
 from app.store.outbox import FROM_JOURNAL, Outbox, Undelivered
 
-FOLD_EVERY_SECONDS = 1.0
+FOLD_EVERY_SECONDS = 0.2
 MOST_EVENTS = 1_000_000
 """More events than a transaction ever gets, because the bytes taken at once are limited."""
-FOLD_SHARE = 0.1
-"""The share of the time that folding may take while many batches wait. It begins again after
-FOLD_WITHIN_SECONDS at the latest, so that reports don't fall far behind."""
+FOLD_SHARE = 0.25
+BUSY_FOLD_SHARE = 0.1
+"""The shares of the time that folding may take, the second while many batches wait. It begins again
+after FOLD_WITHIN_SECONDS at the latest, so that reports don't fall far behind."""
 FOLD_WITHIN_SECONDS = 5.0
 
 
@@ -170,7 +171,8 @@ class Pipeline:
         """Fold what was counted here, unless the last fold was a moment ago. Raises Unavailable."""
         state = self._foldings[kind]
         started = time.monotonic()
-        wait = min(max(FOLD_EVERY_SECONDS, state.took / FOLD_SHARE * busy), FOLD_WITHIN_SECONDS)
+        share = BUSY_FOLD_SHARE if busy else FOLD_SHARE
+        wait = min(max(FOLD_EVERY_SECONDS, state.took / share), FOLD_WITHIN_SECONDS)
         if state.behind:
             wait = 0
         if state.due and started >= state.ended + wait:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-KEPT_SECONDS = 0.5
+KEPT_SECONDS = 0.2
 SHARE = 0.2
 """The share of the time that making one answer may take."""
 MAX_KEPT = 500

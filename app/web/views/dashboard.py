@@ -97,7 +97,7 @@ def dashboard() -> AnyResponse:
         title=_title(asking),
         until=asking.until and datetime.fromtimestamp(asking.until, settings.timezone).date(),
         of_ads=asking.is_of_ads,
-        today=datetime.now(settings.timezone).date(),
+        now=datetime.now(settings.timezone),
         timezone=settings.timezone,
         click_hits=settings.click_hits,
         click_scope=settings.click_scope,

@@ -27,8 +27,13 @@ export function showBehind(behind) {
   else say("ok", "OK");
 }
 
-/** @param {any} error why the figures can't be read, null if they can */
-export function showProblem(error) {
+/** @type {Record<string, any>} */
+const problems = {};
+
+/** @param {string} what is read @param {any} problem why it can't be, null if it can */
+export function showProblem(what, problem) {
+  problems[what] = problem;
+  const error = Object.values(problems).find(Boolean);
   const banner = byId("problem");
   banner.hidden = !error;
   document.querySelector("main")?.classList.toggle("stale", Boolean(error));

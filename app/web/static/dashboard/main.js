@@ -13,10 +13,11 @@ import * as tables from "./tables.js";
 import * as tiles from "./tiles.js";
 import * as welcome from "./welcome.js";
 
-const MOVING_MS = 400;
+// While events are counted: how often the figures are read, and everything else.
+const FIGURES_MS = 250;
+const REST_MS = 2_000;
 // After the last count the reports hold all of it within this time.
 const SETTLED_MS = 5_000;
-const SLOW_MS = 3_000;
 const IDLE_MS = 10_000;
 const AGAIN_MS = 5_000;
 
@@ -24,93 +25,130 @@ const main = /** @type {HTMLElement} */ (document.querySelector("main"));
 const isOperator = main.dataset.operator !== undefined;
 const isOfAds = main.dataset.ads !== undefined;
 let today = main.dataset.today ?? "";
+/** The collector's time. */
+let now = main.dataset.now ?? "";
+/** @type {figures.Figures | null} */
+let found = null;
 /** @type {figures.Figures | null} */
 let before = null;
 /** @type {typeof import("./operations.js") | undefined} */
 let operations;
 /** @type {typeof import("./letters.js") | undefined} */
 let letters;
-let reading = 0; // the number of the latest reading: an older one that comes later is dropped
 let countedAt = -Infinity;
-let slowAt = -Infinity;
-/** @type {number | undefined} */
-let timer;
 
 const isOnOperations = () => isOperator && address.get("tab") === "operations";
+const isMoving = () => performance.now() - countedAt < SETTLED_MS;
+/** @param {number} milliseconds */
+const about = (milliseconds) => milliseconds * (0.8 + Math.random() * 0.4);
 
-/** @param {boolean} isNew whether something else is to be shown than before */
-async function load(isNew = false) {
-  const mine = ++reading;
-  clearTimeout(timer);
-  const started = performance.now();
-  const isSlow = isNew || started - slowAt > (started - countedAt < SETTLED_MS ? SLOW_MS : IDLE_MS - 1_000);
-  if (isNew) main.setAttribute("aria-busy", "true");
-  let wait = IDLE_MS * (0.8 + Math.random() * 0.4);
-  try {
-    const filters = address.filters();
-    const period = address.period(today);
-    showControls(filters, period);
-    const by = figures.granularity(period, filters);
-    const fresh = api.get("/live/snapshot", { website: filters.website, from: period.first, to: period.last });
-    const [now, found, rest] = await Promise.all([
-      fresh,
-      isOnOperations() ? null : figures.read(period, by, filters, isOfAds),
-      isSlow ? readRest(fresh, period, filters, by) : null,
-    ]);
-    if (mine !== reading) return;
-    if (now.today !== today) {
-      today = now.today;
-      load(true);
-      return;
-    }
-    if (rest) before = rest.before;
-    showNote(filters, period);
-    condition.showProblem(null);
-    condition.showBehind(now.behind);
-    welcome.show(now.is_empty);
-    showUnknown(filters, period, now);
-    if (found) {
-      const until = figures.running(found.times, now.now);
-      tiles.show(found, before, until);
-      chart.show({ figures: found, before, metric: tiles.chosen(found.totals.views !== null), until });
-      minutes.show(now.minutes, `${filters.website ? ` on ${filters.website}` : ""}${isNarrow(filters) ? ", of all pages and ads" : ""}`);
-      if (rest?.tables) {
-        tables.show({ period, filters, isOfAds, snapshot: now }, rest.tables);
-        showChips(filters, period);
-      }
-    } else operations?.showSnapshot(now, filters.website ?? "");
-    if (isSlow) slowAt = started;
-    main.setAttribute("aria-busy", "false");
-    if (performance.now() - countedAt < SETTLED_MS) wait = MOVING_MS;
-  } catch (error) {
-    if (mine !== reading) return;
-    condition.showProblem(error);
-    wait = AGAIN_MS * (0.8 + Math.random() * 0.4);
-    if (error instanceof api.Failed && error.status < 500) main.setAttribute("aria-busy", "false");
-  }
-  timer = setTimeout(load, document.hidden ? IDLE_MS : wait);
+/** What the page shows, by its address. */
+function shown() {
+  const filters = address.filters();
+  const period = address.period(today);
+  return { filters, period, by: figures.granularity(period, filters) };
 }
 
 /**
- * What changes less often, or costs more.
- * @param {Promise<any>} fresh the snapshot
- * @param {address.Period} period
- * @param {Record<string, string>} filters
- * @param {string} by
+ * A function that reads something now, and again and again from then on.
+ * @param {string} name
+ * @param {number} often the milliseconds between two readings while events are counted
+ * @param {(isLatest: () => boolean) => Promise<void>} read must drop what it read if it isn't the latest
  */
-async function readRest(fresh, period, filters, by) {
-  if (isOnOperations()) {
-    operations ??= await import("./operations.js");
-    letters ??= await import("./letters.js");
-    await Promise.all([operations.showStatus(), letters.show(main.dataset.timezone)]);
-    return { before: null, tables: null };
-  }
+function again(name, often, read) {
+  let number = 0;
+  /** @type {number | undefined} */
+  let timer;
+  return async function run() {
+    const mine = ++number;
+    clearTimeout(timer);
+    let wait = about(IDLE_MS);
+    try {
+      await read(() => mine === number);
+      if (mine !== number) return;
+      condition.showProblem(name, null);
+      if (isMoving()) wait = often;
+    } catch (error) {
+      if (mine !== number) return;
+      condition.showProblem(name, error);
+      wait = about(AGAIN_MS);
+    }
+    waiting.delete(name);
+    main.setAttribute("aria-busy", String(waiting.size > 0));
+    timer = setTimeout(run, document.hidden ? IDLE_MS : wait);
+  };
+}
+
+/** What is read for the first time since something else is to be shown. @type {Set<string>} */
+const waiting = new Set();
+
+const loadFigures = again("figures", FIGURES_MS, async (isLatest) => {
+  const { filters, period, by } = shown();
+  if (isOnOperations()) return;
+  const read = await figures.read(period, by, filters, isOfAds);
+  if (!isLatest()) return;
+  found = read;
+  showFigures();
+});
+
+const loadRest = again("rest", REST_MS, async (isLatest) => {
+  const { filters, period, by } = shown();
   const span = address.before(period);
-  const [earlier, found] = await Promise.all([
-    span.first > "1971" ? figures.read(span, by, filters, isOfAds) : null,
-    fresh.then((snapshot) => tables.read({ period, filters, isOfAds, snapshot })),
+  const fresh = api.get("/live/snapshot", { website: filters.website, from: period.first, to: period.last });
+  const [snapshot, earlier, ofTables] = await Promise.all([
+    fresh,
+    isOnOperations() || span.first < "1971" ? null : figures.read(span, by, filters, isOfAds),
+    isOnOperations() ? readOperations() : fresh.then((snapshot) => tables.read({ period, filters, isOfAds, snapshot })),
   ]);
-  return { before: earlier, tables: found };
+  if (!isLatest()) return;
+  now = snapshot.now;
+  if (snapshot.today !== today) {
+    today = snapshot.today;
+    loadAnew();
+    return;
+  }
+  condition.showBehind(snapshot.behind);
+  welcome.show(snapshot.is_empty);
+  showUnknown(filters, period, snapshot);
+  if (!ofTables) {
+    operations?.showSnapshot(snapshot, filters.website ?? "");
+    return;
+  }
+  before = earlier;
+  showNote(filters, period);
+  showFigures();
+  minutes.show(snapshot.minutes, `${filters.website ? ` on ${filters.website}` : ""}${isNarrow(filters) ? ", of all pages and ads" : ""}`);
+  tables.show({ period, filters, isOfAds, snapshot }, ofTables);
+  showChips(filters, period);
+});
+
+async function readOperations() {
+  operations ??= await import("./operations.js");
+  letters ??= await import("./letters.js");
+  await Promise.all([operations.showStatus(), letters.show(main.dataset.timezone)]);
+  return null;
+}
+
+function showFigures() {
+  if (!found) return;
+  const until = figures.running(found.times, now);
+  tiles.show(found, before, until);
+  chart.show({ figures: found, before, metric: tiles.chosen(found.totals.views !== null), until });
+}
+
+function load() {
+  loadFigures();
+  loadRest();
+}
+
+/** Something else is to be shown than before. */
+function loadAnew() {
+  found = before = null;
+  waiting.add("figures").add("rest");
+  main.setAttribute("aria-busy", "true");
+  const { filters, period } = shown();
+  showControls(filters, period);
+  load();
 }
 
 /** The controls as the address says. @param {Record<string, string>} filters @param {address.Period} period */
@@ -181,11 +219,8 @@ function showUnknown(filters, period, now) {
   byId("unknown").textContent = sentences.join(" ");
 }
 
-address.listen(() => {
-  before = null;
-  load(true);
-});
-tables.listen(() => load(true));
+address.listen(loadAnew);
+tables.listen(loadRest);
 
 const filterForm = byId("filters");
 filterForm.addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
@@ -228,11 +263,11 @@ document.addEventListener("visibilitychange", () => {
 
 connect({
   counted() {
-    const isQuiet = performance.now() - countedAt > SETTLED_MS;
+    const isQuiet = !isMoving();
     countedAt = performance.now();
     if (isQuiet) load();
   },
-  announced: () => load(),
+  announced: loadRest,
   opened() {
     condition.setLive(true);
     // What was announced before may not be in the reports yet.
@@ -241,4 +276,4 @@ connect({
   },
   lost: () => condition.setLive(false),
 });
-load(true);
+loadAnew();
