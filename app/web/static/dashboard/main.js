@@ -4,11 +4,12 @@ import * as address from "./address.js";
 import * as api from "./api.js";
 import * as chart from "./chart.js";
 import * as condition from "./condition.js";
-import { byId, element, fill } from "./elements.js";
+import * as controls from "./controls.js";
+import { byId } from "./elements.js";
 import * as figures from "./figures.js";
-import { days, when } from "./format.js";
 import { connect } from "./live.js";
 import * as minutes from "./minutes.js";
+import { isOfAds, isOnOperations, main, timezone } from "./page.js";
 import * as tables from "./tables.js";
 import * as tiles from "./tiles.js";
 import * as welcome from "./welcome.js";
@@ -21,9 +22,6 @@ const SETTLED_MS = 5_000;
 const IDLE_MS = 10_000;
 const AGAIN_MS = 5_000;
 
-const main = /** @type {HTMLElement} */ (document.querySelector("main"));
-const isOperator = main.dataset.operator !== undefined;
-const isOfAds = main.dataset.ads !== undefined;
 let today = main.dataset.today ?? "";
 /** The collector's time. */
 let now = main.dataset.now ?? "";
@@ -37,7 +35,6 @@ let operations;
 let letters;
 let countedAt = -Infinity;
 
-const isOnOperations = () => isOperator && address.get("tab") === "operations";
 const isMoving = () => performance.now() - countedAt < SETTLED_MS;
 /** @param {number} milliseconds */
 const about = (milliseconds) => milliseconds * (0.8 + Math.random() * 0.4);
@@ -109,23 +106,23 @@ const loadRest = again("rest", REST_MS, async (isLatest) => {
   }
   condition.showBehind(snapshot.behind);
   welcome.show(snapshot.is_empty);
-  showUnknown(filters, period, snapshot);
+  controls.showUnknown(filters, period, snapshot);
   if (!ofTables) {
     operations?.showSnapshot(snapshot, filters.website ?? "");
     return;
   }
   before = earlier;
-  showNote(filters, period);
+  controls.showNote(filters, period, today, before);
   showFigures();
-  minutes.show(snapshot.minutes, `${filters.website ? ` on ${filters.website}` : ""}${isNarrow(filters) ? ", of all pages and ads" : ""}`);
+  minutes.show(snapshot.minutes, `${filters.website ? ` on ${filters.website}` : ""}${controls.isNarrow(filters) ? ", of all pages and ads" : ""}`);
   tables.show({ period, filters, isOfAds, snapshot }, ofTables);
-  showChips(filters, period);
+  controls.showChips(filters, period);
 });
 
 async function readOperations() {
   operations ??= await import("./operations.js");
   letters ??= await import("./letters.js");
-  await Promise.all([operations.showStatus(), letters.show(main.dataset.timezone)]);
+  await Promise.all([operations.showStatus(), letters.show(timezone)]);
   return null;
 }
 
@@ -147,115 +144,15 @@ function loadAnew() {
   waiting.add("figures").add("rest");
   main.setAttribute("aria-busy", "true");
   const { filters, period } = shown();
-  showControls(filters, period);
+  controls.show(filters, period, today);
   load();
-}
-
-/** The controls as the address says. @param {Record<string, string>} filters @param {address.Period} period */
-function showControls(filters, period) {
-  const tab = isOnOperations() ? "operations" : "traffic";
-  for (const link of document.querySelectorAll("#tabs a")) {
-    const name = /** @type {any} */ (link).dataset.tab;
-    address.leadTo(link, { tab: name === "traffic" ? "" : name, list: "" });
-    if (name === tab) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
-  byId("traffic").hidden = tab !== "traffic";
-  if (isOperator) byId("operations").hidden = tab !== "operations";
-  byId("traffic").classList.toggle("whole", Boolean(tables.whole()));
-  for (const link of document.querySelectorAll("#presets a")) {
-    const name = /** @type {any} */ (link).dataset.preset;
-    address.leadTo(link, address.ofPreset(name));
-    if (name === period.preset) link.setAttribute("aria-current", "true");
-    else link.removeAttribute("aria-current");
-  }
-  const custom = byId("custom");
-  custom.toggleAttribute("data-chosen", !period.preset);
-  if (!custom.contains(document.activeElement)) {
-    byId("from").value = period.first;
-    byId("to").value = period.last;
-  }
-  const website = byId("website");
-  if (document.activeElement !== website) website.value = filters.website ?? "";
-  showNote(filters, period);
-  showChips(filters, period);
-}
-
-/** Whether a filter is set that only some of the figures know. @param {Record<string, string>} filters */
-const isNarrow = (filters) => Object.keys(filters).some((name) => name !== "website");
-
-/** With what the figures are compared, and what they leave out. @param {Record<string, string>} filters @param {address.Period} period */
-function showNote(filters, period) {
-  const span = address.before(period);
-  const sentences = [`${days(period.first, period.last)}, compared with ${days(span.first, span.last)}.`];
-  if (period.last >= today && period.first <= today) sentences.push("Today is not over yet.");
-  // Of an almost empty period before, any change looks like a success.
-  const start = before && before.by !== "hour" ? before.rows.findIndex((row) => Object.values(row).some(Boolean)) : 0;
-  if (before && start * 2 > before.rows.length) sentences.push(`In these earlier days, nothing was counted until ${when(before.times[start])}.`);
-  if (filters.page) sentences.push("Only views are counted by page.");
-  else if (isNarrow(filters) && !isOfAds) sentences.push("Views are not counted by ad.");
-  byId("period-note").textContent = `${sentences.join(" ")} Times are in ${main.dataset.timezone}.`;
-}
-
-/** The filters that are set. @param {Record<string, string>} filters @param {address.Period} period */
-function showChips(filters, period) {
-  const labels = Object.entries(filters).map(([name, value]) => (name === "ad_id" ? `Ad: ${tables.nameOf(value)}` : `${name[0].toUpperCase() + name.slice(1)}: ${value}`));
-  byId("folded").textContent = [days(period.first, period.last), ...labels].join(" · ");
-  const chips = Object.keys(filters).map((name, place) => {
-    const label = labels[place];
-    const chip = element("a", { className: "chip", "aria-label": `${label}. Remove this filter` }, element("span", {}, label), element("span", { "aria-hidden": "true" }, "×"));
-    return element("li", {}, address.leadTo(chip, { [name]: "", ...(name === "website" ? { page: "" } : {}) }));
-  });
-  fill(byId("chips"), chips);
-}
-
-/** @param {Record<string, string>} filters @param {address.Period} period @param {any} now */
-function showUnknown(filters, period, now) {
-  const name = filters.website;
-  const sentences = [];
-  if (name && now.unknown) sentences.push(`Nothing was ever counted for ${name}.`);
-  if (address.get("from") && period.preset) sentences.push(`The address names no valid period, so these are the figures of ${days(period.first, period.last)}.`);
-  byId("unknown").hidden = !sentences.length;
-  byId("unknown").textContent = sentences.join(" ");
 }
 
 address.listen(loadAnew);
 tables.listen(loadRest);
 
-const filterForm = byId("filters");
-filterForm.addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
-byId("website").addEventListener("change", (/** @type {any} */ { target }) => address.go({ website: target.value.trim(), page: "" }));
-/** @type {number | undefined} */
-let suggestSoon;
-byId("website").addEventListener("input", (/** @type {any} */ { target }) => {
-  clearTimeout(suggestSoon);
-  suggestSoon = setTimeout(async () => {
-    const { items } = await api.get("/live/websites", { q: target.value }).catch(() => ({ items: [] }));
-    fill(byId("websites"), items.map((/** @type {string} */ name) => element("option", { value: name })));
-  }, 150);
-});
-byId("website").addEventListener("focus", (/** @type {any} */ { target }) => target.dispatchEvent(new Event("input")));
-byId("custom").addEventListener("change", () => {
-  const [from, to] = [byId("from").value, byId("to").value];
-  const wrong = from && to && from > to;
-  byId("to").setCustomValidity(wrong ? "The last day comes before the first." : "");
-  if (wrong) byId("to").reportValidity();
-  else if (from && to) address.go({ period: "", from, to });
-});
-addEventListener("keydown", (event) => {
-  const target = /** @type {Element} */ (event.target);
-  if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input, textarea, select")) return;
-  const key = event.key.toLowerCase();
-  const preset = Object.entries(address.PRESETS).find(([, one]) => one.key && one.key === key);
-  if (preset) address.go(address.ofPreset(preset[0]));
-  else if (key === "c") {
-    byId("folding").open = true;
-    byId("from").focus();
-    event.preventDefault();
-  }
-});
 addEventListener("beforeprint", () => {
-  byId("printed").textContent = `Printed on ${new Date().toLocaleDateString("sv", { timeZone: main.dataset.timezone })}.`;
+  byId("printed").textContent = `Printed on ${new Date().toLocaleDateString("sv", { timeZone: timezone })}.`;
 });
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) load();
