@@ -90,11 +90,13 @@ check: $(INSTALLED) $(TSC)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/node $(TSC) --project app/web/jsconfig.json
+	@! test -x $(TSC) || $(BIN)/node $(TSC) --project app/web/jsconfig.json
 
+# The machine's npm knows where its packages come from. Without one, that of Python's package does.
 $(TSC): $(INSTALLED)
-	$(BIN)/npm install --silent --no-save --no-audit --no-fund --prefix $(VENV) typescript@5.9.3
-	@touch $@
+	@$$(command -v npm || echo $(BIN)/npm) install --silent --no-save --no-audit --no-fund \
+		--prefix $(VENV) typescript@5.9.3 && touch $@ || \
+		echo "typescript can't be installed here: the types of the pages' scripts are not checked"
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
 # The dependencies are installed first, with hashes. pip can't check the hash of a folder such as this.
