@@ -92,10 +92,10 @@ check: $(INSTALLED) $(TSC)
 	$(BIN)/mypy
 	@! test -x $(TSC) || $(BIN)/node $(TSC) --project app/web/jsconfig.json
 
-# The machine's npm knows where its packages come from. Without one, that of Python's package does.
+# Node trusts only authorities that it knows itself, so it is shown those of the machine.
 $(TSC): $(INSTALLED)
-	@$$(command -v npm || echo $(BIN)/npm) install --silent --no-save --no-audit --no-fund \
-		--prefix $(VENV) typescript@5.9.3 && touch $@ || \
+	@NODE_EXTRA_CA_CERTS=$(wildcard /etc/ssl/certs/ca-certificates.crt) $(BIN)/npm install --silent \
+		--no-save --no-audit --no-fund --prefix $(VENV) typescript@5.9.3 && touch $@ || \
 		echo "typescript can't be installed here: the types of the pages' scripts are not checked"
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
