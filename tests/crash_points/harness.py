@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -187,14 +187,18 @@ class Harness:
                     outcome.calls = plan.calls[:at]
         return outcome
 
-    def _try(self, step: str, website: str, plan: Plan, outcome: Outcome, *, broken: bool) -> None:
-        plain = {0, 1} if step == "post" else {1}
+    def prepare(self, step: str, before: Sequence[str], website: str) -> None:
+        """Run the steps that come before a step."""
         if step == "expire":
             # What all earlier steps left would take longer to drop than a step may run.
             for document in EXPIRING:
                 self.database[document].delete_many({})
-        for before in BEFORE[step]:
-            self.step(before, website)
+        for earlier in before:
+            self.step(earlier, website)
+
+    def _try(self, step: str, website: str, plan: Plan, outcome: Outcome, *, broken: bool) -> None:
+        plain = {0, 1} if step == "post" else {1}
+        self.prepare(step, BEFORE[step], website)
         if step == "fold" and not self.database[documents.Change].count_documents({}):
             outcome.wrong.append("there was nothing to fold")
         result = self.step(step, website, plan, broken=broken)

@@ -264,8 +264,7 @@ class Orders:
 
     def _prepared(self, pair: Pair) -> str:
         website = self._harness.new_website()
-        for step in pair.before:
-            self._harness.step(step, website)
+        self._harness.prepare(pair.first, pair.before, website)
         return website
 
     def _try(
