@@ -25,13 +25,14 @@ from app.store.errors import TransactionTooLarge
 from app.store.ledger import Piece
 from app.store.outbox import FROM_JOURNAL, Outbox, Undelivered
 
-FOLD_EVERY_SECONDS = 0.2
 MOST_EVENTS = 1_000_000
 """More events than a transaction ever gets, because the bytes taken at once are limited."""
-FOLD_SHARE = 0.25
-BUSY_FOLD_SHARE = 0.1
-"""The shares of the time that folding may take, the second while many batches wait. It begins again
-after FOLD_WITHIN_SECONDS at the latest, so that reports don't fall far behind."""
+FOLD_SHARE = 0.1
+"""The share of the time that folding may take. It begins again after FOLD_EVERY_SECONDS at the
+earliest, and after FOLD_IDLE_SECONDS at the latest, or FOLD_WITHIN_SECONDS while many batches wait,
+so that reports don't fall far behind."""
+FOLD_EVERY_SECONDS = 0.2
+FOLD_IDLE_SECONDS = 1.0
 FOLD_WITHIN_SECONDS = 5.0
 
 
@@ -171,8 +172,8 @@ class Pipeline:
         """Fold what was counted here, unless the last fold was a moment ago. Raises Unavailable."""
         state = self._foldings[kind]
         started = time.monotonic()
-        share = BUSY_FOLD_SHARE if busy else FOLD_SHARE
-        wait = min(max(FOLD_EVERY_SECONDS, state.took / share), FOLD_WITHIN_SECONDS)
+        most = FOLD_WITHIN_SECONDS if busy else FOLD_IDLE_SECONDS
+        wait = min(max(FOLD_EVERY_SECONDS, state.took / FOLD_SHARE), most)
         if state.behind:
             wait = 0
         if state.due and started >= state.ended + wait:

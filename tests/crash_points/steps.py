@@ -72,7 +72,8 @@ def _post(website: str, *, plain: bool = True) -> int:
 
 def _count(queue: str, _website: str, *, folds: bool = True) -> None:
     base.LINGER_SECONDS = 0.0
-    pipeline.FOLD_EVERY_SECONDS = pipeline.FOLD_WITHIN_SECONDS = 0.0 if folds else float("inf")
+    wait = 0.0 if folds else float("inf")
+    pipeline.FOLD_EVERY_SECONDS = pipeline.FOLD_IDLE_SECONDS = pipeline.FOLD_WITHIN_SECONDS = wait
     if not folds:
         base.WORK_SECONDS = 0.0
     tasks.loader.import_default_modules()
