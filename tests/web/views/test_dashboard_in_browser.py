@@ -95,6 +95,11 @@ def page(collector: Stack, browser: Browser, logged_in: StorageState) -> Iterato
 
 def is_live(page: Page) -> None:
     expect(page.locator("#condition")).to_have_text("OK", timeout=20_000)
+    is_read(page)
+
+
+def is_read(page: Page) -> None:
+    """Return once everything that the address asks for is shown: the figures come first."""
     expect(page.locator("main")).to_have_attribute("aria-busy", "false")
 
 
@@ -312,6 +317,7 @@ def test_tiles_show_the_change_and_choose_the_chart_and_keep_their_height(
     expect(page).to_have_url(re.compile("metric=impressions"))
     expect(page.locator("#tile-impressions")).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#period-note")).to_contain_text("Times are in UTC.")
+    is_read(page)
     rows = [row.split("\t") for row in page.locator("#chart-table").inner_text().splitlines()[2:]]
     assert [row[1:] for row in rows] == [
         *[["0", "0"]] * 4,
@@ -370,6 +376,7 @@ def shop(collector: Stack) -> str:
 
 
 def first_cells(page: Page, table: str) -> list[str]:
+    is_read(page)
     return page.locator(f"#{table} tbody td.name").all_inner_texts()
 
 
