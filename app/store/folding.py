@@ -22,6 +22,7 @@ from app.store.database import Database, Session, deadline
 from app.store.documents import SHAPE, Change
 from app.store.totals import Sums
 
+ANSWER_SECONDS = 1.0
 FOLD_SECONDS = 20.0
 CALL_SECONDS = 10.0
 """After this time no further transaction begins, because a process that folds has other work."""
@@ -151,6 +152,16 @@ def unfolded_since(database: Database) -> datetime | None:
     with deadline(FOLD_SECONDS):
         oldest = database[Change].find_one({}, {"_id": 1}, sort=[("_id", 1)])
     return oldest["_id"].generation_time if oldest else None
+
+
+def seconds_behind(database: Database) -> float:
+    """How many seconds ago the oldest event that reports don't show yet was counted; 0 if none.
+
+    Raises Unavailable if the database doesn't answer within a second.
+    """
+    with deadline(ANSWER_SECONDS):
+        since = unfolded_since(database)
+    return max(0.0, time.time() - since.timestamp()) if since else 0.0
 
 
 def _fold_some(

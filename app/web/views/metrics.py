@@ -1,7 +1,6 @@
 """GET /metrics: the counters of all processes and the state of the queues, for Prometheus."""
 
 import platform
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import accumulate
@@ -26,10 +25,8 @@ from app.redis import counters, dead_letters
 from app.redis.connection import broker_errors
 from app.redis.counters import COUNTED, MEASURED, MILLION, Counted, Measured
 from app.store import folding
-from app.store.database import Database, deadline
+from app.store.database import Database
 from app.web.context import context
-
-DATABASE_SECONDS = 1.0
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -71,11 +68,9 @@ def _metrics() -> list[Metric]:
 def _of_database(database: Database) -> list[Metric]:
     help_text = "Whether the database answers within a second."
     try:
-        with deadline(DATABASE_SECONDS):
-            since = folding.unfolded_since(database)
+        behind = folding.seconds_behind(database)
     except Unavailable:
         return [GaugeMetricFamily("eventstream_database_up", help_text, 0)]
-    behind = max(0, time.time() - since.timestamp()) if since else 0
     return [
         GaugeMetricFamily("eventstream_database_up", help_text, 1),
         GaugeMetricFamily(

@@ -31,7 +31,7 @@ def answer_of_a_moment_ago() -> Response | None:
     """The answer that was made a moment ago, if the client takes one that is a little stale.
 
     A dashboard asks so, with `Cache-Control: max-stale` (RFC 9111, 5.2.1.2): however many there
-    are, each report is read about once a second.
+    are, each report is read once for all who ask at the same moment.
     """
     if request.cache_control.max_stale is None or request.args.get("format", "json") != "json":
         return None
